@@ -1,0 +1,73 @@
+"""The TFDS builder behind `prepared.write` and `prepared.open`."""
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from tfds_rsna import streamed
+
+SCALARS = {'months': np.float32, 'male': np.bool_, 'width': np.int32, 'height': np.int32}
+STRINGS = ('id', 'flags')
+
+
+class Prepared(streamed.StreamedBuilder):
+    """Films of one fixed size as raw arrays; `Prepared(data_dir=FOLDER)` opens a folder written by `write`.
+
+    Arrays are `Tensor(encoding='bytes')`: a read is one copy of the array, not a Python list of its numbers.
+    """
+
+    VERSION = tfds.core.Version('1.0.0')
+    # Raw pixels are stored as they are: unpacking zstd would cost more than reading them costs.
+    ARRAY_RECORD_OPTIONS = 'group_size:1,uncompressed'
+
+    def __init__(self, *, data_dir, features: tfds.features.FeaturesDict | None = None,
+                 splits: Mapping[str, Iterable[dict]] | None = None, description: str = '', **kwargs):
+        self._features = features or _stored_features(pathlib.Path(data_dir))
+        self._splits = splits
+        self._description = description
+        super().__init__(data_dir=str(data_dir), **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(builder=self, description=self._description or 'Prepared films.',
+                                     features=self._features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        if self._splits is None:
+            raise ValueError(f'{self.data_dir}: nothing prepared here; prepared.write makes such a folder')
+        return {name: enumerate(examples) for name, examples in self._splits.items()}
+
+
+def infer_features(example: Mapping) -> tfds.features.FeaturesDict:
+    """The features of an example: scalars and texts by name, every other entry a fixed-size array.
+
+    Raises:
+        ValueError: no `image` of uint8 [H, W, 1], a missing scalar, or an entry that is not an array.
+    """
+    missing = [key for key in ('image', 'id', *SCALARS) if key not in example]
+    if missing:
+        raise ValueError(f'a prepared example lacks {", ".join(missing)}; it has {", ".join(example)}')
+    image = example['image']
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 1:
+        found = f'{image.dtype} {image.shape}' if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f'image must be uint8 [H, W, 1], not {found}')
+    features = {}
+    for key, value in example.items():
+        if key in SCALARS:
+            features[key] = tfds.features.Scalar(dtype=SCALARS[key])
+        elif key in STRINGS:
+            features[key] = streamed.Str()
+        elif isinstance(value, np.ndarray) and value.ndim:
+            features[key] = tfds.features.Tensor(shape=value.shape, dtype=value.dtype, encoding='bytes')
+        else:
+            raise ValueError(f'{key}: a {type(value).__name__}; prepared examples hold arrays, '
+                             f'{", ".join(SCALARS)} and {", ".join(STRINGS)}')
+    return tfds.features.FeaturesDict(features)
+
+
+def _stored_features(folder: pathlib.Path):
+    home = folder / 'prepared' / str(Prepared.VERSION)
+    if not (home / 'features.json').exists():
+        raise FileNotFoundError(f'{folder}: no prepared records here')
+    return tfds.features.FeatureConnector.from_config(str(home))

@@ -1,0 +1,126 @@
+"""The base of all builders here: records go straight into array_record shards, in order, one at a time.
+
+TFDS's own writer sorts by hashed key: it holds up to 1 GB in memory and beyond that spills through
+`tf.io.gfile`, which needs TensorFlow; RSNA's 9.6 GB would end there. This one writes in the order given
+and keeps nothing. Everything else (the `incomplete.*` folder that is renamed at the end, features.json,
+dataset_info.json, `as_data_source`) stays TFDS's.
+"""
+import contextlib
+import fcntl
+import operator
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator
+
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from tensorflow_datasets.core import example_serializer
+from tqdm import tqdm
+
+SHARD_BYTES = 512 << 20
+
+
+class Str(tfds.features.Text):
+    """A text that reads back as `str` (TFDS's own gives bytes)."""
+
+    def decode_example_np(self, example_data: bytes) -> str:
+        return example_data.decode('utf-8')
+
+
+def film_features(**more) -> tfds.features.FeaturesDict:
+    """The features of a source: encoded image, id, age, sex, native size, and `more`.
+
+    The image is a scalar of bytes, not `tfds.features.Image`: that one would decode at every read, by rules
+    of its own (16 bit and palettes come out wrong), and has no DICOM. `films.decode` does it instead.
+    """
+    return tfds.features.FeaturesDict({
+        'image': tfds.features.Text(doc='the image file, byte for byte as given'),
+        'id': Str(doc="the film's name in its source"),
+        'months': tfds.features.Scalar(dtype='float32', doc='age in months'),
+        'male': tfds.features.Scalar(dtype='bool'),
+        'width': tfds.features.Scalar(dtype='int32', doc='native width in pixels'),
+        'height': tfds.features.Scalar(dtype='int32', doc='native height in pixels'),
+        **more,
+    })
+
+
+class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A builder whose `_split_generators` gives {split: iterable of (key, example)}, written in that order."""
+
+    # Riegeli options of the shards; group_size:1 is what makes random access quick.
+    ARRAY_RECORD_OPTIONS = 'group_size:1'
+
+    def __init__(self, *, data_dir=None, **kwargs):
+        super().__init__(data_dir=data_dir, file_format='array_record', **kwargs)
+
+    def _generate_examples(self):
+        raise NotImplementedError('StreamedBuilder takes its examples from _split_generators')
+
+    def download_and_prepare(self, **kwargs) -> None:
+        """Builds the dataset unless it is there; waits for another process that is building it just now."""
+        home = pathlib.Path(self.data_dir).parent
+        home.mkdir(parents=True, exist_ok=True)
+        with _locked(home / '.lock'):
+            # Holding the lock, an unfinished folder can only be the rest of a build that was killed.
+            for left in home.glob('incomplete.*'):
+                shutil.rmtree(left)
+            if pathlib.Path(self.data_dir).exists():
+                self.info.read_from_directory(self.data_dir)
+                return
+            super().download_and_prepare(**kwargs)
+
+    def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
+        del download_config
+        return [self._write_split(name, examples)
+                for name, examples in self._split_generators(dl_manager).items()]
+
+    def _write_split(self, name: str, examples: Iterable) -> tfds.core.SplitInfo:
+        template = self._get_filename_template(split_name=name)
+        serializer = example_serializer.ExampleSerializer(self.info.features.get_serialized_info())
+        progress = tqdm(examples, desc=f'{self.name} {name}', unit=' films', disable=None, leave=False,
+                        total=operator.length_hint(examples) or None)
+        records = (serializer.serialize_example(self.info.features.encode_example(example))
+                   for _, example in progress)
+        folder = pathlib.Path(self.data_dir)
+        lengths, total = [], 0
+        for shard, size in self._write_shards(records, folder, name):
+            lengths.append(shard)
+            total += size
+        if not lengths:
+            raise ValueError(f'{self.name}: split {name!r} has no films')
+        for index in range(len(lengths)):
+            target = template.sharded_filepath(shard_index=index, num_shards=len(lengths))
+            os.rename(folder / f'{name}.{index}.tmp', target)
+        return tfds.core.SplitInfo(name=name, shard_lengths=lengths, num_bytes=total,
+                                   filename_template=template)
+
+    def _write_shards(self, records: Iterator[bytes], folder: pathlib.Path, name: str):
+        """Yields (records, bytes) of each shard once it is written."""
+        record = next(records, None)
+        index = 0
+        while record is not None:
+            count = size = 0
+            writer = array_record_module.ArrayRecordWriter(
+                str(folder / f'{name}.{index}.tmp'), self.ARRAY_RECORD_OPTIONS)
+            try:
+                while record is not None and (count == 0 or size + len(record) <= SHARD_BYTES):
+                    writer.write(record)
+                    count, size = count + 1, size + len(record)
+                    record = next(records, None)
+            finally:
+                writer.close()
+            yield count, size
+            index += 1
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path):
+    """Holds an advisory lock on `path`; the kernel drops it when the process dies, however it dies."""
+    with open(path, 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f'{path.parent}: another process is building this dataset; waiting for it', flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
