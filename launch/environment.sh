@@ -1,0 +1,144 @@
+# shellcheck shell=bash
+# Sourced by run.sh and test.sh. Makes the Python environment once and sets PYTHON to its interpreter.
+#
+#   BONEAGE_VENV     where the environment lies                  (default: .venv beside setup.py)
+#   BONEAGE_PYTHON   use this interpreter as it is; make nothing
+#   BONEAGE_EXTRAS   extras of setup.py to add, e.g. gpu or gpu,report
+#
+# An environment is ready when .ready-<hash of requirements.lock and setup.py> lies in it. That file is written
+# last, so a half-made environment is never taken for a finished one.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+EXTRAS=${BONEAGE_EXTRAS:-}
+MARK=.made-by-boneage_jax  # also the file that launches lock
+READY=
+
+say() { printf '%s\n' "boneage_jax: $*" >&2; }
+die() { say "$@"; exit 1; }
+
+is_supported() {
+    "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate without_venv=
+    for candidate in python3.12 python3.11 python3 python; do
+        is_supported "$candidate" || continue
+        if "$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+            command -v "$candidate"
+            return
+        fi
+        without_venv=${without_venv:-$candidate}
+    done
+    if [ -n "$without_venv" ]; then
+        local version
+        version=$("$without_venv" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+        die "$without_venv cannot make environments: its venv module is missing. On Debian or Ubuntu:" \
+            "sudo apt-get install python$version-venv"
+    fi
+    die "Python 3.11 or 3.12 is needed and neither is on the PATH. On Debian or Ubuntu:" \
+        "sudo apt-get install python3.12 python3.12-venv (or python3.11 and python3.11-venv);" \
+        "or name one with BONEAGE_PYTHON=/path/to/python (with requirements.lock installed in it)."
+}
+
+fingerprint() {  # fails loudly where python cannot read the two files
+    "$1" -c 'import hashlib, sys
+print(hashlib.sha256(b"".join(open(f, "rb").read() for f in sys.argv[1:])).hexdigest()[:16])' \
+        "$ROOT/requirements.lock" "$ROOT/setup.py"
+}
+
+pip_install() {  # pip's chatter goes to a log; on failure its last lines and the likely reason are shown
+    local log=$VENV/install.log
+    "$PYTHON" -m pip install --disable-pip-version-check --no-input "$@" >"$log" 2>&1 && return
+    grep -E '^ERROR|No space left' "$log" | tail -n 5 >&2 || true
+    if grep -qE 'NewConnectionError|ConnectTimeout|ReadTimeout|Temporary failure in name|ProxyError|SSLError' "$log"; then
+        die "the package index could not be reached. Check the network, or the proxy (HTTPS_PROXY)," \
+            "and run the same command again. The whole log: $log"
+    fi
+    die "installing failed; the whole log: $log. The same command starts over."
+}
+
+make_environment() {
+    local extra
+    for extra in ${EXTRAS//,/ }; do
+        grep -q "^    '$extra': \[" "$ROOT/setup.py" || die "BONEAGE_EXTRAS: setup.py has no extra named '$extra'."
+    done
+    if [ -n "${BONEAGE_PYTHON:-}" ]; then
+        PYTHON=$(command -v "$BONEAGE_PYTHON") || die "BONEAGE_PYTHON=$BONEAGE_PYTHON is not an executable file."
+        case $PYTHON in /*) ;; *) PYTHON=$PWD/$PYTHON ;; esac
+        "$PYTHON" -c 'import importlib.util as u, sys
+missing = [m for m in ("jax", "flax", "optax", "grain", "tensorflow_datasets", "skimage", "sklearn") if not u.find_spec(m)]
+sys.exit("not installed: " + ", ".join(missing) if missing else 0)' \
+            || die "BONEAGE_PYTHON=$PYTHON cannot run this project: install requirements.lock there, or unset it."
+        return
+    fi
+
+    VENV=${BONEAGE_VENV:-$ROOT/.venv}
+    case $VENV in /*) ;; *) VENV=$PWD/$VENV ;; esac
+    if [ -d "$VENV" ] && [ ! -e "$VENV/$MARK" ] && [ -n "$(ls -A "$VENV")" ]; then
+        die "$VENV exists and was not made by this script, so it is left alone." \
+            "Move it away, or name another place with BONEAGE_VENV=DIR, or use it with BONEAGE_PYTHON=$VENV/bin/python."
+    fi
+    if ! { mkdir -p "$VENV" && : >>"$VENV/$MARK"; }; then
+        die "cannot write to $VENV; name another place with BONEAGE_VENV=DIR."
+    fi
+
+    # A running program holds the lock shared (it inherits descriptor 9); a launch that must change the
+    # environment needs it alone. Systems without flock go unprotected.
+    exec 9<"$VENV/$MARK"
+    lock -s
+    if ! is_ready; then
+        lock -x
+        is_ready || build_environment
+        lock -s
+    fi
+    PYTHON=$VENV/bin/python
+}
+
+lock() {
+    command -v flock >/dev/null || return 0
+    flock "$1" -n 9 && return
+    say "waits for another launch that makes or uses $VENV (BONEAGE_VENV=DIR names a second place)"
+    flock "$1" 9
+}
+
+is_ready() {  # sets READY, the stamp that a finished environment carries
+    [ -x "$VENV/bin/python" ] || return 1
+    READY=$VENV/.ready-$(fingerprint "$VENV/bin/python") || return 1
+    [ -e "$READY" ] || return 1
+    local extra
+    for extra in ${EXTRAS//,/ }; do
+        grep -qsx "$extra" "$VENV/.extras" || return 1
+    done
+}
+
+build_environment() {
+    local base started=$SECONDS
+    # Extras that were there before come back, or a GPU machine would quietly fall back to its CPU.
+    if [ -e "$VENV/.extras" ]; then EXTRAS=$(tr '\n' ',' <"$VENV/.extras")$EXTRAS; fi
+    PYTHON=$VENV/bin/python
+    if [ -z "$READY" ] || [ ! -e "$READY" ]; then
+        base=$(find_python)
+        say "makes the Python environment in $VENV with $base (once; about 2 minutes and 1.5 GB)"
+        find "$VENV" -mindepth 1 -maxdepth 1 ! -name "$MARK" ! -name .extras -exec rm -rf {} +
+        "$base" -m venv "$VENV" || die "$base -m venv $VENV failed (see above)"
+        pip_install -r "$ROOT/requirements.lock"
+        pip_install --no-deps --no-build-isolation --editable "$ROOT"
+        READY=$VENV/.ready-$(fingerprint "$PYTHON")
+    fi
+    local extra
+    : >"$VENV/.extras.new"
+    for extra in ${EXTRAS//,/ }; do
+        grep -qx "$extra" "$VENV/.extras.new" && continue
+        say "adds the extra [$extra] (the gpu and tpu ones download a few GB)"
+        # The lock as a constraint: an extra may add packages, never move the tested versions.
+        pip_install --no-build-isolation --constraint "$ROOT/requirements.lock" --editable "${ROOT}[$extra]"
+        echo "$extra" >>"$VENV/.extras.new"
+    done
+    mv "$VENV/.extras.new" "$VENV/.extras"
+    : >"$READY"
+    say "environment ready after $((SECONDS - started)) s"
+    if [ ! -s "$VENV/.extras" ] && nvidia-smi >/dev/null 2>&1; then
+        say "this machine has an NVIDIA GPU; BONEAGE_EXTRAS=gpu in front of the command adds the build for it"
+    fi
+}

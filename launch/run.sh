@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Runs a module of this project in its own Python environment, which the first call makes.
+set -euo pipefail
+
+usage() {
+    cat >&2 <<'TEXT'
+usage: launch/run.sh MODULE [ARGUMENT ...]
+
+  launch/run.sh boneage_jax.main --config=configs/prsnet.py:phantom --workdir=runs/first
+  launch/run.sh boneage_jax.predict --workdir=runs/first --input=film.png --output=ages.csv
+
+Needs Python 3.11 or 3.12; the first call makes .venv (2 minutes). Paths are relative to the project's folder.
+
+  BONEAGE_EXTRAS=gpu    adds the build for NVIDIA GPUs (gpu13: CUDA 13; tpu; report; dicom is always there)
+  BONEAGE_DATA=DIR      where the radiographs lie
+  BONEAGE_CACHE=DIR     where prepared records go     (default: ~/.cache/boneage_jax)
+  BONEAGE_VENV=DIR      where the environment lies    (default: .venv)
+  BONEAGE_PYTHON=FILE   use this interpreter instead of making an environment
+TEXT
+}
+
+case ${1:-} in
+    '') usage; exit 2 ;;
+    -h | --help) usage; exit 0 ;;
+esac
+
+# shellcheck source=launch/environment.sh
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+make_environment
+[ "$(pwd -P)" = "$ROOT" ] || say "runs in $ROOT; relative paths start there"
+cd "$ROOT"
+exec "$PYTHON" -m "$@"  # exec: Ctrl-C and SIGTERM reach Python, which saves a checkpoint

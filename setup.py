@@ -1,0 +1,51 @@
+"""Packaging. The version below is the only one; ``importlib.metadata.version('boneage_jax')`` reads it back."""
+
+from setuptools import find_packages, setup
+
+# Lower bounds are what the tests have run with or what the code needs by name. requirements.lock holds the exact set.
+BASE = [
+    'absl-py>=2.1',
+    'array_record>=0.8.1',
+    'clu>=0.0.12',
+    'flax>=0.12.8',
+    'grain>=0.2.18',
+    'importlib_resources>=6.0',  # tensorflow-datasets imports it and declares it for old Pythons only
+    'jax>=0.10.2',
+    'matplotlib>=3.9',
+    'ml-collections>=1.1',
+    'numpy>=2.0',
+    'openpyxl>=3.1',
+    'optax>=0.2.8',
+    'orbax-checkpoint>=0.12.8',
+    'pillow>=11.0',
+    'safetensors>=0.4',
+    'scikit-image>=0.25',
+    'scikit-learn>=1.5',
+    'tensorflow-datasets>=4.9.10',
+    'tqdm>=4.66',
+]
+
+EXTRAS = {
+    # CUDA 12 wheels run on drivers from 525 on and on older cards than the CUDA 13 wheels (driver 580, Turing or newer).
+    'gpu': ['jax[cuda12]>=0.10.2'],
+    'gpu13': ['jax[cuda13]>=0.10.2'],
+    'tpu': ['jax[tpu]>=0.10.2'],
+    'report': ['tensorboardX>=2.6'],
+    'dicom': ['pydicom>=3.0', 'pylibjpeg>=2.0', 'pylibjpeg-libjpeg>=2.3', 'pylibjpeg-openjpeg>=2.4', 'pylibjpeg-rle>=2.1'],
+    'beam': ['apache-beam>=2.60'],
+    'parity': ['torch>=2.4'],
+    'test': ['pytest>=8.3', 'pytest-timeout>=2.3'],
+}
+
+setup(
+    name='boneage_jax',
+    version='0.1.0',
+    description='Bone age from hand radiographs: the published methods, in JAX',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    packages=find_packages(include=['boneage_jax', 'boneage_jax.*', 'tfds_rsna', 'tfds_rsna.*']),
+    package_data={'boneage_jax': ['**/*.json', '**/*.csv'], 'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv']},
+    python_requires='>=3.11',
+    install_requires=BASE,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,69 @@
+"""Strict settings for every test. They are set before jax is imported, and child processes inherit them."""
+
+import os
+import socket
+import tempfile
+
+_CACHE = tempfile.TemporaryDirectory(prefix='boneage_cache_')
+
+os.environ['BONEAGE_CACHE'] = _CACHE.name
+os.environ['MPLBACKEND'] = 'Agg'
+os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
+os.environ['JAX_PLATFORMS'] = os.environ.get('BONEAGE_TEST_PLATFORM', 'cpu')
+os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+for _variable in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
+    os.environ.setdefault(_variable, '2')
+
+import pytest  # noqa: E402
+
+_connect = socket.socket.connect
+
+
+def _connect_locally(self, address):
+    """Stands in for ``socket.connect``: tests may talk to this machine, never to a network."""
+    if self.family != getattr(socket, 'AF_UNIX', None) and address[0] not in ('127.0.0.1', '::1', 'localhost'):
+        raise OSError(f'a test tried to reach the network: {address}')
+    return _connect(self, address)
+
+
+def pytest_configure(config):
+    socket.socket.connect = _connect_locally
+
+
+def pytest_unconfigure(config):
+    socket.socket.connect = _connect
+    _CACHE.cleanup()
+
+
+def _parity_skip(report, marked):
+    """A skipped comparison with PyTorch proves nothing; where BONEAGE_REQUIRE_PARITY=1 it counts as failed."""
+    if os.environ.get('BONEAGE_REQUIRE_PARITY') == '1' and report.outcome == 'skipped':
+        reason = str(report.longrepr)
+        if marked or 'torch' in reason:
+            report.outcome = 'failed'
+            report.longrepr = f'BONEAGE_REQUIRE_PARITY=1, yet it skipped: {reason}'
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _parity_skip((yield), item.get_closest_marker('parity') is not None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _parity_skip((yield), False)
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    counts = {name: len(terminalreporter.stats.get(name, ())) for name in ('passed', 'failed', 'error')}
+    if not sum(counts.values()) and not config.option.collectonly:
+        terminalreporter.write_line('every test was skipped or deselected: that counts as a failure', red=True)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """No test ran: a failure (pytest itself says so only when none was collected)."""
+    reporter = session.config.pluginmanager.get_plugin('terminalreporter')
+    ran = any(reporter.stats.get(name) for name in ('passed', 'failed', 'error', 'xfailed'))
+    if exitstatus == pytest.ExitCode.OK and not ran and not session.config.option.collectonly:
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
