@@ -13,6 +13,7 @@ import pathlib
 import shutil
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
@@ -37,10 +38,10 @@ def film_features(**more) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict({
         'image': tfds.features.Text(doc='the image file, byte for byte as given'),
         'id': Str(doc="the film's name in its source"),
-        'months': tfds.features.Scalar(dtype='float32', doc='age in months'),
-        'male': tfds.features.Scalar(dtype='bool'),
-        'width': tfds.features.Scalar(dtype='int32', doc='native width in pixels'),
-        'height': tfds.features.Scalar(dtype='int32', doc='native height in pixels'),
+        'months': tfds.features.Scalar(dtype=np.float32, doc='age in months'),
+        'male': tfds.features.Scalar(dtype=np.bool_),
+        'width': tfds.features.Scalar(dtype=np.int32, doc='native width in pixels'),
+        'height': tfds.features.Scalar(dtype=np.int32, doc='native height in pixels'),
         **more,
     })
 
@@ -69,6 +70,13 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 self.info.read_from_directory(self.data_dir)
                 return
             super().download_and_prepare(**kwargs)
+
+    def _log_download_bytes(self) -> None:
+        print(f'{self.name}: building in {self._data_dir_root}', flush=True)
+
+    def _log_download_done(self) -> None:
+        counts = ', '.join(f'{name} {split.num_examples:,}' for name, split in self.info.splits.items())
+        print(f'{self.name}: done ({counts})', flush=True)
 
     def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
         del download_config

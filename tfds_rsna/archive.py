@@ -1,0 +1,138 @@
+"""The files under a folder, those inside zips (and inside zips inside zips) included, without unpacking."""
+import contextlib
+import dataclasses
+import io
+import os
+import pathlib
+import posixpath
+import re
+import shutil
+import struct
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+
+from tfds_rsna.problems import DataError
+
+MAX_DEPTH = 4
+_LOCAL_HEADER = struct.Struct('<4s22xHH')
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A file: `path` as people would write it ('outer.zip/inner.zip/film.png'), `top` the outermost zip or folder
+    that holds it, `read` gives its bytes and may be called from any thread."""
+
+    path: str
+    top: str
+    read: Callable[[], bytes]
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return posixpath.basename(self.path)
+
+
+class Archive(contextlib.ExitStack):
+    """Keeps the opened zips open: use it as a context manager, or `close()` it."""
+
+    def entries(self, folder: pathlib.Path, wanted: re.Pattern) -> Iterator[Entry]:
+        """Every file under `folder`, sorted; of the zips, those whose path `wanted` finds.
+
+        Raises:
+            DataError: a wanted zip is damaged, encrypted, or has member paths that climb out of it.
+        """
+        for path in sorted(_walk(folder)):
+            relative = path.relative_to(folder).as_posix()
+            if path.suffix.lower() != '.zip':
+                yield Entry(relative, posixpath.dirname(relative) or '.', path.read_bytes)
+            elif wanted.search(relative):
+                yield from self._inside(self.enter_context(open(path, 'rb')), relative, relative)
+
+    def _inside(self, file, path: str, top: str) -> Iterator[Entry]:
+        try:
+            archive = self.enter_context(zipfile.ZipFile(file))
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f'{path}: not a whole zip ({error}); download it again') from error
+        for info in sorted(archive.infolist(), key=lambda info: info.filename):
+            inner = f'{path}/{info.filename}'
+            check_member(info.filename, path)
+            if info.is_dir() or '__MACOSX' in inner or info.filename.startswith('.'):
+                continue
+            if info.flag_bits & 1:
+                raise DataError(f'{inner}: encrypted; unpack the zip with its password first')
+            if info.filename.lower().endswith('.zip'):
+                yield from self._inside(self._open_inner(file, archive, info), inner, top)
+            else:
+                yield Entry(inner, top, _reader(archive, info, inner))
+
+    def _open_inner(self, file, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
+        """A zip inside a zip: where it is stored, a window into the outer file; else unpacked to a temporary one."""
+        if info.compress_type == zipfile.ZIP_STORED:
+            header = Window(file, info.header_offset, _LOCAL_HEADER.size).read()
+            _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
+            start = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
+            return Window(file, start, info.file_size)
+        unpacked = self.enter_context(tempfile.TemporaryFile())
+        with archive.open(info) as source:
+            shutil.copyfileobj(source, unpacked, 1 << 20)
+        return unpacked
+
+
+class Window(io.RawIOBase):
+    """`size` bytes of a file (or of another window) from `start` on, as a read-only file of its own.
+
+    Reads with `os.pread`, so that the windows of one file do not disturb each other from different threads.
+    """
+
+    def __init__(self, file, start: int, size: int):
+        self._start = start + (file._start if isinstance(file, Window) else 0)
+        self._descriptor = file.fileno()
+        self._size, self._at = size, 0
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
+    def readinto(self, buffer) -> int:
+        length = max(0, min(len(buffer), self._size - self._at))
+        data = os.pread(self._descriptor, length, self._start + self._at)
+        buffer[:len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def check_member(member: str, archive: str) -> None:
+    """DataError for a member path that would be written outside of the folder it is unpacked into."""
+    parts = re.split(r'[/\\]', member)
+    if '..' in parts or member.startswith(('/', '\\')) or re.match(r'[A-Za-z]:', member):
+        raise DataError(f'{archive}: member {member!r} climbs out of the zip; this is not a file to trust. '
+                        'Download it again from its official place')
+
+
+def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str):
+    def read() -> bytes:
+        try:
+            return archive.read(info)
+        except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, NotImplementedError) as error:
+            raise DataError(f'{path}: damaged in the zip ({error})') from error
+    return read
+
+
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    for root, folders, files in os.walk(folder, followlinks=True):
+        depth = len(pathlib.Path(root).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith('.')) if depth < MAX_DEPTH else []
+        yield from (pathlib.Path(root, name) for name in files if not name.startswith('.'))

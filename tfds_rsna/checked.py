@@ -1,0 +1,75 @@
+"""Labelled film files -> the records of a source: decoded once to prove that they can be, stored as given."""
+import collections
+import concurrent.futures
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+from tfds_rsna import films
+from tfds_rsna.labels import Label
+from tfds_rsna.problems import DataError, Problems
+
+
+class CheckedFilms:
+    """Iterates (index, example) over labelled films, in their order.
+
+    Every film is decoded in full here: a header can be whole where the pixels are cut short, and a film that
+    fails should fail now and not in the middle of a training run. Threads do it (Pillow frees the
+    interpreter while it unpacks), a few films ahead and no more, so memory stays flat.
+    """
+
+    def __init__(self, labelled: Sequence[tuple[Label, str, Callable[[], bytes]]], problems: Problems):
+        """`labelled`: (label, the file's path for messages, a function that reads its bytes)."""
+        self._labelled = labelled
+        self._problems = problems
+
+    def __length_hint__(self) -> int:
+        return len(self._labelled)
+
+    def __iter__(self) -> Iterator[tuple[int, dict]]:
+        threads = os.cpu_count() or 1
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            ahead = collections.deque()
+            waiting = iter(self._labelled)
+            for index in range(len(self._labelled)):
+                while len(ahead) < 2 * threads and (item := next(waiting, None)) is not None:
+                    ahead.append((item, pool.submit(_check, item)))
+                (label, path, _), future = ahead.popleft()
+                try:
+                    yield index, future.result()
+                except (films.FilmError, DataError, OSError) as error:
+                    # Goes on in either mode: at the end all of them are named at once.
+                    self._problems.add('film that cannot be read', label.id, path,
+                                       str(error).removeprefix(f'{path}: '))
+        self._problems.raise_if_any()
+
+
+def _check(item: tuple[Label, str, Callable[[], bytes]]) -> dict:
+    label, path, read = item
+    data = read()
+    height, width = films.decode(data, path).shape
+    return {'image': data, 'id': label.id, 'months': label.months, 'male': label.male,
+            'width': width, 'height': height}
+
+
+def match(labels: Sequence[Label], images: dict[str, object], table: str, images_name: str,
+          problems: Problems) -> list[tuple[Label, object]]:
+    """Pairs labels with images by id; each half without the other goes to `problems`. The labels' order stays.
+
+    `images` maps ids to whatever the caller holds; an id that a bad row named counts as labelled.
+    """
+    labelled = {label.id for label in labels} | problems.ids()
+    for label in labels:
+        if label.id not in images:
+            problems.add('label without an image', label.id, table, f'no film of that id in {images_name}')
+    for film in images:
+        if film not in labelled:
+            problems.add('image without a label', film, images_name, f'no row of that id in {table}')
+    return [(label, images[label.id]) for label in labels if label.id in images]
+
+
+def report(problems: Problems, path: pathlib.Path) -> None:
+    """Writes rejected.csv and says what was dropped, where anything was."""
+    problems.write(path)
+    if len(problems):
+        print('\n'.join(['dropped (see rejected.csv):', *problems.lines()]), flush=True)

@@ -1,0 +1,140 @@
+"""Label tables: CSV or xlsx -> checked (id, months, male)."""
+import csv
+import dataclasses
+import io
+import math
+import re
+import zipfile
+
+from tfds_rsna.problems import DataError, Problems, duplicates
+
+MONTHS = (0.0, 240.0)
+MALE = {'true': True, '1': True, '1.0': True, 'm': True, 'male': True, 'boy': True, 'yes': True, 't': True,
+        'false': False, '0': False, '0.0': False, 'f': False, 'female': False, 'girl': False, 'no': False, 'w': False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """One row: the film's id, its age in months, its sex, and the image's name where the table gives one."""
+
+    id: str
+    months: float
+    male: bool
+    image: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; `per_year` is 12 where ages are in years, 1 where in months."""
+
+    id: str
+    months: str
+    male: str
+    image: str | None = None
+    per_year: int = 1
+
+
+def read_table(data: bytes, name: str) -> list[dict[str, str]]:
+    """Rows of a CSV (comma, semicolon or tab; UTF-8 or Latin-1) or of an xlsx's first sheet, all as text.
+
+    Raises:
+        DataError: empty, without rows, or not such a file.
+    """
+    if not data:
+        raise DataError(f'{name}: zero bytes; a label table is needed')
+    rows = _read_xlsx(data, name) if data[:4] == b'PK\x03\x04' else _read_csv(data, name)
+    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    if len(rows) < 2:
+        raise DataError(f'{name}: no rows below the header')
+    header = [cell.strip() for cell in rows[0]]
+    twice = duplicates(filter(None, header))
+    if twice:
+        raise DataError(f'{name}: column {", ".join(sorted(twice))} occurs twice')
+    return [dict(zip(header, [cell.strip() for cell in row] + [''] * (len(header) - len(row)))) for row in rows[1:]]
+
+
+def _read_csv(data: bytes, name: str) -> list[list[str]]:
+    if b'\0' in data[:4096]:
+        raise DataError(f'{name}: not a text file; labels are read from CSV or xlsx')
+    try:
+        text = data.decode('utf-8-sig')
+    except UnicodeDecodeError:
+        text = data.decode('latin-1')
+    header = text.split('\n', 1)[0]
+    delimiter = max(',;\t', key=header.count)
+    rows = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter)
+    # Where semicolons part the columns, the comma is the decimal mark (the spreadsheets of half of Europe).
+    decimal = re.compile(r'^\s*-?\d+,\d+\s*$')
+    try:
+        return [[cell.replace(',', '.') if delimiter == ';' and decimal.match(cell) else cell for cell in row]
+                for row in rows]
+    except csv.Error as error:
+        raise DataError(f'{name}: not a readable CSV ({error})') from error
+
+
+def _read_xlsx(data: bytes, name: str) -> list[list[str]]:
+    import openpyxl  # a second to import, and only RSNA's test labels need it
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        raise DataError(f'{name}: not a readable xlsx ({error})') from error
+    rows = [[_text(cell) for cell in row] for row in book.worksheets[0].iter_rows(values_only=True)]
+    book.close()
+    return rows
+
+
+def _text(cell) -> str:
+    if cell is None:
+        return ''
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell)
+
+
+def parse(rows: list[dict[str, str]], columns: Columns, name: str, problems: Problems) -> list[Label]:
+    """Checks the rows of a table.
+
+    Args:
+        rows: from `read_table`.
+        columns: the names of the columns.
+        name: the table's file, for messages.
+        problems: takes rows without an id, ids that occur twice (all of them are dropped: nothing says which is
+            right), ages that are no numbers or outside `MONTHS`, and sexes that cannot be told.
+
+    Returns:
+        The good rows in the table's order.
+
+    Raises:
+        DataError: a column is missing; the message lists those that are there.
+    """
+    wanted = [columns.id, columns.months, columns.male] + ([columns.image] if columns.image else [])
+    missing = [column for column in wanted if column not in rows[0]]
+    if missing:
+        raise DataError(f'{name}: no column {", ".join(map(repr, missing))}; it has '
+                        f'{", ".join(map(repr, rows[0]))}. Name the columns by their flags')
+    twice = duplicates(filter(None, (row[columns.id] for row in rows)))
+    labels = []
+    for line, row in enumerate(rows, start=2):
+        film = row[columns.id]
+        if not film:
+            problems.add('row without an id', '', name, f'row {line}')
+        elif film in twice:
+            problems.add('id that occurs more than once', film, name, f'row {line}')
+        elif (months := _months(row[columns.months], columns.per_year)) is None:
+            problems.add('age that is no number', film, name, f'{row[columns.months]!r}')
+        elif not MONTHS[0] <= months <= MONTHS[1]:
+            problems.add(f'age outside {MONTHS[0]:g} to {MONTHS[1]:g} months', film, name, f'{months:g} months')
+        elif (male := MALE.get(row[columns.male].lower())) is None:
+            problems.add('sex that cannot be told', film, name, f'{row[columns.male]!r}; say M or F, male or female, '
+                         'True (male) or False')
+        else:
+            labels.append(Label(film, months, male, row[columns.image] if columns.image else None))
+    return labels
+
+
+def _months(text: str, per_year: int) -> float | None:
+    try:
+        value = float(text) * per_year
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

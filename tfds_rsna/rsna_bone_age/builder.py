@@ -1,0 +1,72 @@
+"""The TFDS builder of the RSNA set."""
+import os
+import pathlib
+
+import tensorflow_datasets as tfds
+
+from tfds_rsna import checked, labels, streamed
+from tfds_rsna.archive import Archive
+from tfds_rsna.problems import DataError, Problems
+from tfds_rsna.rsna_bone_age import sources
+
+_CITATION = '''\
+@article{halabi2019rsna, title={The RSNA Pediatric Bone Age Machine Learning Challenge},
+  author={Halabi, Safwan S and others}, journal={Radiology}, volume={290}, number={2}, pages={498--503}, year={2019}}'''
+
+
+class RsnaBoneAge(streamed.StreamedBuilder):
+    """14,236 hand radiographs with bone age: the official splits 'train', 'validation', 'test', whichever are there.
+
+    Films are read straight from the zips and stored byte for byte, sorted by id.
+    For research, education and other non-commercial use (RSNA's terms); no re-identification.
+    """
+
+    VERSION = tfds.core.Version('1.0.0')
+
+    def __init__(self, *, data_dir=None, source=None, on_error: str = 'stop', **kwargs):
+        """A builder.
+
+        Args:
+            data_dir: where the finished dataset goes.
+            source: folder with the downloaded files (see `sources.py`); None takes $BONEAGE_DATA.
+            on_error: 'stop' names everything that is wrong and writes nothing; 'skip' drops those films and
+                lists them in `rejected.csv` in the dataset's folder.
+        """
+        self._source = source
+        self._on_error = Problems(on_error).on_error
+        super().__init__(data_dir=data_dir, **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self, description='RSNA Pediatric Bone Age Challenge 2017.', citation=_CITATION,
+            homepage='https://www.rsna.org/rsnai/ai-image-challenge/rsna-pediatric-bone-age-challenge-2017',
+            features=streamed.film_features(), disable_shuffling=True)
+
+    def _source_folder(self) -> pathlib.Path:
+        source = self._source or os.environ.get('BONEAGE_DATA')
+        if not source:
+            raise DataError('rsna_bone_age: name the folder with the RSNA files (source=, --data_dir or the '
+                            f'environment variable BONEAGE_DATA). It may hold:\n{sources.LOOKED_FOR}')
+        return pathlib.Path(source).expanduser()
+
+    def _generate_splits(self, dl_manager, download_config):
+        problems = Problems(self._on_error)
+        with Archive() as archive:
+            found = sources.find(archive, self._source_folder())
+            self._films = {split: checked.CheckedFilms(_labelled(source, problems), problems)
+                           for split, source in found.items()}
+            problems.raise_if_any()
+            infos = super()._generate_splits(dl_manager, download_config)
+        checked.report(problems, pathlib.Path(self.data_dir) / 'rejected.csv')
+        return infos
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return self._films
+
+
+def _labelled(source: sources.SplitSource, problems: Problems) -> list:
+    rows = labels.parse(source.rows, source.columns, source.table, problems)
+    pairs = checked.match(rows, source.images, source.table, source.images_name, problems)
+    pairs.sort(key=lambda pair: (len(pair[0].id), pair[0].id))  # numeric ids in the order of their numbers
+    return [(label, entry.path, entry.read) for label, entry in pairs]

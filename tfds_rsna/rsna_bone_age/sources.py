@@ -1,0 +1,148 @@
+"""Finds the RSNA films and labels in a folder, whatever of the known layouts lies there.
+
+Known layouts (SHA-256 of the official zips in `official.py`), zipped or unpacked, folder names single or doubled:
+the official training zip with `train.csv` (bare or in the annotations zip), the official validation zip with its
+two inner zips, the official test zip with its xlsx, and Kaggle's `boneage-training-dataset` with its csv.
+"""
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+
+from tfds_rsna.archive import Archive, Entry
+from tfds_rsna.labels import Columns, read_table
+from tfds_rsna.problems import DataError
+
+_SEPARATOR = r'[ +_-]*'
+_SET = r'(?:data)?set'
+
+
+def _pattern(text: str) -> re.Pattern:
+    return re.compile(text.replace(' ', _SEPARATOR), re.IGNORECASE)
+
+
+SPLITS = {
+    'train': _pattern(rf'bone age training {_SET}'),
+    'validation': _pattern(rf'bone age validation {_SET}'),
+    'test': _pattern(rf'bone age test {_SET}|test set images'),
+}
+# Kaggle's whole download is called archive.zip or after the data set.
+_ZIPS = _pattern(r'bone age|rsna|^archive[^/]*\.zip$')
+_TABLES = {
+    'train': _pattern(r'^(train|bone age training dataset)\.csv$'),
+    'validation': _pattern(r'^(validation dataset|bone age validation dataset|validation)\.csv$'),
+    'test': _pattern(r'^(bone age ground truth[^/]*|bone age test dataset|test)\.(xlsx|csv)$'),
+}
+_IMAGE = re.compile(r'\.png$', re.IGNORECASE)
+_COLUMN_NAMES = {
+    'id': ('id', 'image id', 'case id', 'caseid'),
+    'months': ('boneage', 'bone age (months)', 'ground truth bone age (months)', 'bone age', 'boneage_months'),
+    'male': ('male', 'sex', 'gender'),
+}
+LOOKED_FOR = '''\
+  train:      Bone+Age+Training+Set.zip with Bone+Age+Training+Set+Annotations.zip (or its train.csv), or
+              boneage-training-dataset (zip or folder, doubled too) with boneage-training-dataset.csv
+  validation: Bone+Age+Validation+Set.zip, or the folder 'Bone Age Validation Set'
+  test:       Bone+Age+Test+Set.zip, or the folder 'Bone Age Test Set' with 'Bone age ground truth.xlsx\''''
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSource:
+    """What was found for a split: its films by id, and the rows of its label table."""
+
+    images: dict[str, Entry]
+    images_name: str
+    table: str
+    rows: list[dict[str, str]]
+    columns: Columns
+
+
+def find(archive: Archive, folder: pathlib.Path) -> dict[str, SplitSource]:
+    """{split: source} of the official splits that are complete in `folder` (images and labels both).
+
+    Raises:
+        DataError: none found (lists what was looked for and what lies there), a split with images but no usable
+            labels or the other way round where that cannot be meant, a bad zip, the wrong test labels.
+    """
+    if not folder.is_dir():
+        raise DataError(f'{folder}: no such folder; --data_dir (or BONEAGE_DATA) names the folder with the RSNA files')
+    entries = list(archive.entries(folder, _ZIPS))
+    found = {}
+    for split in SPLITS:
+        images, name = _images(entries, split)
+        tables = [entry for entry in entries if _TABLES[split].search(entry.name)]
+        table = _table(tables, split) if images else None
+        if images and table is None and split != 'test':
+            raise DataError(f'{folder}: {len(images)} {split} films in {name}, but no label table for them. '
+                            f'Looked for:\n{LOOKED_FOR}')
+        if images and table is not None:
+            entry, rows, columns = table
+            found[split] = SplitSource(images, name, entry.path, rows, columns)
+        elif images:
+            print(f'{name}: {len(images)} test films without labels are left out; their labels are in the official '
+                  "'Bone age ground truth.xlsx'", flush=True)
+    if not found:
+        there = ', '.join(sorted(path.name for path in folder.iterdir())[:12]) or 'nothing'
+        raise DataError(f'{folder}: no RSNA bone age films here. Looked for:\n{LOOKED_FOR}\nFound: {there}')
+    return found
+
+
+def _images(entries: Sequence[Entry], split: str) -> tuple[dict[str, Entry], str]:
+    """The films of a split, from the zip or folder that holds most of them: mixing two could mix two sizes."""
+    places: dict[str, dict[str, Entry]] = {}
+    for entry in entries:
+        if _IMAGE.search(entry.name) and _split_of(entry.path) == split:
+            top = entry.top if entry.top.lower().endswith('.zip') else _folder_of(entry.path, split)
+            places.setdefault(top, {}).setdefault(entry.name.rsplit('.', 1)[0], entry)
+    if not places:
+        return {}, ''
+    name = max(places, key=lambda place: (len(places[place]), place))
+    if len(places) > 1:
+        print(f'{split}: films lie in {", ".join(sorted(places))}; taking {name}', flush=True)
+    return places[name], name
+
+
+def _split_of(path: str) -> str | None:
+    """The split whose name comes last in a path: 'boneage-test-dataset' inside an outer 'bone age' folder is test."""
+    last = {split: match.start() for split, pattern in SPLITS.items() for match in pattern.finditer(path)}
+    return max(last, key=last.get) if last else None
+
+
+def _folder_of(path: str, split: str) -> str:
+    """The part of a path up to the folder that names the split, so that doubled and inner folders are one place."""
+    start = SPLITS[split].search(path).start()
+    return path[:start] + path[start:].split('/', 1)[0].removesuffix('-1').removesuffix('-2')
+
+
+def _table(tables: Sequence[Entry], split: str):
+    """(entry, rows, columns) of the first table with ages and, for the test set, with the right ones."""
+    refused = []
+    for entry in tables:
+        rows = read_table(entry.read(), entry.path)
+        columns = _columns(rows)
+        if columns is None:
+            continue  # Kaggle's test csv: ids and sexes only
+        if split == 'test' and _is_integer_file(rows, columns):
+            refused.append(entry.path)
+            continue
+        return entry, rows, columns
+    if refused:
+        raise DataError(
+            f'{", ".join(refused)}: these are not the official test labels. This file holds whole months (4360 -> '
+            '164) and differs from the official ground truth by 2.78 months on average, so every score on it would '
+            "be wrong. Take 'Bone age ground truth.xlsx' (4360 -> 168.93) from the official Bone+Age+Test+Set.zip")
+    return None
+
+
+def _is_integer_file(rows: list[dict[str, str]], columns: Columns) -> bool:
+    """Whether this is the other test label file that circulates."""
+    ages = {row[columns.id]: row[columns.months] for row in rows}
+    return ages.get('4360') in ('164', '164.0')
+
+
+def _columns(rows: list[dict[str, str]]) -> Columns | None:
+    """The columns by the names that RSNA and Kaggle use; None where one is missing."""
+    by_lower = {column.lower(): column for column in rows[0]}
+    found = {key: next((by_lower[name] for name in names if name in by_lower), None)
+             for key, names in _COLUMN_NAMES.items()}
+    return None if None in found.values() else Columns(**found)
