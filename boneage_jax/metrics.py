@@ -1,0 +1,146 @@
+"""What is reported about ages: errors in months with bootstrap intervals, overall, by sex, by stage of puberty.
+
+numpy on the host, over one split's predictions; the sums inside a step live in `losses.py`. Every result is a
+plain dict ready for JSON. What cannot be computed (no film of a sex, of a stage) is left out: no NaN is written.
+"""
+
+import numpy as np
+
+# Stages of puberty by skeletal age: where each begins, in months; it ends where the next begins.
+# Gilsanz V, Ratib O. Hand Bone Age: A Digital Atlas of Skeletal Maturity. Springer 2005, which counts in years
+# (girls: pre-puberty 2-7, early and mid puberty 7-13, late puberty 13-15; boys: 3-9, 9-14, 14-16). Iglovikov et
+# al. 2018 report by the last four and leave the younger two out.
+STAGES = {
+    'female': {'infancy': 0, 'toddler': 10, 'pre-puberty': 24, 'early and mid puberty': 84,
+               'late puberty': 156, 'post-puberty': 180},
+    'male': {'infancy': 0, 'toddler': 14, 'pre-puberty': 36, 'early and mid puberty': 108,
+             'late puberty': 168, 'post-puberty': 192},
+}
+SEXES = tuple(STAGES)
+LEVEL = 0.95
+_CHUNK = 2_000_000      # resampled entries held at once: 16 MB of indices
+
+
+def stage(months, male):
+    """Names of the stages of puberty [N] (str) for ages [N] in months and sexes [N] (bool, True for boys)."""
+    months, male = np.asarray(months, np.float64), np.asarray(male, bool)
+    if months.shape != male.shape:
+        raise ValueError(f'stage: {months.shape} ages but {male.shape} sexes')
+    if not (months >= 0).all():
+        raise ValueError(f'stage: ages must be 0 months or more, found {months[~(months >= 0)][0]}')
+    names = np.asarray(list(STAGES['male']))
+    index = [np.searchsorted(list(STAGES[sex].values()), months, side='right') - 1 for sex in SEXES]
+    return names[np.where(male, index[1], index[0])]
+
+
+def age_metrics(prediction, age, male, *, seed=0, resamples=1000, ids=None):
+    """Errors of predicted ages, each with its percentile bootstrap interval (95 %) over films.
+
+    Args:
+        prediction, age: [N] months. The error is prediction minus age: a positive bias means judged too old.
+        male: [N] bool.
+        seed: of the resampling; the same call gives the same interval.
+        ids: [N] names of the films, used in error messages only.
+
+    Returns:
+        `{'overall': M, 'by_sex': {'female': M, ..}, 'by_stage': {'pre-puberty': M, ..}}` where M maps each of
+        `mae`, `rmse`, `bias` (months) and `within_12_months`, `within_24_months` (share of films, 0 to 1) to
+        `{'value', 'lower', 'upper', 'count'}`. Sexes and stages without films are absent.
+
+    Raises:
+        ValueError: no films, arrays of unequal length, a prediction or age that is not finite.
+    """
+    prediction, age = _films(prediction, 'prediction', ids), _films(age, 'age', ids)
+    male = np.asarray(male)
+    if male.shape != age.shape or prediction.shape != age.shape:
+        raise ValueError(f'unequal lengths: {len(prediction)} predictions, {len(age)} ages, '
+                         f'{male.size} sexes')
+    if not np.isin(male, (0, 1)).all():
+        raise ValueError(f'male must be true or false, found {male[~np.isin(male, (0, 1))][0]!r}')
+    male = male.astype(bool)
+    error, stages = prediction - age, stage(age, male)
+
+    def group(chosen):
+        return _error_metrics(error[chosen], seed, resamples)
+
+    sexes = {'female': ~male, 'male': male}
+    return {
+        'overall': group(slice(None)),
+        'by_sex': {sex: group(chosen) for sex, chosen in sexes.items() if chosen.any()},
+        'by_stage': {name: group(stages == name) for name in STAGES['male'] if (stages == name).any()},
+    }
+
+
+def bootstrap(values, *, statistic=lambda means: means, seed=0, resamples=1000, level=LEVEL):
+    """Percentile bootstrap interval of a statistic of means, over films.
+
+    Args:
+        values: [N] or [N, S]; whole rows are resampled, so columns stay paired.
+        statistic: maps column means [R, S] to [R, ...]; the default is the means themselves.
+
+    Returns:
+        (lower, upper): floats for [N], arrays for [N, S].
+    """
+    values = np.asarray(values, np.float64)
+    if values.shape[0] == 0:
+        raise ValueError('bootstrap: no films')
+    table = values.reshape(len(values), -1)
+    count, generator, means = len(table), np.random.default_rng(seed), []
+    for start in range(0, resamples, step := max(1, _CHUNK // count)):
+        rows = min(step, resamples - start)
+        # How often each film was drawn in each resample [rows, count]: all means are then one matrix product.
+        drawn = generator.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
+        means.append(np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count) @ table / count)
+    lower, upper = np.quantile(statistic(np.concatenate(means)), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return (float(lower[0]), float(upper[0])) if values.ndim == 1 else (lower, upper)
+
+
+def paired_difference(errors_a, errors_b, *, seed=0, resamples=1000):
+    """MAE of a minus MAE of b on the same films: (delta, lower, upper) in months; negative means a is better.
+
+    `errors_a`, `errors_b` [N]: errors (or absolute errors) in months, the same films in the same order.
+    """
+    errors_a, errors_b = _films(errors_a, 'error'), _films(errors_b, 'error')
+    if errors_a.shape != errors_b.shape:
+        raise ValueError(f'paired_difference needs the same films twice: {len(errors_a)} and '
+                         f'{len(errors_b)} errors')
+    difference = np.abs(errors_a) - np.abs(errors_b)
+    return (float(difference.mean()), *bootstrap(difference, seed=seed, resamples=resamples))
+
+
+def median_baseline(train_months, age, *, seed=0, resamples=1000):
+    """The floor: the MAE of always predicting the training films' median; `{'median', 'value', ..}`."""
+    median = float(np.median(_films(train_months, 'age')))
+    return {'median': median, **_error_metrics(median - _films(age, 'age'), seed, resamples)['mae']}
+
+
+def _error_metrics(error, seed, resamples):
+    """Errors [N] in months -> {name: {'value', 'lower', 'upper', 'count'}}."""
+    size = np.abs(error)
+    columns = {'mae': size, 'rmse': error ** 2, 'bias': error, 'within_12_months': size <= 12,
+               'within_24_months': size <= 24}
+    root = np.asarray([name == 'rmse' for name in columns])
+
+    def statistic(means):
+        return np.where(root, np.sqrt(np.abs(means)), means)
+
+    table = np.stack(list(columns.values()), axis=1).astype(np.float64)
+    rows = zip(columns, statistic(table.mean(0)), *bootstrap(
+        table, statistic=statistic, seed=seed, resamples=resamples))
+    return {name: {'value': float(value), 'lower': float(lower), 'upper': float(upper), 'count': len(error)}
+            for name, value, lower, upper in rows}
+
+
+def _films(values, what, ids=None):
+    """[N] float64, at least one and all finite; otherwise a ValueError naming the first films at fault."""
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1:
+        raise ValueError(f'{what}: expected one value per film [N], found shape {values.shape}')
+    if not len(values):
+        raise ValueError(f'{what}: no films to score')
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        names = bad if ids is None else [ids[i] for i in bad[:5]]
+        raise ValueError(f'{what} is not finite for {len(bad)} of {len(values)} films, the first: '
+                         f'{", ".join(str(name) for name in names[:5])}')
+    return values
