@@ -1,15 +1,15 @@
-"""What is reported about ages: errors in months with bootstrap intervals, overall, by sex, by stage of puberty.
+"""What is reported about ages: errors in months with bootstrap intervals, by sex and stage of puberty.
 
-numpy on the host, over one split's predictions; the sums inside a step live in `losses.py`. Every result is a
-plain dict ready for JSON. What cannot be computed (no film of a sex, of a stage) is left out: no NaN is written.
+numpy on the host, over one split's predictions; the sums inside a step live in `losses.py`. Every result is
+a plain dict ready for JSON. What cannot be computed (no film of a sex, of a stage) is left out: no NaN.
 """
 
 import numpy as np
 
 # Stages of puberty by skeletal age: where each begins, in months; it ends where the next begins.
-# Gilsanz V, Ratib O. Hand Bone Age: A Digital Atlas of Skeletal Maturity. Springer 2005, which counts in years
-# (girls: pre-puberty 2-7, early and mid puberty 7-13, late puberty 13-15; boys: 3-9, 9-14, 14-16). Iglovikov et
-# al. 2018 report by the last four and leave the younger two out.
+# Gilsanz V, Ratib O. Hand Bone Age: A Digital Atlas of Skeletal Maturity. Springer 2005, which counts in
+# years (girls: pre-puberty 2-7, early and mid puberty 7-13, late puberty 13-15; boys: 3-9, 9-14, 14-16).
+# Iglovikov et al. 2018 report by the last four and leave the younger two out.
 STAGES = {
     'female': {'infancy': 0, 'toddler': 10, 'pre-puberty': 24, 'early and mid puberty': 84,
                'late puberty': 156, 'post-puberty': 180},
