@@ -49,6 +49,12 @@ class Archive(contextlib.ExitStack):
             elif wanted.search(relative):
                 yield from self._inside(self.enter_context(open(path, 'rb')), relative, relative)
 
+    def members(self, path: pathlib.Path) -> Iterator[Entry]:
+        """Every file inside one zip; DataError as `entries`."""
+        prefix = f'{path.name}/'
+        for entry in self._inside(self.enter_context(open(path, 'rb')), path.name, path.name):
+            yield dataclasses.replace(entry, path=entry.path.removeprefix(prefix))
+
     def _inside(self, file, path: str, top: str) -> Iterator[Entry]:
         try:
             archive = self.enter_context(zipfile.ZipFile(file))

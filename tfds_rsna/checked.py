@@ -28,6 +28,7 @@ class CheckedFilms:
 
     def __iter__(self) -> Iterator[tuple[int, dict]]:
         threads = os.cpu_count() or 1
+        good = 0
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             ahead = collections.deque()
             waiting = iter(self._labelled)
@@ -36,12 +37,16 @@ class CheckedFilms:
                     ahead.append((item, pool.submit(_check, item)))
                 (label, path, _), future = ahead.popleft()
                 try:
-                    yield index, future.result()
+                    example = future.result()
                 except (films.FilmError, DataError, OSError) as error:
-                    # Goes on in either mode: at the end all of them are named at once.
+                    # Goes on in either mode; the builder then names all of them at once.
                     self._problems.add('film that cannot be read', label.id, path,
                                        str(error).removeprefix(f'{path}: '))
-        self._problems.raise_if_any()
+                else:
+                    good += 1
+                    yield index, example
+        if not good:
+            raise DataError('\n'.join(['no film can be read', *self._problems.lines()]))
 
 
 def _check(item: tuple[Label, str, Callable[[], bytes]]) -> dict:

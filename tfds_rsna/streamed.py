@@ -7,6 +7,7 @@ dataset_info.json, `as_data_source`) stays TFDS's.
 """
 import contextlib
 import fcntl
+import json
 import operator
 import os
 import pathlib
@@ -18,6 +19,8 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 from tqdm import tqdm
+
+from tfds_rsna.problems import DataError
 
 SHARD_BYTES = 512 << 20
 
@@ -67,9 +70,23 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for left in home.glob('incomplete.*'):
                 shutil.rmtree(left)
             if pathlib.Path(self.data_dir).exists():
+                self._check_options()
                 self.info.read_from_directory(self.data_dir)
                 return
             super().download_and_prepare(**kwargs)
+
+    def _options(self) -> dict | None:
+        """What the dataset depends on, as JSON; None: nothing to compare with what was built."""
+        return None
+
+    def _check_options(self) -> None:
+        asked, path = self._options(), pathlib.Path(self.data_dir) / 'built_from.json'
+        built = json.loads(path.read_text()) if path.exists() else None
+        if asked is not None and built is not None and asked != built:
+            unlike = '; '.join(f'{key}: {built.get(key)!r}, now {asked.get(key)!r}'
+                               for key in sorted({*asked, *built}) if asked.get(key) != built.get(key))
+            raise DataError(f'{self.data_dir}: was built from something else ({unlike}). Delete it or choose another '
+                            'data_dir')
 
     def _log_download_bytes(self) -> None:
         print(f'{self.name}: building in {self._data_dir_root}', flush=True)
@@ -80,8 +97,10 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
         del download_config
-        return [self._write_split(name, examples)
-                for name, examples in self._split_generators(dl_manager).items()]
+        infos = [self._write_split(name, examples)
+                 for name, examples in self._split_generators(dl_manager).items()]
+        (pathlib.Path(self.data_dir) / 'built_from.json').write_text(json.dumps(self._options()))
+        return infos
 
     def _write_split(self, name: str, examples: Iterable) -> tfds.core.SplitInfo:
         template = self._get_filename_template(split_name=name)

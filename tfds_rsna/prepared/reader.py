@@ -3,11 +3,11 @@ import csv
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
 from tfds_rsna.prepared.builder import Prepared
+from tfds_rsna.prepared.records import Records
 from tfds_rsna.prepared.writer import MARKER, SIDECAR
 
 
@@ -20,14 +20,13 @@ class PreparedRecords:
     """An open folder.
 
     Attributes:
-        splits: {split: sequence of examples}; `[i]`, `__getitems__([i, ...])` and `len` as in torch and grain,
-            safe to use from many threads. Arrays are read-only views of the record.
+        splits: {split: `Records`}.
         labels: {split: {'ids': list of str, 'months': float32 [N], 'male': bool [N], 'width': int32 [N],
             'height': int32 [N], 'flags': list of str}}, in the order of `splits`, read without touching an image.
         metadata: what `write` was given.
     """
 
-    splits: dict[str, Sequence]
+    splits: dict[str, Records]
     labels: dict[str, dict]
     metadata: dict
 
@@ -41,14 +40,14 @@ def open(folder) -> PreparedRecords:  # noqa: A001 - reads as prepared.open
     folder = pathlib.Path(folder)
     document = _document(folder)
     labels = _read_labels(folder / SIDECAR, list(document['counts']))
-    splits = Prepared(data_dir=folder).as_data_source()
+    builder = Prepared(data_dir=folder)
+    splits = {split: Records(builder, split) for split in document['counts']}
     for split, count in document['counts'].items():
         found = {'images': len(splits[split]), 'labels': len(labels[split]['ids'])}
         if set(found.values()) != {count}:
             raise PreparedError(f'{folder}: split {split!r} should hold {count} records, found {found}; '
                                 'delete the folder and prepare again')
-    return PreparedRecords(splits={split: splits[split] for split in document['counts']}, labels=labels,
-                           metadata=document['metadata'])
+    return PreparedRecords(splits=splits, labels=labels, metadata=document['metadata'])
 
 
 def read_metadata(folder) -> dict:

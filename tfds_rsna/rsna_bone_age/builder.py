@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from tfds_rsna import checked, labels, streamed
 from tfds_rsna.archive import Archive
 from tfds_rsna.problems import DataError, Problems
-from tfds_rsna.rsna_bone_age import sources
+from tfds_rsna.rsna_bone_age import official, sources
 
 _CITATION = '''\
 @article{halabi2019rsna, title={The RSNA Pediatric Bone Age Machine Learning Challenge},
@@ -23,7 +23,8 @@ class RsnaBoneAge(streamed.StreamedBuilder):
 
     VERSION = tfds.core.Version('1.0.0')
 
-    def __init__(self, *, data_dir=None, source=None, on_error: str = 'stop', **kwargs):
+    def __init__(self, *, data_dir=None, source=None, on_error: str = 'stop',
+                 download: bool = False, **kwargs):
         """A builder.
 
         Args:
@@ -31,7 +32,9 @@ class RsnaBoneAge(streamed.StreamedBuilder):
             source: folder with the downloaded files (see `sources.py`); None takes $BONEAGE_DATA.
             on_error: 'stop' names everything that is wrong and writes nothing; 'skip' drops those films and
                 lists them in `rejected.csv` in the dataset's folder.
+            download: first downloads the official zips of the splits that are not in `source` (11 GB in all).
         """
+        self._download = download
         self._source = source
         self._on_error = Problems(on_error).on_error
         super().__init__(data_dir=data_dir, **kwargs)
@@ -42,6 +45,9 @@ class RsnaBoneAge(streamed.StreamedBuilder):
             homepage='https://www.rsna.org/rsnai/ai-image-challenge/rsna-pediatric-bone-age-challenge-2017',
             features=streamed.film_features(), disable_shuffling=True)
 
+    def _options(self) -> dict | None:
+        return {'source': str(self._source_folder().resolve())} if self._source else None
+
     def _source_folder(self) -> pathlib.Path:
         source = self._source or os.environ.get('BONEAGE_DATA')
         if not source:
@@ -51,12 +57,18 @@ class RsnaBoneAge(streamed.StreamedBuilder):
 
     def _generate_splits(self, dl_manager, download_config):
         problems = Problems(self._on_error)
+        folder = self._source_folder()
         with Archive() as archive:
-            found = sources.find(archive, self._source_folder())
+            if self._download:
+                folder.mkdir(parents=True, exist_ok=True)
+                there = sources.find(archive, folder, required=False)
+                official.download(folder, [split for split in sources.SPLITS if split not in there])
+            found = sources.find(archive, folder)
             self._films = {split: checked.CheckedFilms(_labelled(source, problems), problems)
                            for split, source in found.items()}
             problems.raise_if_any()
             infos = super()._generate_splits(dl_manager, download_config)
+        problems.raise_if_any()
         checked.report(problems, pathlib.Path(self.data_dir) / 'rejected.csv')
         return infos
 

@@ -57,8 +57,11 @@ class SplitSource:
     columns: Columns
 
 
-def find(archive: Archive, folder: pathlib.Path) -> dict[str, SplitSource]:
+def find(archive: Archive, folder: pathlib.Path, *, required: bool = True) -> dict[str, SplitSource]:
     """{split: source} of the official splits that are complete in `folder` (images and labels both).
+
+    With `required=False` none may be there, and films may lie there without their labels (both are then to be
+    downloaded).
 
     Raises:
         DataError: none found (lists what was looked for and what lies there), a split with images but no usable
@@ -72,16 +75,16 @@ def find(archive: Archive, folder: pathlib.Path) -> dict[str, SplitSource]:
         images, name = _images(entries, split)
         tables = [entry for entry in entries if _TABLES[split].search(entry.name)]
         table = _table(tables, split) if images else None
-        if images and table is None and split != 'test':
+        if images and table is None and split != 'test' and required:
             raise DataError(f'{folder}: {len(images)} {split} films in {name}, but no label table for them. '
                             f'Looked for:\n{LOOKED_FOR}')
         if images and table is not None:
             entry, rows, columns = table
             found[split] = SplitSource(images, name, entry.path, rows, columns)
-        elif images:
+        elif images and required:
             print(f'{name}: {len(images)} test films without labels are left out; their labels are in the official '
                   "'Bone age ground truth.xlsx'", flush=True)
-    if not found:
+    if not found and required:
         there = ', '.join(sorted(path.name for path in folder.iterdir())[:12]) or 'nothing'
         raise DataError(f'{folder}: no RSNA bone age films here. Looked for:\n{LOOKED_FOR}\nFound: {there}')
     return found

@@ -1,0 +1,1 @@
+"""A user's own films: a folder of images and a table of labels."""
