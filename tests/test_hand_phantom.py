@@ -1,0 +1,217 @@
+"""The phantom: what must be in its films, and what must not."""
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tfds_rsna
+from tfds_rsna.hand_phantom import raster, schedule
+from tfds_rsna.hand_phantom.anatomy import BONE_NAMES, hand
+from tfds_rsna.hand_phantom.render import phantom
+from tfds_rsna.problems import DataError
+
+EPIPHYSES = [row for row, name in enumerate(BONE_NAMES) if name.endswith('_epiphysis')]
+CARPALS = [BONE_NAMES.index(name) for name in ('capitate', 'hamate', 'triquetrum', 'lunate', 'scaphoid', 'trapezium',
+                                               'trapezoid')]
+
+
+def generator(*entropy):
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+
+
+@pytest.fixture(scope='module')
+def films():
+    return [phantom(5, index, (128, 128)) for index in range(300)]
+
+
+def test_same_seed_and_index_same_film():
+    first, again, other = phantom(3, 4, (96, 80)), phantom(3, 4, (96, 80)), phantom(3, 5, (96, 80))
+    for key in first:
+        np.testing.assert_array_equal(first[key], again[key])
+    assert first['image'].shape == first['hand_mask'].shape == (96, 80)
+    assert (first['image'] != other['image']).mean() > .2
+    assert (phantom(4, 4, (96, 80))['image'] != first['image']).mean() > .2
+
+
+def test_same_film_at_two_sizes():
+    small, large = phantom(0, 7, (128, 128)), phantom(0, 7, (384, 384))
+    for key in ('keypoints', 'coco_keypoints', 'bone_boxes'):
+        scaled = (small[key] + .5) * 3 - .5
+        np.testing.assert_allclose(scaled, large[key], atol=.02, equal_nan=True)
+    assert (small['months'], small['male']) == (large['months'], large['male'])
+    shrunk = large['image'].reshape(128, 3, 128, 3).mean((1, 3))
+    assert np.abs(shrunk - small['image']).mean() < 3
+    overlap = large['hand_mask'].reshape(128, 3, 128, 3).mean((1, 3)) > .5
+    assert (overlap == small['hand_mask']).mean() > .998
+
+
+def test_keypoints_and_boxes_lie_in_the_hand(films):
+    for film in films[:60]:
+        mask, coco = film['hand_mask'], film['coco_keypoints']
+        assert set(np.unique(mask)) == {0, 1}
+        rows, columns = np.rint(coco).astype(int).T
+        assert mask[rows, columns].all()
+        row, column = np.rint(film['keypoints'][2]).astype(int)
+        assert mask[row, column]
+        np.testing.assert_array_equal(film['keypoints'][:2], coco[[12, 4]])
+        boxes = dict(zip(BONE_NAMES, film['bone_boxes']))
+        top, left, bottom, right = boxes['pp3']
+        middle = coco[9:11].mean(0)
+        assert top < middle[0] < bottom and left < middle[1] < right
+        for name, box in boxes.items():
+            assert np.isnan(box).all() or (box[2] > box[0] and box[3] > box[1]), name
+            if name.endswith('growth_plate') or name == 'carpus':
+                assert np.isfinite(box).all(), name
+
+
+def test_bones_are_brighter_than_the_flesh_beside_them():
+    bright = 0
+    for index in range(12):
+        film = phantom(1, index, (256, 256))
+        knuckle, middle = film['coco_keypoints'][[9, 10]]
+        centre, along = (knuckle + middle) / 2, (middle - knuckle) / np.hypot(*(middle - knuckle))
+        across = np.array([-along[1], along[0]]) * np.hypot(*(middle - knuckle)) * .155
+        values = [film['image'][tuple(np.rint(p).astype(int))].astype(float) for p in (centre, centre + across, centre - across)]
+        inverted = film['image'][0].mean() > film['image'][film['hand_mask'] > 0].mean()
+        bright += (values[0] < min(values[1:])) if inverted else (values[0] > max(values[1:]))
+    assert bright >= 11
+
+
+def test_left_hands_have_the_thumb_on_the_right_and_a_few_are_right_hands(films):
+    def thumb_side(film):  # > 0: the thumb lies clockwise of the middle finger
+        wrist, thumb, middle = film['coco_keypoints'][[0, 4, 12]]
+        a, b = middle - wrist, thumb - wrist
+        return b[1] * -a[0] - a[1] * -b[0]
+    left = np.array([thumb_side(film) > 0 for film in films])
+    assert .90 < left.mean() < 1
+    tips = np.array([film['keypoints'][:2, 1] for film in films])[left]
+    assert (tips[:, 1] > tips[:, 0]).mean() > .97
+
+
+def test_centres_appear_on_schedule_and_girls_earlier():
+    for name, by_sex in schedule.SCHEDULE.items():
+        boys, girls = by_sex[True], by_sex[False]
+        assert girls.appears < boys.appears < boys.begin <= boys.end, name
+        assert girls.end < boys.end, name
+        assert not schedule.stage(name, boys.appears - 1, True).present
+        assert schedule.stage(name, boys.appears, True).present
+        if name.endswith('epiphysis'):
+            assert schedule.stage(name, boys.begin, True).fusion == 0
+            assert schedule.stage(name, boys.end, True).fusion == 1
+
+    def ossified(months, male):
+        drawn = [hand(months, male, generator(9, k)) for k in range(3)]
+        return np.mean([len({s.bone for s in d.strips}) + len(d.blobs) for d in drawn])
+    counts = {male: [ossified(m, male) for m in (2, 12, 30, 60, 100, 170)] for male in (True, False)}
+    assert counts[True] == sorted(counts[True]) and counts[False] == sorted(counts[False])
+    assert all(girls > boys for girls, boys in zip(counts[False][1:4], counts[True][1:4]))
+
+
+def test_growth_plates_close():
+    """The dark line between shaft and epiphysis of the middle finger's first phalanx goes when it has fused."""
+    def depth(months):
+        drawn, view = hand(months, True, generator(11)), raster.View(480, 0, 1, (256, 500))
+        base, end = view.points(drawn.joints[[9, 10]])
+        line = base + np.linspace(.05, .35, 60)[:, None] * (end - base)
+        columns, rows = np.rint(line).astype(int).T
+        profile = raster.bone(drawn, view, (512, 512))[rows, columns]
+        return 1 - profile.min() / profile.max()
+    assert depth(150) > .9  # open: a row without bone
+    assert depth(215) < .7
+
+
+def test_ages_are_distributed_as_in_the_rsna_training_set():
+    rng = generator(1)
+    months, male = np.array([schedule.draw(rng) for _ in range(6000)]).T
+    assert 122 < months.mean() < 132 and 38 < months.std() < 45 and months.min() >= 1 and months.max() <= 228
+    assert .51 < male.mean() < .57 and (months == np.rint(months)).all()
+    assert months.mean() < np.median(months)  # skewed towards the young
+
+
+def explained(columns, target, folds=5):
+    """Cross-validated share of the variance that a linear model of the columns explains."""
+    columns = (columns - columns.mean(0)) / np.maximum(columns.std(0), 1e-9)
+    design = np.column_stack([np.ones(len(columns)), columns])
+    guess = np.empty(len(target))
+    for fold in range(folds):
+        held = np.arange(len(target)) % folds == fold
+        guess[held] = design[held] @ np.linalg.lstsq(design[~held], target[~held], rcond=None)[0]
+    return 1 - ((guess - target) ** 2).mean() / target.var()
+
+
+def test_nothing_but_the_bones_tells_the_age(films):
+    months = np.array([film['months'] for film in films])
+
+    def cues(film):
+        image, mask = film['image'].astype(float), film['hand_mask'] > 0
+        edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+        frame = np.abs(np.diff(image[:, 5:-5].mean(1)))[:12].max()
+        box = np.ptp(film['coco_keypoints'], axis=0)
+        return [image.mean(), image.std(), image[mask].mean(), mask.mean(), np.median(image[~mask]), edge.mean(), edge.std(),
+                frame, *box]
+    table = np.array([cues(film) for film in films])
+    table = np.column_stack([table, table ** 2])
+    assert explained(table, months) < .1
+    areas = np.array([[np.prod(film['bone_boxes'][rows, 2:] - film['bone_boxes'][rows, :2], axis=1)[
+        np.isfinite(film['bone_boxes'][rows, 0])].sum() / film['hand_mask'].sum() for rows in (EPIPHYSES, CARPALS)]
+        for film in films])
+    assert explained(np.column_stack([areas, areas ** 2]), months) > .6
+
+
+def test_a_film_is_drawn_quickly():
+    phantom(0, 0, (512, 512))
+    def best(size):
+        taken = []
+        for index in range(4):
+            start = time.perf_counter()
+            phantom(0, index, size)
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+    assert best((512, 512)) < .15 and best((128, 128)) < .06
+
+
+def test_builder_round_trip(tmp_path):
+    builder = tfds_rsna.HandPhantom(data_dir=tmp_path, count=4, size=(48, 40), seed=2)
+    builder.download_and_prepare()
+    records = builder.as_data_source('train')
+    assert [record['id'] for record in records] == ['0', '1', '2', '3']
+    record, film = records[3], phantom(2, 3, (48, 40))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(record['image']))), film['image'])
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(record['hand_mask']))) // 255, film['hand_mask'])
+    for key in ('keypoints', 'coco_keypoints', 'bone_boxes'):
+        np.testing.assert_array_equal(record[key], film[key])
+    assert (record['months'], record['male'], record['width'], record['height']) == (film['months'], film['male'], 40, 48)
+    with pytest.raises(DataError, match='count: 4, now 5'):
+        tfds_rsna.HandPhantom(data_dir=tmp_path, count=5, size=(48, 40), seed=2).download_and_prepare()
+
+
+def test_killed_build_starts_again(tmp_path):
+    code = ('import tfds_rsna, sys\nif __name__ == "__main__":\n'
+            '    tfds_rsna.HandPhantom(data_dir=sys.argv[1], count=int(sys.argv[2]), size=(32, 32)).download_and_prepare()\n')
+    script = tmp_path / 'build.py'
+    script.write_text(code)
+    environment = os.environ | {'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / 'ds'), '60'], env=environment,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    home = tmp_path / 'ds' / 'hand_phantom'
+    deadline = time.monotonic() + 15
+    while not list(home.glob('incomplete.*/*')) and time.monotonic() < deadline:
+        time.sleep(.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(home.glob('incomplete.*')) and not (home / '1.0.0').exists()
+    builder = tfds_rsna.HandPhantom(data_dir=tmp_path / 'ds', count=3, size=(32, 32))
+    builder.download_and_prepare()
+    assert len(builder.as_data_source('train')) == 3 and not list(home.glob('incomplete.*'))
+
+
+@pytest.mark.parametrize('wrong', [lambda: phantom(0, 0, (8, 8)), lambda: tfds_rsna.HandPhantom(count=0)])
+def test_nonsense_is_refused(wrong):
+    with pytest.raises(ValueError, match='hand_phantom: (size|count)'):
+        wrong()

@@ -1,0 +1,1 @@
+"""Procedural left-hand radiographs with exact mask, key points, bone boxes, age and sex."""

@@ -1,0 +1,91 @@
+"""TFDS builder of the hand phantoms: rendered on all cores, written in order."""
+import io
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from tfds_rsna import streamed
+from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
+from tfds_rsna.hand_phantom.render import phantom
+
+_FEW = 64  # films that are rendered before a pool of processes has started
+
+
+class HandPhantom(streamed.StreamedBuilder):
+    """`count` procedural hand radiographs, one split 'train', ids '0', '1', ...; what a run needs of it is split later.
+
+    The same (count, size, seed) gives the same records.
+    """
+
+    VERSION = tfds.core.Version('1.0.0')
+
+    def __init__(self, *, data_dir=None, count: int = 4000, size: tuple = (512, 512), seed: int = 0, **kwargs):
+        """A builder.
+
+        Args:
+            data_dir: where the finished dataset goes.
+            count: number of films.
+            size: (rows, columns) in pixels.
+            seed: of the series; film `index` of a series is the same however many are made.
+        """
+        if count < 1:
+            raise ValueError(f'hand_phantom: count is {count}; give at least 1 film')
+        self._count, self._size, self._seed = int(count), (int(size[0]), int(size[1])), int(seed)
+        super().__init__(data_dir=data_dir, **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        def points(*shape):
+            return tfds.features.Tensor(shape=shape, dtype=np.float32, encoding='bytes')
+        return tfds.core.DatasetInfo(
+            builder=self, description='Procedural left-hand radiographs: nobody was irradiated.',
+            features=streamed.film_features(
+                hand_mask=tfds.features.Text(doc='PNG, 255 = hand and forearm'),
+                keypoints=points(3, 2), coco_keypoints=points(21, 2), bone_boxes=points(len(BONE_NAMES), 4)),
+            disable_shuffling=True)
+
+    def _options(self) -> dict:
+        return {'count': self._count, 'size': list(self._size), 'seed': self._seed}
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing to download
+        return {'train': _Films(self._seed, self._count, self._size)}
+
+
+class _Films:
+    """The films of a series in order as (key, example), rendered on every core this process may use."""
+
+    def __init__(self, seed: int, count: int, size: tuple):
+        self._jobs = [(seed, index, size) for index in range(count)]
+
+    def __length_hint__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+        if cores == 1 or len(self._jobs) <= _FEW:
+            yield from map(_example, self._jobs)
+            return
+        # spawn, not fork: the caller may hold JAX's threads, which a forked child would deadlock on
+        with ProcessPoolExecutor(cores, multiprocessing.get_context('spawn')) as pool:
+            try:
+                yield from pool.map(_example, self._jobs, chunksize=16)
+            finally:
+                pool.shutdown(cancel_futures=True)  # stopped half-way: do not render the rest first
+
+
+def _example(job: tuple) -> tuple:
+    """(seed, index, size) -> (key, example); at module level, so that a spawned process finds it."""
+    seed, index, size = job
+    film = phantom(seed, index, size)
+    return index, film | {'image': _png(film['image']), 'hand_mask': _png(film['hand_mask'] * np.uint8(255)),
+                          'id': str(index), 'width': size[1], 'height': size[0]}
+
+
+def _png(image: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, 'PNG', compress_level=3)
+    return stream.getvalue()

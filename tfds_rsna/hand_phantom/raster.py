@@ -1,0 +1,164 @@
+"""Thickness of bone and flesh on the pixel grid, each shape only inside its own bounding box."""
+from functools import lru_cache
+
+import numpy as np
+
+from tfds_rsna.hand_phantom.anatomy import Strip
+
+_BLEND = .0085        # hand units over which neighbouring soft parts melt into one another (the webs)
+_CORTICAL, _SPONGY = 1.0, .22  # attenuation per hand unit, relative to dense bone
+
+
+class View:
+    """Where the hand lies: hand units -> pixels (x right, y down), centres of pixels at whole numbers.
+
+    `scale` is pixels per hand unit, `angle` radians clockwise, `mirror` -1 for a right hand."""
+
+    def __init__(self, scale, angle, mirror, shift):
+        c, s = np.cos(angle), np.sin(angle)
+        self.scale, self.shift = scale, np.asarray(shift, float)
+        self.turn = np.array([[mirror * c, s], [mirror * s, -c]])
+
+    def points(self, points):
+        """[..., 2] hand units -> [..., 2] (x, y) pixels."""
+        return np.asarray(points) @ self.turn.T * self.scale + self.shift
+
+    def vector(self, vector):
+        return self.turn @ vector
+
+
+def _box(points, margin, shape):
+    """Slices of the pixels around [N, 2] points, or None outside the image."""
+    low, high = np.floor(points.min(0) - margin).astype(int), np.ceil(points.max(0) + margin).astype(int) + 1
+    x0, y0, x1, y1 = max(low[0], 0), max(low[1], 0), min(high[0], shape[1]), min(high[1], shape[0])
+    return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
+
+
+def _local(view, box, origin, axis):
+    """Coordinates along one hand-unit axis of the box's pixels, float32 [h, w]."""
+    (x, y), (dx, dy) = view.points(origin), view.vector(axis) / view.scale
+    columns = (np.arange(box[1].start, box[1].stop) - x) * dx
+    rows = (np.arange(box[0].start, box[0].stop) - y) * dy
+    return (rows[:, None] + columns[None, :]).astype(np.float32)
+
+
+@lru_cache(1)
+def _spongiosa():
+    """A fixed 256x256 tile of trabecular texture, mean 1; the same for every film."""
+    noise = np.random.default_rng(7).standard_normal((256, 256))
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(256), np.fft.fftfreq(256) * .6))
+    band = np.exp(-((frequency - .09) / .05) ** 2)
+    tile = np.fft.ifft2(np.fft.fft2(noise) * band).real
+    return (1 + .20 * tile / tile.std()).astype(np.float32)
+
+
+def _texture(along, across, view):
+    """Spongiosa at the bone's own coordinates, fading where the pixels are too coarse to show it."""
+    shown = np.clip(view.scale / 250 - .3, 0, 1)
+    i, j = (along * 420).astype(np.int32) & 255, (across * 560).astype(np.int32) & 255
+    return 1 + (_spongiosa()[i, j] - 1) * shown
+
+
+def corners(strip):
+    """[2n, 2] outline points of a strip in hand units."""
+    u = np.linspace(strip.start, strip.stop, len(strip.half))[::4]
+    v = strip.half[::4]
+    line = strip.origin + u[:, None] * strip.axis
+    return np.concatenate([line + v[:, None] * strip.side, line - v[:, None] * strip.side])
+
+
+def outline(blob):
+    """[24, 2] outline points of a blob in hand units."""
+    t = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    r = 1 + sum(share * np.cos(n * t - phase) for n, share, phase in blob.harmonics) if blob.harmonics else 1
+    return (blob.centre + (r * np.cos(t) * blob.radii[0])[:, None] * blob.side
+            + (r * np.sin(t) * blob.radii[1])[:, None] * blob.axis)
+
+
+def _strip(strip, view, shape):
+    box = _box(view.points(corners(strip)), 1.5, shape)
+    if box is None:
+        return None, None
+    u, v = _local(view, box, strip.origin, strip.axis), _local(view, box, strip.origin, strip.side)
+    if strip.wedge:
+        middle = (strip.start + strip.stop) / 2
+        u = middle + (u - middle) / np.clip(1 + strip.wedge * v / strip.half.max(), .4, 2)
+    place = (u - strip.start) * ((len(strip.half) - 1) / (strip.stop - strip.start))
+    np.clip(place, 0, len(strip.half) - 1.001, out=place)
+    cell = place.astype(np.int32)
+    place -= cell
+    half, cortex = strip.half.astype(np.float32), strip.cortex.astype(np.float32)
+    wide = half[cell] + place * np.diff(half, append=half[-1:])[cell]
+    v2 = v * v
+    whole = np.sqrt(np.maximum(wide * wide - v2, 0))
+    inner = np.maximum(wide - cortex[cell], 0)
+    core = np.sqrt(np.maximum(inner * inner - v2, 0))
+    first, last = u - strip.start, strip.stop - u
+    for plate, depth in zip(strip.plates, (first, last)):
+        if plate:
+            core *= np.clip(depth / plate, 0, 1)
+    ends = np.clip(first * view.scale + .5, 0, 1) * np.clip(last * view.scale + .5, 0, 1)
+    spongy = _SPONGY * core * _texture(u, v, view)
+    return box, (2 * strip.weight) * ends * (_CORTICAL * (whole - core) + spongy)
+
+
+def _blob(blob, view, shape):
+    box = _box(view.points(outline(blob)), 2, shape)
+    if box is None:
+        return None, None
+    u, v = _local(view, box, blob.centre, blob.axis), _local(view, box, blob.centre, blob.side)
+    a, b = u / blob.radii[1], v / blob.radii[0]
+    radius = np.float32(1)
+    if blob.harmonics:
+        theta = np.arctan2(a, b)
+        radius = 1 + sum(np.float32(share) * np.cos(n * theta - np.float32(phase)) for n, share, phase in blob.harmonics)
+    rho2 = (a * a + b * b) / (radius * radius)
+    depth = .85 * min(blob.radii)
+    shrink = max(1 - blob.cortex / min(blob.radii), .1)
+    whole = np.sqrt(np.maximum(1 - rho2, 0))
+    core = shrink * np.sqrt(np.maximum(1 - rho2 / shrink ** 2, 0))
+    return box, 2 * depth * (_CORTICAL * (whole - core) + _SPONGY * core * _texture(u, v, view))
+
+
+def bone(hand, view, shape):
+    """Attenuation of all bones, float32 [H, W]: pieces of one bone join, short bones lie over one another."""
+    total = np.zeros(shape, np.float32)
+    for strip in hand.strips:
+        box, piece = _strip(strip, view, shape)
+        if box is not None:
+            np.maximum(total[box], piece, out=total[box])
+    for blob in hand.blobs:
+        box, piece = _blob(blob, view, shape)
+        if box is not None:
+            total[box] += piece
+    return total
+
+
+def flesh(hand, view, shape):
+    """(thickness float32 [H, W] in hand units, inside bool [H, W]) of the soft tissue.
+
+    The capsules melt into one another: signed distance -k log(sum exp(-d_i / k)), the depth blended with the
+    same weights; the edge is rounded with the depth's radius.
+    """
+    total, depth = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for part in hand.flesh:
+        ends = view.points([part.start, part.stop])
+        box = _box(ends, (max(part.radii) + 3.5 * _BLEND) * view.scale, shape)
+        if box is None:
+            continue
+        length = np.hypot(*(part.stop - part.start))
+        axis = (part.stop - part.start) / length
+        u = _local(view, box, part.start, axis)
+        v = _local(view, box, part.start, np.array([axis[1], -axis[0]]))
+        t = np.clip(u, 0, length)
+        distance = np.sqrt((u - t) ** 2 + v * v) - (part.radii[0] + (part.radii[1] - part.radii[0]) / length * t)
+        weight = np.exp(distance * np.float32(-1 / _BLEND))
+        total[box] += weight
+        depth[box] += weight * np.float32(part.depth)
+    inside = total > 1
+    depth /= np.maximum(total, 1e-6)
+    within = np.minimum(np.log(np.maximum(total, 1)) * np.float32(_BLEND), depth)
+    return 2 * np.sqrt(np.maximum(within * (2 * depth - within), 0)), inside
+
+
+__all__ = ['View', 'bone', 'flesh', 'corners', 'outline', 'Strip']
