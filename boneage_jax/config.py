@@ -1,0 +1,254 @@
+"""All that configs/ may import: the base configuration, argument parsing, sweep rows, validation.
+
+A paper is a config: `configs/X.py` calls `build(BASE, arg, PRESETS, sweep())` and gets a locked
+`ml_collections.ConfigDict` with *every* knob in it, so the code never needs a silent default.
+This module imports no jax: a config can be read, printed and checked on any machine in a moment.
+"""
+
+import ast
+import dataclasses
+import importlib.util
+import pathlib
+
+import ml_collections
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message says which key, what was found and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a paper's table: `overrides` are dotted keys as in `model.width`, `paper_value` its published figure."""
+
+    name: str
+    overrides: dict
+    paper_value: float | None = None
+
+
+def base():
+    """Every knob that a run has, with its neutral value. A config starts from this dict and changes what its paper says."""
+    return dict(
+        trainer='gradient',  # 'gradient' | 'classical'
+        seed=0,  # parameters, shuffling, augmentation, dropout and the derived splits
+        data=dict(
+            source='rsna_bone_age',  # 'rsna_bone_age' | 'image_folder' | 'hand_phantom'
+            folder='',  # rsna_bone_age: the folder below $BONEAGE_DATA (or --data_dir) that holds the files; '' = itself
+            download=False,  # rsna_bone_age: fetch the official files (11 GB) into that folder first
+            on_error='stop',  # 'stop' | 'skip': what a bad film or label does to the build; skipped ones go to rejected.csv
+            phantom=dict(count=4000, size=(512, 512), seed=0),
+            image_folder=dict(  # a user's own films: paths, and the names of the CSV's columns
+                images='', labels='', id_column='id', months_column='boneage', male_column='male',
+                image_column='', age_unit='months',
+            ),
+            stages=(),  # named preprocessing stages, in order, before the resize
+            size=(512, 512),  # rows, columns of the records that the network sees
+            fit='pad',  # 'pad' keeps the aspect ratio (zeros around), 'squash' does not
+            official_splits=True,  # True: the official validation and test splits where the source has them
+            validation=1000,  # films taken from the training split where there is no official validation split
+            holdout=1000,  # likewise: reported once, never selected on
+            placement='host',  # 'host': grain threads; 'device': the split lives in device memory. Same batches.
+        ),
+        augment=dict(
+            flip=0.0, rotation=0.0, shift=0.0, scale=0.0, shear=0.0,
+            gamma=0.0, brightness=0.0, contrast=0.0, fill='zero',
+        ),
+        model=dict(name=''),
+        task=dict(
+            name='age',
+            loss='l1',  # 'l1' | 'l2', on normalised ages
+            normalisation='zscore',  # 'zscore' (training ages) | 'unit' ((age - 120) / 120) | 'months' (as they are)
+        ),
+        optimizer=dict(
+            name='adamw',  # 'sgd' | 'adam' | 'adamw'
+            learning_rate=1e-3,
+            momentum=0.9,  # SGD's momentum; Adam's first beta
+            second_momentum=0.999,  # Adam's second beta
+            weight_decay=0.0,  # decoupled for adamw, added to the gradient for sgd and adam; never on biases and norms
+            clip=0.0,  # global gradient norm, 0 = off
+            schedule='constant',  # 'constant' | 'step' | 'cosine' | 'one_cycle' | 'plateau'
+            warmup_epochs=0.0,
+            step_epochs=25,  # 'step': every so many epochs ...
+            step_factor=0.1,  # ... the rate is multiplied by this; 'plateau' uses it too
+            plateau_patience=5,  # 'plateau': evaluations without improvement before the rate drops
+        ),
+        frozen=(),  # parameter path prefixes that are not trained, as 'trunk' or 'trunk/stem'
+        batch_size=32,  # global: over all devices and hosts
+        epochs=30,
+        evaluate_every=1,  # epochs between evaluations on the validation split; a checkpoint is saved at each
+        save_every=500,  # steps between further checkpoints
+        patience=0,  # evaluations without improvement before training stops; 0 = never
+        log_every=20,  # steps between lines in metrics.jsonl
+        flip_tta=False,  # evaluation averages the film and its mirror image
+        dtype='auto',  # compute type: 'float32' | 'bfloat16' | 'auto' = bfloat16 on accelerators; parameters stay float32
+        deterministic=False,  # accelerators: deterministic kernels (slower), so that a resumed run is bit-identical
+        init_from='',  # a run's workdir whose best parameters this one starts from
+    )
+
+
+def build(base, arg, presets, rows=()):
+    """`base` with the tokens of `arg` applied, locked.
+
+    `arg` is what follows the colon of `--config=configs/X.py:arg`: comma-separated preset names (`phantom`),
+    `row=NAME` for one row of the sweep, and `key=value` pairs, applied in the order given. A key is dotted
+    (`optimizer.learning_rate`) or its last part alone (`learning_rate`; `size` is `data.size`, not `data.phantom.size`:
+    the shallowest one wins, two equally shallow ones are an error). An unknown name is an error that lists the known.
+    """
+    config = ml_collections.ConfigDict(base)
+    rows = {row.name: row for row in rows}
+    for token in _split(arg or ''):
+        key, equals, value = token.partition('=')
+        if not equals:
+            if key not in presets:
+                raise ConfigError(
+                    f'unknown preset {key!r}; known: {", ".join(presets) or "none"}; or write key=value')
+            override(config, presets[key])
+        elif key == 'row':
+            if value not in rows:
+                raise ConfigError(f'unknown row {value!r}; known: {", ".join(rows) or "none"}')
+            override(config, rows[value].overrides)
+        else:
+            override(config, {key: value}, literal=False)
+    check(config)
+    return config.lock()
+
+
+def override(config, changes, *, literal=True):
+    """Sets dotted (or uniquely short) keys of an unlocked config; values from text are read as the type that stands there.
+
+    Raises ConfigError for unknown or ambiguous keys and for values of another type.
+    """
+    paths = _paths(config)
+    for key, value in changes.items():
+        found = [p for p in paths if p == key] or [p for p in paths if p.endswith('.' + key)]
+        if not found:
+            raise ConfigError(f'unknown key {key!r}; known: {", ".join(paths)}')
+        depth = min(p.count('.') for p in found)
+        found = [p for p in found if p.count('.') == depth]
+        if len(found) > 1:
+            raise ConfigError(f'key {key!r} is ambiguous; write one of: {", ".join(found)}')
+        path = found[0]
+        *parents, leaf = path.split('.')
+        node = config
+        for part in parents:
+            node = node[part]
+        node[leaf] = _convert(path, value, node[leaf], literal)
+
+
+def check(config):
+    """Refuses values that no run can have; the model's own options are checked where the model is built."""
+    def require(condition, key, expected):
+        if not condition:
+            node = config
+            for part in key.split('.'):
+                node = node[part]
+            raise ConfigError(f'{key}={node!r}: expected {expected}')
+
+    one_of = {
+        'trainer': ('gradient', 'classical'),
+        'data.source': ('rsna_bone_age', 'image_folder', 'hand_phantom'),
+        'data.on_error': ('stop', 'skip'),
+        'data.fit': ('pad', 'squash'),
+        'data.placement': ('host', 'device'),
+        'optimizer.name': ('sgd', 'adam', 'adamw'),
+        'optimizer.schedule': ('constant', 'step', 'cosine', 'one_cycle', 'plateau'),
+        'dtype': ('auto', 'float32', 'bfloat16'),
+        'augment.fill': ('zero', 'nearest'),
+    }
+    for key, known in one_of.items():
+        section, _, leaf = key.rpartition('.')
+        require((config[section] if section else config)[leaf] in known, key, 'one of ' + ', '.join(known))
+    for key in ('batch_size', 'epochs', 'evaluate_every', 'save_every', 'log_every'):
+        require(config[key] >= 1, key, 'at least 1')
+    for key in ('data.validation', 'data.holdout'):
+        require(config.data[key.split('.')[1]] >= 1, key, 'at least 1 film')
+    require(len(config.data.size) == 2 and min(config.data.size) >= 8, 'data.size', '(rows, columns), each at least 8')
+    require(config.optimizer.learning_rate > 0, 'optimizer.learning_rate', 'a positive number')
+    require(0 <= config.augment.flip <= 1, 'augment.flip', 'a probability')
+    require(config.patience >= 0, 'patience', '0 (never) or a number of evaluations')
+
+
+def load(spec):
+    """The config module of `path[:arg]` and its built config, as `--config` reads it."""
+    path, _, arg = spec.partition(':')
+    module = load_module(path)
+    return module, module.get_config(arg or None)
+
+
+def load_module(path):
+    """Imports a config file by its path."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ConfigError(f'{path}: no such config file; the configs are: '
+                          + ', '.join(str(p) for p in sorted(path.parent.glob('*.py'))))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def differences(a, b):
+    """Dotted keys at which two plain config dicts differ, as `key: a -> b` lines."""
+    flat_a, flat_b = ({p: _get(c, p) for p in _paths(c)} for c in (a, b))
+    missing = object()
+    lines = []
+    for key in sorted({*flat_a, *flat_b}):
+        left, right = flat_a.get(key, missing), flat_b.get(key, missing)
+        if _plain(left) != _plain(right):
+            show = ['absent' if v is missing else repr(_plain(v)) for v in (left, right)]
+            lines.append(f'{key}: {show[0]} -> {show[1]}')
+    return lines
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _get(node, path):
+    for part in path.split('.'):
+        node = node[part]
+    return node
+
+
+def _paths(node, prefix=''):
+    paths = []
+    for key, value in node.items():
+        path = prefix + key
+        if isinstance(value, (dict, ml_collections.ConfigDict)):
+            paths += _paths(value, path + '.')
+        else:
+            paths.append(path)
+    return paths
+
+
+def _split(arg):
+    """Splits at commas outside brackets, so that `size=(96,96)` is one token."""
+    tokens, depth, token = [], 0, ''
+    for char in arg:
+        depth += (char in '([') - (char in ')]')
+        if char == ',' and depth == 0:
+            tokens.append(token)
+            token = ''
+        else:
+            token += char
+    return [t.strip() for t in [*tokens, token] if t.strip()]
+
+
+def _convert(path, value, current, literal):
+    kind = type(current)
+    if not literal and not isinstance(current, str):
+        text = {'true': 'True', 'false': 'False'}.get(value.strip().lower(), value)
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            if kind is tuple:  # stages=(mask,contrast) and frozen=trunk need no quotes
+                value = tuple(_split(value.strip().strip('()[]')))
+            else:
+                raise ConfigError(f'{path}={value}: expected {kind.__name__}, like {current!r}') from None
+    if kind is tuple and isinstance(value, (list, int, str)):
+        value = tuple(value) if isinstance(value, list) else (value,)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigError(f'{path}={value!r}: expected {kind.__name__}, like {current!r}')
+    return value
