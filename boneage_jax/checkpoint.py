@@ -1,0 +1,123 @@
+"""Save, resume, keep the best: the one module that knows Orbax.
+
+A checkpoint is the whole State as one flat dict `{'trainable.head.kernel': array, ...}`, so it can be read without our
+classes. The latest is kept (to resume) and the best by the selecting metric (to report). Saving is synchronous and
+atomic: Orbax writes into a temporary folder and renames it, so a kill or a full disk leaves the earlier ones whole.
+"""
+
+import dataclasses
+import errno
+import pathlib
+
+import jax
+from orbax.checkpoint import v1
+
+PARAMETERS = ('trainable', 'frozen', 'statistics')  # the parts of a State that make the model
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written or does not fit; the message says what to do."""
+
+
+class Checkpoints:
+    """The checkpoints of one workdir, in `workdir/checkpoints/<step>`. Use as a context manager."""
+
+    def __init__(self, workdir):
+        keep = v1.training.preservation_policies
+        best = keep.BestN(get_metric_fn=lambda m: m['value'], reverse=True, n=1, keep_checkpoints_without_metrics=False)
+        self.directory = pathlib.Path(workdir).resolve() / 'checkpoints'
+        self._orbax = v1.training.Checkpointer(
+            self.directory, preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best]),
+            cleanup_tmp_directories=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._orbax.close()
+
+    @property
+    def latest(self):
+        """The newest step saved, or None."""
+        return self._orbax.latest.step if self._orbax.latest else None
+
+    @property
+    def best(self):
+        """The step of the best checkpoint by the selecting metric, or None before the first evaluation."""
+        scored = [c for c in self._orbax.checkpoints if c.metrics]
+        return min(scored, key=lambda c: c.metrics['value']).step if scored else None
+
+    def save(self, step, state, value=None):
+        """Writes `state`. `value` is the selecting metric (smaller is better), given where it is the best so far."""
+        metrics = None if value is None else {'value': float(value)}
+        try:
+            self._orbax.save(step, _flatten(state), metrics=metrics, force=True, overwrite=True)
+        except Exception as error:  # tensorstore wraps the operating system's errors in ValueError and others
+            if _disk_full(error):
+                kept = [c.step for c in self._orbax.checkpoints if c.step != step]
+                raise CheckpointError(
+                    f'{self.directory}: no space left to write the checkpoint of step {step}. '
+                    + (f'The checkpoint of step {max(kept)} is whole: ' if kept else 'None was written before: ')
+                    + 'free some space and run the same command to go on.') from error
+            raise
+
+    def load(self, like, step=None):
+        """The state saved at `step` (default: the latest), shaped and placed like `like` (arrays with shardings)."""
+        step = self.latest if step is None else step
+        flat = _flatten(like)
+        saved = self._shapes(step)
+        expected = {name: x.shape for name, x in flat.items()}
+        wrong = [f'{name}: {_show(saved.get(name))} saved, {_show(expected.get(name))} expected'
+                 for name in sorted({*expected, *saved}) if saved.get(name) != expected.get(name)]
+        self._refuse(step, wrong)
+        abstract = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in flat.items()}
+        loaded = self._orbax.load(step, abstract)
+        return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in _flatten(like)])
+
+    def load_parameters(self, state):
+        """`state` with the parameters and batch statistics of this workdir's best checkpoint, frozen or not there.
+
+        Raises CheckpointError where there is none or its arrays do not fit, with their names.
+        """
+        step = self.best if self.best is not None else self.latest
+        if step is None:
+            raise CheckpointError(f'{self.directory}: no checkpoint to start from')
+        saved = {name.partition('.')[2]: array for name, array in self._orbax.load(step).items()
+                 if name.partition('.')[0] in PARAMETERS}
+        parts = {part: getattr(state, part) for part in PARAMETERS}
+        wanted = {name.partition('.')[2]: x for name, x in _flatten(parts).items()}
+        wrong = [f'{name}: {_show(getattr(saved.get(name), "shape", None))} saved, '
+                 f'{_show(getattr(wanted.get(name), "shape", None))} expected' for name in sorted({*saved, *wanted})
+                 if getattr(saved.get(name), 'shape', None) != getattr(wanted.get(name), 'shape', None)]
+        self._refuse(step, wrong)
+        leaves = [jax.device_put(saved[name.partition('.')[2]], x.sharding) for name, x in _flatten(parts).items()]
+        return dataclasses.replace(state, **jax.tree.unflatten(jax.tree.structure(parts), leaves))
+
+    def _refuse(self, step, wrong):
+        if wrong:
+            raise CheckpointError(f'{self.directory / str(step)} does not fit this model:\n  ' + '\n  '.join(wrong[:8])
+                                  + (f'\n  and {len(wrong) - 8} more' if len(wrong) > 8 else ''))
+
+    def _shapes(self, step):
+        metadata = v1.metadata(self.directory / str(step), checkpointable_name='state').metadata
+        return {name: tuple(leaf.shape) for name, leaf in metadata.items()}
+
+
+def _show(shape):
+    return 'absent' if shape is None else str(tuple(shape))
+
+
+def _flatten(tree):
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in paths}
+
+
+def _disk_full(error):
+    while error is not None:
+        text = str(error)
+        if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if any(hint in text for hint in ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota', 'File too large')):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

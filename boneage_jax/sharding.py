@@ -1,0 +1,108 @@
+"""One mesh over all devices of all hosts, batches onto it, and the start of a multi-host run.
+
+The mesh has one axis, `data`, of type Auto: JAX's default Explicit axes refuse the pairwise differences of ranking
+losses. Every host holds the whole state (replicated) and its slice of each global batch.
+"""
+
+import os
+import signal
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+def start(environ=os.environ):
+    """Joins the other hosts where BONEAGE_COORDINATOR, BONEAGE_PROCESSES, BONEAGE_PROCESS are set (before any jax call)."""
+    names = ('BONEAGE_COORDINATOR', 'BONEAGE_PROCESSES', 'BONEAGE_PROCESS')
+    given = [name for name in names if environ.get(name)]
+    if not given:
+        return
+    if len(given) < len(names):
+        missing = ', '.join(set(names) - set(given))
+        raise ValueError(f'a multi-host run needs {", ".join(names)}; missing: {missing}')
+    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+    jax.distributed.initialize(
+        environ['BONEAGE_COORDINATOR'], int(environ['BONEAGE_PROCESSES']), int(environ['BONEAGE_PROCESS']))
+
+
+def make_mesh():
+    return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+
+
+def over_batch(mesh):
+    """Sharding of arrays `[B, ...]`: the batch over the mesh."""
+    return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def replicated(mesh):
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch_size(batch_size, mesh):
+    if batch_size % mesh.size:
+        raise ValueError(f'batch_size={batch_size} does not divide over {mesh.size} devices; '
+                         f'take a multiple of {mesh.size}')
+
+
+def host_rows(batch_size):
+    """The rows of each global batch that this host loads."""
+    rows = batch_size // jax.process_count()
+    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+
+
+def put_batch(batch, mesh):
+    """This host's rows (numpy, a pytree) -> the global batch on the mesh."""
+    sharding = over_batch(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def put_replicated(tree, mesh):
+    """The same host values on every device of the mesh."""
+    sharding = replicated(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def is_main():
+    """Whether this host writes the shared files."""
+    return jax.process_index() == 0
+
+
+def many_hosts():
+    return jax.process_count() > 1
+
+
+def barrier(name):
+    """Waits until every host is here."""
+    if many_hosts():
+        multihost_utils.sync_global_devices(name)
+
+
+class Preemption:
+    """Whether the run was asked to stop (SIGTERM): `asked(step)` is true on every host at the same step.
+
+    With several hosts jax's coordination service carries the notice; alone, a signal handler sets a flag. The old
+    handler comes back when the `with` block ends.
+    """
+
+    def __enter__(self):
+        self._flag = False
+        self._old = None
+        if jax.process_count() == 1:
+            try:
+                self._old = signal.signal(signal.SIGTERM, self._set)
+            except ValueError:  # not the main thread, as in some notebooks: then nobody sends us SIGTERM
+                pass
+        return self
+
+    def __exit__(self, *_):
+        if self._old is not None:
+            signal.signal(signal.SIGTERM, self._old)
+
+    def _set(self, *_):
+        self._flag = True
+
+    def asked(self, step):
+        if jax.process_count() == 1:
+            return self._flag
+        return multihost_utils.reached_preemption_sync_point(step)

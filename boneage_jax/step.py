@@ -1,0 +1,138 @@
+"""The state of a run and its two steps: pure functions of (state, batch, key).
+
+`train_step` does everything that touches the batch inside one jit: gather it (device placement), augment it, run the
+model, differentiate, update. NNX modules are split once into a graph definition and plain dicts of arrays; inside the
+step they are merged (`copy=True`: batch normalisation writes into the copy), so that plain `jax.jit` and
+`jax.value_and_grad` do the rest.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from boneage_jax.data import augment, pipeline
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class State:
+    """All that a checkpoint holds, as plain pytrees of arrays.
+
+    `memory` is what the loop must remember: `best` (validation value so far), `best_step`, `stale` (evaluations since),
+    `rate_scale` (the plateau schedule's factor), `bad_step` (the first step whose loss was not finite, or -1).
+    """
+
+    step: Any
+    trainable: Any
+    frozen: Any
+    statistics: Any
+    optimizer: Any
+    memory: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Graphs:
+    """The model's structure without its arrays; train and eval differ in batch normalisation and dropout."""
+
+    train: Any
+    evaluate: Any
+
+
+def create(model, optimizer, frozen=()):
+    """(State at step 0, Graphs) of a fresh model. `frozen`: path prefixes such as 'trunk/stem'.
+
+    Frozen parameters get no gradient and no optimiser memory. Raises ValueError for a prefix that matches nothing.
+    """
+    matched = set()
+
+    def is_frozen(path, value):
+        name = '/'.join(map(str, path))
+        hits = [p for p in frozen if name == p or name.startswith(p + '/')]
+        matched.update(hits if isinstance(value, nnx.Param) else ())
+        return isinstance(value, nnx.Param) and bool(hits)
+
+    model.eval()
+    evaluate = nnx.graphdef(model)
+    model.train()
+    train, fixed, trainable, statistics = nnx.split(model, is_frozen, nnx.Param, nnx.BatchStat)
+    if len(matched) < len(frozen):
+        parts = sorted(k for k in nnx.to_pure_dict(nnx.state(model)))
+        raise ValueError(f'frozen={tuple(frozen)}: no parameter below {", ".join(set(frozen) - matched)}; '
+                         f'the top-level parts are {", ".join(parts)}')
+    trainable = nnx.to_pure_dict(trainable)
+    memory = {'best': jnp.float32(jnp.inf), 'best_step': jnp.int32(-1), 'stale': jnp.int32(0),
+              'rate_scale': jnp.float32(1.0), 'bad_step': jnp.int32(-1)}
+    state = State(jnp.int32(0), trainable, nnx.to_pure_dict(fixed), nnx.to_pure_dict(statistics),
+                  optimizer.init(trainable), memory)
+    return state, Graphs(train, evaluate)
+
+
+def make_train_step(graphs, task, optimizer, augmentation):
+    """`train_step(state, batch, resident, key) -> (state, {name: (sum, count)})`, to be jitted with `state` donated.
+
+    `resident` is the split's arrays where they live on the device, else an empty dict. `key` is the run's key: the
+    step's own randomness is `fold_in(key, step)`, which is why no random state is saved.
+    """
+
+    def train_step(state, batch, resident, key):
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = augment.augment(augment_key, pipeline.gather(batch, resident), augmentation)
+
+        def loss_of(trainable):
+            model = nnx.merge(graphs.train, trainable, state.frozen, state.statistics, copy=True)
+            prediction, aux = model(batch['image'], batch['male'], rngs=nnx.Rngs(dropout_key))
+            loss, metrics = task.loss(prediction, aux, batch)
+            return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+        (loss, (metrics, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
+        updates = jax.tree.map(lambda u: u * state.memory['rate_scale'], updates)
+        norm = optax.global_norm(gradients)
+        healthy = jnp.isfinite(loss) & jnp.isfinite(norm)
+        first_bad = (state.memory['bad_step'] < 0) & ~healthy
+        memory = state.memory | {'bad_step': jnp.where(first_bad, state.step, state.memory['bad_step'])}
+        metrics = metrics | {'gradient_norm': (norm, jnp.float32(1))}
+        state = State(state.step + 1, optax.apply_updates(state.trainable, updates), state.frozen, statistics,
+                      optimizer_state, memory)
+        return state, metrics
+
+    return train_step
+
+
+def make_eval_step(graphs, task, *, flip_tta):
+    """`eval_step(state, batch, resident) -> {'months': [B], 'metrics': {name: (sum, count)}}`, deterministic.
+
+    `flip_tta` averages the prediction over the film and its mirror image.
+    """
+
+    def eval_step(state, batch, resident):
+        batch = augment.to_float(pipeline.gather(batch, resident))
+        model = nnx.merge(graphs.evaluate, state.trainable, state.frozen, state.statistics)
+        prediction, aux = model(batch['image'], batch['male'])
+        if flip_tta:
+            mirrored, _ = model(augment.flip(batch)['image'], batch['male'])
+            prediction = (prediction + mirrored) / 2
+        _, metrics = task.loss(prediction, aux, batch)
+        return {'months': task.months(prediction), 'metrics': metrics}
+
+    return eval_step
+
+
+def remember(memory, value, step, options):
+    """The memory after an evaluation that gave `value` (smaller is better) at `step`, as host scalars.
+
+    A plateau schedule multiplies its rate by `step_factor` after every `plateau_patience` evaluations without
+    improvement.
+    """
+    memory = {name: np.asarray(x) for name, x in memory.items()}
+    if np.float32(value) < memory['best']:
+        return memory | {'best': np.float32(value), 'best_step': np.int32(step), 'stale': np.int32(0)}
+    memory['stale'] = np.int32(memory['stale'] + 1)
+    if options.schedule == 'plateau' and memory['stale'] % options.plateau_patience == 0:
+        memory['rate_scale'] = np.float32(memory['rate_scale'] * options.step_factor)
+    return memory

@@ -1,0 +1,68 @@
+"""The one table that joins a model, its loss and its metrics.
+
+A task is fitted once on the training labels (`fit` -> plain numbers, written to `task.json` in the workdir), so that
+prediction in a year uses the same normalisation as training did.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from boneage_jax import losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """`loss(prediction, aux, batch) -> (scalar, {name: (sum, count)})`; `months(prediction) -> [B]`.
+
+    The scalar is the mean over the valid examples; the (sum, count) pairs add up over batches.
+    """
+
+    loss: Callable
+    months: Callable
+
+
+def fit(options, months):
+    """The numbers that the task takes from the training ages (float32 months `[N]`): its `centre` and `scale`."""
+    if options.name not in TASKS:
+        raise ValueError(f'task.name={options.name!r}: expected one of {", ".join(TASKS)}')
+    if options.normalisation == 'zscore':
+        spread = float(np.std(months, dtype=np.float64))
+        if spread == 0:
+            raise ValueError(f"task.normalisation='zscore': all {len(months)} training films have the same age "
+                             f"({months[0]} months); give films of several ages or take 'unit'")
+        return {'centre': float(np.mean(months, dtype=np.float64)), 'scale': spread}
+    if options.normalisation == 'unit':
+        return {'centre': 120.0, 'scale': 120.0}
+    if options.normalisation == 'months':
+        return {'centre': 0.0, 'scale': 1.0}
+    raise ValueError(f"task.normalisation={options.normalisation!r}: expected 'zscore', 'unit' or 'months'")
+
+
+def build(options, fitted):
+    """The task named by `config.task`, with the numbers that `fit` gave."""
+    return TASKS[options.name](options, **fitted)
+
+
+def _age(options, *, centre, scale):
+    per_example = {'l1': losses.l1, 'l2': losses.l2}
+    if options.loss not in per_example:
+        raise ValueError(f'task.loss={options.loss!r}: expected one of {", ".join(per_example)}')
+
+    def months(prediction):
+        return prediction * scale + centre
+
+    def loss(prediction, aux, batch):
+        del aux
+        valid = batch['valid'].astype(jnp.float32)
+        count = jnp.maximum(valid.sum(), 1.0)
+        value = (per_example[options.loss](prediction, (batch['months'] - centre) / scale) * valid).sum()
+        error = (jnp.abs(months(prediction) - batch['months']) * valid).sum()
+        return value / count, {'loss': (value, count), 'mae': (error, count)}
+
+    return Task(loss, months)
+
+
+TASKS = {'age': _age}

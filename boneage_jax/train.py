@@ -1,0 +1,260 @@
+"""The loop: build, resume, step, log, evaluate, save. No maths: that is in step.py."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import parameter_overview
+
+from boneage_jax import (checkpoint, config as config_lib, evaluate, figures, lock, log, models, optimizer, prepare,
+                         sharding, tasks)
+from boneage_jax import step as step_lib
+from boneage_jax.data import augment, pipeline, source
+from boneage_jax.data import splits as splits_lib
+
+
+class Diverged(RuntimeError):
+    """The loss stopped being a number; the message names the step, its films and the last good checkpoint."""
+
+
+def train(config, workdir, data_dir=None):
+    """Trains (or resumes) the run of `config` in `workdir`, evaluates its best checkpoint, writes results and figures.
+
+    Returns the content of metrics.json; None where the run was asked to stop (SIGTERM) and saved. Resume order: the
+    workdir's latest checkpoint, then `config.init_from`, then scratch. Raises Locked where another process uses the
+    workdir, ConfigError where it holds a run of another configuration, Diverged, CheckpointError, and the data's errors.
+    """
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    _set_up_jax(config)
+    alone = lock.exclusive(workdir / '.lock', wait=False) if sharding.is_main() else contextlib.nullcontext()
+    with alone:
+        _settle_config(config, workdir)
+        if (workdir / 'metrics.json').exists():
+            log.say(f'{workdir} holds a finished run; delete it or choose another --workdir to train again.')
+            return json.loads((workdir / 'metrics.json').read_text())
+        return Run(config, workdir, data_dir).go()
+
+
+class Run:
+    """Everything that one training run holds; `go()` is the loop."""
+
+    def __init__(self, config, workdir, data_dir):
+        self.config, self.workdir, self.main = config, workdir, sharding.is_main()
+        self.mesh = sharding.make_mesh()
+        sharding.check_batch_size(config.batch_size, self.mesh)
+        folder = prepare.ensure(config.data, data_dir)
+        derive = functools.partial(splits_lib.derive, validation=config.data.validation, holdout=config.data.holdout,
+                                   seed=config.seed, official=config.data.official_splits)
+        self.splits = source.open_splits(folder, derive)
+        self.batches = pipeline.TrainBatches(
+            self.splits['train'], batch_size=config.batch_size, seed=config.seed, placement=config.data.placement,
+            mesh=self.mesh)
+        self.total = config.epochs * self.batches.steps_per_epoch
+        self.task = self._fit_task()
+        options = {k: v for k, v in config.model.items() if k != 'name'}
+        model = models.build(config.model.name, seed=config.seed, dtype=_compute_type(config.dtype), **options)
+        self.rate = optimizer.schedule(config.optimizer, steps_per_epoch=self.batches.steps_per_epoch,
+                                       total_steps=self.total)
+        transform = optimizer.build(config.optimizer, self.rate)
+        state, graphs = step_lib.create(model, transform, config.frozen)
+        self.state = sharding.put_replicated(jax.tree.map(np.asarray, state), self.mesh)
+        replicated = sharding.replicated(self.mesh)
+        self.train_step = jax.jit(
+            step_lib.make_train_step(graphs, self.task, transform, config.augment.to_dict()), donate_argnums=0,
+            out_shardings=replicated)
+        self.eval_step = jax.jit(step_lib.make_eval_step(graphs, self.task, flip_tta=config.flip_tta),
+                                 out_shardings=replicated)
+
+    def _fit_task(self):
+        path = self.workdir / 'task.json'
+        if not path.exists() and self.main:
+            splits = {name: (split.name, np.arange(len(split))) for name, split in self.splits.items()}
+            splits_lib.write(self.workdir / 'splits.json', splits,
+                             {name: {'ids': split.ids} for name, split in self.splits.items()})
+            _write_json(path, tasks.fit(self.config.task, self.splits['train'].months))
+        sharding.barrier('task')
+        return tasks.build(self.config.task, json.loads(path.read_text()))
+
+    def go(self):
+        with checkpoint.Checkpoints(self.workdir) as self.checkpoints, sharding.Preemption() as preemption:
+            start = self._resume()
+            self._introduce(start)
+            self.log = log.Log(self.workdir, step=start, active=self.main)
+            self.progress = log.Progress(self.total, start, active=self.main)
+            try:
+                finished = self._loop(start, preemption)
+            finally:
+                self.progress.close()
+                self.log.close()
+            if not finished:
+                log.say(f'Asked to stop: saved step {int(self.state.step)} in {self.workdir}. '
+                        'Run the same command to go on.')
+                return None
+            return self._report()
+
+    def _resume(self):
+        if self.checkpoints.latest is not None:
+            self.state = self.checkpoints.load(self.state)
+            log.say(f'Resuming {self.workdir} at step {self.checkpoints.latest}.')
+        elif self.config.init_from:
+            if not pathlib.Path(self.config.init_from, 'checkpoints').is_dir():
+                raise config_lib.ConfigError(f'init_from={self.config.init_from!r}: no checkpoints there; '
+                                             'give the workdir of a run')
+            with checkpoint.Checkpoints(self.config.init_from) as other:
+                self.state = other.load_parameters(self.state)
+        return int(self.state.step)
+
+    def _introduce(self, start):
+        config, train = self.config, self.splits['train']
+        count = parameter_overview.count_parameters(self.state.trainable)
+        sizes = ', '.join(f'{name} {len(split):,}' for name, split in self.splits.items())
+        device = jax.devices()[0]
+        log.say(f'{config.model.name}: {count:,} trainable parameters; films: {sizes}; '
+                f'{self.total - start:,} steps of {config.batch_size} on {jax.device_count()} {device.device_kind}.')
+        if self.main and start == 0:
+            batch = {name: x[:16] for name, x in (self.batches(0) | train.arrays(self.batches.indices(0)[:16])).items()}
+            seen = augment.augment(jax.random.key(config.seed), batch, config.augment.to_dict())
+            captions = [f'{train.ids[i]}: {train.months[i]:g} mo {"M" if train.male[i] else "F"}' for i in batch['index']]
+            figures.image_sheet(np.asarray(seen['image']), captions, self.workdir / 'figures' / 'inputs.png')
+        log.say('Compiling the training step; the first step takes some seconds to a few minutes.')
+
+    def _loop(self, start, preemption):
+        """True when the run reached its end, False when it was asked to stop (and saved)."""
+        config, key = self.config, jax.random.key(self.config.seed)
+        every = config.evaluate_every * self.batches.steps_per_epoch
+        pending, began = [], time.monotonic()
+        stream = self.batches.iterate(start, self.total)
+        for step in range(start + 1, self.total + 1):
+            if self._out_of_patience():
+                return True
+            batch = sharding.put_batch(next(stream), self.mesh)
+            self.state, metrics = self.train_step(self.state, batch, self.batches.resident, key)
+            pending.append(metrics)
+            evaluating = step % every == 0 or step == self.total
+            if step == start + 1 or step % config.log_every == 0 or evaluating:
+                self._log(step, pending, began)
+                pending, began = [], time.monotonic()
+            if evaluating:
+                self._evaluate(step)
+                began = time.monotonic()
+            elif step % config.save_every == 0:
+                self._save(step)
+            if preemption.asked(step) and step < self.total:
+                if self.checkpoints.latest != step:
+                    self._save(step)
+                return False
+        return True
+
+    def _out_of_patience(self):
+        return self.config.patience and int(self.state.memory['stale']) >= self.config.patience
+
+    def _log(self, step, pending, began):
+        self._check_healthy()  # waits for the device, so that the time below is the time of the steps
+        totals = {name: np.sum([jax.device_get(m[name]) for m in pending], axis=0) for name in pending[0]}
+        means = {name: float(total / count) for name, (total, count) in totals.items()}
+        rate = len(pending) * self.config.batch_size / (time.monotonic() - began)
+        epoch = step / self.batches.steps_per_epoch
+        self.log.write('train', step, epoch=round(epoch, 4), **means, images_per_second=round(rate, 1),
+                       learning_rate=float(self.rate(step - 1)) * float(self.state.memory['rate_scale']))
+        self.progress.update(step, loss=means['loss'], mae=means['mae'], **{'images/s': f'{rate:.0f}'})
+
+    def _evaluate(self, step):
+        split = self.splits[splits_lib.SELECTING]
+        _, means = evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
+                                    mesh=self.mesh)
+        memory = step_lib.remember(jax.device_get(self.state.memory), means['mae'], step, self.config.optimizer)
+        self.state = dataclasses.replace(self.state, memory=sharding.put_replicated(memory, self.mesh))
+        epoch = step / self.batches.steps_per_epoch
+        self.log.write('eval', step, epoch=round(epoch, 4), split=split.name, **means)
+        log.say(f'epoch {epoch:.0f}/{self.config.epochs}: {split.name} MAE {means["mae"]:.2f} months '
+                f'(best {float(memory["best"]):.2f})') if self.main else None
+        self._save(step, means['mae'] if memory['best_step'] == step else None)
+
+    def _save(self, step, value=None):
+        self._check_healthy()
+        self.checkpoints.save(step, self.state, value)
+
+    def _check_healthy(self):
+        """Raises Diverged before anything of a broken state is written; looked at whenever the host waits anyway."""
+        bad = int(self.state.memory['bad_step'])
+        if bad < 0:
+            return
+        latest = self.checkpoints.latest
+        good = f'the last good checkpoint is step {latest}' if latest is not None else 'no checkpoint was saved before'
+        raise Diverged(f'step {bad}: the loss or its gradient is not finite; films of that batch: '
+                       f'{", ".join(self.batches.ids(bad))}; {good} in {self.checkpoints.directory}. Look at these '
+                       'films, lower optimizer.learning_rate or set optimizer.clip.')
+
+    def _report(self):
+        """Evaluates the best checkpoint: the selecting split again, and each reported split, once."""
+        best = self.checkpoints.best
+        self.state = self.checkpoints.load(self.state, best)
+        predictions = {}
+        for name in (splits_lib.SELECTING, *splits_lib.REPORTED):
+            if name in self.splits:
+                months, _ = evaluate.predict(self.eval_step, self.state, self.splits[name],
+                                             batch_size=self.config.batch_size, mesh=self.mesh)
+                predictions[name] = (self.splits[name], months)
+        if not self.main:
+            return None
+        about = {'step': best, 'epoch': best / self.batches.steps_per_epoch,
+                 'selected_by': f'{splits_lib.SELECTING} MAE', 'flip_tta': self.config.flip_tta,
+                 'device': f'{jax.device_count()} {jax.devices()[0].device_kind}'}
+        evaluate.write_predictions(self.workdir, predictions)
+        drawn = figures.from_run(self.workdir)
+        report = evaluate.write_metrics(self.workdir, predictions, self.splits['train'].months, about)
+        for name, split in report['splits'].items():
+            mae = split['overall']['mae']
+            log.say(f'{name} ({split["role"]}, {split["films"]} films): MAE {mae["value"]:.2f} months, 95% interval '
+                    f'{mae["lower"]:.2f} to {mae["upper"]:.2f}; predicting the median gives '
+                    f'{split["median_mae"]["value"]:.2f}')
+        log.say(f'All figures: {self.workdir / "metrics.json"}\nEvery prediction: {self.workdir / "predictions.csv"}\n'
+                f'Pictures ({len(drawn) + 1}): {self.workdir / "figures"}')
+        return report
+
+
+def _set_up_jax(config):
+    """The compile cache on disk (a second start is quick), and deterministic kernels where asked for."""
+    if config.deterministic:
+        flags = os.environ.get('XLA_FLAGS', '')
+        if '--xla_gpu_deterministic_ops' not in flags:  # read when the backend starts
+            os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_deterministic_ops=true'.strip()
+    jax.config.update('jax_compilation_cache_dir', str(prepare.cache_folder() / 'compiled'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+
+
+def _compute_type(name):
+    if name == 'auto':
+        name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+    return jnp.dtype(name)
+
+
+def _settle_config(config, workdir):
+    """Writes config.json, or refuses a workdir that holds a run of another configuration.
+
+    A run that ended before its first checkpoint left nothing worth keeping: its files are written anew.
+    """
+    path, wanted = workdir / 'config.json', json.loads(config.to_json())
+    if path.exists() and (any(workdir.glob('checkpoints/*')) or (workdir / 'metrics.json').exists()):
+        changed = config_lib.differences(json.loads(path.read_text()), wanted)
+        if changed:
+            raise config_lib.ConfigError(f'{workdir} holds a run of another configuration:\n  ' + '\n  '.join(changed)
+                                         + '\nChoose another --workdir, or give the configuration of that run.')
+    elif sharding.is_main():
+        (workdir / 'task.json').unlink(missing_ok=True)
+        _write_json(path, wanted)
+    sharding.barrier('config')
+
+
+def _write_json(path, value):
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + '\n')
+    temporary.rename(path)
