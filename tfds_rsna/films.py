@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 DEPTHS = (8, 10, 12, 14, 16)
-_FORMATS = ('PNG', 'JPEG', 'MPO', 'TIFF')
+_FORMATS = ('PNG', 'JPEG', 'TIFF')
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC_TAG = 262
 
@@ -57,8 +57,9 @@ def decode(data: bytes, name: str = 'film', *, depth: int | None = None) -> np.n
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _bomb(name, str(error)) from error
     except Image.UnidentifiedImageError as error:
-        raise FilmError(f'{name}: found {_describe(data)}, not a readable PNG, JPEG, TIFF or DICOM. '
-                        'Export it as PNG, or drop it (--on_error=skip)') from error
+        raise FilmError(f'{name}: found {_describe(data)} of {len(data):,} bytes, which is none of the PNG, JPEG, '
+                        'TIFF and DICOM files that can be read, or is damaged. Export it as PNG, or drop it '
+                        '(--on_error=skip)') from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError,
             TypeError) as error:
         raise FilmError(f'{name}: {_describe(data)} of {len(data):,} bytes is damaged or cut short ({error}). '
