@@ -1,5 +1,7 @@
 """Augmentation: exact where it must be, and image, mask and key points stay together."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +16,22 @@ ALL = GEOMETRY | {'gamma': 0.4, 'contrast': 0.3, 'brightness': 0.2}
 KEY = jax.random.key(3)
 
 
-def upper_end(key, shape):
-    """In place of jax.random.uniform: every draw at its upper end."""
-    return jnp.ones(shape)
+def run(key, batch, options, first=0):
+    return compiled(tuple(sorted(options.items())))(key, batch, first)
 
 
-def run(key, batch, options, **arguments):
-    return jax.jit(lambda key, batch: augment.augment(key, batch, options, **arguments))(key, batch)
+@functools.cache
+def compiled(options):
+    return jax.jit(lambda key, batch, first: augment.augment(key, batch, dict(options), first=first))
+
+
+@pytest.fixture
+def upper_end(monkeypatch):
+    """Every draw at its upper end."""
+    monkeypatch.setattr(jax.random, 'uniform', lambda key, shape: jnp.ones(shape))
+    compiled.cache_clear()
+    yield
+    compiled.cache_clear()
 
 
 def noise(shape, seed=0):
@@ -40,11 +51,10 @@ def test_switched_off_it_is_the_image_over_255_and_compiles_no_gather():
 
 
 @pytest.mark.parametrize('dtype', ['uint8', 'float32'])
-def test_a_quarter_turn_is_rot90(monkeypatch, dtype):
+def test_a_quarter_turn_is_rot90(upper_end, dtype):
     image = noise((2, 17, 17, 1))
     image = image if dtype == 'uint8' else image.astype(np.float32) / 255
     mask = (noise((2, 17, 17, 1), 1) > 127).astype(np.uint8)
-    monkeypatch.setattr(jax.random, 'uniform', upper_end)
     out = run(KEY, {'image': image, 'hand_mask': mask}, OFF | {'rotation': 90.0})
     expected = np.rot90(augment.to_float({'image': image})['image'], axes=(1, 2))
     # The border may fall a rounding error outside the image, where black begins.
@@ -52,9 +62,8 @@ def test_a_quarter_turn_is_rot90(monkeypatch, dtype):
     np.testing.assert_array_equal(out['hand_mask'], np.rot90(mask, axes=(1, 2)))
 
 
-def test_whole_pixel_shift_and_both_fills(monkeypatch):
+def test_whole_pixel_shift_and_both_fills(upper_end):
     image = noise((1, 10, 20, 1))
-    monkeypatch.setattr(jax.random, 'uniform', upper_end)
     moved = np.zeros((10, 20), np.uint8)
     moved[1:, 2:] = image[0, :-1, :-2, 0]
     out = run(KEY, {'image': image}, OFF | {'shift': 0.1})
