@@ -2,16 +2,16 @@
 import io
 import os
 import pathlib
-import sys
 import zlib
 
 import numpy as np
 import pydicom
+import pydicom.data
 import pytest
 import tifffile
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, SecondaryCaptureImageStorage
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 
 from tfds_rsna import films
 
@@ -204,6 +204,23 @@ def test_dicom_is_the_right_grey(data):
     grey = films.decode(data, 'film.dcm')
     assert grey.dtype == np.uint8 and grey.shape == (16, 16)
     np.testing.assert_allclose(grey.astype(int), RAMP, atol=1)
+
+
+@pytest.mark.parametrize('packed', ['jpeg_ls_lossless', 'jp2klossless', 'RLE', 'implicit', 'bigendian'])
+def test_compressed_dicom_equals_plain(packed):
+    plain, other = (films.decode(pathlib.Path(pydicom.data.get_testdata_file(name)).read_bytes(), name)
+                    for name in ('MR_small.dcm', f'MR_small_{packed}.dcm'))
+    assert plain.std() > 20
+    np.testing.assert_array_equal(plain, other)
+
+
+def test_colour_dicom_is_luma():
+    """Colour bars: as RGB, and as the same bars in YBR and in RLE."""
+    rgb, *others = (films.decode(pathlib.Path(pydicom.data.get_testdata_file(name)).read_bytes(), name)
+                    for name in ('SC_rgb_dcmtk_+eb+cr.dcm', 'SC_ybr_full_422_uncompressed.dcm', 'SC_rgb_rle.dcm'))
+    assert 76 in rgb  # pure red: 0.299 * 255
+    for other in others:
+        np.testing.assert_allclose(other.astype(int), rgb, atol=2)
 
 
 def test_dicom_window_clips():

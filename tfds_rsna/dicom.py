@@ -33,22 +33,23 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> np.ndarray:
                         "Install the extra: pip install 'boneage_jax[dicom]'")
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b'DICM')
+        _check(dataset, name)
+    except FilmError:
+        raise
     except Exception as error:  # pydicom raises many kinds for damaged files
         raise FilmError(f'{name}: a damaged DICOM file ({error}). Export it again, or drop it '
                         '(--on_error=skip)') from error
-    _check(dataset, name)
     try:
-        values = dataset.pixel_array
+        values = pixels.pixel_array(dataset)  # colour comes as RGB
+        if dataset.PhotometricInterpretation not in _GREY:
+            return np.array(Image.fromarray(scale(values)).convert('L'))
+        grey = _window(dataset, values, depth)
     except Exception as error:
-        syntax = dataset.file_meta.get('TransferSyntaxUID', '') if hasattr(dataset, 'file_meta') else ''
-        raise FilmError(f'{name}: DICOM pixels that cannot be read: {getattr(syntax, "name", "no transfer syntax")} '
-                        f"({error}). Compressed films need pip install 'boneage_jax[dicom]'; a damaged one must be "
-                        'exported again, or dropped (--on_error=skip)') from error
-    if dataset.PhotometricInterpretation not in _GREY:
-        if dataset.PhotometricInterpretation.startswith('YBR'):
-            values = pixels.convert_color_space(values, dataset.PhotometricInterpretation, 'RGB')
-        return np.array(Image.fromarray(scale(values)).convert('L'))
-    grey = _window(dataset, values, depth)
+        meta = getattr(dataset, 'file_meta', {})
+        syntax = getattr(meta.get('TransferSyntaxUID'), 'name', 'no transfer syntax')
+        raise FilmError(f'{name}: DICOM pixels that cannot be read: {syntax} ({error}). Compressed films need '
+                        "pip install 'boneage_jax[dicom]'; a damaged one must be exported again, or dropped "
+                        '(--on_error=skip)') from error
     return np.ascontiguousarray(255 - grey if dataset.PhotometricInterpretation == 'MONOCHROME1' else grey)
 
 
