@@ -7,7 +7,7 @@ BASE = [
     'absl-py>=2.1',
     'array_record>=0.8.1',
     'clu>=0.0.12',
-    'flax>=0.12.8',
+    'flax>=0.12.8',  # the last for jax 0.10 and Python 3.11; jax 0.11 and 0.12 need flax 0.12.10 and Python 3.12
     'grain>=0.2.18',
     'importlib_resources>=6.0',  # tensorflow-datasets imports it and declares it for old Pythons only
     'jax>=0.10.2',
@@ -32,6 +32,7 @@ EXTRAS = {
     'tpu': ['jax[tpu]>=0.10.2'],
     'report': ['tensorboardX>=2.6'],
     'dicom': ['pydicom>=3.0', 'pylibjpeg>=2.0', 'pylibjpeg-libjpeg>=2.3', 'pylibjpeg-openjpeg>=2.4', 'pylibjpeg-rle>=2.1'],
+    # Beam holds pillow, protobuf and pyarrow below the lock's versions: give it an environment of its own.
     'beam': ['apache-beam>=2.60'],
     'parity': ['torch>=2.4'],
     'test': ['pytest>=8.3', 'pytest-timeout>=2.3'],

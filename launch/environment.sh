@@ -51,7 +51,7 @@ pip_install() {  # pip's chatter goes to a log; on failure its last lines and th
     local log=$VENV/install.log
     "$PYTHON" -m pip install --disable-pip-version-check --no-input "$@" >"$log" 2>&1 && return
     grep -E '^ERROR|No space left' "$log" | tail -n 5 >&2 || true
-    if grep -qE 'NewConnectionError|ConnectTimeout|ReadTimeout|Temporary failure in name|ProxyError|SSLError' "$log"; then
+    if grep -qE 'NewConnectionError|ConnectTimeout|ReadTimeout|Temporary failure in name|ProxyError|SSLError|from versions: none' "$log"; then
         die "the package index could not be reached. Check the network, or the proxy (HTTPS_PROXY)," \
             "and run the same command again. The whole log: $log"
     fi
