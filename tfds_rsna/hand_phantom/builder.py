@@ -16,14 +16,15 @@ _FEW = 64  # films that are rendered before a pool of processes has started
 
 
 class HandPhantom(streamed.StreamedBuilder):
-    """`count` procedural hand radiographs, one split 'train', ids '0', '1', ...; what a run needs of it is split later.
+    """`count` procedural hand radiographs, one split 'train', ids '0', '1', ... (a run splits it later).
 
     The same (count, size, seed) gives the same records.
     """
 
     VERSION = tfds.core.Version('1.0.0')
 
-    def __init__(self, *, data_dir=None, count: int = 4000, size: tuple = (512, 512), seed: int = 0, **kwargs):
+    def __init__(self, *, data_dir=None, count: int = 4000, size: tuple = (512, 512), seed: int = 0,
+                 **kwargs):
         """A builder.
 
         Args:

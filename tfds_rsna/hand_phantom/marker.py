@@ -1,40 +1,72 @@
-"""The lead marker: the side's letter and the technician's initials, as strokes, so that no font file is needed."""
+"""The lead marker: the side's letter and the technician's initials as strokes, so that no font is needed."""
 import numpy as np
 
-# Strokes on a grid 2 wide and 4 high ("xy", y down); strokes are separated by blanks.
+# Strokes on a grid 2 wide and 4 high, each point two digits (x, y; y down); blanks separate strokes.
 _LETTERS = {
     'A': '041024 0323', 'B': '0400102112 1202 122304', 'C': '2110000424', 'D': '040010212314 1404',
-    'E': '20000424 0212', 'F': '200004 0212', 'G': '2100042422 1222', 'H': '0004 2024 0222', 'J': '202314 1403',
-    'K': '0004 2002 0224', 'L': '000424', 'M': '0400122024', 'N': '04002420', 'P': '04002022 2202', 'R': '0400202202 1224',
-    'S': '2000022224 2404', 'T': '0020 1014', 'V': '001420', 'W': '0004122420', 'Y': '0012 2012 1214', 'Z': '00200424'}
-INITIALS = tuple('ABCDEFGHJKLMNPRSTVWZ')
+    'E': '20000424 0212', 'F': '200004 0212', 'G': '2100042422 1222', 'H': '0004 2024 0222',
+    'J': '202314 1403', 'K': '0004 2002 0224', 'L': '000424', 'M': '0400122024', 'N': '04002420',
+    'P': '04002022 2202',
+    'R': '0400202202 1224', 'S': '2000022224 2404', 'T': '0020 1014', 'V': '001420', 'W': '0004122420',
+    'Z': '00200424'}
+_INITIALS = tuple(_LETTERS)
 
 
 def _strokes(letter):
+    """[N, 2, 2] segments of a letter in a unit square."""
+    segments = []
     for stroke in _LETTERS[letter].split():
-        points = np.array([(int(stroke[i]) / 2, int(stroke[i + 1]) / 4) for i in range(0, len(stroke), 2)])
-        yield from zip(points[:-1], points[1:])
+        points = np.array([int(digit) for digit in stroke], float).reshape(-1, 2) / (2, 4)
+        segments += zip(points[:-1], points[1:])
+    return np.array(segments)
 
 
-def layout(side, initials, stacked):
-    """Stroke segments [N, 2, 2] (x, y) of a marker, the side's letter 1 high, and its (width, height)."""
-    segments = [np.array(s) * (.55, 1) for s in _strokes(side)]
-    if stacked:
-        for k, letter in enumerate(initials):
-            segments += [np.array(s) * (.32, .40) + (.10, 1.2 + .55 * k) for s in _strokes(letter)]
-        return np.array(segments), (.6, 1.2 + .55 * len(initials))
+def _layout(side, initials, stacked):
+    """Segments [N, 2, 2] (x, y) with the side's letter 1 high, and the whole's (width, height)."""
+    parts = [_strokes(side) * (.55, 1)]
     for k, letter in enumerate(initials):
-        segments += [np.array(s) * (.28, .45) + (.42 * k - .1, 1.25) for s in _strokes(letter)]
-    return np.array(segments), (.42 * max(len(initials), 1) + .1, 1.75)
+        size, place = ((.32, .40), (.10, 1.2 + .55 * k)) if stacked else ((.28, .45), (.42 * k, 1.25))
+        parts.append(_strokes(letter) * size + place)
+    segments = np.concatenate(parts)
+    return segments, segments.max((0, 1))
 
 
-def coverage(segments, width, shape, origin):
-    """How much of each pixel [h, w] the strokes cover; `segments` [N, 2, 2] and `origin` (x, y) in pixels."""
-    y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32)
-    x, y = x + origin[0], y + origin[1]
-    nearest = np.full(shape, np.inf, np.float32)
-    for (x0, y0), (x1, y1) in segments:
+def _seat(joints, reach, mirror, size, rng):
+    """A place (x, y) on the little finger's side, clear of the hand if any of the places drawn is."""
+    side, frame = min(size), np.array(size[::-1])
+    seats = rng.uniform((.01, .05), (.24, .95), (24, 2))
+    if mirror < 0:
+        seats[:, 0] = 1 - seats[:, 0]
+    seats = np.clip(seats * side + (frame - side) / 2, reach, frame - 1 - reach)
+    clear = np.hypot(*(seats[:, None] - joints[None]).T).min(0) - reach
+    free = np.flatnonzero(clear > .07 * side)
+    return seats[free[0] if free.size else clear.argmax()]
+
+
+def mark(grey, joints, mirror, rng):
+    """Draws a marker on grey [H, W] in place; `joints` [N, 2] (x, y) pixels are what it keeps away from."""
+    side = min(grey.shape)
+    initials = ''.join(rng.choice(_INITIALS, rng.integers(1, 4)))
+    segments, extent = _layout('L' if mirror > 0 else 'R', initials, rng.random() < .3)
+    height, angle = rng.uniform(.045, .085) * side, rng.normal(0, .22) + rng.choice([0, 0, 0, 0, .6])
+    plate, lead, stroke = rng.random() < .6, rng.uniform(185, 255), rng.uniform(.11, .17) * height
+    extent = extent * height
+    reach = np.hypot(*extent) / 2 + .2 * height
+    seat = _seat(joints, reach, mirror, grey.shape, rng)
+    c, s = np.cos(angle), np.sin(angle)
+    lines = (segments * height - extent / 2) @ np.array([[c, s], [-s, c]]) + seat
+    low = np.maximum(seat - reach, 0).astype(int)
+    area = grey[low[1]:int(seat[1] + reach) + 2, low[0]:int(seat[0] + reach) + 2]
+    x = np.arange(area.shape[1], dtype=np.float32)[None, :] + low[0]
+    y = np.arange(area.shape[0], dtype=np.float32)[:, None] + low[1]
+    if plate:
+        u, v = np.abs(c * (x - seat[0]) + s * (y - seat[1])), np.abs(c * (y - seat[1]) - s * (x - seat[0]))
+        inside = np.minimum(extent[0] / 2 + .16 * height - u, extent[1] / 2 + .16 * height - v)
+        area += np.clip(inside + .5, 0, 1) * np.float32(6 + .08 * lead)
+    nearest = np.full(area.shape, np.inf, np.float32)
+    for (x0, y0), (x1, y1) in lines:
         dx, dy = x1 - x0, y1 - y0
         t = np.clip(((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy), 0, 1)
         np.minimum(nearest, np.hypot(x - x0 - t * dx, y - y0 - t * dy), out=nearest)
-    return np.clip(width / 2 - nearest + .5, 0, 1)
+    cover = np.clip(stroke / 2 - nearest + .5, 0, 1) * min(stroke, 1)  # thinner than a pixel: fainter
+    area += (np.float32(lead) - area) * cover

@@ -3,8 +3,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from tfds_rsna.hand_phantom.anatomy import Strip
-
 _BLEND = .0085        # hand units over which neighbouring soft parts melt into one another (the webs)
 _CORTICAL, _SPONGY = 1.0, .22  # attenuation per hand unit, relative to dense bone
 
@@ -49,34 +47,18 @@ def _spongiosa():
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(256), np.fft.fftfreq(256) * .6))
     band = np.exp(-((frequency - .09) / .05) ** 2)
     tile = np.fft.ifft2(np.fft.fft2(noise) * band).real
-    return (1 + .20 * tile / tile.std()).astype(np.float32)
+    return (1 + .14 * tile / tile.std()).astype(np.float32)
 
 
 def _texture(along, across, view):
     """Spongiosa at the bone's own coordinates, fading where the pixels are too coarse to show it."""
     shown = np.clip(view.scale / 250 - .3, 0, 1)
-    i, j = (along * 420).astype(np.int32) & 255, (across * 560).astype(np.int32) & 255
+    i, j = (along * 330).astype(np.int32) & 255, (across * 620).astype(np.int32) & 255
     return 1 + (_spongiosa()[i, j] - 1) * shown
 
 
-def corners(strip):
-    """[2n, 2] outline points of a strip in hand units."""
-    u = np.linspace(strip.start, strip.stop, len(strip.half))[::4]
-    v = strip.half[::4]
-    line = strip.origin + u[:, None] * strip.axis
-    return np.concatenate([line + v[:, None] * strip.side, line - v[:, None] * strip.side])
-
-
-def outline(blob):
-    """[24, 2] outline points of a blob in hand units."""
-    t = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    r = 1 + sum(share * np.cos(n * t - phase) for n, share, phase in blob.harmonics) if blob.harmonics else 1
-    return (blob.centre + (r * np.cos(t) * blob.radii[0])[:, None] * blob.side
-            + (r * np.sin(t) * blob.radii[1])[:, None] * blob.axis)
-
-
 def _strip(strip, view, shape):
-    box = _box(view.points(corners(strip)), 1.5, shape)
+    box = _box(view.points(strip.outline()), 1.5, shape)
     if box is None:
         return None, None
     u, v = _local(view, box, strip.origin, strip.axis), _local(view, box, strip.origin, strip.side)
@@ -99,19 +81,16 @@ def _strip(strip, view, shape):
             core *= np.clip(depth / plate, 0, 1)
     ends = np.clip(first * view.scale + .5, 0, 1) * np.clip(last * view.scale + .5, 0, 1)
     spongy = _SPONGY * core * _texture(u, v, view)
-    return box, (2 * strip.weight) * ends * (_CORTICAL * (whole - core) + spongy)
+    return box, (2 * strip.density) * ends * (_CORTICAL * (whole - core) + spongy)
 
 
 def _blob(blob, view, shape):
-    box = _box(view.points(outline(blob)), 2, shape)
+    box = _box(view.points(blob.outline()), 2, shape)
     if box is None:
         return None, None
     u, v = _local(view, box, blob.centre, blob.axis), _local(view, box, blob.centre, blob.side)
     a, b = u / blob.radii[1], v / blob.radii[0]
-    radius = np.float32(1)
-    if blob.harmonics:
-        theta = np.arctan2(a, b)
-        radius = 1 + sum(np.float32(share) * np.cos(n * theta - np.float32(phase)) for n, share, phase in blob.harmonics)
+    radius = blob.swell(np.arctan2(a, b)) if blob.harmonics else np.float32(1)
     rho2 = (a * a + b * b) / (radius * radius)
     depth = .85 * min(blob.radii)
     shrink = max(1 - blob.cortex / min(blob.radii), .1)
@@ -130,7 +109,8 @@ def bone(hand, view, shape):
     for blob in hand.blobs:
         box, piece = _blob(blob, view, shape)
         if box is not None:
-            total[box] += piece
+            below = total[box]
+            total[box] = np.maximum(below, piece) + .5 * np.minimum(below, piece)  # overlaps stay readable
     return total
 
 
@@ -151,7 +131,8 @@ def flesh(hand, view, shape):
         u = _local(view, box, part.start, axis)
         v = _local(view, box, part.start, np.array([axis[1], -axis[0]]))
         t = np.clip(u, 0, length)
-        distance = np.sqrt((u - t) ** 2 + v * v) - (part.radii[0] + (part.radii[1] - part.radii[0]) / length * t)
+        radius = part.radii[0] + (part.radii[1] - part.radii[0]) / length * t
+        distance = np.sqrt((u - t) ** 2 + v * v) - radius
         weight = np.exp(distance * np.float32(-1 / _BLEND))
         total[box] += weight
         depth[box] += weight * np.float32(part.depth)
@@ -160,5 +141,3 @@ def flesh(hand, view, shape):
     within = np.minimum(np.log(np.maximum(total, 1)) * np.float32(_BLEND), depth)
     return 2 * np.sqrt(np.maximum(within * (2 * depth - within), 0)), inside
 
-
-__all__ = ['View', 'bone', 'flesh', 'corners', 'outline', 'Strip']
