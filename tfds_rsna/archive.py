@@ -20,11 +20,10 @@ _LOCAL_HEADER = struct.Struct('<4s22xHH')
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file: `path` as people would write it ('outer.zip/inner.zip/film.png'), `top` the outermost zip or folder
-    that holds it, `read` gives its bytes and may be called from any thread."""
+    """A file: `path` as people would write it ('outer.zip/inner.zip/film.png'); `read` gives its bytes and may be
+    called from any thread."""
 
     path: str
-    top: str
     read: Callable[[], bytes]
 
     @property
@@ -45,17 +44,17 @@ class Archive(contextlib.ExitStack):
         for path in sorted(_walk(folder)):
             relative = path.relative_to(folder).as_posix()
             if path.suffix.lower() != '.zip':
-                yield Entry(relative, posixpath.dirname(relative) or '.', path.read_bytes)
+                yield Entry(relative, path.read_bytes)
             elif wanted.search(relative):
-                yield from self._inside(self.enter_context(open(path, 'rb')), relative, relative)
+                yield from self._inside(self.enter_context(open(path, 'rb')), relative)
 
     def members(self, path: pathlib.Path) -> Iterator[Entry]:
         """Every file inside one zip; DataError as `entries`."""
         prefix = f'{path.name}/'
-        for entry in self._inside(self.enter_context(open(path, 'rb')), path.name, path.name):
+        for entry in self._inside(self.enter_context(open(path, 'rb')), path.name):
             yield dataclasses.replace(entry, path=entry.path.removeprefix(prefix))
 
-    def _inside(self, file, path: str, top: str) -> Iterator[Entry]:
+    def _inside(self, file, path: str) -> Iterator[Entry]:
         try:
             archive = self.enter_context(zipfile.ZipFile(file))
         except (zipfile.BadZipFile, OSError) as error:
@@ -68,9 +67,9 @@ class Archive(contextlib.ExitStack):
             if info.flag_bits & 1:
                 raise DataError(f'{inner}: encrypted; unpack the zip with its password first')
             if info.filename.lower().endswith('.zip'):
-                yield from self._inside(self._open_inner(file, archive, info), inner, top)
+                yield from self._inside(self._open_inner(file, archive, info), inner)
             else:
-                yield Entry(inner, top, _reader(archive, info, inner))
+                yield Entry(inner, _reader(archive, info, inner))
 
     def _open_inner(self, file, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
         """A zip inside a zip: where it is stored, a window into the outer file; else unpacked to a temporary one."""

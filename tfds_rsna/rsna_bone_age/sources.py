@@ -95,8 +95,7 @@ def _images(entries: Sequence[Entry], split: str) -> tuple[dict[str, Entry], str
     places: dict[str, dict[str, Entry]] = {}
     for entry in entries:
         if _IMAGE.search(entry.name) and _split_of(entry.path) == split:
-            top = entry.top if entry.top.lower().endswith('.zip') else _folder_of(entry.path, split)
-            places.setdefault(top, {}).setdefault(entry.name.rsplit('.', 1)[0], entry)
+            places.setdefault(_place_of(entry.path, split), {}).setdefault(entry.name.rsplit('.', 1)[0], entry)
     if not places:
         return {}, ''
     name = max(places, key=lambda place: (len(places[place]), place))
@@ -111,10 +110,11 @@ def _split_of(path: str) -> str | None:
     return max(last, key=last.get) if last else None
 
 
-def _folder_of(path: str, split: str) -> str:
-    """The part of a path up to the folder that names the split, so that doubled and inner folders are one place."""
+def _place_of(path: str, split: str) -> str:
+    """A path up to the first folder or zip that names the split: doubled and inner folders are one place, and so are
+    the two parts of the validation set."""
     start = SPLITS[split].search(path).start()
-    return path[:start] + path[start:].split('/', 1)[0].removesuffix('-1').removesuffix('-2')
+    return path[:start] + re.sub(r'-[12](\.zip)?$', '', path[start:].split('/', 1)[0])
 
 
 def _table(tables: Sequence[Entry], split: str):
