@@ -8,7 +8,7 @@ import time
 import requests
 from tqdm import tqdm
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16  # what a lost connection loses at most
 _TIMEOUT = (20, 60)  # seconds to connect, and between two blocks
 _TRIES = 5
 

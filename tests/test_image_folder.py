@@ -1,0 +1,154 @@
+"""A user's own films: found by their ids, whatever the files are called, and every problem named."""
+import csv
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tfds_rsna
+from tfds_rsna import films
+from tfds_rsna.problems import DataError
+
+GREY = np.arange(60, dtype=np.uint8).reshape(6, 10)
+
+
+def encoded(file_format='PNG', array=GREY):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, file_format)
+    return buffer.getvalue()
+
+NOISE = encoded(array=np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8))
+
+
+@pytest.fixture
+def build(tmp_path):
+    """build({file: bytes}, csv text, **options) -> builder, built."""
+    def build(files, table, **options):
+        (tmp_path / 'films').mkdir(exist_ok=True)
+        for name, data in files.items():
+            path = tmp_path / 'films' / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        (tmp_path / 'ages.csv').write_text(table)
+        options = {'data_dir': tmp_path / 'built', 'images': tmp_path / 'films', 'labels': tmp_path / 'ages.csv'} | options
+        builder = tfds_rsna.ImageFolder(**options)
+        builder.download_and_prepare()
+        return builder
+    return build
+
+
+def test_records(build):
+    files = {'b.png': encoded(), 'a.jpg': encoded('JPEG'), 'more/c.TIF': encoded('TIFF'), 'Thumbs.db': b'\0'}
+    records = build(files, 'id,boneage,male\nb,10,M\na,20.5,F\nc,30,1\n').as_data_source('train')
+    assert [(record['id'], record['months'], record['male']) for record in records] == [
+        ('b', 10, True), ('a', 20.5, False), ('c', 30, True)]
+    for record, name in zip(records, ('b.png', 'a.jpg', 'more/c.TIF')):
+        assert record['image'] == files[name] and (record['width'], record['height']) == (10, 6)
+        assert films.decode(record['image'], name).shape == (6, 10)
+
+
+def test_columns_units_and_image_column(build):
+    table = 'patient;years;sex;file\nDoe, J;10,5;female;2019/IM001.png\nRoe;3;male;2020/IM001\n'
+    records = build({'2019/IM001.png': encoded(), '2020/IM001.png': encoded(array=GREY.T)}, table,
+                    id_column='patient', months_column='years', male_column='sex', image_column='file',
+                    age_unit='years').as_data_source('train')
+    assert [(r['id'], r['months'], r['male'], r['width']) for r in records] == [
+        ('Doe, J', 126, False, 10), ('Roe', 36, True, 6)]
+
+
+@pytest.mark.parametrize('name', ['IM7.png', 'IM7', 'sub/IM7.png', 'sub/IM7'])
+def test_ids_may_be_names_or_paths_with_or_without_extension(name, build):
+    record = build({'sub/IM7.png': encoded()}, f'id,boneage,male\n{name},10,M\n').as_data_source('train')[0]
+    assert record['image'] == encoded() and record['id'] == name
+
+
+def test_films_without_extension(build):
+    """As DICOM exports call them; README is not taken for one."""
+    assert len(build({'IM000001': encoded(), 'README': b'hello'}, 'id,boneage,male\nIM000001,10,M\n')
+               .as_data_source('train')) == 1
+
+
+def test_zips(build, tmp_path):
+    with zipfile.ZipFile(tmp_path / 'all.zip', 'w') as archive:
+        archive.writestr('hands/1.png', encoded())
+        archive.writestr('hands/2.png', encoded())
+    table = 'id,boneage,male\n1,10,M\nhands/2.png,20,F\n'
+    assert len(build({}, table, images=tmp_path / 'all.zip').as_data_source('train')) == 2
+    inside = build({'batch.zip': (tmp_path / 'all.zip').read_bytes()}, table.replace('hands/2.png', '2'),
+                   data_dir=tmp_path / 'other')
+    assert len(inside.as_data_source('train')) == 2
+    with zipfile.ZipFile(tmp_path / 'evil.zip', 'w') as archive:
+        archive.writestr('../1.png', encoded())
+    with pytest.raises(DataError, match='climbs out'):
+        build({}, table, images=tmp_path / 'evil.zip', data_dir=tmp_path / 'third')
+
+
+BAD = {'good.png': encoded(), 'cut.png': NOISE[:900], 'empty.png': b'', 'page.png': b'<html>', 'extra.png': encoded(),
+       'x/twice.png': encoded(), 'y/twice.png': encoded(), 'old.png': encoded(), 'double.png': encoded(),
+       'sexless.png': encoded(), 'ageless.png': encoded()}
+BAD_TABLE = '''id,boneage,male
+good,10,M
+cut,10,M
+empty,10,M
+page,10,M
+twice,10,M
+old,999,M
+double,10,M
+double,20,M
+sexless,10,?
+ageless,ten,M
+absent,10,M
+good.png,10,M
+'''
+
+
+def test_stop_names_every_kind_and_builds_nothing(build, tmp_path):
+    with pytest.raises(DataError) as error:
+        build(BAD, BAD_TABLE)
+    kinds = {line.split(':')[0]: line for line in str(error.value).splitlines()[:-1]}
+    assert sorted(kinds) == [
+        'age outside 0 to 240 months', 'age that is no number', 'id that occurs more than once',
+        'image that several rows name', 'image without a label', 'label that fits several images',
+        'label without an image', 'sex that cannot be told']
+    for kind, film in (('age outside 0 to 240 months', 'old'), ('image without a label', 'extra'),
+                       ('label without an image', 'absent'), ('label that fits several images', 'x/twice.png')):
+        assert f'{kind}: 1 (' in kinds[kind] or kind == 'image without a label'
+        assert film in kinds[kind]
+    assert not list((tmp_path / 'built').rglob('*.json'))
+
+
+def test_skip_keeps_the_good_and_lists_the_rest(build):
+    builder = build(BAD, BAD_TABLE, on_error='skip')
+    assert [record['id'] for record in builder.as_data_source('train')] == ['good']
+    with open(builder.data_path / 'rejected.csv', newline='') as file:
+        rejected = [row['id'] for row in csv.DictReader(file)]
+    assert set(rejected) == {'cut', 'empty', 'page', 'twice', 'old', 'double', 'sexless', 'ageless', 'absent', 'extra',
+                             'good.png'}
+    assert rejected.count('double') == 2
+
+
+def test_nothing_usable_is_an_error_in_either_mode(build):
+    for mode in ('stop', 'skip'):
+        with pytest.raises(DataError, match='not one film'):
+            build({'1.png': encoded()}, 'id,boneage,male\n2,10,M\n', on_error=mode)
+        with pytest.raises(DataError, match='no film can be read'):
+            build({'1.png': NOISE[:900]}, 'id,boneage,male\n1,10,M\n', on_error=mode)
+
+
+def test_missing_places_and_wrong_options(build, tmp_path):
+    table = 'id,boneage,male\n1,10,M\n'
+    for options, found in (({'images': tmp_path / 'nowhere'}, 'nowhere: no such folder'),
+                           ({'labels': tmp_path / 'no.csv'}, 'no.csv: no such file'),
+                           ({'months_column': 'age'}, "no column 'age'"), ({'images': None}, 'needs images='),
+                           ({'age_unit': 'days'}, 'days'), ({'on_error': 'hope'}, 'hope')):
+        with pytest.raises(ValueError, match=found):
+            build({'1.png': encoded()}, table, **options)
+
+
+def test_changed_labels_are_not_taken_for_the_old_ones(build):
+    build({'1.png': encoded()}, 'id,boneage,male\n1,10,M\n')
+    assert len(build({}, 'id,boneage,male\n1,10,M\n').as_data_source('train')) == 1
+    with pytest.raises(DataError, match='built from something else.*labels_sha256'):
+        build({}, 'id,boneage,male\n1,11,M\n')
