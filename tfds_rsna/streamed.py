@@ -7,6 +7,7 @@ dataset_info.json, `as_data_source`) stays TFDS's.
 """
 import contextlib
 import fcntl
+import functools
 import json
 import operator
 import os
@@ -58,22 +59,34 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(self, *, data_dir=None, **kwargs):
         super().__init__(data_dir=data_dir, file_format='array_record', **kwargs)
 
+    @functools.cached_property
+    def info(self) -> tfds.core.DatasetInfo:
+        """TFDS's info, without its look into TFDS's bucket (which leaves an empty folder in /tmp each time)."""
+        info = super().info
+        info.initialize_from_bucket = lambda: None
+        return info
+
     def _generate_examples(self):
         raise NotImplementedError('StreamedBuilder takes its examples from _split_generators')
 
     def download_and_prepare(self, **kwargs) -> None:
-        """Builds the dataset unless it is there; waits for another process that is building it just now."""
-        home = pathlib.Path(self.data_dir).parent
-        home.mkdir(parents=True, exist_ok=True)
-        with _locked(home / '.lock'):
-            # Holding the lock, an unfinished folder can only be the rest of a build that was killed.
-            for left in home.glob('incomplete.*'):
-                shutil.rmtree(left)
-            if pathlib.Path(self.data_dir).exists():
-                self._check_options()
-                self.info.read_from_directory(self.data_dir)
-                return
-            super().download_and_prepare(**kwargs)
+        """Builds the dataset unless it is there; waits for another process that is building it just now.
+
+        Raises:
+            DataError: the dataset that is there was built from something else.
+        """
+        built = pathlib.Path(self.data_dir)
+        if not built.exists():
+            built.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(built.parent / '.lock') as alone:
+                if not built.exists():
+                    # Holding the lock, an unfinished folder can only be the rest of a build that was killed.
+                    for left in built.parent.glob('incomplete.*') if alone else ():
+                        shutil.rmtree(left)
+                    super().download_and_prepare(**kwargs)
+                    return
+        self._check_options()
+        self.info.read_from_directory(self.data_dir)
 
     def _options(self) -> dict | None:
         """What the dataset depends on, as JSON; None: nothing to compare with what was built."""
@@ -142,12 +155,18 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path):
-    """Holds an advisory lock on `path`; the kernel drops it when the process dies, however it dies."""
+def _locked(path: pathlib.Path) -> Iterator[bool]:
+    """Holds an advisory lock on `path`; the kernel drops it when the process dies, however it dies.
+
+    Gives whether it holds it: some network file systems have no locks.
+    """
     with open(path, 'w') as file:
+        alone = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f'{path.parent}: another process is building this dataset; waiting for it', flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        except OSError:
+            alone = False
+        yield alone
