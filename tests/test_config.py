@@ -1,0 +1,79 @@
+"""The configs: strict arguments, every preset and row builds, what is written can be read again."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from boneage_jax import config as c
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+
+
+def build(arg, **presets):
+    return c.build(c.base(), arg, presets or {'small': {'batch_size': 4, 'data.size': (64, 64)}},
+                   [c.Row('one', {'epochs': 7}, 6.52)])
+
+
+def test_presets_rows_and_pairs_apply_in_order():
+    config = build('small,row=one,batch_size=8,learning_rate=1,flip_tta=true,stages=(mask,contrast),size=(32,48)')
+    assert (config.batch_size, config.epochs, config.optimizer.learning_rate) == (8, 7, 1.0)
+    assert config.flip_tta is True and config.data.stages == ('mask', 'contrast')
+    assert config.data.size == (32, 48) and config.data.phantom.size == (512, 512)  # the shallower key
+    assert build('batch_size=8,small').batch_size == 4
+
+
+@pytest.mark.parametrize('arg, message', [
+    ('phantm', "unknown preset 'phantm'; known: small"),
+    ('row=two', "unknown row 'two'; known: one"),
+    ('batchsize=3', "unknown key 'batchsize'; known: .*batch_size"),
+    ('name=x', 'ambiguous; write one of: model.name, optimizer.name, task.name'),
+    ('epochs=many', 'epochs=many: expected int'),
+    ('epochs=1.5', 'epochs=1.5: expected int'),
+    ('flip_tta=1', 'flip_tta=1: expected bool'),
+    ('optimizer=3', "unknown key 'optimizer'"),
+    ('data.fit=stretch', "data.fit='stretch': expected one of pad, squash"),
+    ('batch_size=0', 'batch_size=0: expected at least 1'),
+    ('size=(4,4)', 'data.size=.*each at least 8'),
+    ('flip=2', 'augment.flip=2.0: expected a probability'),
+])
+def test_nothing_is_guessed(arg, message):
+    with pytest.raises(c.ConfigError, match=message):
+        build(arg)
+
+
+def test_config_is_locked():
+    with pytest.raises((AttributeError, KeyError)):
+        build(None).epoch = 3
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_every_preset_and_row_of_every_config_builds(path):
+    module, config = c.load(str(path))
+    assert module.__doc__ and 'python -m boneage_jax.main --config=configs/' in module.__doc__
+    rows = list(module.sweep())
+    assert rows
+    for name in module.PRESETS:
+        for row in rows:
+            built = module.get_config(f'{name},row={row.name}')
+            assert not c.differences(json.loads(built.to_json()), json.loads(built.to_json()))
+
+
+def test_missing_config_lists_the_others():
+    with pytest.raises(c.ConfigError, match='prsnet.py'):
+        c.load(str(ROOT / 'configs' / 'prsnt.py'))
+
+
+def test_differences_name_keys_and_ignore_tuples_becoming_lists():
+    a = json.loads(build(None).to_json())
+    b = build('epochs=3').to_dict()
+    assert c.differences(a, b) == ['epochs: 30 -> 3']
+
+
+def test_reading_a_config_needs_no_jax():
+    code = ("import sys; from boneage_jax import config; config.load('configs/prsnet.py:phantom'); "
+            "sys.exit('jax' in sys.modules)")
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0

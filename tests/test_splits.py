@@ -1,0 +1,76 @@
+"""Derived splits: disjoint, complete, stratified, independent of file order; official ones are kept."""
+
+import json
+
+import numpy as np
+import pytest
+
+from boneage_jax.data import splits
+
+
+def labels(count=400, seed=0):
+    rng = np.random.default_rng(seed)
+    return {'ids': [str(i) for i in rng.permutation(10000)[:count]],
+            'months': rng.integers(1, 229, count).astype(np.float32), 'male': rng.random(count) < 0.54}
+
+
+def ids_of(given, name, source, derived):
+    assert derived[name][0] == source
+    return {given[source]['ids'][i] for i in derived[name][1]}
+
+
+def test_derived_splits_cover_everything_once():
+    given = {'train': labels()}
+    derived = splits.derive(given, validation=50, holdout=30, seed=1)
+    parts = [ids_of(given, name, 'train', derived) for name in ('train', 'validation', 'holdout')]
+    assert [len(p) for p in parts] == [320, 50, 30]
+    assert set.union(*parts) == set(given['train']['ids']) and sum(map(len, parts)) == 400
+
+
+def test_order_of_files_does_not_matter_but_the_seed_does():
+    one = {'train': labels()}
+    order = np.random.default_rng(5).permutation(400)
+    two = {'train': {'ids': [one['train']['ids'][i] for i in order], 'months': one['train']['months'][order],
+                     'male': one['train']['male'][order]}}
+    derive = lambda given, seed: {  # noqa: E731
+        name: ids_of(given, name, 'train', splits.derive(given, validation=40, holdout=40, seed=seed))
+        for name in ('train', 'validation', 'holdout')}
+    assert derive(one, 3) == derive(two, 3)
+    assert derive(one, 3)['holdout'] != derive(one, 4)['holdout']
+
+
+def test_stratified_by_sex_and_age():
+    given = {'train': labels(4000)}
+    derived = splits.derive(given, validation=500, holdout=500, seed=0)
+    months, male = given['train']['months'], given['train']['male']
+    for name in ('validation', 'holdout'):
+        rows = derived[name][1]
+        assert abs(male[rows].mean() - male.mean()) < 0.005
+        for sex in (False, True):
+            # Stratified: quartiles agree within 2 months; a simple random draw of 250 is off by about 6.
+            quartiles = lambda x: np.percentile(x, [25, 50, 75])  # noqa: E731
+            assert np.abs(quartiles(months[rows][male[rows] == sex]) - quartiles(months[male == sex])).max() < 2.5
+
+
+def test_official_splits_stay_and_can_be_declined():
+    given = {'train': labels(200), 'validation': labels(40, 1), 'test': labels(20, 2)}
+    official = splits.derive(given, validation=50, holdout=50, seed=0)
+    assert {k: (v[0], len(v[1])) for k, v in official.items()} == {
+        'train': ('train', 200), 'validation': ('validation', 40), 'test': ('test', 20)}
+    own = splits.derive(given, validation=50, holdout=50, seed=0, official=False)
+    assert {k: (v[0], len(v[1])) for k, v in own.items()} == {
+        'train': ('train', 100), 'validation': ('train', 50), 'holdout': ('train', 50), 'test': ('test', 20)}
+
+
+def test_too_few_films():
+    with pytest.raises(splits.SplitError, match='100 training films are too few for validation=40 and holdout=20'):
+        splits.derive({'train': labels(100)}, validation=40, holdout=20, seed=0)
+
+
+def test_ids_are_written(tmp_path):
+    given = {'train': labels()}
+    derived = splits.derive(given, validation=50, holdout=30, seed=1)
+    splits.write(tmp_path / 'splits.json', derived, given)
+    written = json.loads((tmp_path / 'splits.json').read_text())
+    assert {k: len(v) for k, v in written.items()} == {'train': 320, 'validation': 50, 'holdout': 30}
+    assert set(written['holdout']) == ids_of(given, 'holdout', 'train', derived)
