@@ -66,18 +66,21 @@ class Progress:
             total=total, initial=start, unit='step', disable=not active or not terminal, dynamic_ncols=True,
             bar_format='{percentage:3.0f}% |{bar}| step {n_fmt}/{total_fmt} {postfix} [{elapsed} < {remaining}]')
         self._plain = active and not terminal
-        self._total, self._start, self._now = total, start, start
-        self._begin = self._said = time.monotonic()
+        self._total, self._now = total, start
+        self._first = None  # (step, time) of the first update: compilation does not count against the rate
+        self._said = time.monotonic()
 
     def update(self, step, **values):
         text = '  '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in values.items())
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(step - self._now)
-        self._now = step
-        if self._plain and (time.monotonic() - self._said > 30 or step == self._total):
-            self._said = time.monotonic()
-            rate = (step - self._start) / (self._said - self._begin)
-            say(f'step {step}/{self._total}  {text}  {duration((self._total - step) / max(rate, 1e-9))} left')
+        self._now, now = step, time.monotonic()
+        self._first = self._first or (step, now)
+        if self._plain and (now - self._said > 30 or step == self._total):
+            self._said = now
+            done, seconds = step - self._first[0], now - self._first[1]
+            left = f'  {duration((self._total - step) * seconds / done)} left' if done else ''
+            say(f'step {step}/{self._total}  {text}{left}')
 
     def close(self):
         self._bar.close()

@@ -92,7 +92,7 @@ def make_train_step(graphs, task, optimizer, augmentation):
         (loss, (metrics, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
         updates = jax.tree.map(lambda u: u * state.memory['rate_scale'], updates)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         healthy = jnp.isfinite(loss) & jnp.isfinite(norm)
         first_bad = (state.memory['bad_step'] < 0) & ~healthy
         memory = state.memory | {'bad_step': jnp.where(first_bad, state.step, state.memory['bad_step'])}

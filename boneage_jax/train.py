@@ -121,7 +121,8 @@ class Run:
                 f'{self.total - start:,} steps of {config.batch_size} on {jax.device_count()} {device.device_kind}.')
         if self.main and start == 0:
             batch = {name: x[:16] for name, x in (self.batches(0) | train.arrays(self.batches.indices(0)[:16])).items()}
-            seen = augment.augment(jax.random.key(config.seed), batch, config.augment.to_dict())
+            seen = jax.jit(functools.partial(augment.augment, options=config.augment.to_dict()))(
+                jax.random.key(config.seed), batch)
             captions = [f'{train.ids[i]}: {train.months[i]:g} mo {"M" if train.male[i] else "F"}' for i in batch['index']]
             figures.image_sheet(np.asarray(seen['image']), captions, self.workdir / 'figures' / 'inputs.png')
         log.say('Compiling the training step; the first step takes some seconds to a few minutes.')
