@@ -147,7 +147,8 @@ NOISE = encoded(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
     (raw_png(20_000, b'\x08\0', b''), 'decompression bombs'),
     # between the size at which Pillow warns and the one at which it refuses
     (raw_png(10_000, b'\x08\0', b''), 'decompression bombs'),
-], ids=['empty', 'cut', 'cut-end', 'cut-head', 'cut-jpeg', 'cut-tiff', 'html', 'pdf', 'gif', 'text', 'bomb', 'small-bomb'])
+], ids=['empty', 'cut', 'cut-end', 'cut-head', 'cut-jpeg', 'cut-tiff', 'html', 'pdf', 'gif', 'text', 'bomb',
+        'small-bomb'])
 def test_bad_files_are_named(data, found):
     with pytest.raises(films.FilmError, match=found) as error:
         films.decode(data, 'hands/17.png')

@@ -32,8 +32,8 @@ def build(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         (tmp_path / 'ages.csv').write_text(table)
-        options = {'data_dir': tmp_path / 'built', 'images': tmp_path / 'films', 'labels': tmp_path / 'ages.csv'} | options
-        builder = tfds_rsna.ImageFolder(**options)
+        places = {'data_dir': tmp_path / 'built', 'images': tmp_path / 'films', 'labels': tmp_path / 'ages.csv'}
+        builder = tfds_rsna.ImageFolder(**places | options)
         builder.download_and_prepare()
         return builder
     return build

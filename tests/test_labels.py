@@ -73,7 +73,8 @@ def test_bad_rows_stop_or_are_skipped(row, kind):
 def test_both_rows_of_a_double_id_are_dropped_and_counted():
     rows, problems = parse('id,boneage,male\n1,10,M\n1,90,M\n3,30,F\n')
     assert [row.id for row in rows] == ['3']
-    assert problems.lines()[0].startswith('id that occurs more than once: 2 (1 in ages.csv: row 2; 1 in ages.csv: row 3')
+    assert problems.lines()[0].startswith(
+        'id that occurs more than once: 2 (1 in ages.csv: row 2; 1 in ages.csv: row 3')
 
 
 def test_one_line_a_kind_with_the_first_few():

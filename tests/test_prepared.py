@@ -19,10 +19,13 @@ def examples(count, seed=0, shape=(12, 8, 1)):
     """Examples with everything an example can have."""
     rng = np.random.default_rng(seed)
     for index in range(count):
-        yield {'image': rng.integers(0, 256, shape, np.uint8), 'id': f'film {index}, "ä"', 'months': np.float32(index / 3),
-               'male': bool(index % 2), 'width': 100 + index, 'height': 200 + index,
-               'hand_mask': rng.integers(0, 2, shape, np.uint8), 'keypoints': rng.normal(size=(3, 2)).astype(np.float32),
-               'bone_boxes': rng.normal(size=(5, 4)).astype(np.float32), 'flags': 'inverted;right' if index == 1 else ''}
+        yield {'image': rng.integers(0, 256, shape, np.uint8), 'id': f'film {index}, "ä"',
+               'months': np.float32(index / 3), 'male': bool(index % 2),
+               'width': 100 + index, 'height': 200 + index,
+               'hand_mask': rng.integers(0, 2, shape, np.uint8),
+               'keypoints': rng.normal(size=(3, 2)).astype(np.float32),
+               'bone_boxes': rng.normal(size=(5, 4)).astype(np.float32),
+               'flags': 'inverted;right' if index == 1 else ''}
 
 
 def plain(count):
@@ -175,7 +178,8 @@ def films():
     for index in range(5):
         if index == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        yield {'image': np.zeros((4, 4, 1), np.uint8), 'id': str(index), 'months': 1., 'male': True, 'width': 4, 'height': 4}
+        yield {'image': np.zeros((4, 4, 1), np.uint8), 'id': str(index), 'months': 1., 'male': True,
+               'width': 4, 'height': 4}
 prepared.write(sys.argv[1], {'train': films()}, metadata={})
 '''
 

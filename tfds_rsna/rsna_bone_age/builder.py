@@ -11,11 +11,12 @@ from tfds_rsna.rsna_bone_age import official, sources
 
 _CITATION = '''\
 @article{halabi2019rsna, title={The RSNA Pediatric Bone Age Machine Learning Challenge},
-  author={Halabi, Safwan S and others}, journal={Radiology}, volume={290}, number={2}, pages={498--503}, year={2019}}'''
+  author={Halabi, Safwan S and others}, journal={Radiology}, volume={290}, number={2}, pages={498--503},
+  year={2019}}'''
 
 
 class RsnaBoneAge(streamed.StreamedBuilder):
-    """14,236 hand radiographs with bone age: the official splits 'train', 'validation', 'test', whichever are there.
+    """14,236 hand radiographs with bone age: the official splits 'train', 'validation', 'test', as far as found.
 
     Films are read straight from the zips and stored byte for byte, sorted by id.
     For research, education and other non-commercial use (RSNA's terms); no re-identification.
