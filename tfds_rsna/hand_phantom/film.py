@@ -13,12 +13,12 @@ _KNEE, _WHITE = 175., 250.  # grey from which the display curve flattens, and wh
 def place(joints, mirror, size, rng):
     """Draws the `View`: the hand's length, turn and position, all 21 points kept inside the film."""
     side = min(size)
-    length = np.clip(rng.normal(.645, .075), .46, .80)
+    length = np.clip(rng.normal(.69, .07), .50, .84)
     angle = np.radians(np.clip(rng.normal(1.5, 6.5), -16, 19))
     wild, sign, strong = rng.random(), rng.choice([-1, 1]), rng.uniform(15, 42)
     if wild < .07:
         angle = np.radians(sign * strong)
-    x, y = .5 + rng.normal(0, .045), np.clip(rng.normal(.775, .045), .66, .90)
+    x, y = .5 + rng.normal(0, .045), np.clip(rng.normal(.80, .045), .68, .92)
     points = View(1, angle, mirror, (0, 0)).points(joints)
     low, high = points.min(0), points.max(0)
     length = min(length, *(.90 / (high - low)))
