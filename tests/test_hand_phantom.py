@@ -169,9 +169,9 @@ def test_a_film_is_drawn_quickly():
     def best(size):
         taken = []
         for index in range(4):
-            start = time.perf_counter()
+            start = time.process_time()
             phantom(0, index, size)
-            taken.append(time.perf_counter() - start)
+            taken.append(time.process_time() - start)
         return min(taken)
     assert best((512, 512)) < .15 and best((128, 128)) < .06
 

@@ -44,7 +44,7 @@ class Form(NamedTuple):
     cortex: np.ndarray
     joint: float
     dome: float = 3.0
-    full: float = 1.06
+    full: float = 1.14
     density: float = .9
     wedge: float = 0.
 
@@ -65,13 +65,13 @@ def _grown(bone, frame, form, near):
     """The strips of one bone whose growth plate has come to the `Stage` near."""
     origin, axis, side, length = frame
     room = form.room[0] + (form.room[1] - form.room[0]) * near.growth
-    gap = (.0055 + .006 * (1 - near.growth)) * (1 - near.fusion)
+    gap = (.0050 + .010 * (1 - near.growth)) * (1 - near.fusion)
     plate = .0032 * (1 - .7 * near.fusion)  # what is left of it after fusion is the scar
     cortex = np.maximum(form.cortex * form.waist, .0016)
     strips = [Strip(bone, origin, axis, side, room, length, form.half, cortex, (plate, .0026), form.density)]
     if not near.present:
         return strips
-    width = form.width * (.20 + (form.full - .20) * (1 - (1 - near.growth) ** 2.6)) * (1 - .02 * near.fusion)
+    width = form.width * (.20 + (form.full - .20) * (1 - (1 - near.growth) ** 1.7)) * (1 - .08 * near.fusion)
     space = room - form.joint - gap
     thick, middle = space * (.35 + .65 * near.growth ** .7), form.joint + space / 2
     dome = (1 - np.abs(np.linspace(-1, 1, _SAMPLES)) ** form.dome) ** (1 / form.dome)
@@ -108,7 +108,7 @@ def fingers(joints, bases, stages, open_joint, rng):
         if kind == 'mc' and finger > 1:  # its plate lies at the head: described from the knuckle down
             frame = Frame(stop, -axis, -side, length - .003 - .6 * open_joint)
             profile, width, room = _PROFILES['mc'], widths['head'], (.064, .048)
-            look = {'dome': 2.3, 'full': 1.04}
+            look = {'dome': 2.3, 'full': 1.10}
         else:
             short = .001 if kind == 'dp' else .004 + .7 * open_joint
             frame = Frame(start, axis, side, length - short)

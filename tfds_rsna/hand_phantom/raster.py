@@ -37,7 +37,7 @@ def _local(view, box, origin, axis):
     (x, y), (dx, dy) = view.points(origin), view.vector(axis) / view.scale
     columns = (np.arange(box[1].start, box[1].stop) - x) * dx
     rows = (np.arange(box[0].start, box[0].stop) - y) * dy
-    return (rows[:, None] + columns[None, :]).astype(np.float32)
+    return rows.astype(np.float32)[:, None] + columns.astype(np.float32)[None, :]
 
 
 @lru_cache(1)
