@@ -1,4 +1,4 @@
-"""A picture of phantoms: boys, girls, and films as they come. `python -m tfds_rsna.hand_phantom.sheet OUT.png`"""
+"""A picture of phantoms to look at: `python -m tfds_rsna.hand_phantom.sheet OUT.png`."""
 import sys
 
 import numpy as np
@@ -14,7 +14,8 @@ def sheet(pixels: int = 180, seed: int = 0) -> Image.Image:
     picture = Image.new('L', (pixels * len(AGES), pixels * 4))
     for row, (male, child) in enumerate(((True, 2), (False, 9))):  # two that are well exposed
         for column, months in enumerate(AGES):
-            streams = np.random.SeedSequence([0, child]).spawn(3)  # the same child, film and grain at every age
+            # the same child, film and grain at every age
+            streams = np.random.SeedSequence([0, child]).spawn(3)
             rngs = (np.random.Generator(np.random.Philox(stream)) for stream in streams)
             film = Image.fromarray(draw(months, male, *rngs, (pixels, pixels))['image'])
             ImageDraw.Draw(film).text((4, pixels - 14), f'{"boy" if male else "girl"} {months}', fill=255)
