@@ -8,8 +8,11 @@ atomic: Orbax writes into a temporary folder and renames it, so a kill or a full
 import dataclasses
 import errno
 import pathlib
+import shutil
 
 import jax
+import numpy as np
+from absl import logging
 from orbax.checkpoint import v1
 
 PARAMETERS = ('trainable', 'frozen', 'statistics')  # the parts of a State that make the model
@@ -20,21 +23,28 @@ class CheckpointError(RuntimeError):
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, in `workdir/checkpoints/<step>`. Use as a context manager."""
+    """The checkpoints of one workdir, in `workdir/checkpoints/<step>`. Use as a context manager.
 
-    def __init__(self, workdir):
+    `clean` removes what a killed save left behind: for the process that holds the workdir's lock, no other.
+    """
+
+    def __init__(self, workdir, *, clean=False):
         keep = v1.training.preservation_policies
         best = keep.BestN(get_metric_fn=lambda m: m['value'], reverse=True, n=1, keep_checkpoints_without_metrics=False)
         self.directory = pathlib.Path(workdir).resolve() / 'checkpoints'
+        if clean:
+            for rest in self.directory.glob('*.orbax-checkpoint-tmp'):
+                shutil.rmtree(rest, ignore_errors=True)
         self._orbax = v1.training.Checkpointer(
-            self.directory, preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best]),
-            cleanup_tmp_directories=True)
+            self.directory, preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best]))
+        self._failed = False
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._orbax.close()
+        if not self._failed:  # closing would raise the failed save's error a second time, in front of our message
+            self._orbax.close()
 
     @property
     def latest(self):
@@ -50,22 +60,26 @@ class Checkpoints:
     def save(self, step, state, value=None):
         """Writes `state`. `value` is the selecting metric (smaller is better), given where it is the best so far."""
         metrics = None if value is None else {'value': float(value)}
+        before, verbosity = self.latest, logging.get_verbosity()
+        logging.set_verbosity(logging.FATAL)  # a failed save logs a dozen tracebacks, one from each of Orbax's threads
         try:
             self._orbax.save(step, _flatten(state), metrics=metrics, force=True, overwrite=True)
         except Exception as error:  # tensorstore wraps the operating system's errors in ValueError and others
+            self._failed = True
             if _disk_full(error):
-                kept = [c.step for c in self._orbax.checkpoints if c.step != step]
                 raise CheckpointError(
                     f'{self.directory}: no space left to write the checkpoint of step {step}. '
-                    + (f'The checkpoint of step {max(kept)} is whole: ' if kept else 'None was written before: ')
+                    + ('None was written before: ' if before is None else f'The checkpoint of step {before} is whole: ')
                     + 'free some space and run the same command to go on.') from error
             raise
+        finally:
+            logging.set_verbosity(verbosity)
 
     def load(self, like, step=None):
         """The state saved at `step` (default: the latest), shaped and placed like `like` (arrays with shardings)."""
         step = self.latest if step is None else step
         flat = _flatten(like)
-        saved = self._shapes(step)
+        saved = {name: tuple(x.shape) for name, x in self._leaves(step)}
         expected = {name: x.shape for name, x in flat.items()}
         wrong = [f'{name}: {_show(saved.get(name))} saved, {_show(expected.get(name))} expected'
                  for name in sorted({*expected, *saved}) if saved.get(name) != expected.get(name)]
@@ -82,7 +96,7 @@ class Checkpoints:
         step = self.best if self.best is not None else self.latest
         if step is None:
             raise CheckpointError(f'{self.directory}: no checkpoint to start from')
-        saved = {name.partition('.')[2]: array for name, array in self._orbax.load(step).items()
+        saved = {name.partition('.')[2]: array for name, array in self.read(step).items()
                  if name.partition('.')[0] in PARAMETERS}
         parts = {part: getattr(state, part) for part in PARAMETERS}
         wanted = {name.partition('.')[2]: x for name, x in _flatten(parts).items()}
@@ -98,9 +112,14 @@ class Checkpoints:
             raise CheckpointError(f'{self.directory / str(step)} does not fit this model:\n  ' + '\n  '.join(wrong[:8])
                                   + (f'\n  and {len(wrong) - 8} more' if len(wrong) > 8 else ''))
 
-    def _shapes(self, step):
-        metadata = v1.metadata(self.directory / str(step), checkpointable_name='state').metadata
-        return {name: tuple(leaf.shape) for name, leaf in metadata.items()}
+    def read(self, step):
+        """The checkpoint as it lies on disk: `{'trainable.head.kernel': array, ...}`, numpy, without any model."""
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for name, x in self._leaves(step)}
+        return jax.tree.map(np.asarray, self._orbax.load(step, abstract))
+
+    def _leaves(self, step):
+        return v1.metadata(self.directory / str(step), checkpointable_name='state').metadata.items()
 
 
 def _show(shape):

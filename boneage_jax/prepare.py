@@ -28,6 +28,7 @@ from tfds_rsna import films, prepared
 from tfds_rsna.prepared import writer
 
 VERSION = 1  # raise it when a change here alters the records
+POOL_SECONDS = 20  # below that a pool of processes costs more than it saves
 STAGES = {}  # name -> function(film dict) -> film dict; preprocess/ fills it with the papers' stages
 SOURCE_FILES = ('.zip', '.csv', '.xlsx', '.png', '.jpg', '.jpeg', '.tif', '.tiff', '.dcm')
 
@@ -120,7 +121,7 @@ def _write_records(builder, folder, data, recipe):
     sample = range(min(16, counts[first]))
     _work(first, sample)
     seconds = (time.monotonic() - begin) / len(sample) * total
-    workers = os.cpu_count() if seconds > 20 else 1
+    workers = os.cpu_count() if seconds > POOL_SECONDS else 1
     log.say(f'Preparing {total} films at {data.size[0]}x{data.size[1]} into {folder}: '
             f'about {log.duration(seconds / workers)} on {workers} core{"s" if workers > 1 else ""} (once).')
     progress = log.Progress(total, 0)

@@ -84,7 +84,8 @@ class Run:
         return tasks.build(self.config.task, json.loads(path.read_text()))
 
     def go(self):
-        with checkpoint.Checkpoints(self.workdir) as self.checkpoints, sharding.Preemption() as preemption:
+        with (checkpoint.Checkpoints(self.workdir, clean=self.main) as self.checkpoints,
+              sharding.Preemption() as preemption):
             start = self._resume()
             self._introduce(start)
             self.log = log.Log(self.workdir, step=start, active=self.main)

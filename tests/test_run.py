@@ -1,0 +1,162 @@
+"""Whole runs through `main`: every config and row, what they leave behind, stopping and resuming in real processes."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from boneage_jax import config as c
+from boneage_jax import checkpoint, lock, train
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROWS = [(path, row.name) for path in sorted((ROOT / 'configs').glob('*.py'))
+        for row in c.load_module(path).sweep()]
+LONG = 'tiny,epochs=30,evaluate_every=15,save_every=7'  # 120 steps
+
+
+def tiny(path, arg):
+    return c.load(f'{path}:tiny,{arg}')[1]
+
+
+def read_predictions(workdir):
+    with (workdir / 'predictions.csv').open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize('path, row', ROWS, ids=lambda x: getattr(x, 'stem', x))
+def test_every_row_of_every_config_runs_as_tiny(path, row, tmp_path):
+    report = train.train(tiny(path, f'row={row}'), tmp_path)
+    assert report['splits']['validation']['role'] == 'selects' and report['splits']['holdout']['role'] == 'reported'
+    for figures in report['splits'].values():
+        mae = figures['overall']['mae']
+        assert mae['lower'] <= mae['value'] <= mae['upper']
+    rows = read_predictions(tmp_path)
+    splits = json.loads((tmp_path / 'splits.json').read_text())
+    for name in ('validation', 'holdout'):
+        assert [r['id'] for r in rows if r['split'] == name] == splits[name]
+    errors = [abs(float(r['prediction']) - float(r['age'])) for r in rows if r['split'] == 'holdout']
+    assert np.mean(errors) == pytest.approx(report['splits']['holdout']['overall']['mae']['value'], abs=1e-3)
+    assert {p.name for p in (tmp_path / 'figures').glob('*.png')} >= {
+        'predictions_holdout.png', 'error_by_age_holdout.png'}
+    before = (tmp_path / 'metrics.json').stat().st_mtime_ns
+    assert train.train(tiny(path, f'row={row}'), tmp_path) == report  # finished: nothing is done again
+    assert (tmp_path / 'metrics.json').stat().st_mtime_ns == before
+    with pytest.raises(c.ConfigError, match='another configuration:\n  seed: 0 -> 9'):
+        train.train(tiny(path, f'row={row},seed=9'), tmp_path)
+
+
+def test_placements_give_the_same_run(tmp_path):
+    path = ROOT / 'configs' / 'prsnet.py'
+    for placement in ('host', 'device'):
+        train.train(tiny(path, f'epochs=1,placement={placement}'), tmp_path / placement)
+    assert read_predictions(tmp_path / 'host') == read_predictions(tmp_path / 'device')
+
+
+def test_patience_stops_and_the_best_epoch_is_reported(tmp_path):
+    report = train.train(tiny(ROOT / 'configs' / 'prsnet.py', 'epochs=12,patience=1,learning_rate=1e-9'), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    evaluations = [line for line in lines if line['kind'] == 'eval']
+    values = [line['mae'] for line in evaluations]
+    assert len(values) < 12 and min(values) <= values[-1]  # one evaluation too many, then it stopped
+    assert report['step'] == evaluations[int(np.argmin(values))]['step']
+
+
+def test_init_from_starts_where_another_run_ended(tmp_path):
+    path = ROOT / 'configs' / 'prsnet.py'
+    first = train.train(tiny(path, 'epochs=1'), tmp_path / 'first')
+    second = train.train(tiny(path, f'epochs=1,learning_rate=1e-12,init_from={tmp_path / "first"}'), tmp_path / 'second')
+    value = lambda report: report['splits']['validation']['overall']['mae']['value']  # noqa: E731
+    assert value(second) == pytest.approx(value(first), abs=5)  # only batch statistics moved on
+    with pytest.raises(c.ConfigError, match='no checkpoints there; give the workdir of a run'):
+        train.train(tiny(path, f'init_from={tmp_path / "none"}'), tmp_path / 'third')
+
+
+def test_loss_that_is_not_finite_names_step_and_films_and_spares_the_checkpoint(tmp_path):
+    path = ROOT / 'configs' / 'prsnet.py'
+    with pytest.raises(train.Diverged, match=r'step \d+: .*films of that batch: \d+, \d+, \d+, \d+; .*learning_rate'):
+        train.train(tiny(path, 'epochs=40,learning_rate=1e30,evaluate_every=40,save_every=1,log_every=1'), tmp_path)
+    saved = newest(tmp_path)
+    assert saved is None or all(np.isfinite(x).all() for k, x in arrays(tmp_path, saved).items() if 'trainable' in k)
+
+
+def arrays(workdir, step):
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        return checkpoints.read(step)
+
+
+def start(workdir, arg=LONG, limit='unlimited', **options):
+    command = ['bash', '-c', f'ulimit -f {limit}; exec "$@"', 'bash',
+               sys.executable, '-m', 'boneage_jax.main', f'--config=configs/prsnet.py:{arg}', f'--workdir={workdir}']
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def wait_for_step(process, workdir, step):
+    path, deadline = workdir / 'metrics.jsonl', time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_text().count('"kind": "train"') >= step:
+            return
+        time.sleep(0.01)
+    pytest.fail(f'step {step} was not reached: {process.communicate()[0]}')
+
+
+def newest(workdir):
+    return max((int(p.name) for p in (workdir / 'checkpoints').glob('[0-9]*') if p.name.isdigit()), default=None)
+
+
+def test_stopped_and_killed_runs_resume_bit_identically(tmp_path):
+    """One run never stopped; another asked to stop, started on a full disk, killed, and resumed to its end."""
+    code, output = finish(start(tmp_path / 'whole'))
+    assert code == 0 and 'holdout (reported, 8 films): MAE' in output and str(tmp_path / 'whole') in output, output
+
+    broken = tmp_path / 'broken'
+    process = start(broken)
+    wait_for_step(process, broken, 20)
+    with pytest.raises(lock.Locked, match=f'in use by process {process.pid}'):
+        train.train(c.load(f'{ROOT}/configs/prsnet.py:{LONG}')[1], broken)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    stopped = newest(broken)
+    assert code == 0 and f'saved step {stopped}' in output and 20 <= stopped < 120, output
+
+    code, output = finish(start(broken, limit='100'))  # stands in for a full disk: no file may exceed 100 kB
+    assert code == 1 and 'no space left to write the checkpoint' in output, output
+    assert f'The checkpoint of step {stopped} is whole' in output and newest(broken) == stopped
+
+    process = start(broken)
+    wait_for_step(process, broken, stopped + 20)
+    process.kill()
+    finish(process)
+    killed = newest(broken)
+    assert stopped < killed < 120 and not (broken / 'metrics.json').exists()
+    lost = [json.loads(line)['step'] for line in (broken / 'metrics.jsonl').read_text().splitlines()]
+    assert max(lost) - killed <= 7  # at most the steps since the last save
+
+    code, output = finish(start(broken))
+    assert code == 0 and f'Resuming {broken} at step {killed}' in output, output
+    one, two = (arrays(tmp_path / name, 120) for name in ('whole', 'broken'))
+    assert one.keys() == two.keys() and len(one) > 50
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+    assert (tmp_path / 'whole' / 'predictions.csv').read_text() == (broken / 'predictions.csv').read_text()
+    steps = [json.loads(line)['step'] for line in (broken / 'metrics.jsonl').read_text().splitlines()
+             if '"train"' in line]
+    assert steps == list(range(1, 121))  # the lost part was dropped from the log and written again
+
+
+def test_errors_end_in_one_message(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != 'BONEAGE_DATA'}
+    code, output = finish(start(tmp_path / 'run', 'rsna100', env=environment))
+    assert code == 1 and 'Traceback' not in output
+    assert 'set BONEAGE_DATA or pass --data_dir' in output and 'configs/prsnet.py:phantom' in output
