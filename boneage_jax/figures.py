@@ -35,20 +35,23 @@ def from_run(workdir):
     """Draws the figures of the run in `workdir` into `workdir/figures/`; returns their paths.
 
     From `predictions.csv` (`id,split,male,age,prediction[,lower,upper]`, months), for each split in it:
-    `predictions_SPLIT.png` and `error_by_age_SPLIT.png`. From `metrics.jsonl`: `training.png`.
+    `predictions_SPLIT.png` and `error_by_age_SPLIT.png`. From `metrics.jsonl`, which a classical run does not have:
+    `training.png`.
 
     Raises:
-        FileNotFoundError: one of the two files is missing.
+        FileNotFoundError: there is no predictions.csv.
         ValueError: it is empty, lacks columns or holds something unreadable; the message names file and line.
     """
     workdir = Path(workdir)
-    films, curves = _read_predictions(workdir / 'predictions.csv'), _read_curves(workdir / 'metrics.jsonl')
+    films, history = _read_predictions(workdir / 'predictions.csv'), workdir / 'metrics.jsonl'
     folder, paths = workdir / 'figures', []
     for split in dict.fromkeys(films['split']):
         chosen = {name: column[films['split'] == split] for name, column in films.items()}
         paths.append(_save(_predicted_against_true, folder / f'predictions_{split}.png', split, chosen))
         paths.append(_save(_error_by_age, folder / f'error_by_age_{split}.png', split, chosen))
-    return [*paths, _save(_training, folder / 'training.png', curves)]
+    if history.exists():
+        paths.append(_save(_training, folder / 'training.png', _read_curves(history)))
+    return paths
 
 
 def image_sheet(images, captions, path, columns=8):

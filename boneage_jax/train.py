@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 
-from boneage_jax import (checkpoint, config as config_lib, evaluate, figures, lock, log, models, optimizer, prepare,
+from boneage_jax import (checkpoint, classical, config as config_lib, evaluate, figures, lock, log, models, optimizer, prepare,
                          sharding, tasks)
 from boneage_jax import step as step_lib
 from boneage_jax.data import augment, pipeline, source
@@ -40,20 +40,65 @@ def train(config, workdir, data_dir=None):
         if (workdir / 'metrics.json').exists():
             log.say(f'{workdir} holds a finished run; delete it or choose another --workdir to train again.')
             return json.loads((workdir / 'metrics.json').read_text())
-        return Run(config, workdir, data_dir).go()
+        splits = _open_splits(config, data_dir, workdir)
+        return TRAINERS[config.trainer](config, workdir, splits)
+
+
+def _open_splits(config, data_dir, workdir):
+    """Ensures the records, cuts them into splits, and leaves the ids of each in the workdir."""
+    folder = prepare.ensure(config.data, data_dir)
+    derive = functools.partial(splits_lib.derive, validation=config.data.validation, holdout=config.data.holdout,
+                               seed=config.seed, official=config.data.official_splits)
+    splits = source.open_splits(folder, derive)
+    if sharding.is_main():
+        _write_json(workdir / 'splits.json', {name: list(split.ids) for name, split in splits.items()})
+    return splits
+
+
+def _report(workdir, splits, predict, **about):
+    """Predicts the selecting split and each reported split once, writes predictions, figures and, last, metrics.json.
+
+    `predict(split) -> months [N]` is called on every host; the main one writes.
+    """
+    names = [name for name in (splits_lib.SELECTING, *splits_lib.REPORTED) if name in splits]
+    predictions = {name: (splits[name], predict(splits[name])) for name in names}
+    if not sharding.is_main():
+        return None
+    evaluate.write_predictions(workdir, predictions)
+    figures.from_run(workdir)
+    about |= {'selected_by': f'{splits_lib.SELECTING} MAE',
+              'device': f'{jax.device_count()} {jax.devices()[0].device_kind}'}
+    report = evaluate.write_metrics(workdir, predictions, splits['train'].months, about)
+    for name, split in report['splits'].items():
+        mae = split['overall']['mae']
+        log.say(f'{name} ({split["role"]}, {split["films"]} films): MAE {mae["value"]:.2f} months, 95% interval '
+                f'{mae["lower"]:.2f} to {mae["upper"]:.2f}; predicting the median gives '
+                f'{split["median_mae"]["value"]:.2f}')
+    log.say(f'All figures: {workdir / "metrics.json"}\nEvery prediction: {workdir / "predictions.csv"}\n'
+            f'Pictures: {workdir / "figures"}')
+    return report
+
+
+def _train_classical(config, workdir, splits):
+    """Principal components and linear regression: nothing to resume, minutes at most."""
+    if config.model.name != 'pca_linear':
+        raise config_lib.ConfigError(f"model.name={config.model.name!r}: trainer='classical' knows pca_linear")
+    log.say(f'Fitting PCA and linear regression on {len(splits["train"]):,} films.')
+    images = {name: split.arrays(range(len(split)))['image'] for name, split in splits.items()}
+    data = [(images[name], splits[name].months, splits[name].male) for name in ('train', splits_lib.SELECTING)]
+    model = classical.fit_pca_linear(*data, components=config.model.components, seed=config.seed)
+    kept = {'male' if sex else 'female': n for sex, n in model.components.items()}
+    log.say(f'Components kept by validation MAE: {kept}')
+    return _report(workdir, splits, lambda split: model.predict(images[split.name], split.male), components=kept)
 
 
 class Run:
-    """Everything that one training run holds; `go()` is the loop."""
+    """Everything that one gradient-trained run holds; `go()` is the loop."""
 
-    def __init__(self, config, workdir, data_dir):
-        self.config, self.workdir, self.main = config, workdir, sharding.is_main()
+    def __init__(self, config, workdir, splits):
+        self.config, self.workdir, self.main, self.splits = config, workdir, sharding.is_main(), splits
         self.mesh = sharding.make_mesh()
         sharding.check_batch_size(config.batch_size, self.mesh)
-        folder = prepare.ensure(config.data, data_dir)
-        derive = functools.partial(splits_lib.derive, validation=config.data.validation, holdout=config.data.holdout,
-                                   seed=config.seed, official=config.data.official_splits)
-        self.splits = source.open_splits(folder, derive)
         self.batches = pipeline.TrainBatches(
             self.splits['train'], batch_size=config.batch_size, seed=config.seed, placement=config.data.placement,
             mesh=self.mesh)
@@ -76,9 +121,6 @@ class Run:
     def _fit_task(self):
         path = self.workdir / 'task.json'
         if not path.exists() and self.main:
-            splits = {name: (split.name, np.arange(len(split))) for name, split in self.splits.items()}
-            splits_lib.write(self.workdir / 'splits.json', splits,
-                             {name: {'ids': split.ids} for name, split in self.splits.items()})
             _write_json(path, tasks.fit(self.config.task, self.splits['train'].months))
         sharding.barrier('task')
         return tasks.build(self.config.task, json.loads(path.read_text()))
@@ -99,7 +141,7 @@ class Run:
                 log.say(f'Asked to stop: saved step {int(self.state.step)} in {self.workdir}. '
                         'Run the same command to go on.')
                 return None
-            return self._report()
+            return self._report_best()
 
     def _resume(self):
         if self.checkpoints.latest is not None:
@@ -114,38 +156,45 @@ class Run:
         return int(self.state.step)
 
     def _introduce(self, start):
-        config, train = self.config, self.splits['train']
+        config = self.config
         count = parameter_overview.count_parameters(self.state.trainable)
         sizes = ', '.join(f'{name} {len(split):,}' for name, split in self.splits.items())
         device = jax.devices()[0]
         log.say(f'{config.model.name}: {count:,} trainable parameters; films: {sizes}; '
                 f'{self.total - start:,} steps of {config.batch_size} on {jax.device_count()} {device.device_kind}.')
-        if self.main and start == 0:
-            batch = {name: x[:16] for name, x in (self.batches(0) | train.arrays(self.batches.indices(0)[:16])).items()}
-            seen = jax.jit(functools.partial(augment.augment, options=config.augment.to_dict()))(
-                jax.random.key(config.seed), batch)
-            captions = [f'{train.ids[i]}: {train.months[i]:g} mo {"M" if train.male[i] else "F"}' for i in batch['index']]
-            figures.image_sheet(np.asarray(seen['image']), captions, self.workdir / 'figures' / 'inputs.png')
         log.say('Compiling the training step; the first step takes some seconds to a few minutes.')
+
+    def _draw_inputs(self):
+        """figures/inputs.png: the first films as the network sees them, augmented."""
+        train, first = self.splits['train'], self.batches.indices(0)[:16]
+        batch = {'months': train.months[first], 'male': train.male[first], **train.arrays(first)}
+        seen = jax.jit(functools.partial(augment.augment, options=self.config.augment.to_dict()))(
+            jax.random.key(self.config.seed), batch)
+        captions = [f'{train.ids[i]}: {train.months[i]:g} mo {"M" if train.male[i] else "F"}' for i in first]
+        figures.image_sheet(np.asarray(seen['image']), captions, self.workdir / 'figures' / 'inputs.png')
 
     def _loop(self, start, preemption):
         """True when the run reached its end, False when it was asked to stop (and saved)."""
         config, key = self.config, jax.random.key(self.config.seed)
         every = config.evaluate_every * self.batches.steps_per_epoch
         pending, began = [], time.monotonic()
+        if self._out_of_patience():  # stopped by patience, then killed before its report
+            return True
         stream = self.batches.iterate(start, self.total)
         for step in range(start + 1, self.total + 1):
-            if self._out_of_patience():
-                return True
             batch = sharding.put_batch(next(stream), self.mesh)
             self.state, metrics = self.train_step(self.state, batch, self.batches.resident, key)
             pending.append(metrics)
             evaluating = step % every == 0 or step == self.total
             if step == start + 1 or step % config.log_every == 0 or evaluating:
                 self._log(step, pending, began)
+                if step == 1 and self.main:  # not before: other hosts wait half a minute at most for the first step
+                    self._draw_inputs()
                 pending, began = [], time.monotonic()
             if evaluating:
                 self._evaluate(step)
+                if self._out_of_patience():
+                    return True
                 began = time.monotonic()
             elif step % config.save_every == 0:
                 self._save(step)
@@ -156,7 +205,7 @@ class Run:
         return True
 
     def _out_of_patience(self):
-        return self.config.patience and int(self.state.memory['stale']) >= self.config.patience
+        return 0 < self.config.patience <= int(self.state.memory['stale'])
 
     def _log(self, step, pending, began):
         self._check_healthy()  # waits for the device, so that the time below is the time of the steps
@@ -195,32 +244,19 @@ class Run:
                        f'{", ".join(self.batches.ids(bad))}; {good} in {self.checkpoints.directory}. Look at these '
                        'films, lower optimizer.learning_rate or set optimizer.clip.')
 
-    def _report(self):
-        """Evaluates the best checkpoint: the selecting split again, and each reported split, once."""
+    def _report_best(self):
         best = self.checkpoints.best
         self.state = self.checkpoints.load(self.state, best)
-        predictions = {}
-        for name in (splits_lib.SELECTING, *splits_lib.REPORTED):
-            if name in self.splits:
-                months, _ = evaluate.predict(self.eval_step, self.state, self.splits[name],
-                                             batch_size=self.config.batch_size, mesh=self.mesh)
-                predictions[name] = (self.splits[name], months)
-        if not self.main:
-            return None
-        about = {'step': best, 'epoch': best / self.batches.steps_per_epoch,
-                 'selected_by': f'{splits_lib.SELECTING} MAE', 'flip_tta': self.config.flip_tta,
-                 'device': f'{jax.device_count()} {jax.devices()[0].device_kind}'}
-        evaluate.write_predictions(self.workdir, predictions)
-        drawn = figures.from_run(self.workdir)
-        report = evaluate.write_metrics(self.workdir, predictions, self.splits['train'].months, about)
-        for name, split in report['splits'].items():
-            mae = split['overall']['mae']
-            log.say(f'{name} ({split["role"]}, {split["films"]} films): MAE {mae["value"]:.2f} months, 95% interval '
-                    f'{mae["lower"]:.2f} to {mae["upper"]:.2f}; predicting the median gives '
-                    f'{split["median_mae"]["value"]:.2f}')
-        log.say(f'All figures: {self.workdir / "metrics.json"}\nEvery prediction: {self.workdir / "predictions.csv"}\n'
-                f'Pictures ({len(drawn) + 1}): {self.workdir / "figures"}')
-        return report
+
+        def predict(split):
+            return evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
+                                    mesh=self.mesh)[0]
+
+        return _report(self.workdir, self.splits, predict, step=best, epoch=best / self.batches.steps_per_epoch,
+                       flip_tta=self.config.flip_tta)
+
+
+TRAINERS = {'gradient': lambda *run: Run(*run).go(), 'classical': _train_classical}
 
 
 def _set_up_jax(config):

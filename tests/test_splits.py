@@ -1,7 +1,5 @@
 """Derived splits: disjoint, complete, stratified, independent of file order; official ones are kept."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -65,12 +63,3 @@ def test_official_splits_stay_and_can_be_declined():
 def test_too_few_films():
     with pytest.raises(splits.SplitError, match='100 training films are too few for validation=40 and holdout=20'):
         splits.derive({'train': labels(100)}, validation=40, holdout=20, seed=0)
-
-
-def test_ids_are_written(tmp_path):
-    given = {'train': labels()}
-    derived = splits.derive(given, validation=50, holdout=30, seed=1)
-    splits.write(tmp_path / 'splits.json', derived, given)
-    written = json.loads((tmp_path / 'splits.json').read_text())
-    assert {k: len(v) for k, v in written.items()} == {'train': 320, 'validation': 50, 'holdout': 30}
-    assert set(written['holdout']) == ids_of(given, 'holdout', 'train', derived)

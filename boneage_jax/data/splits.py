@@ -3,8 +3,6 @@
 Validation selects (checkpoint, patience, calibration); holdout and test are reported, once, and never select.
 """
 
-import json
-
 import numpy as np
 
 SELECTING = 'validation'
@@ -48,11 +46,3 @@ def derive(labels, *, validation, holdout, seed, official=True):
     return {'train': ('train', np.sort(order[rest])),
             'validation': ('train', np.sort(order[taken[is_validation]])),
             'holdout': ('train', np.sort(order[taken[~is_validation]])), **splits}
-
-
-def write(path, splits, labels):
-    """The ids of every split as JSON, so that anyone can train another model on the very same films."""
-    listed = {name: [str(labels[source]['ids'][i]) for i in positions] for name, (source, positions) in splits.items()}
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(json.dumps(listed, indent=1) + '\n')
-    temporary.rename(path)
