@@ -57,6 +57,29 @@ def say(text):
     tqdm.tqdm.write(text, file=sys.stderr)
 
 
+def explained(main):
+    """`main(argv)` whose refusals end as one message and exit status 1 instead of a traceback.
+
+    A refusal is an error that this project raised itself, or one of the operating system's (no such file, no
+    permission); anything else is a bug and keeps its traceback.
+    """
+    def run(argv):
+        try:
+            main(argv)
+        except KeyboardInterrupt:
+            sys.exit('Interrupted. The same command goes on.')
+        except Exception as error:
+            frame = error.__traceback__
+            while frame.tb_next:
+                frame = frame.tb_next
+            raised_in = frame.tb_frame.f_globals.get('__name__', '').split('.')[0]
+            if raised_in not in ('boneage_jax', 'tfds_rsna') and not isinstance(error, OSError):
+                raise
+            sys.exit(f'Error: {error}')
+
+    return run
+
+
 class Progress:
     """A bar over the run's steps with loss, images/s and the time left; one line every 30 s where there is no terminal."""
 

@@ -6,12 +6,11 @@
 too. Running the same command again goes on where it stopped.
 """
 
-import sys
-
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from boneage_jax import config as config_lib
+from boneage_jax import log
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'path of a config, with presets and key=value after a colon')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the run: checkpoints, logs, results')
@@ -29,20 +28,6 @@ def main(argv):
     train.train(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value)
 
 
-def explain(function, argv):
-    """Runs `function(argv)`; errors that speak to the user end as one message and exit status 1, not as a traceback."""
-    try:
-        function(argv)
-    except Exception as error:
-        if not _speaks_to_the_user(error):
-            raise
-        sys.exit(f'Error: {error}')
-
-
-def _speaks_to_the_user(error):
-    return type(error).__module__.split('.')[0] in ('boneage_jax', 'tfds_rsna') or isinstance(error, ValueError)
-
-
 if __name__ == '__main__':
     flags.mark_flags_as_required(['config', 'workdir'])
-    app.run(lambda argv: explain(main, argv))
+    app.run(log.explained(main))

@@ -224,4 +224,4 @@ def main(argv):
 if __name__ == '__main__':
     _CONFIG = flags.DEFINE_string('config', None, 'path[:arg] of the config whose records to prepare', required=True)
     _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    app.run(main)
+    app.run(log.explained(main))

@@ -79,30 +79,33 @@ def barrier(name):
 
 
 class Preemption:
-    """Whether the run was asked to stop (SIGTERM): `asked(step)` is true on every host at the same step.
+    """Whether the run was asked to stop (SIGTERM, Ctrl-C): `asked(step)` is true on every host at the same step.
 
-    With several hosts jax's coordination service carries the notice; alone, a signal handler sets a flag. The old
-    handler comes back when the `with` block ends.
+    With several hosts jax's coordination service carries the notice of SIGTERM; alone, a signal handler sets a flag, and
+    a second Ctrl-C stops at once. The old handlers come back when the `with` block ends.
     """
 
     def __enter__(self):
         self._flag = False
-        self._old = None
-        if jax.process_count() == 1:
+        self._old = {}
+        if not many_hosts():
             try:
-                self._old = signal.signal(signal.SIGTERM, self._set)
-            except ValueError:  # not the main thread, as in some notebooks: then nobody sends us SIGTERM
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    self._old[number] = signal.signal(number, self._set)
+            except ValueError:  # not the main thread, as in some notebooks: nobody sends us signals there
                 pass
         return self
 
     def __exit__(self, *_):
-        if self._old is not None:
-            signal.signal(signal.SIGTERM, self._old)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
 
-    def _set(self, *_):
+    def _set(self, number, frame):
+        del frame
         self._flag = True
+        signal.signal(number, self._old[number])
 
     def asked(self, step):
-        if jax.process_count() == 1:
-            return self._flag
-        return multihost_utils.reached_preemption_sync_point(step)
+        if many_hosts():
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._flag
