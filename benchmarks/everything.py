@@ -1,0 +1,71 @@
+"""Every benchmark, each in a process of its own, into one JSON and one markdown table.
+
+    python -m benchmarks.everything --output runs/benchmarks/everything.json
+
+Leave the machine alone meanwhile (about 15 minutes on two cores). Each also leaves its own JSON beside; for other
+sizes run the single ones.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from benchmarks import machine, report
+
+NAMES = ('reading', 'preparing', 'train_step', 'convolutions', 'start_up')
+
+
+def main(argv=None):
+    parser = report.parser('everything', __doc__)
+    parser.add_argument('--only', nargs='+', choices=NAMES, default=list(NAMES))
+    parser.add_argument('--films', type=pathlib.Path, help="preparing's films (default: $BONEAGE_DATA/rsna_native)")
+    parser.add_argument('--quick', action='store_true', help='tiny sizes, to see that everything runs')
+    arguments = parser.parse_args(argv)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    results, failed = {}, []
+    facts = machine.facts()
+    for name in arguments.only:
+        if name == 'preparing' and not (arguments.films or os.environ.get('BONEAGE_DATA')):
+            failed.append(f'{name}: no films; give --films')
+            continue
+        part = arguments.output.with_name(f'{name}.json')
+        command = [sys.executable, '-m', f'benchmarks.{name}', '--output', str(part.resolve())]
+        command += ['--films', str(arguments.films.resolve())] if name == 'preparing' and arguments.films else []
+        command += QUICK[name] if arguments.quick else []
+        print(f'\n{name}', flush=True)
+        if subprocess.run(command, cwd=machine.ROOT).returncode:
+            failed.append(f'{name}: failed, see above')
+        else:
+            results[name] = json.loads(part.read_text())
+    report.write(arguments.output, json.dumps({'machine': facts, 'failed': failed, 'results': results}, indent=1) + '\n')
+    markdown = arguments.output.with_suffix('.md')
+    report.write(markdown, _markdown(facts, results, failed))
+    print(f'\n{arguments.output}\n{markdown}')
+    for line in failed:
+        print(line, file=sys.stderr)
+    return 1 if failed else 0
+
+
+QUICK = {
+    'reading': ['--records', '40', '--side', '64', '--reads', '400', '--repeats', '1'],
+    'preparing': ['--count', '32', '--side', '64', '--repeats', '1'],
+    'train_step': ['--networks', 'resnet18:4:1', '--sizes', '32:2', '--repeats', '1'],
+    'convolutions': ['--network', 'resnet18:4', '--size', '32:2', '--repeats', '1'],
+    'start_up': ['--configs', 'configs/prsnet.py:tiny', '--repeats', '1'],
+}
+
+
+def _markdown(facts, results, failed):
+    versions = ', '.join(f'{name} {version}' for name, version in facts['versions'].items() if version)
+    text = [f'{facts["processor"]}, {facts["cores"]} cores, {facts["memory_gib"]} GiB'
+            + (f'; {facts["gpu"]}' if facts['gpu'] else '') + f'; Python {facts["python"]}, {versions}; '
+            f'commit {facts["commit"]}, {facts["time"]}, load average at the start {facts["load_average"]}.']
+    for name, result in results.items():
+        text.append(f'## {name}\n\n{report.table(result["rows"])}')
+    return '\n\n'.join(text + [f'Not measured: {line}' for line in failed]) + '\n'
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The training step of the reference network in PyTorch, made as fast as its own switches make it."""
+
+import contextlib
+
+import torch
+from flax import nnx
+
+from benchmarks import machine, torch_resnet
+
+CENTRE, SCALE = 127.0, 41.0
+
+
+def theirs(model, backbone, width, depth, films, name, rate, decay, *, dtype, channels_last, compiled, on_gpu):
+    """`work(steps)` of PyTorch's step from our model's parameters, L1 on normalised ages as in our base config."""
+    torch.set_num_threads(machine.cores())
+    torch.backends.cudnn.benchmark = True
+    device = 'cuda' if on_gpu else 'cpu'
+    if on_gpu and not torch.cuda.is_available():
+        raise RuntimeError('JAX runs on a GPU and this PyTorch does not see one; install its CUDA build')
+    network = torch_resnet.load(torch_resnet.AgeModel(backbone, width=width, depth=depth),
+                                nnx.to_pure_dict(nnx.state(model, (nnx.Param, nnx.BatchStat)))).to(device).train()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = network.to(memory_format=layout)
+    groups = [{'params': [p for p in network.parameters() if p.ndim > 1], 'weight_decay': decay},
+              {'params': [p for p in network.parameters() if p.ndim < 2], 'weight_decay': 0.0}]
+    if name == 'adamw':
+        optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
+    else:
+        optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
+    image = torch.tensor(films['image'].transpose(0, 3, 1, 2).copy(), device=device).float().div(255)
+    image = image.to(memory_format=layout)
+    male, target = torch.tensor(films['male'], device=device), torch.tensor(films['months'], device=device)
+    target = (target - CENTRE) / SCALE
+    forward = torch.compile(network) if compiled else network
+    precision = (torch.autocast(device, torch.bfloat16) if dtype == 'bfloat16' else contextlib.nullcontext())
+
+    def work(steps):
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            with precision:
+                prediction = forward(image, male)
+            loss = (prediction.float() - target).abs().mean()
+            loss.backward()
+            optimizer.step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        else:
+            loss.item()
+
+    return work
+
+
+def convolution(shape, batch, what):
+    """`work()` of one convolution's 'forward', or its gradient of 'input' or 'kernel', on the CPU, channels_last."""
+    torch.set_num_threads(machine.cores())
+    inputs, outputs, size, stride, side = shape
+    x = torch.randn(batch, inputs, side, side).to(memory_format=torch.channels_last)
+    kernel = torch.randn(outputs, inputs, size, size).to(memory_format=torch.channels_last)
+    geometry = ([stride] * 2, [size // 2] * 2, [1, 1], False, [0, 0], 1)
+    if what == 'forward':
+        return lambda: torch.ops.aten.convolution(x, kernel, None, *geometry)
+    g = torch.ops.aten.convolution(x, kernel, None, *geometry)
+    wanted = [what == 'input', what == 'kernel', False]
+    return lambda: torch.ops.aten.convolution_backward(g, x, kernel, [0], *geometry, wanted)

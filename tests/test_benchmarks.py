@@ -1,0 +1,110 @@
+"""Every benchmark runs through at a tiny size and leaves what it promises; its figures' arithmetic."""
+
+import importlib.util
+import json
+import os
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from benchmarks import convolutions, everything, machine, preparing, reading, report, start_up, train_step
+from boneage_jax import models
+
+
+def run(main, tmp_path, *arguments):
+    """The result of a benchmark, which must be what lies in its JSON file."""
+    output = tmp_path / 'out' / 'result.json'
+    result = main([*arguments, '--repeats', '2', '--output', str(output)])
+    assert json.loads(output.read_text()) == result
+    assert os.listdir(output.parent) == ['result.json']
+    assert {'processor', 'cores', 'versions', 'commit', 'load_average'} <= set(result['machine'])
+    for row in result['rows']:
+        assert 0 < row['median'] < 1e9 and row['what'] in report.table(result['rows'])
+    return result['rows']
+
+
+def test_reading(tmp_path):
+    rows = run(reading.main, tmp_path, '--records', '12', '--side', '16', '--reads', '48', '--batch_size', '8')
+    assert [row.get('threads') for row in rows] == [1, 2, 4, None]
+    assert not any(row['note'] for row in rows), 'the target is for 512 px only'
+
+
+def test_preparing(tmp_path):
+    (tmp_path / 'films').mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((40, 30), 100 + i, np.uint8)).save(tmp_path / 'films' / f'{i}.png')
+    rows = run(preparing.main, tmp_path, '--films', str(tmp_path / 'films'), '--count', '40', '--side', '16')
+    assert rows[0]['films'] == 2 and [row['workers'] for row in rows[1:]] == sorted({1, machine.cores()})
+
+
+def test_preparing_asks_for_films(tmp_path):
+    with pytest.raises(SystemExit, match='no films there'):
+        preparing.main(['--films', str(tmp_path)])
+
+
+def test_train_step(tmp_path):
+    rows = run(train_step.main, tmp_path, '--networks', 'resnet18:4:1', '--sizes', '32:2', '--seconds', '0',
+               '--optimizer', 'sgd')
+    ours, theirs = rows[:2], rows[2:]
+    assert [row['contender'] for row in ours] == ['ours, float32', 'ours, augmenting, float32']
+    assert len(theirs) == (2 if importlib.util.find_spec('torch') else 0)
+    for row in ours:
+        expected = row['best'] / max(r['best'] for r in theirs) if theirs else None
+        assert row['ratio'] == (expected and pytest.approx(expected))
+
+
+def test_missing_torch_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    assert train_step.import_torch() is None
+    assert "pip install 'boneage_jax[parity]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('backbone', ['resnet18', 'resnet34'])
+def test_convolutions_are_those_of_the_network(backbone):
+    model = nnx.eval_shape(lambda: models.build(backbone, width=8, channels=1))
+    kernels = [x.shape for x in jax.tree.leaves(nnx.state(model, nnx.Param)) if x.ndim == 4]
+    counted = [(size, size, inputs, outputs)
+               for (inputs, outputs, size, _, _), count in convolutions._shapes(backbone, 8, 96).items()
+               for _ in range(count)]
+    assert sorted(counted) == sorted(kernels)
+
+
+def test_one_convolution(monkeypatch, tmp_path):
+    monkeypatch.setattr(convolutions, '_shapes', lambda *_: {(1, 4, 7, 2, 9): 1, (4, 8, 3, 2, 9): 3})
+    rows = run(convolutions.main, tmp_path, '--size', '9:2')
+    assert sorted(row.get('kind', '') for row in rows) == ['', 'forward', 'forward', 'input', 'kernel', 'kernel']
+    assert rows[-1]['best'] == pytest.approx(sum(row['best'] * row['count'] for row in rows[:-1]))
+
+
+def test_start_up_measures_every_phase(tmp_path, monkeypatch):
+    monkeypatch.setenv(start_up._BEGAN, repr(time.time()))
+    start_up.main(['--configs', 'configs/prsnet.py:tiny,epochs=1', '--child', str(tmp_path / 'child.json')])
+    found = json.loads((tmp_path / 'child.json').read_text())
+    assert tuple(found['seconds']) == start_up.PHASES and min(found['seconds'].values()) >= 0
+    assert found['peak_memory_mib'] > 50
+    slower = {**found, 'seconds': {phase: 2 * s for phase, s in found['seconds'].items()}}
+    row = start_up._row('both', [slower, found])
+    assert row['best'] == pytest.approx(sum(found['seconds'].values()) - found['seconds']['second step'])
+
+
+def test_everything_joins_the_parts(tmp_path, capfd):
+    assert everything.main(['--quick', '--only', 'reading', '--output', str(tmp_path / 'all.json')]) == 0
+    result = json.loads((tmp_path / 'all.json').read_text())
+    assert list(result['results']) == ['reading'] and not result['failed']
+    assert 'training batches of 32' in (tmp_path / 'all.md').read_text()
+
+
+def test_best_and_median():
+    assert machine.summary([1.0, 5.0, 2.0]) == {'best': 5.0, 'median': 2.0, 'runs': [1.0, 5.0, 2.0]}
+    assert machine.summary([1.0, 5.0, 2.0], smaller=True)['best'] == 1.0
+
+
+def test_a_busy_machine_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(os, 'getloadavg', lambda: (3.0, 0.0, 0.0))
+    assert machine.facts()['load_average'] == 3.0
+    assert 'load average is 3.00' in capsys.readouterr().err
