@@ -3,7 +3,7 @@
     python -m benchmarks.convolutions --network resnet34:64 --size 96:32
 
 For each convolution of the network: forward, gradient of the input, gradient of the kernel, each compiled alone, times
-how often it occurs. The table is sorted by what it costs us. With PyTorch installed its times (channels_last) stand beside.
+how often it occurs. The table is sorted by what it costs us, PyTorch's times (channels_last) beside.
 """
 
 import collections

@@ -39,7 +39,8 @@ def main(argv=None):
             failed.append(f'{name}: failed, see above')
         else:
             results[name] = json.loads(part.read_text())
-    report.write(arguments.output, json.dumps({'machine': facts, 'failed': failed, 'results': results}, indent=1) + '\n')
+    joined = {'machine': facts, 'failed': failed, 'results': results}
+    report.write(arguments.output, json.dumps(joined, indent=1) + '\n')
     markdown = arguments.output.with_suffix('.md')
     report.write(markdown, _markdown(facts, results, failed))
     print(f'\n{arguments.output}\n{markdown}')

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'grain', 'array_record', 'tensorflow-datasets', 'numpy', 'pillow', 'torch')
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'grain', 'array_record', 'tensorflow-datasets', 'numpy', 'pillow',
+            'torch')
 QUIET = 0.5  # load average above which figures mean little
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -20,7 +21,7 @@ def cores():
 
 
 def facts():
-    """A JSON-ready dict: processor, cores, GPU, memory, versions, commit, load at the start. Warns of a busy machine."""
+    """A JSON-ready dict: processor, cores, GPU, versions, commit, load at the start; warns of a busy machine."""
     load = os.getloadavg()[0]
     if load > QUIET:
         print(f'Warning: the load average is {load:.2f}; other work runs here, so these figures are too low '
@@ -43,7 +44,8 @@ def facts():
 
 def summary(values, smaller=False):
     """`{'best', 'median', 'runs'}` of measured rates, or of times where `smaller` is better."""
-    return {'best': min(values) if smaller else max(values), 'median': statistics.median(values), 'runs': [float(f'{v:.5g}') for v in values]}
+    best = min(values) if smaller else max(values)
+    return {'best': best, 'median': statistics.median(values), 'runs': [float(f'{v:.5g}') for v in values]}
 
 
 def rates(work, count, repeats):

@@ -33,8 +33,8 @@ def main(argv=None):
     on_gpu = jax.default_backend() == 'gpu'
     parser = report.parser('train_step', __doc__)
     parser.add_argument('--networks', nargs='+', default=['resnet34:64', 'resnet18:32'], help='backbone:width[:blocks a stage]')
-    parser.add_argument('--sizes', nargs='+', default=['96:256', '512:16', '512:64'] if on_gpu else ['96:32', '512:4'],
-                        help='pixels:batch (default: %(default)s)')
+    sizes = ['96:256', '512:16', '512:64'] if on_gpu else ['96:32', '512:4']
+    parser.add_argument('--sizes', nargs='+', default=sizes, help='pixels:batch (default: %(default)s)')
     parser.add_argument('--optimizer', choices=('adamw', 'sgd'), default='adamw')
     parser.add_argument('--seconds', type=float, default=1.0, help='length of a turn; one step at least')
     parser.add_argument('--torch_compile', action='store_true', help='PyTorch also under torch.compile')

@@ -1,4 +1,4 @@
-"""Our networks beside the same ones in PyTorch: same parameters in, same features, losses, gradients and statistics out."""
+"""Our networks beside the same ones in PyTorch: features, losses, gradients and running statistics agree."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ CENTRE, SCALE = 127.0, 41.0
 
 
 def perturbed(model, seed=1):
-    """The model with norms and batch statistics far from their initial ones and zeros, so that each is seen to count."""
+    """The model with norms and batch statistics far from their initial ones and zeros: each must count."""
     draw = np.random.default_rng(seed)
     ranges = {'var': (0.5, 2.0), 'scale': (0.5, 1.5), 'mean': (-0.3, 0.3), 'bias': (-0.3, 0.3)}
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
@@ -78,7 +78,7 @@ def test_parameter_counts_agree(name):
 
 @pytest.mark.parametrize('name, size', [('resnet34', (96, 80))])
 def test_one_training_step_of_the_age_model_agrees(name, size):
-    """Prediction before it, loss, gradients, running statistics after it: standardisation, sex and the step included."""
+    """Prediction before it, loss, gradients, running statistics after it; standardisation and sex included."""
     draw, count = np.random.default_rng(2), 4
     model = perturbed(models.build('prsnet', backbone=name, width=WIDTH))
     network = torch_twin(model, torch_resnet.AgeModel(name, width=WIDTH))
