@@ -152,7 +152,7 @@ def test_metadata_that_json_cannot_hold_fails_first(tmp_path):
 
 
 def test_finished_records_are_not_overwritten(folder):
-    with pytest.raises(FileExistsError, match='finished records'):
+    with pytest.raises(prepared.PreparedError, match='finished records'):
         prepared.write(folder, {'train': plain(1)}, metadata={})
     assert len(prepared.open(folder).splits['train']) == 7
 

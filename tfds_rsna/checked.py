@@ -1,11 +1,10 @@
 """Labelled film files -> the records of a source: decoded once to prove that they can be, stored as given."""
 import collections
 import concurrent.futures
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-from tfds_rsna import films
+from tfds_rsna import films, pools
 from tfds_rsna.labels import Label
 from tfds_rsna.problems import DataError, Problems
 
@@ -27,7 +26,7 @@ class CheckedFilms:
         return len(self._labelled)
 
     def __iter__(self) -> Iterator[tuple[int, dict]]:
-        threads = os.cpu_count() or 1
+        threads = pools.cores()
         good = 0
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             ahead = collections.deque()

@@ -8,12 +8,14 @@ import time
 import requests
 from tqdm import tqdm
 
+from tfds_rsna.errors import UserError
+
 _BLOCK = 1 << 16  # what a lost connection loses at most
 _TIMEOUT = (20, 60)  # seconds to connect, and between two blocks
 _TRIES = 5
 
 
-class DownloadError(OSError):
+class DownloadError(UserError):
     """A download that failed: says what, why, and whether running it again goes on where it stopped."""
 
 

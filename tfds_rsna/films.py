@@ -17,6 +17,8 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps
 
+from tfds_rsna.errors import UserError
+
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 DEPTHS = (8, 10, 12, 14, 16)
 _FORMATS = ('PNG', 'JPEG', 'TIFF')
@@ -24,7 +26,7 @@ _WHITE_IS_ZERO = 0
 _PHOTOMETRIC_TAG = 262
 
 
-class FilmError(ValueError):
+class FilmError(UserError):
     """A film that cannot be read: says which file, what was found, and what to do."""
 
 

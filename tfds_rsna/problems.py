@@ -3,10 +3,12 @@ import csv
 import pathlib
 from collections.abc import Iterable
 
+from tfds_rsna.errors import UserError
+
 SHOWN = 5
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Input that cannot be used as it is: each kind of problem with its count, first ids, file and remedy."""
 
 
@@ -15,7 +17,7 @@ class Problems:
 
     def __init__(self, on_error: str):
         if on_error not in ('stop', 'skip'):
-            raise ValueError(f"on_error is 'stop' or 'skip', not {on_error!r}")
+            raise UserError(f"on_error is 'stop' or 'skip', not {on_error!r}")
         self.on_error = on_error
         self._by_kind: dict[str, list[tuple[str, str, str]]] = {}
 

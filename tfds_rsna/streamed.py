@@ -5,8 +5,6 @@ TFDS's own writer sorts by hashed key: it holds up to 1 GB in memory and beyond 
 and keeps nothing. Everything else (the `incomplete.*` folder that is renamed at the end, features.json,
 dataset_info.json, `as_data_source`) stays TFDS's.
 """
-import contextlib
-import fcntl
 import functools
 import json
 import operator
@@ -21,6 +19,7 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 from tqdm import tqdm
 
+from tfds_rsna import lock
 from tfds_rsna.problems import DataError
 
 SHARD_BYTES = 512 << 20
@@ -78,7 +77,7 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         built = pathlib.Path(self.data_dir)
         if not built.exists():
             built.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(built.parent / '.lock') as alone:
+            with lock.exclusive(built.parent / '.lock', wait=True, on_wait=self._say_waiting) as alone:
                 if not built.exists():
                     # Holding the lock, an unfinished folder can only be the rest of a build that was killed.
                     for left in built.parent.glob('incomplete.*') if alone else ():
@@ -87,6 +86,9 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     return
         self._check_options()
         self.info.read_from_directory(self.data_dir)
+
+    def _say_waiting(self) -> None:
+        print(f'{self._data_dir_root}: another process is building this dataset; waiting for it', flush=True)
 
     def _options(self) -> dict | None:
         """What the dataset depends on, as JSON; None: nothing to compare with what was built."""
@@ -128,7 +130,7 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             lengths.append(shard)
             total += size
         if not lengths:
-            raise ValueError(f'{self.name}: split {name!r} has no films')
+            raise DataError(f'{self.name}: split {name!r} has no films')
         for index in range(len(lengths)):
             target = template.sharded_filepath(shard_index=index, num_shards=len(lengths))
             os.rename(folder / f'{name}.{index}.tmp', target)
@@ -152,21 +154,3 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 writer.close()
             yield count, size
             index += 1
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[bool]:
-    """Holds an advisory lock on `path`; the kernel drops it when the process dies, however it dies.
-
-    Gives whether it holds it: some network file systems have no locks.
-    """
-    with open(path, 'w') as file:
-        alone = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f'{path.parent}: another process is building this dataset; waiting for it', flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            alone = False
-        yield alone

@@ -1,14 +1,12 @@
 """TFDS builder of the hand phantoms: rendered on all cores, written in order."""
 import io
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tfds_rsna import streamed
+from tfds_rsna import pools, streamed
+from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
 from tfds_rsna.hand_phantom.render import phantom
 
@@ -34,7 +32,9 @@ class HandPhantom(streamed.StreamedBuilder):
             seed: of the series; film `index` of a series is the same however many are made.
         """
         if count < 1:
-            raise ValueError(f'hand_phantom: count is {count}; give at least 1 film')
+            raise UserError(f'hand_phantom: count is {count}; give at least 1 film')
+        if min(size) < 16:
+            raise UserError(f'hand_phantom: size {tuple(size)} is too small to draw; give at least (16, 16)')
         self._count, self._size, self._seed = int(count), (int(size[0]), int(size[1])), int(seed)
         super().__init__(data_dir=data_dir, **kwargs)
 
@@ -66,16 +66,7 @@ class _Films:
         return len(self._jobs)
 
     def __iter__(self):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-        if cores == 1 or len(self._jobs) <= _FEW:
-            yield from map(_example, self._jobs)
-            return
-        # spawn, not fork: the caller may hold JAX's threads, which a forked child would deadlock on
-        with ProcessPoolExecutor(cores, multiprocessing.get_context('spawn')) as pool:
-            try:
-                yield from pool.map(_example, self._jobs, chunksize=16)
-            finally:
-                pool.shutdown(cancel_futures=True)  # stopped half-way: do not render the rest first
+        return pools.ordered(_example, self._jobs, workers=1 if len(self._jobs) <= _FEW else None)
 
 
 def _example(job: tuple) -> tuple:

@@ -1,6 +1,7 @@
 """One phantom film: from (seed, index) to image, mask, key points, boxes, age and sex."""
 import numpy as np
 
+from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom import film, raster, schedule
 from tfds_rsna.hand_phantom.anatomy import boxes, hand
 from tfds_rsna.hand_phantom.marker import mark
@@ -27,7 +28,7 @@ def phantom(seed: int, index: int, size: tuple = (512, 512)) -> dict:
         of 1 to 228; `male`, a bool. Points and boxes may lie outside the image where the forearm does.
 
     Raises:
-        ValueError: a size under 16 pixels.
+        UserError: a size under 16 pixels.
     """
     streams = np.random.SeedSequence([int(seed), int(index)]).spawn(4)
     label, *others = (np.random.Generator(np.random.Philox(stream)) for stream in streams)
@@ -38,7 +39,7 @@ def draw(months, male, body_rng, film_rng, grain_rng, size):
     """`phantom` of a given age and sex and given generators: one hand at many ages, for pictures."""
     size = (int(size[0]), int(size[1]))
     if min(size) < 16:
-        raise ValueError(f'hand_phantom: size {size} is too small to draw; give at least (16, 16)')
+        raise UserError(f'hand_phantom: size {size} is too small to draw; give at least (16, 16)')
     drawn = hand(months, male, body_rng)
     mirror = -1 if film_rng.random() < _RIGHT_HANDS else 1
     view = film.place(drawn.joints, mirror, size, film_rng)

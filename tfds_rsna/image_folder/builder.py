@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 
 from tfds_rsna import checked, labels, streamed
 from tfds_rsna.archive import Archive
+from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import matching
 from tfds_rsna.problems import DataError, Problems
 
@@ -37,7 +38,7 @@ class ImageFolder(streamed.StreamedBuilder):
                 lists them in `rejected.csv` in the dataset's folder.
         """
         if age_unit not in PER_YEAR:
-            raise ValueError(f"age_unit is 'months' or 'years', not {age_unit!r}")
+            raise UserError(f"age_unit is 'months' or 'years', not {age_unit!r}")
         self._images, self._labels = images, labels
         self._columns = dict(id=id_column, months=months_column, male=male_column, image=image_column,
                              per_year=PER_YEAR[age_unit])

@@ -6,9 +6,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_rsna import streamed
+from tfds_rsna.errors import UserError
 
 SCALARS = {'months': np.float32, 'male': np.bool_, 'width': np.int32, 'height': np.int32}
 STRINGS = ('id', 'flags')
+
+
+class PreparedError(UserError):
+    """A folder that holds no finished prepared records, or other things where they should go."""
 
 
 class Prepared(streamed.StreamedBuilder):
@@ -40,7 +45,7 @@ class Prepared(streamed.StreamedBuilder):
     def _split_generators(self, dl_manager):
         del dl_manager
         if self._splits is None:
-            raise ValueError(f'{self.data_dir}: nothing prepared here; prepared.write makes such a folder')
+            raise PreparedError(f'{self.data_dir}: nothing prepared here; run prepare again')
         return {name: enumerate(examples) for name, examples in self._splits.items()}
 
 
@@ -74,5 +79,5 @@ def infer_features(example: Mapping) -> tfds.features.FeaturesDict:
 def _stored_features(folder: pathlib.Path):
     home = folder / 'prepared' / str(Prepared.VERSION)
     if not (home / 'features.json').exists():
-        raise FileNotFoundError(f'{folder}: no prepared records here')
+        raise PreparedError(f'{folder}: no prepared records here; run prepare again')
     return tfds.features.FeatureConnector.from_config(str(home))

@@ -6,13 +6,9 @@ import pathlib
 
 import numpy as np
 
-from tfds_rsna.prepared.builder import Prepared
+from tfds_rsna.prepared.builder import Prepared, PreparedError
 from tfds_rsna.prepared.records import Records
 from tfds_rsna.prepared.writer import MARKER, SIDECAR
-
-
-class PreparedError(ValueError):
-    """A folder that holds no finished prepared records."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pathlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 
-from tfds_rsna.prepared.builder import Prepared, infer_features
+from tfds_rsna.prepared.builder import Prepared, PreparedError, infer_features
 
 MARKER = 'prepared.json'
 SIDECAR = 'records.csv'
@@ -30,13 +30,13 @@ def write(folder, splits: Mapping[str, Iterable[dict]], *, description: str = ''
         `prepared.json` (`metadata`, `counts`).
 
     Raises:
-        FileExistsError: something lies in `folder` already.
+        PreparedError: something lies in `folder` already.
         ValueError: a split without examples, or an example unlike the first; the message names both.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and any(folder.iterdir()):
         state = 'finished records' if (folder / MARKER).exists() else 'other files'
-        raise FileExistsError(f'{folder}: holds {state} already; delete it or choose another folder')
+        raise PreparedError(f'{folder}: holds {state} already; delete it or choose another folder')
     json.dumps(metadata)  # fails here rather than after hours
     partial = folder.with_name(f'.{folder.name}.incomplete')
     shutil.rmtree(partial, ignore_errors=True)  # the rest of a run that was killed
