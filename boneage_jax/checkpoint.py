@@ -15,10 +15,12 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1
 
+from tfds_rsna.errors import UserError
+
 PARAMETERS = ('trainable', 'frozen', 'statistics')  # the parts of a State that make the model
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint that could not be written or does not fit; the message says what to do."""
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
+from tfds_rsna.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class PCALinear:
@@ -32,14 +34,14 @@ def fit_pca_linear(train, validation, *, components, seed=0):
     """Fits PCA + linear regression for each sex apart, as the paper does.
 
     `train`, `validation`: `(images uint8 [N, H, W, 1], months [N], male bool [N])`. `components`: the numbers tried; the
-    one with the smallest validation MAE is kept. Raises ValueError where a sex has fewer training films than components.
+    one with the smallest validation MAE is kept. Raises UserError where a sex has fewer training films than components.
     """
     models, kept, curve = {}, {}, {}
     for sex in (False, True):
         images, months = _of_sex(train, sex)
         most = max(components)
         if len(months) <= most:
-            raise ValueError(f'{len(months)} {"male" if sex else "female"} training films are too few for {most} '
+            raise UserError(f'{len(months)} {"male" if sex else "female"} training films are too few for {most} '
                              'principal components; lower model.components')
         pca = PCA(most, svd_solver='randomized', random_state=seed).fit(_flat(images))
         scores, (other, truth) = pca.transform(_flat(images)), _of_sex(validation, sex)

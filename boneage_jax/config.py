@@ -9,11 +9,15 @@ import ast
 import dataclasses
 import importlib.util
 import pathlib
+import sys
 
 import ml_collections
+from absl import flags
+
+from tfds_rsna.errors import UserError
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be run; the message says which key, what was found and what to do."""
 
 
@@ -30,7 +34,7 @@ def base():
     """Every knob that a run has, with its neutral value. A config starts from this dict and changes what its paper says."""
     return dict(
         trainer='gradient',  # 'gradient' | 'classical'
-        seed=0,  # parameters, shuffling, augmentation, dropout and the derived splits
+        seed=0,  # parameters, shuffling, augmentation, dropout
         data=dict(
             source='rsna_bone_age',  # 'rsna_bone_age' | 'image_folder' | 'hand_phantom'
             folder='',  # rsna_bone_age: the folder below $BONEAGE_DATA (or --data_dir) that holds the files; '' = itself
@@ -39,14 +43,15 @@ def base():
             phantom=dict(count=4000, size=(512, 512), seed=0),
             image_folder=dict(  # a user's own films: paths, and the names of the CSV's columns
                 images='', labels='', id_column='id', months_column='boneage', male_column='male',
-                image_column='', age_unit='months',
+                image_column='', group_column='', age_unit='months',
             ),
             stages=(),  # named preprocessing stages, in order, before the resize
             size=(512, 512),  # rows, columns of the records that the network sees
             fit='pad',  # 'pad' keeps the aspect ratio (zeros around), 'squash' does not
             official_splits=True,  # True: the official validation and test splits where the source has them
             validation=1000,  # films taken from the training split where there is no official validation split
-            holdout=1000,  # likewise: reported once, never selected on
+            holdout=1000,  # films taken from it where there is no official test split: reported once, never selected on
+            split_seed=0,  # draws these; apart from `seed`, so that runs of several seeds share their splits
             placement='host',  # 'host': grain threads; 'device': the split lives in device memory. Same batches.
         ),
         augment=dict(
@@ -67,7 +72,7 @@ def base():
             weight_decay=0.0,  # decoupled for adamw, added to the gradient for sgd and adam; never on biases and norms
             clip=0.0,  # global gradient norm, 0 = off
             schedule='constant',  # 'constant' | 'step' | 'cosine' | 'one_cycle' | 'plateau'
-            warmup_epochs=0.0,
+            warmup_epochs=0.0,  # the rate climbs to its schedule's over these; 'one_cycle' has its own
             step_epochs=25,  # 'step': every so many epochs ...
             step_factor=0.1,  # ... the rate is multiplied by this; 'plateau' uses it too
             plateau_patience=5,  # 'plateau': evaluations without improvement before the rate drops
@@ -137,35 +142,66 @@ def override(config, changes, *, literal=True):
 
 def check(config):
     """Refuses values that no run can have; the model's own options are checked where the model is built."""
-    def require(condition, key, expected):
-        if not condition:
-            node = config
-            for part in key.split('.'):
-                node = node[part]
-            raise ConfigError(f'{key}={node!r}: expected {expected}')
-
     one_of = {
         'trainer': ('gradient', 'classical'),
         'data.source': ('rsna_bone_age', 'image_folder', 'hand_phantom'),
         'data.on_error': ('stop', 'skip'),
         'data.fit': ('pad', 'squash'),
         'data.placement': ('host', 'device'),
+        'data.image_folder.age_unit': ('months', 'years'),
         'optimizer.name': ('sgd', 'adam', 'adamw'),
         'optimizer.schedule': ('constant', 'step', 'cosine', 'one_cycle', 'plateau'),
         'dtype': ('auto', 'float32', 'bfloat16'),
         'augment.fill': ('zero', 'nearest'),
     }
     for key, known in one_of.items():
-        section, _, leaf = key.rpartition('.')
-        require((config[section] if section else config)[leaf] in known, key, 'one of ' + ', '.join(known))
-    for key in ('batch_size', 'epochs', 'evaluate_every', 'save_every', 'log_every'):
-        require(config[key] >= 1, key, 'at least 1')
-    for key in ('data.validation', 'data.holdout'):
-        require(config.data[key.split('.')[1]] >= 1, key, 'at least 1 film')
-    require(len(config.data.size) == 2 and min(config.data.size) >= 8, 'data.size', '(rows, columns), each at least 8')
-    require(config.optimizer.learning_rate > 0, 'optimizer.learning_rate', 'a positive number')
-    require(0 <= config.augment.flip <= 1, 'augment.flip', 'a probability')
-    require(config.patience >= 0, 'patience', '0 (never) or a number of evaluations')
+        _require(config, key, lambda x, known=known: x in known, 'one of ' + ', '.join(known))
+    for key in ('batch_size', 'epochs', 'evaluate_every', 'save_every', 'log_every', 'data.validation', 'data.holdout',
+                'data.phantom.count', 'optimizer.step_epochs', 'optimizer.plateau_patience'):
+        _require(config, key, lambda x: x >= 1, 'at least 1')
+    for key in ('augment.rotation', 'augment.shift', 'augment.scale', 'augment.shear', 'augment.gamma',
+                'augment.brightness', 'optimizer.weight_decay', 'optimizer.clip', 'optimizer.warmup_epochs', 'patience',
+                'seed', 'data.split_seed'):
+        _require(config, key, lambda x: x >= 0, 'zero or more')
+    for key in ('data.size', 'data.phantom.size'):
+        _require(config, key, lambda x: len(x) == 2 and all(type(n) is int and n >= 8 for n in x),
+                 '(rows, columns), each at least 8')
+    for key in ('optimizer.momentum', 'optimizer.second_momentum'):
+        _require(config, key, lambda x: 0 <= x < 1, 'at least 0 and below 1')
+    for key in ('augment.flip', 'augment.contrast'):
+        _require(config, key, lambda x: 0 <= x <= 1, 'a number from 0 to 1')
+    _require(config, 'optimizer.learning_rate', lambda x: x > 0, 'a positive number')
+    _require(config, 'optimizer.step_factor', lambda x: 0 < x <= 1, 'above 0, at most 1')
+    if config.optimizer.schedule == 'one_cycle':
+        _require(config, 'optimizer.warmup_epochs', lambda x: x == 0, "0: 'one_cycle' has a warm-up of its own")
+    else:
+        _require(config, 'optimizer.warmup_epochs', lambda x: x < config.epochs, 'fewer than epochs')
+
+
+def _require(config, key, holds, expected):
+    value = _get(config, key)
+    if not holds(value):
+        raise ConfigError(f'{key}={value!r}: expected {expected}')
+
+
+def parse_flags(argv):
+    """absl's parser that leaves `--config.key=value` arguments in argv, for `from_command_line`."""
+    try:
+        return flags.FLAGS(argv, known_only=True)
+    except flags.Error as error:
+        sys.exit(f'Error: {error}\nSee --help.')
+
+
+def from_command_line(spec, argv):
+    """The config of `--config=path[:arg]` with the `--config.key=value` arguments of `argv` applied, locked."""
+    config = load(spec)[1].unlock()
+    for argument in argv[1:]:
+        key, equals, value = argument.removeprefix('--config.').partition('=')
+        if not argument.startswith('--config.') or not equals:
+            raise ConfigError(f'unknown argument {argument!r}; see --help, and --config.KEY=VALUE for the config')
+        override(config, {key: value}, literal=False)
+    check(config)
+    return config.lock()
 
 
 def load(spec):
@@ -187,21 +223,27 @@ def load_module(path):
     return module
 
 
-def differences(a, b):
-    """Dotted keys at which two plain config dicts differ, as `key: a -> b` lines."""
-    flat_a, flat_b = ({p: _get(c, p) for p in _paths(c)} for c in (a, b))
+def differences(a, b, ignore=()):
+    """Dotted keys at which two plain config dicts differ, as `key: a -> b` lines, but for the keys in `ignore`."""
+    flat_a, flat_b = flat(a), flat(b)
     missing = object()
     lines = []
-    for key in sorted({*flat_a, *flat_b}):
+    for key in sorted({*flat_a, *flat_b} - set(ignore)):
         left, right = flat_a.get(key, missing), flat_b.get(key, missing)
-        if _plain(left) != _plain(right):
-            show = ['absent' if v is missing else repr(_plain(v)) for v in (left, right)]
+        if not same(left, right):
+            show = ['absent' if v is missing else repr(v) for v in (left, right)]
             lines.append(f'{key}: {show[0]} -> {show[1]}')
     return lines
 
 
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value
+def flat(config):
+    """`{dotted key: value}` of a nested config."""
+    return {path: _get(config, path) for path in _paths(config)}
+
+
+def same(a, b):
+    """Equality of values, a tuple being the list that JSON makes of it."""
+    return (list(a) if isinstance(a, tuple) else a) == (list(b) if isinstance(b, tuple) else b)
 
 
 def _get(node, path):

@@ -1,26 +1,25 @@
 """Score each example of a split exactly once; write predictions.csv and metrics.json."""
 
 import csv
-import json
-import os
+import io
 
 import jax
 import numpy as np
 
-from boneage_jax import metrics, sharding
+from boneage_jax import log, metrics, sharding
 from boneage_jax.data import pipeline, splits
 
 
-def predict(eval_step, state, split, *, batch_size, mesh, resident=None):
+def predict(eval_step, state, split, *, batch_size, mesh):
     """(predictions in months, float32 `[N]` in the split's order; {name: mean}) over every example once.
 
     `eval_step` is jitted with replicated outputs, so that every host has every prediction.
     """
     months = np.empty(len(split), np.float32)
     totals = {}
-    batches = pipeline.eval_batches(split, batch_size=batch_size, with_arrays=not resident)
+    batches = pipeline.eval_batches(split, batch_size=batch_size)
     for start, batch in zip(range(0, len(split), batch_size), batches, strict=True):
-        out = jax.device_get(eval_step(state, sharding.put_batch(batch, mesh), resident or {}))
+        out = jax.device_get(eval_step(state, sharding.put_batch(batch, mesh), {}))
         stop = min(start + batch_size, len(split))
         months[start:stop] = out['months'][:stop - start]
         for name, pair in out['metrics'].items():
@@ -34,8 +33,9 @@ def write_predictions(workdir, predictions):
     rows = [(i, name, bool(male), float(age), f'{value:.3f}')
             for name, (split, predicted) in predictions.items()
             for i, male, age, value in zip(split.ids, split.male, split.months, predicted, strict=True)]
-    _write_whole(workdir / 'predictions.csv', lambda file: csv.writer(file, lineterminator='\n').writerows(
-        [('id', 'split', 'male', 'age', 'prediction'), *rows]))
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows([('id', 'split', 'male', 'age', 'prediction'), *rows])
+    log.write_whole(workdir / 'predictions.csv', text.getvalue())
 
 
 def write_metrics(workdir, predictions, train_months, about):
@@ -51,14 +51,5 @@ def write_metrics(workdir, predictions, train_months, about):
             'median_mae': metrics.median_baseline(train_months, split.months),
             **metrics.age_metrics(predicted, split.months, split.male, ids=split.ids),
         }
-    _write_whole(workdir / 'metrics.json', lambda file: file.write(json.dumps(report, indent=1) + '\n'))
+    log.write_json(workdir / 'metrics.json', report)
     return report
-
-
-def _write_whole(path, write_to):
-    temporary = path.with_suffix('.tmp')
-    with temporary.open('w', newline='') as file:
-        write_to(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)

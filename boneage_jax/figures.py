@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullFormatter, StrMethodFormatter
 
 from boneage_jax import metrics
+from tfds_rsna.errors import UserError
 
 _SEXES = {'girls': {'color': '#E69F00', 'marker': 'o'}, 'boys': {'color': '#0072B2', 'marker': '^'}}
 _GREY, _INK, _ACCENT = '#BBBBBB', '#222222', '#D55E00'
@@ -40,7 +41,7 @@ def from_run(workdir):
 
     Raises:
         FileNotFoundError: there is no predictions.csv.
-        ValueError: it is empty, lacks columns or holds something unreadable; the message names file and line.
+        UserError: it is empty, lacks columns or holds something unreadable; the message names file and line.
     """
     workdir = Path(workdir)
     films, history = _read_predictions(workdir / 'predictions.csv'), workdir / 'metrics.jsonl'
@@ -58,9 +59,9 @@ def image_sheet(images, captions, path, columns=8):
     """Writes a sheet of grey images [N, H, W, 1] (uint8, or float in 0..1), a caption below each; -> path."""
     images, captions = np.asarray(images), [str(caption) for caption in captions]
     if images.ndim != 4 or images.shape[-1] != 1 or not len(images):
-        raise ValueError(f'image_sheet needs images [N, H, W, 1], N at least 1; found shape {images.shape}')
+        raise UserError(f'image_sheet needs images [N, H, W, 1], N at least 1; found shape {images.shape}')
     if len(images) != len(captions):
-        raise ValueError(f'image_sheet: {len(images)} images but {len(captions)} captions')
+        raise UserError(f'image_sheet: {len(images)} images but {len(captions)} captions')
     return _save(_sheet, Path(path), images[..., 0], captions, min(columns, len(images)))
 
 
@@ -263,7 +264,7 @@ def _read_predictions(path):
         found = reader.fieldnames or []
         missing = [name for name in _COLUMNS if name not in found]
         if missing:
-            raise ValueError(f'{path}: column{"s" * (len(missing) > 1)} {", ".join(missing)} missing; found '
+            raise UserError(f'{path}: column{"s" * (len(missing) > 1)} {", ".join(missing)} missing; found '
                              f'{", ".join(found) or "nothing"}. Figures of ages need {",".join(_COLUMNS)}.')
         numbers = ['age', 'prediction'] + ['lower', 'upper'] * ({'lower', 'upper'} <= set(found))
         rows = []
@@ -271,12 +272,12 @@ def _read_predictions(path):
             try:
                 values = [float(row[name]) for name in numbers]
                 if not all(map(math.isfinite, values)):
-                    raise ValueError('a number that is not finite')
+                    raise UserError('a number that is not finite')
                 rows.append((row['split'], _TRUTH[row['male'].strip().lower()], *values))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f'{path}, line {reader.line_num}: cannot read {row} ({error})') from error
+                raise UserError(f'{path}, line {reader.line_num}: cannot read {row} ({error})') from error
     if not rows:
-        raise ValueError(f'{path} holds no predictions; was the run evaluated?')
+        raise UserError(f'{path} holds no predictions; was the run evaluated?')
     return {name: np.asarray(column) for name, column in zip(('split', 'male', *numbers), zip(*rows))}
 
 
@@ -291,7 +292,7 @@ def _read_curves(path):
             lines.append(line)
         except (ValueError, KeyError, TypeError) as error:
             if number < len(texts):
-                raise ValueError(f'{path}, line {number}: not a line of the log: {text[:80]!r}') from error
+                raise UserError(f'{path}, line {number}: not a line of the log: {text[:80]!r}') from error
     if not any(line['kind'] == 'train' for line in lines):
-        raise ValueError(f'{path} holds no training line; did the run take a step?')
+        raise UserError(f'{path} holds no training line; did the run take a step?')
     return lines

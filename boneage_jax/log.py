@@ -1,10 +1,14 @@
-"""What a run says: JSON lines in the workdir (and TensorBoard where tensorboardX is installed), a progress bar, plain words."""
+"""What a run says: JSON lines in the workdir (and TensorBoard where tensorboardX is installed), a bar, plain words."""
 
 import json
+import os
+import signal
 import sys
 import time
 
 import tqdm
+
+from tfds_rsna.errors import UserError
 
 
 class Log:
@@ -18,9 +22,7 @@ class Log:
         path = workdir / 'metrics.jsonl'
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            temporary = path.with_suffix('.tmp')
-            temporary.write_text(''.join(line + '\n' for line in kept))
-            temporary.rename(path)
+            write_whole(path, ''.join(line + '\n' for line in kept))
         self._file = path.open('a')
         try:
             from tensorboardX import SummaryWriter
@@ -58,26 +60,39 @@ def say(text):
 
 
 def explained(main):
-    """`main(argv)` whose refusals end as one message and exit status 1 instead of a traceback.
+    """`main(argv)` whose refusals end as one message and exit status 1; anything else is a bug and keeps its traceback.
 
-    A refusal is an error that this project raised itself, or one of the operating system's (no such file, no
-    permission); anything else is a bug and keeps its traceback.
+    A refusal is a UserError, or an OSError that names a file (no such file, no permission). SIGTERM ends the process in
+    an orderly way, so that pools of workers and half-written folders are cleaned up.
     """
     def run(argv):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit('Stopped. The same command goes on.'))
         try:
             main(argv)
         except KeyboardInterrupt:
             sys.exit('Interrupted. The same command goes on.')
-        except Exception as error:
-            frame = error.__traceback__
-            while frame.tb_next:
-                frame = frame.tb_next
-            raised_in = frame.tb_frame.f_globals.get('__name__', '').split('.')[0]
-            if raised_in not in ('boneage_jax', 'tfds_rsna') and not isinstance(error, OSError):
-                raise
+        except UserError as error:
             sys.exit(f'Error: {error}')
+        except OSError as error:
+            if error.filename is None:
+                raise
+            sys.exit(f'Error: {error.filename}: {error.strerror}')
 
     return run
+
+
+def write_whole(path, text):
+    """Writes `text` to `path`, all of it or nothing: a temporary file, on disk, then renamed."""
+    temporary = path.with_name(path.name + '.tmp')
+    with temporary.open('w', newline='') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def write_json(path, value):
+    write_whole(path, json.dumps(value, indent=1) + '\n')
 
 
 class Progress:

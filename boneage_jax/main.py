@@ -7,27 +7,24 @@ too. Running the same command again goes on where it stopped.
 """
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from boneage_jax import config as config_lib
 from boneage_jax import log
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'path of a config, with presets and key=value after a colon')
+_CONFIG = flags.DEFINE_string('config', None, 'path of a config, with presets and key=value after a colon')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the run: checkpoints, logs, results')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX report every file and backend at INFO
-    config_lib.check(_CONFIG.value)
+    config = config_lib.from_command_line(_CONFIG.value, argv)
     # Imported here, so that worker processes that re-import this module do not load JAX.
     from boneage_jax import sharding, train
     sharding.start()
-    train.train(_CONFIG.value, _WORKDIR.value, _DATA_DIR.value)
+    train.train(config, _WORKDIR.value, _DATA_DIR.value)
 
 
 if __name__ == '__main__':
     flags.mark_flags_as_required(['config', 'workdir'])
-    app.run(log.explained(main))
+    app.run(log.explained(main), flags_parser=config_lib.parse_flags)

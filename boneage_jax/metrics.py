@@ -6,6 +6,8 @@ a plain dict ready for JSON. What cannot be computed (no film of a sex, of a sta
 
 import numpy as np
 
+from tfds_rsna.errors import UserError
+
 # Stages of puberty by skeletal age: where each begins, in months; it ends where the next begins.
 # Gilsanz V, Ratib O. Hand Bone Age: A Digital Atlas of Skeletal Maturity. Springer 2005, which counts in
 # years (girls: pre-puberty 2-7, early and mid puberty 7-13, late puberty 13-15; boys: 3-9, 9-14, 14-16).
@@ -25,9 +27,9 @@ def stage(months, male):
     """Names of the stages of puberty [N] (str) for ages [N] in months and sexes [N] (bool, True for boys)."""
     months, male = np.asarray(months, np.float64), np.asarray(male, bool)
     if months.shape != male.shape:
-        raise ValueError(f'stage: {months.shape} ages but {male.shape} sexes')
+        raise UserError(f'stage: {months.shape} ages but {male.shape} sexes')
     if not (months >= 0).all():
-        raise ValueError(f'stage: ages must be 0 months or more, found {months[~(months >= 0)][0]}')
+        raise UserError(f'stage: ages must be 0 months or more, found {months[~(months >= 0)][0]}')
     names = np.asarray(list(STAGES['male']))
     index = [np.searchsorted(list(STAGES[sex].values()), months, side='right') - 1 for sex in SEXES]
     return names[np.where(male, index[1], index[0])]
@@ -48,15 +50,15 @@ def age_metrics(prediction, age, male, *, seed=0, resamples=1000, ids=None):
         `{'value', 'lower', 'upper', 'count'}`. Sexes and stages without films are absent.
 
     Raises:
-        ValueError: no films, arrays of unequal length, a prediction or age that is not finite.
+        UserError: no films, arrays of unequal length, a prediction or age that is not finite.
     """
     prediction, age = _films(prediction, 'prediction', ids), _films(age, 'age', ids)
     male = np.asarray(male)
     if male.shape != age.shape or prediction.shape != age.shape:
-        raise ValueError(f'unequal lengths: {len(prediction)} predictions, {len(age)} ages, '
+        raise UserError(f'unequal lengths: {len(prediction)} predictions, {len(age)} ages, '
                          f'{male.size} sexes')
     if not np.isin(male, (0, 1)).all():
-        raise ValueError(f'male must be true or false, found {male[~np.isin(male, (0, 1))][0]!r}')
+        raise UserError(f'male must be true or false, found {male[~np.isin(male, (0, 1))][0]!r}')
     male = male.astype(bool)
     error, stages = prediction - age, stage(age, male)
 
@@ -83,7 +85,7 @@ def bootstrap(values, *, statistic=lambda means: means, seed=0, resamples=1000, 
     """
     values = np.asarray(values, np.float64)
     if values.shape[0] == 0:
-        raise ValueError('bootstrap: no films')
+        raise UserError('bootstrap: no films')
     table = values.reshape(len(values), -1)
     count, generator, means = len(table), np.random.default_rng(seed), []
     for start in range(0, resamples, step := max(1, _CHUNK // count)):
@@ -102,7 +104,7 @@ def paired_difference(errors_a, errors_b, *, seed=0, resamples=1000):
     """
     errors_a, errors_b = _films(errors_a, 'error'), _films(errors_b, 'error')
     if errors_a.shape != errors_b.shape:
-        raise ValueError(f'paired_difference needs the same films twice: {len(errors_a)} and '
+        raise UserError(f'paired_difference needs the same films twice: {len(errors_a)} and '
                          f'{len(errors_b)} errors')
     difference = np.abs(errors_a) - np.abs(errors_b)
     return (float(difference.mean()), *bootstrap(difference, seed=seed, resamples=resamples))
@@ -135,12 +137,12 @@ def _films(values, what, ids=None):
     """[N] float64, at least one and all finite; otherwise a ValueError naming the first films at fault."""
     values = np.asarray(values, np.float64)
     if values.ndim != 1:
-        raise ValueError(f'{what}: expected one value per film [N], found shape {values.shape}')
+        raise UserError(f'{what}: expected one value per film [N], found shape {values.shape}')
     if not len(values):
-        raise ValueError(f'{what}: no films to score')
+        raise UserError(f'{what}: no films to score')
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         names = bad if ids is None else [ids[i] for i in bad[:5]]
-        raise ValueError(f'{what} is not finite for {len(bad)} of {len(values)} films, the first: '
+        raise UserError(f'{what} is not finite for {len(bad)} of {len(values)} films, the first: '
                          f'{", ".join(str(name) for name in names[:5])}')
     return values

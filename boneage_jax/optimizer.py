@@ -1,26 +1,29 @@
 """Configuration -> an optax chain, and the learning rate as a function of the step."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 
 def schedule(options, *, steps_per_epoch, total_steps):
-    """`step -> learning rate`. `plateau` is constant here: its factor lives in the run's memory (see train.py)."""
+    """`step -> learning rate`, steps counted from 0. Warm-up multiplies the schedule, it does not shift it.
+
+    `plateau` is constant here: its factor lives in the run's memory (`step.remember`).
+    """
     peak = options.learning_rate
-    warmup = round(options.warmup_epochs * steps_per_epoch)
-    after = max(total_steps - warmup, 1)
     if options.schedule == 'one_cycle':  # has its own warm-up: 30% of the steps, then cosine to nearly zero
         return optax.cosine_onecycle_schedule(max(total_steps, 4), peak)  # shorter cycles divide by zero in optax
     if options.schedule == 'cosine':
-        main = optax.cosine_decay_schedule(peak, after)
+        main = optax.cosine_decay_schedule(peak, total_steps)
     elif options.schedule == 'step':
         main = optax.exponential_decay(
             peak, transition_steps=options.step_epochs * steps_per_epoch, decay_rate=options.step_factor, staircase=True)
     else:
         main = optax.constant_schedule(peak)
+    warmup = round(options.warmup_epochs * steps_per_epoch)
     if not warmup:
         return main
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+    return lambda step: main(step) * jnp.minimum((step + 1) / warmup, 1.0)
 
 
 def build(options, learning_rate):

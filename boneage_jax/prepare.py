@@ -2,35 +2,34 @@
 
     python -m boneage_jax.prepare --config=configs/prsnet.py:rsna100
 
-A step's folder name ends in a fingerprint of what went into it (source files, options, stages, size, versions), so a
-changed option builds anew beside the old one and nothing stale is ever read. The cache is $BONEAGE_CACHE, by default
+A step's folder name ends in a fingerprint of what went into it (the source's files and options, stages, size, versions),
+so a changed option or file builds anew beside the old one. The cache is $BONEAGE_CACHE, by default
 ~/.cache/boneage_jax. `main` calls `ensure` before it trains; this command does the same and prints where they lie.
 """
 
-import collections
-import concurrent.futures
+import functools
 import hashlib
+import itertools
 import json
-import multiprocessing
 import os
 import pathlib
+import shutil
 import time
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import app, flags
+from absl import app, flags, logging
 from PIL import Image
 
 import tfds_rsna
 from boneage_jax import config as config_lib
-from boneage_jax import lock, log
-from tfds_rsna import films, prepared
-from tfds_rsna.prepared import writer
+from boneage_jax import log
+from tfds_rsna import films, lock, pools, prepared
 
 VERSION = 1  # raise it when a change here alters the records
 POOL_SECONDS = 20  # below that a pool of processes costs more than it saves
+CHUNK = 16  # films that a worker takes at once
 STAGES = {}  # name -> function(film dict) -> film dict; preprocess/ fills it with the papers' stages
-SOURCE_FILES = ('.zip', '.csv', '.xlsx', '.png', '.jpg', '.jpeg', '.tif', '.tiff', '.dcm')
 
 
 def cache_folder():
@@ -46,15 +45,18 @@ def ensure(data, data_dir=None):
     unknown = [stage for stage in data.stages if stage not in STAGES]
     if unknown:
         raise config_lib.ConfigError(f'data.stages: unknown {", ".join(unknown)}; known: {", ".join(STAGES) or "none"}')
-    source, options, described = _source(data, data_dir)
+    source, options = data.source, _options(data, data_dir)
+    described = tfds_rsna.builder_class(source).describe(**options)
     source_folder = cache_folder() / 'sources' / f'{source}-{_fingerprint(described)}'
     recipe = {'source': described, 'stages': list(data.stages), 'size': list(data.size), 'fit': data.fit,
               'version': VERSION}
     rows, columns = data.size
     folder = cache_folder() / 'records' / f'{source}-{rows}x{columns}-{_fingerprint(recipe)}'
+    if (folder / prepared.MARKER).exists():
+        return folder
     with lock.exclusive(folder.with_name(f'.{folder.name}.lock'), wait=True,
                         on_wait=lambda: log.say(f'Waiting for another process that prepares {folder}.')):
-        if not (folder / writer.MARKER).exists():
+        if not (folder / prepared.MARKER).exists():
             builder = tfds_rsna.builder_class(source)(data_dir=str(source_folder), **options)
             if not builder.data_path.exists():
                 log.say(f'Building {source} into {source_folder} (once).')
@@ -65,20 +67,18 @@ def ensure(data, data_dir=None):
     return folder
 
 
-def _source(data, data_dir):
-    """(builder name, its options, a JSON-ready description that changes whenever the films or labels do)."""
+def _options(data, data_dir):
+    """The builder's options for `config.data`."""
     if data.source == 'hand_phantom':
-        options = {**data.phantom, 'size': tuple(data.phantom['size'])}
-        return data.source, options, ['hand_phantom', sorted(options.items())]
+        return {**data.phantom, 'size': tuple(data.phantom['size'])}
     if data.source == 'image_folder':
         options = {key: value for key, value in data.image_folder.items() if value}
-        for key in ('images', 'labels'):
+        for key, what in {'images': 'folder of films', 'labels': 'CSV of labels'}.items():
             if key not in options:
-                raise config_lib.ConfigError(f'data.image_folder.{key} is empty: give the path of your '
-                                             + ('folder of films' if key == 'images' else 'CSV of labels'))
-        files = _describe(options['images']) + _describe(options['labels'])
-        options['on_error'] = data.on_error
-        return data.source, options, ['image_folder', sorted(options.items()), files]
+                raise config_lib.ConfigError(f'data.image_folder.{key} is empty: give the path of your {what}')
+            if not pathlib.Path(options[key]).expanduser().exists():
+                raise config_lib.ConfigError(f'data.image_folder.{key}={options[key]!r}: no such file or folder')
+        return options | {'on_error': data.on_error}
     root = data_dir or os.environ.get('BONEAGE_DATA')
     if not root:
         raise config_lib.ConfigError(
@@ -87,22 +87,11 @@ def _source(data, data_dir):
     source = pathlib.Path(root).expanduser() / data.folder
     if data.download:
         source.mkdir(parents=True, exist_ok=True)
+        tfds_rsna.RsnaBoneAge.fetch(source)
     if not source.is_dir():
         raise config_lib.ConfigError(f'{source}: no such folder; set BONEAGE_DATA (or --data_dir) and data.folder, '
                                      'or data.download=true to fetch the official files into it')
-    options = {'source': str(source), 'on_error': data.on_error} | ({'download': True} if data.download else {})
-    return data.source, options, ['rsna_bone_age', data.on_error, data.download, _describe(source)]
-
-
-def _describe(path):
-    """Name and size of every data file below `path`, and the content of small ones (labels), in a fixed order."""
-    path = pathlib.Path(path).expanduser()
-    if not path.exists():
-        raise config_lib.ConfigError(f'{path}: no such file or folder')
-    files = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.suffix.lower() in SOURCE_FILES)
-    return [[str(p.relative_to(path)), p.stat().st_size,
-             hashlib.sha256(p.read_bytes()).hexdigest() if p.suffix.lower() in ('.csv', '.xlsx') else '']
-            for p in files if p.is_file()]
+    return {'source': str(source), 'on_error': data.on_error}
 
 
 def _fingerprint(description):
@@ -110,66 +99,47 @@ def _fingerprint(description):
 
 
 def _write_records(builder, folder, data, recipe):
-    """Runs every film of every split through the stages and the resize; as many processes as it is worth."""
-    built = str(builder.data_path)
-    recipe_args = (built, tuple(data.stages), tuple(data.size), data.fit)
+    """Runs every film of every split through the stages and the resize, on as many cores as it is worth."""
+    work = functools.partial(_work, str(builder.data_path), tuple(data.stages), tuple(data.size), data.fit)
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
-    total = sum(counts.values())
-    _start_worker(*recipe_args)
+    total, pixels = sum(counts.values()), data.size[0] * data.size[1]
+    _check_space(folder, 2 * total * pixels)  # image and, where there is one, mask
     first = next(iter(counts))
-    begin = time.monotonic()
-    sample = range(min(16, counts[first]))
-    _work(first, sample)
+    sample, begin = range(min(CHUNK, counts[first])), time.monotonic()
+    work((first, sample))
     seconds = (time.monotonic() - begin) / len(sample) * total
-    workers = os.cpu_count() if seconds > POOL_SECONDS else 1
+    workers = pools.cores() if seconds > POOL_SECONDS else 1
     log.say(f'Preparing {total} films at {data.size[0]}x{data.size[1]} into {folder}: '
             f'about {log.duration(seconds / workers)} on {workers} core{"s" if workers > 1 else ""} (once).')
-    progress = log.Progress(total, 0)
 
     def examples(split):
-        chunks = [range(i, min(i + 16, counts[split])) for i in range(0, counts[split], 16)]
-        done = sum(counts[name] for name in list(counts)[:list(counts).index(split)])
-        for chunk in _mapped(chunks, split, workers, recipe_args):
-            yield from chunk
-            done += len(chunk)
-            progress.update(done)
+        jobs = [(split, range(i, min(i + CHUNK, counts[split]))) for i in range(0, counts[split], CHUNK)]
+        return itertools.chain.from_iterable(pools.ordered(work, jobs, workers=workers))
 
     prepared.write(folder, {split: examples(split) for split in counts}, metadata=recipe)
-    progress.close()
 
 
-def _mapped(chunks, split, workers, recipe_args):
-    """`_work` over the chunks in order, a bounded number ahead, so that memory stays flat."""
-    if workers == 1:
-        yield from (_work(split, chunk) for chunk in chunks)
-        return
-    # spawn, not fork: a fork of a process with JAX's threads can hang.
-    context = multiprocessing.get_context('spawn')
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, recipe_args) as pool:
-        waiting = collections.deque()
-        for chunk in chunks:
-            waiting.append(pool.submit(_work, split, chunk))
-            if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def _check_space(folder, needed):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if free < needed:
+        raise config_lib.ConfigError(f'{folder.parent}: the records may need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB '
+                                     'are free; free some space or set BONEAGE_CACHE to another disk')
 
 
-_worker = {}
+@functools.cache
+def _open_split(folder, split):
+    return tfds.builder_from_directory(folder).as_data_source(split)
 
 
-def _start_worker(source_folder, stages, size, fit):
-    _worker.update(folder=source_folder, stages=stages, size=size, fit=fit, sources={})
-
-
-def _work(split, positions):
-    if split not in _worker['sources']:
-        _worker['sources'][split] = tfds.builder_from_directory(_worker['folder']).as_data_source(split)
-    source = _worker['sources'][split]
-    films_in = [read_film(source[i]) for i in positions]
-    for stage in _worker['stages']:
-        films_in = [STAGES[stage](film) for film in films_in]
-    return [resize(film, _worker['size'], _worker['fit']) for film in films_in]
+def _work(folder, stages, size, fit, job):
+    """The records of one chunk; runs in a worker, which keeps its sources open."""
+    split, positions = job
+    source = _open_split(folder, split)
+    chunk = [read_film(source[i]) for i in positions]
+    for stage in stages:
+        chunk = [STAGES[stage](film) for film in chunk]
+    return [resize(film, size, fit) for film in chunk]
 
 
 def read_film(record):
@@ -216,12 +186,12 @@ def resize(film, size, fit):
 
 
 def main(argv):
-    del argv
-    _, config = config_lib.load(_CONFIG.value)
+    logging.set_verbosity(logging.WARNING)
+    config = config_lib.from_command_line(_CONFIG.value, argv)
     print(ensure(config.data, _DATA_DIR.value))
 
 
 if __name__ == '__main__':
     _CONFIG = flags.DEFINE_string('config', None, 'path[:arg] of the config whose records to prepare', required=True)
     _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    app.run(log.explained(main))
+    app.run(log.explained(main), flags_parser=config_lib.parse_flags)

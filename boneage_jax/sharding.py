@@ -11,6 +11,9 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from boneage_jax import log
+from tfds_rsna.errors import UserError
+
 
 def start(environ=os.environ):
     """Joins the other hosts where BONEAGE_COORDINATOR, BONEAGE_PROCESSES, BONEAGE_PROCESS are set (before any jax call)."""
@@ -20,7 +23,7 @@ def start(environ=os.environ):
         return
     if len(given) < len(names):
         missing = ', '.join(set(names) - set(given))
-        raise ValueError(f'a multi-host run needs {", ".join(names)}; missing: {missing}')
+        raise UserError(f'a multi-host run needs {", ".join(names)}; missing: {missing}')
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(
         environ['BONEAGE_COORDINATOR'], int(environ['BONEAGE_PROCESSES']), int(environ['BONEAGE_PROCESS']))
@@ -41,7 +44,7 @@ def replicated(mesh):
 
 def check_batch_size(batch_size, mesh):
     if batch_size % mesh.size:
-        raise ValueError(f'batch_size={batch_size} does not divide over {mesh.size} devices; '
+        raise UserError(f'batch_size={batch_size} does not divide over {mesh.size} devices; '
                          f'take a multiple of {mesh.size}')
 
 
@@ -102,6 +105,8 @@ class Preemption:
 
     def _set(self, number, frame):
         del frame
+        if not self._flag:
+            log.say('Stopping after this step and saving; once more stops at once.')
         self._flag = True
         signal.signal(number, self._old[number])
 

@@ -16,6 +16,7 @@ import optax
 from flax import nnx
 
 from boneage_jax.data import augment, pipeline
+from tfds_rsna.errors import UserError
 
 
 @jax.tree_util.register_dataclass
@@ -43,33 +44,42 @@ class Graphs:
     evaluate: Any
 
 
-def create(model, optimizer, frozen=()):
-    """(State at step 0, Graphs) of a fresh model. `frozen`: path prefixes such as 'trunk/stem'.
+def partition(model, frozen=()):
+    """(Graphs, trainable, frozen, statistics) of a model, the last three as plain dicts of arrays.
 
-    Frozen parameters get no gradient and no optimiser memory. Raises ValueError for a prefix that matches nothing.
+    `frozen`: path prefixes such as 'trunk/stem'. What lies below gets no gradient and no optimiser memory, and runs as
+    in evaluation: its batch normalisation keeps its running statistics, its dropout is off. Raises UserError for a
+    prefix that matches nothing.
     """
     matched = set()
 
-    def is_frozen(path, value):
+    def hits(path):
         name = '/'.join(map(str, path))
-        hits = [p for p in frozen if name == p or name.startswith(p + '/')]
-        matched.update(hits if isinstance(value, nnx.Param) else ())
-        return isinstance(value, nnx.Param) and bool(hits)
+        return [prefix for prefix in frozen if name == prefix or name.startswith(prefix + '/')]
+
+    def is_frozen(path, value):
+        matched.update(hits(path) if isinstance(value, nnx.Param) else ())
+        return isinstance(value, nnx.Param) and bool(hits(path))
 
     model.eval()
     evaluate = nnx.graphdef(model)
     model.train()
+    for path, module in nnx.iter_modules(model):
+        if hits(path):
+            module.eval()
     train, fixed, trainable, statistics = nnx.split(model, is_frozen, nnx.Param, nnx.BatchStat)
     if len(matched) < len(frozen):
-        parts = sorted(k for k in nnx.to_pure_dict(nnx.state(model)))
-        raise ValueError(f'frozen={tuple(frozen)}: no parameter below {", ".join(set(frozen) - matched)}; '
-                         f'the top-level parts are {", ".join(parts)}')
-    trainable = nnx.to_pure_dict(trainable)
+        raise UserError(f'frozen={tuple(frozen)}: no parameter below {", ".join(sorted(set(frozen) - matched))}; the '
+                        f'top-level parts are {", ".join(sorted(nnx.to_pure_dict(nnx.state(model))))}')
+    return Graphs(train, evaluate), *map(nnx.to_pure_dict, (trainable, fixed, statistics))
+
+
+def create(model, optimizer, frozen=()):
+    """(State at step 0, Graphs) of a fresh model, divided as `partition` says."""
+    graphs, trainable, fixed, statistics = partition(model, frozen)
     memory = {'best': jnp.float32(jnp.inf), 'best_step': jnp.int32(-1), 'stale': jnp.int32(0),
               'rate_scale': jnp.float32(1.0), 'bad_step': jnp.int32(-1)}
-    state = State(jnp.int32(0), trainable, nnx.to_pure_dict(fixed), nnx.to_pure_dict(statistics),
-                  optimizer.init(trainable), memory)
-    return state, Graphs(train, evaluate)
+    return State(jnp.int32(0), trainable, fixed, statistics, optimizer.init(trainable), memory), graphs
 
 
 def make_train_step(graphs, task, optimizer, augmentation):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from boneage_jax import losses
+from tfds_rsna.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,18 +28,18 @@ class Task:
 def fit(options, months):
     """The numbers that the task takes from the training ages (float32 months `[N]`): its `centre` and `scale`."""
     if options.name not in TASKS:
-        raise ValueError(f'task.name={options.name!r}: expected one of {", ".join(TASKS)}')
+        raise UserError(f'task.name={options.name!r}: expected one of {", ".join(TASKS)}')
     if options.normalisation == 'zscore':
         spread = float(np.std(months, dtype=np.float64))
         if spread == 0:
-            raise ValueError(f"task.normalisation='zscore': all {len(months)} training films have the same age "
+            raise UserError(f"task.normalisation='zscore': all {len(months)} training films have the same age "
                              f"({months[0]} months); give films of several ages or take 'unit'")
         return {'centre': float(np.mean(months, dtype=np.float64)), 'scale': spread}
     if options.normalisation == 'unit':
         return {'centre': 120.0, 'scale': 120.0}
     if options.normalisation == 'months':
         return {'centre': 0.0, 'scale': 1.0}
-    raise ValueError(f"task.normalisation={options.normalisation!r}: expected 'zscore', 'unit' or 'months'")
+    raise UserError(f"task.normalisation={options.normalisation!r}: expected 'zscore', 'unit' or 'months'")
 
 
 def build(options, fitted):
@@ -49,7 +50,7 @@ def build(options, fitted):
 def _age(options, *, centre, scale):
     per_example = {'l1': losses.l1, 'l2': losses.l2}
     if options.loss not in per_example:
-        raise ValueError(f'task.loss={options.loss!r}: expected one of {", ".join(per_example)}')
+        raise UserError(f'task.loss={options.loss!r}: expected one of {", ".join(per_example)}')
 
     def months(prediction):
         return prediction * scale + centre

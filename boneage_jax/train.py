@@ -3,24 +3,30 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import pathlib
+import platform
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
+from flax import nnx
 
-from boneage_jax import (checkpoint, classical, config as config_lib, evaluate, figures, lock, log, models, optimizer, prepare,
-                         sharding, tasks)
+from boneage_jax import checkpoint, classical, evaluate, figures, log, models, optimizer, prepare, sharding, tasks
+from boneage_jax import config as config_lib
 from boneage_jax import step as step_lib
+from boneage_jax import workdir as workdir_lib
 from boneage_jax.data import augment, pipeline, source
 from boneage_jax.data import splits as splits_lib
+from tfds_rsna import lock
+from tfds_rsna.errors import UserError
 
 
-class Diverged(RuntimeError):
+class Diverged(UserError):
     """The loss stopped being a number; the message names the step, its films and the last good checkpoint."""
 
 
@@ -34,41 +40,42 @@ def train(config, workdir, data_dir=None):
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     _set_up_jax(config)
-    alone = lock.exclusive(workdir / '.lock', wait=False) if sharding.is_main() else contextlib.nullcontext()
-    with alone:
-        _settle_config(config, workdir)
+    main, trainer = sharding.is_main(), TRAINERS[config.trainer]
+    with lock.exclusive(workdir / '.lock', wait=False) if main else contextlib.nullcontext():
+        workdir_lib.settle_config(workdir, config, write=main)
+        sharding.barrier('config')
         if (workdir / 'metrics.json').exists():
             log.say(f'{workdir} holds a finished run; delete it or choose another --workdir to train again.')
             return json.loads((workdir / 'metrics.json').read_text())
-        splits = _open_splits(config, data_dir, workdir)
-        return TRAINERS[config.trainer](config, workdir, splits)
+        trainer.check(config)  # before hours of preparing: what cannot be built is refused now
+        splits = _open_splits(config, data_dir)
+        workdir_lib.settle_splits(workdir, splits, write=main)
+        return trainer(config, workdir, splits).go()
 
 
-def _open_splits(config, data_dir, workdir):
-    """Ensures the records, cuts them into splits, and leaves the ids of each in the workdir."""
-    folder = prepare.ensure(config.data, data_dir)
-    derive = functools.partial(splits_lib.derive, validation=config.data.validation, holdout=config.data.holdout,
-                               seed=config.seed, official=config.data.official_splits)
-    splits = source.open_splits(folder, derive)
-    if sharding.is_main():
-        _write_json(workdir / 'splits.json', {name: list(split.ids) for name, split in splits.items()})
-    return splits
+def _open_splits(config, data_dir):
+    """Ensures the records and cuts them into splits."""
+    data = config.data
+    derive = functools.partial(splits_lib.derive, validation=data.validation, holdout=data.holdout,
+                               seed=data.split_seed, official=data.official_splits)
+    return source.open_splits(prepare.ensure(data, data_dir), derive)
 
 
 def _report(workdir, splits, predict, **about):
-    """Predicts the selecting split and each reported split once, writes predictions, figures and, last, metrics.json.
+    """Predicts the selecting split and each reported split once; writes predictions.csv, metrics.json, the figures.
 
-    `predict(split) -> months [N]` is called on every host; the main one writes.
+    `predict(split) -> months [N]` is called on every host; the main one writes. metrics.json says that the run is
+    finished: a figure that cannot be drawn takes nothing back.
     """
     names = [name for name in (splits_lib.SELECTING, *splits_lib.REPORTED) if name in splits]
     predictions = {name: (splits[name], predict(splits[name])) for name in names}
     if not sharding.is_main():
         return None
     evaluate.write_predictions(workdir, predictions)
-    figures.from_run(workdir)
     about |= {'selected_by': f'{splits_lib.SELECTING} MAE',
               'device': f'{jax.device_count()} {jax.devices()[0].device_kind}'}
     report = evaluate.write_metrics(workdir, predictions, splits['train'].months, about)
+    figures.from_run(workdir)
     for name, split in report['splits'].items():
         mae = split['overall']['mae']
         log.say(f'{name} ({split["role"]}, {split["films"]} films): MAE {mae["value"]:.2f} months, 95% interval '
@@ -79,17 +86,27 @@ def _report(workdir, splits, predict, **about):
     return report
 
 
-def _train_classical(config, workdir, splits):
+class ClassicalRun:
     """Principal components and linear regression: nothing to resume, minutes at most."""
-    if config.model.name != 'pca_linear':
-        raise config_lib.ConfigError(f"model.name={config.model.name!r}: trainer='classical' knows pca_linear")
-    log.say(f'Fitting PCA and linear regression on {len(splits["train"]):,} films.')
-    images = {name: split.arrays(range(len(split)))['image'] for name, split in splits.items()}
-    data = [(images[name], splits[name].months, splits[name].male) for name in ('train', splits_lib.SELECTING)]
-    model = classical.fit_pca_linear(*data, components=config.model.components, seed=config.seed)
-    kept = {'male' if sex else 'female': n for sex, n in model.components.items()}
-    log.say(f'Components kept by validation MAE: {kept}')
-    return _report(workdir, splits, lambda split: model.predict(images[split.name], split.male), components=kept)
+
+    def __init__(self, config, workdir, splits):
+        self.config, self.workdir, self.splits = config, workdir, splits
+
+    @staticmethod
+    def check(config):
+        if config.model.name != 'pca_linear':
+            raise config_lib.ConfigError(f"model.name={config.model.name!r}: trainer='classical' knows pca_linear")
+
+    def go(self):
+        splits = self.splits
+        log.say(f'Fitting PCA and linear regression on {len(splits["train"]):,} films.')
+        images = {name: split.arrays(range(len(split)))['image'] for name, split in splits.items()}
+        data = [(images[name], splits[name].months, splits[name].male) for name in ('train', splits_lib.SELECTING)]
+        model = classical.fit_pca_linear(*data, components=self.config.model.components, seed=self.config.seed)
+        kept = {'male' if sex else 'female': n for sex, n in model.components.items()}
+        log.say(f'Components kept by validation MAE: {kept}')
+        return _report(self.workdir, splits, lambda split: model.predict(images[split.name], split.male),
+                       components=kept)
 
 
 class Run:
@@ -98,18 +115,15 @@ class Run:
     def __init__(self, config, workdir, splits):
         self.config, self.workdir, self.main, self.splits = config, workdir, sharding.is_main(), splits
         self.mesh = sharding.make_mesh()
-        sharding.check_batch_size(config.batch_size, self.mesh)
         self.batches = pipeline.TrainBatches(
             self.splits['train'], batch_size=config.batch_size, seed=config.seed, placement=config.data.placement,
             mesh=self.mesh)
         self.total = config.epochs * self.batches.steps_per_epoch
         self.task = self._fit_task()
-        options = {k: v for k, v in config.model.items() if k != 'name'}
-        model = models.build(config.model.name, seed=config.seed, dtype=_compute_type(config.dtype), **options)
         self.rate = optimizer.schedule(config.optimizer, steps_per_epoch=self.batches.steps_per_epoch,
                                        total_steps=self.total)
         transform = optimizer.build(config.optimizer, self.rate)
-        state, graphs = step_lib.create(model, transform, config.frozen)
+        state, graphs = step_lib.create(_build_model(config), transform, config.frozen)
         self.state = sharding.put_replicated(jax.tree.map(np.asarray, state), self.mesh)
         replicated = sharding.replicated(self.mesh)
         self.train_step = jax.jit(
@@ -118,10 +132,22 @@ class Run:
         self.eval_step = jax.jit(step_lib.make_eval_step(graphs, self.task, flip_tta=config.flip_tta),
                                  out_shardings=replicated)
 
+    @staticmethod
+    def check(config):
+        """Refuses, within a second and before any data is touched, what could not be built or traced later."""
+        sharding.check_batch_size(config.batch_size, sharding.make_mesh())
+        augment.check(config.augment.to_dict())
+        tasks.build(config.task, tasks.fit(config.task, np.array([0.0, 240.0])))
+        model = nnx.eval_shape(lambda: _build_model(config))
+        step_lib.partition(model, config.frozen)
+        image = jax.ShapeDtypeStruct((2, *config.data.size, 1), jnp.float32)
+        model.eval()
+        jax.eval_shape(lambda m, x: m(x, jnp.zeros(2, bool))[0], model, image)
+
     def _fit_task(self):
         path = self.workdir / 'task.json'
         if not path.exists() and self.main:
-            _write_json(path, tasks.fit(self.config.task, self.splits['train'].months))
+            log.write_json(path, tasks.fit(self.config.task, self.splits['train'].months))
         sharding.barrier('task')
         return tasks.build(self.config.task, json.loads(path.read_text()))
 
@@ -148,11 +174,10 @@ class Run:
             self.state = self.checkpoints.load(self.state)
             log.say(f'Resuming {self.workdir} at step {self.checkpoints.latest}.')
         elif self.config.init_from:
-            if not pathlib.Path(self.config.init_from, 'checkpoints').is_dir():
-                raise config_lib.ConfigError(f'init_from={self.config.init_from!r}: no checkpoints there; '
-                                             'give the workdir of a run')
+            workdir_lib.refuse_leak(self.config.init_from, self.config, self.splits)
             with checkpoint.Checkpoints(self.config.init_from) as other:
                 self.state = other.load_parameters(self.state)
+            log.say(f'Starting from the best parameters of {self.config.init_from}.')
         return int(self.state.step)
 
     def _introduce(self, start):
@@ -221,6 +246,9 @@ class Run:
         split = self.splits[splits_lib.SELECTING]
         _, means = evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
                                     mesh=self.mesh)
+        if not np.isfinite(means['mae']):
+            raise Diverged(f'step {step}: the {split.name} error is not finite; {self._last_good()} Lower '
+                           'optimizer.learning_rate or set optimizer.clip, in a new --workdir.')
         memory = step_lib.remember(jax.device_get(self.state.memory), means['mae'], step, self.config.optimizer)
         self.state = dataclasses.replace(self.state, memory=sharding.put_replicated(memory, self.mesh))
         epoch = step / self.batches.steps_per_epoch
@@ -238,11 +266,14 @@ class Run:
         bad = int(self.state.memory['bad_step'])
         if bad < 0:
             return
-        latest = self.checkpoints.latest
-        good = f'the last good checkpoint is step {latest}' if latest is not None else 'no checkpoint was saved before'
         raise Diverged(f'step {bad}: the loss or its gradient is not finite; films of that batch: '
-                       f'{", ".join(self.batches.ids(bad))}; {good} in {self.checkpoints.directory}. Look at these '
-                       'films, lower optimizer.learning_rate or set optimizer.clip.')
+                       f'{", ".join(self.batches.ids(bad))}; {self._last_good()} Look at these films, lower '
+                       'optimizer.learning_rate or set optimizer.clip, in a new --workdir.')
+
+    def _last_good(self):
+        latest = self.checkpoints.latest
+        return (f'the last good checkpoint is step {latest} in {self.checkpoints.directory}.' if latest is not None
+                else 'no checkpoint was saved before.')
 
     def _report_best(self):
         best = self.checkpoints.best
@@ -256,43 +287,36 @@ class Run:
                        flip_tta=self.config.flip_tta)
 
 
-TRAINERS = {'gradient': lambda *run: Run(*run).go(), 'classical': _train_classical}
+TRAINERS = {'gradient': Run, 'classical': ClassicalRun}
+
+
+def _build_model(config):
+    options = {key: value for key, value in config.model.items() if key != 'name'}
+    return models.build(config.model.name, seed=config.seed, dtype=_compute_type(config.dtype), **options)
 
 
 def _set_up_jax(config):
     """The compile cache on disk (a second start is quick), and deterministic kernels where asked for."""
+    if config.dtype == 'float32':  # or accelerators would multiply in TF32 or bfloat16 all the same
+        jax.config.update('jax_default_matmul_precision', 'highest')
     if config.deterministic:
         flags = os.environ.get('XLA_FLAGS', '')
         if '--xla_gpu_deterministic_ops' not in flags:  # read when the backend starts
             os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_deterministic_ops=true'.strip()
-    jax.config.update('jax_compilation_cache_dir', str(prepare.cache_folder() / 'compiled'))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+    jax.config.update('jax_compilation_cache_dir', str(prepare.cache_folder() / 'compiled' / _processor()))
+    # Every program, however small: drawing the initial values alone compiles one for each kernel shape, half a second each.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
+def _processor():
+    """A name for this kind of CPU: programs compiled for another kind, in a home shared by a cluster, may not run here."""
+    info = pathlib.Path('/proc/cpuinfo')
+    flags = [line for line in info.read_text().splitlines() if line.startswith(('flags', 'Features'))] if (
+        info.exists()) else []
+    return hashlib.sha256('|'.join([platform.machine(), *flags[:1]]).encode()).hexdigest()[:12]
 
 
 def _compute_type(name):
     if name == 'auto':
         name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
     return jnp.dtype(name)
-
-
-def _settle_config(config, workdir):
-    """Writes config.json, or refuses a workdir that holds a run of another configuration.
-
-    A run that ended before its first checkpoint left nothing worth keeping: its files are written anew.
-    """
-    path, wanted = workdir / 'config.json', json.loads(config.to_json())
-    if path.exists() and (any(workdir.glob('checkpoints/*')) or (workdir / 'metrics.json').exists()):
-        changed = config_lib.differences(json.loads(path.read_text()), wanted)
-        if changed:
-            raise config_lib.ConfigError(f'{workdir} holds a run of another configuration:\n  ' + '\n  '.join(changed)
-                                         + '\nChoose another --workdir, or give the configuration of that run.')
-    elif sharding.is_main():
-        (workdir / 'task.json').unlink(missing_ok=True)
-        _write_json(path, wanted)
-    sharding.barrier('config')
-
-
-def _write_json(path, value):
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + '\n')
-    temporary.rename(path)

@@ -7,7 +7,7 @@ usage() {
 usage: launch/run.sh MODULE [ARGUMENT ...]
 
   launch/run.sh boneage_jax.main --config=configs/prsnet.py:phantom --workdir=runs/first
-  launch/run.sh boneage_jax.predict --workdir=runs/first --input=film.png --output=ages.csv
+  launch/run.sh boneage_jax.prepare --config=configs/prsnet.py:rsna100
 
 Needs Python 3.11 or 3.12; the first call makes .venv (2 minutes). Paths are relative to the project's folder.
 

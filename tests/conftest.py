@@ -7,6 +7,8 @@ import tempfile
 _CACHE = tempfile.TemporaryDirectory(prefix='boneage_cache_')
 
 os.environ['BONEAGE_CACHE'] = _CACHE.name
+os.environ['JAX_COMPILATION_CACHE_DIR'] = os.path.join(_CACHE.name, 'compiled')  # processes share what they compile
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['MPLBACKEND'] = 'Agg'
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 os.environ['JAX_PLATFORMS'] = os.environ.get('BONEAGE_TEST_PLATFORM', 'cpu')

@@ -38,7 +38,12 @@ def test_presets_rows_and_pairs_apply_in_order():
     ('data.fit=stretch', "data.fit='stretch': expected one of pad, squash"),
     ('batch_size=0', 'batch_size=0: expected at least 1'),
     ('size=(4,4)', 'data.size=.*each at least 8'),
-    ('flip=2', 'augment.flip=2.0: expected a probability'),
+    ('flip=2', 'augment.flip=2.0: expected a number from 0 to 1'),
+    ('rotation=-4', 'augment.rotation=-4.0: expected zero or more'),
+    ('phantom.size=64', r'data.phantom.size=\(64,\): expected \(rows, columns\)'),
+    ('schedule=step,step_epochs=0', 'step_epochs=0: expected at least 1'),
+    ('schedule=one_cycle,warmup_epochs=1', "'one_cycle' has a warm-up of its own"),
+    ('momentum=1.5', 'optimizer.momentum=1.5: expected at least 0 and below 1'),
 ])
 def test_nothing_is_guessed(arg, message):
     with pytest.raises(c.ConfigError, match=message):
@@ -77,3 +82,13 @@ def test_reading_a_config_needs_no_jax():
     code = ("import sys; from boneage_jax import config; config.load('configs/prsnet.py:phantom'); "
             "sys.exit('jax' in sys.modules)")
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
+
+
+def test_command_line_overrides():
+    spec = f'{ROOT}/configs/prsnet.py:tiny'
+    config = c.from_command_line(spec, ['main', '--config.optimizer.learning_rate=0.5', '--config.size=(40,40)'])
+    assert config.optimizer.learning_rate == 0.5 and config.data.size == (40, 40) and config.is_locked
+    for argument, message in {'--config.lr=3': "unknown key 'lr'; known: ", '--wrokdir=x': "unknown argument '--wrokdir=x'",
+                              'more': "unknown argument 'more'", '--config.epochs=0': 'epochs=0: expected'}.items():
+        with pytest.raises(c.ConfigError, match=message):
+            c.from_command_line(spec, ['main', argument])

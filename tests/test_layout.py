@@ -16,7 +16,7 @@ ROWS = [
     ['step'],
     ['optimizer', 'tasks'],
     ['models', 'losses', 'metrics', 'data', 'preprocess', 'classical'],
-    ['checkpoint', 'lock', 'sharding', 'log', 'config'],
+    ['workdir', 'checkpoint', 'sharding', 'log', 'config'],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 

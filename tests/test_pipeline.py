@@ -20,7 +20,7 @@ def split():
                        'keypoints': rng.random((3, 2), np.float32)} for _ in range(30))
     positions = rng.permutation(30)[:23]
     return source.Split('train', records, positions, [f'film{i}' for i in positions],
-                        np.arange(23, dtype=np.float32), np.arange(23) % 2 == 0)
+                        np.arange(23, dtype=np.float32), np.arange(23) % 2 == 0, ('image', 'keypoints'))
 
 
 def make(split, **changes):

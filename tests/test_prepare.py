@@ -91,12 +91,26 @@ def test_records_are_cached_and_every_change_builds_anew(folder, capsys):
 
 def test_half_written_records_are_not_taken(folder, monkeypatch):
     work = prepare._work
-    monkeypatch.setattr(prepare, '_work', lambda split, rows: 1 / 0 if 16 in rows else work(split, rows))
+    monkeypatch.setattr(prepare, '_work', lambda *args: 1 / 0 if 16 in args[-1][1] else work(*args))
     with pytest.raises(ZeroDivisionError):
         prepare.ensure(data(folder))
     assert not list((folder / 'cache' / 'records').glob('[!.]*'))
     monkeypatch.setattr(prepare, '_work', work)
     assert len(prepared.open(prepare.ensure(data(folder))).splits['train']) == 20
+
+
+def test_a_finished_cache_needs_no_writing(folder):
+    records = prepare.ensure(data(folder))
+    for path in records.parent.glob('.*.lock'):
+        path.unlink()
+    prepare.ensure(data(folder))
+    assert not list(records.parent.glob('.*.lock'))  # so a shared cache may lie on a read-only file system
+
+
+def test_a_disk_too_small_is_said_before_the_work(folder, monkeypatch):
+    monkeypatch.setattr(prepare.shutil, 'disk_usage', lambda path: prepare.shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(c.ConfigError, match='GB are free; .*BONEAGE_CACHE'):
+        prepare.ensure(data(folder))
 
 
 def test_many_processes_write_the_same_records(folder, monkeypatch):
@@ -111,7 +125,7 @@ def test_many_processes_write_the_same_records(folder, monkeypatch):
 
 @pytest.mark.parametrize('arg, message', [
     ('stages=(mask,contrst)', 'data.stages: unknown mask, contrst'),
-    ('images=/nowhere/films', '/nowhere/films: no such file or folder'),
+    ('images=/nowhere/films', "images='/nowhere/films': no such file or folder"),
     ('data.image_folder.images=', 'data.image_folder.images is empty'),
     ('source=rsna_bone_age,data.folder=nothing-here', 'nothing-here: no such folder; set BONEAGE_DATA'),
 ])

@@ -60,6 +60,26 @@ def test_official_splits_stay_and_can_be_declined():
         'train': ('train', 100), 'validation': ('train', 50), 'holdout': ('train', 50), 'test': ('test', 20)}
 
 
+def test_a_holdout_is_drawn_where_there_is_no_test_split():
+    given = {'train': labels(200), 'validation': labels(40, 1)}
+    derived = splits.derive(given, validation=50, holdout=50, seed=0)
+    assert {k: (v[0], len(v[1])) for k, v in derived.items()} == {
+        'train': ('train', 150), 'validation': ('validation', 40), 'holdout': ('train', 50)}
+
+
+def test_films_of_one_patient_stay_together():
+    given = {'train': labels(300)}
+    groups = [f'patient {i // 3}' if i < 240 else '' for i in range(300)]  # the last sixty are nobody's
+    derived = splits.derive({'train': given['train'] | {'groups': groups}}, validation=40, holdout=40, seed=0)
+    where = {i: name for name, (_, positions) in derived.items() for i in positions}
+    assert len(where) == 300
+    for patient in range(80):
+        assert len({where[3 * patient + k] for k in range(3)}) == 1
+    plain = splits.derive(given, validation=40, holdout=40, seed=0)
+    assert set(plain['holdout'][1]) <= set(derived['holdout'][1])
+    assert {where[i] for i in range(240, 300)} == {'train', 'validation', 'holdout'}
+
+
 def test_too_few_films():
     with pytest.raises(splits.SplitError, match='100 training films are too few for validation=40 and holdout=20'):
         splits.derive({'train': labels(100)}, validation=40, holdout=20, seed=0)

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfds_rsna.errors import UserError
+
 OPTIONS = {
     'flip': 'probability of a horizontal mirror image, 0 to 1',
     'rotation': 'degrees, uniform in +-rotation; positive turns counter-clockwise as displayed',
@@ -45,7 +47,7 @@ def augment(key, batch, options, *, first=0):
         first: position of the first example in the global batch (for a batch worked through in pieces).
 
     Raises:
-        ValueError: on unknown or missing options, or values out of range.
+        UserError: on unknown or missing options, or values out of range.
     """
     check(options)
     size = batch['image'].shape[0]
@@ -104,16 +106,16 @@ def flip(batch):
 
 
 def check(options):
-    """Raises ValueError where `options` lacks a key of `OPTIONS`, has another, or a value is out of range."""
+    """Raises UserError where `options` lacks a key of `OPTIONS`, has another, or a value is out of range."""
     given = set(options.keys())
     if given != set(OPTIONS):
-        raise ValueError(f'augmentation options: missing {sorted(set(OPTIONS) - given)}, '
+        raise UserError(f'augmentation options: missing {sorted(set(OPTIONS) - given)}, '
                          f'unknown {sorted(given - set(OPTIONS))}; known are {sorted(OPTIONS)}')
     if options['fill'] not in ('zero', 'nearest'):
-        raise ValueError(f"augmentation option fill is {options['fill']!r}; it must be 'zero' or 'nearest'")
+        raise UserError(f"augmentation option fill is {options['fill']!r}; it must be 'zero' or 'nearest'")
     for name in OPTIONS:
         if name != 'fill' and not 0 <= options[name] <= _UPPER.get(name, float('inf')):
-            raise ValueError(f'augmentation option {name} is {options[name]}: out of range ({OPTIONS[name]})')
+            raise UserError(f'augmentation option {name} is {options[name]}: out of range ({OPTIONS[name]})')
 
 
 def _affine(signed, sides, options):

@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from boneage_jax import sharding
+from tfds_rsna.errors import UserError
 
 
 class TrainBatches:
     """`batches(step)` -> this host's rows of the global batch, numpy. `steps_per_epoch` of them make an epoch.
 
     With `placement='host'` the rows carry the images; with 'device' only `index` and `valid`, and `resident` holds the
-    split's arrays for `gather` to take them from. Raises ValueError where the split is smaller than a batch.
+    split's arrays for `gather` to take them from. Raises UserError where the split is smaller than a batch.
     """
 
     def __init__(self, split, *, batch_size, seed, placement, mesh):
         if len(split) < batch_size:
-            raise ValueError(f'{len(split)} training films do not fill one batch of {batch_size}; lower batch_size')
+            raise UserError(f'{len(split)} training films do not fill one batch of {batch_size}; lower batch_size')
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.steps_per_epoch = len(split) // batch_size
         self.resident = make_resident(split, mesh) if placement == 'device' else {}
@@ -45,16 +46,16 @@ class TrainBatches:
         return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
 
 
-def eval_batches(split, *, batch_size, with_arrays=True):
+def eval_batches(split, *, batch_size):
     """Every example of the split exactly once, in order; the last batch is padded with `valid` false."""
     rows = sharding.host_rows(batch_size)
     for start in range(0, len(split), batch_size):
         index = np.arange(start, start + batch_size, dtype=np.int32)
         valid = index < len(split)
-        yield _rows(split, np.where(valid, index, 0)[rows], valid[rows], with_arrays)
+        yield _rows(split, np.where(valid, index, 0)[rows], valid[rows], with_arrays=True)
 
 
-def _rows(split, index, valid, with_arrays):
+def _rows(split, index, valid, *, with_arrays):
     batch = {'index': index, 'valid': valid}
     if with_arrays:
         batch |= {'months': split.months[index], 'male': split.male[index], **split.arrays(index)}
@@ -63,8 +64,10 @@ def _rows(split, index, valid, with_arrays):
 
 def make_resident(split, mesh):
     """The whole split on every device, uint8 images and all: RSNA's training films at 512x512 take 3.3 GB."""
-    parts = [split.arrays(range(start, min(start + 512, len(split)))) for start in range(0, len(split), 512)]
-    arrays = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    arrays = {name: np.empty((len(split), *array.shape[1:]), array.dtype) for name, array in split.arrays([0]).items()}
+    for start in range(0, len(split), 512):
+        for name, part in split.arrays(range(start, min(start + 512, len(split)))).items():
+            arrays[name][start:start + 512] = part
     return sharding.put_replicated(arrays | {'months': split.months, 'male': split.male}, mesh)
 
 

@@ -6,8 +6,6 @@ import numpy as np
 
 from tfds_rsna import prepared
 
-IMAGE_LIKE = ('image', 'hand_mask', 'keypoints')  # what a batch carries besides its labels
-
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -19,15 +17,15 @@ class Split:
     ids: list
     months: np.ndarray
     male: np.ndarray
+    inputs: tuple = ('image',)  # what a batch carries besides its labels, of `image`, `hand_mask`, `keypoints`
 
     def __len__(self):
         return len(self.positions)
 
     def arrays(self, index):
-        """`index` int `[B]` -> the stacked arrays of these examples: `image` uint8 `[B, H, W, 1]` and what else there is."""
+        """`index` int `[B]` -> the stacked `inputs` of these examples: `image` uint8 `[B, H, W, 1]` and so on."""
         records = self.records.__getitems__([int(self.positions[i]) for i in index])
-        names = [name for name in IMAGE_LIKE if name in records[0]]
-        return {name: np.stack([record[name] for record in records]) for name in names}
+        return {name: np.stack([record[name] for record in records]) for name in self.inputs}
 
 
 def open_splits(folder, derive):

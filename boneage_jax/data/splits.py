@@ -5,44 +5,61 @@ Validation selects (checkpoint, patience, calibration); holdout and test are rep
 
 import numpy as np
 
+from tfds_rsna.errors import UserError
+
 SELECTING = 'validation'
 REPORTED = ('holdout', 'test')
 
 
-class SplitError(ValueError):
+class SplitError(UserError):
     """The source has too few films for the splits that the config asks for."""
 
 
 def derive(labels, *, validation, holdout, seed, official=True):
-    """`{split: (source split, int64 positions in it)}` from `labels = {source split: {'ids', 'months', 'male'}}`.
+    """`{split: (source split, int64 positions in it)}` from `labels = {source split: {'ids', 'months', 'male'[, 'groups']}}`.
 
-    With an official validation split (and `official`), train / validation are the official ones. Without, `validation`
-    and `holdout` films are taken from the training split, stratified by sex and age: films are sorted by (sex, age),
-    ties in random order, and every k-th goes out, so each split has the age distribution of the whole. The official
-    test split, where present, always stays whole. The draw depends on (ids, months, male, seed, sizes) alone, not on
+    Official validation and test splits stay whole (validation ones only with `official`). What is missing is taken from
+    the training films: `validation` films where there is no validation split, `holdout` films where there is no test
+    split. They are stratified by sex and age: sorted by (sex, age), ties in random order, and every k-th goes out, so
+    each split has the age distribution of the whole. The draw depends on (ids, months, male, seed, sizes) alone, not on
     the order of the files.
+
+    Films of one group (a patient's, 'groups') never come into two splits: a drawn film takes its group along, so the
+    splits may come out larger than asked.
     """
-    splits = {}
-    if 'test' in labels:
-        splits['test'] = ('test', np.arange(len(labels['test']['ids'])))
-    count = len(labels['train']['ids'])
-    if official and 'validation' in labels:
-        return {'train': ('train', np.arange(count)),
-                'validation': ('validation', np.arange(len(labels['validation']['ids']))), **splits}
-    if validation + holdout > count // 2:
-        raise SplitError(f'{count} training films are too few for validation={validation} and holdout={holdout}: '
-                         'they may take half of them at most; set data.validation and data.holdout')
+    splits = {name: (name, np.arange(len(labels[name]['ids'])))
+              for name in ('validation', 'test') if name in labels and (official or name == 'test')}
+    sizes = {'validation': 0 if 'validation' in splits else validation, 'holdout': 0 if 'test' in splits and (
+        'validation' in splits) else holdout}
+    count, out = len(labels['train']['ids']), sum(sizes.values())
+    if out > count // 2:
+        raise SplitError(f'{count} training films are too few for validation={sizes["validation"]} and '
+                         f'holdout={sizes["holdout"]}: they may take half of them at most; set data.validation and '
+                         'data.holdout')
     ids, months, male = (np.asarray(labels['train'][k]) for k in ('ids', 'months', 'male'))
     by_id = np.argsort(ids, kind='stable')
     ties = np.empty(count)
     ties[by_id] = np.random.default_rng([seed, count]).permutation(count)
     order = np.lexsort((ties, months, male))
     # Evenly spaced ranks with a random start: `out` films, one from each of `out` neighbouring strata.
-    out = validation + holdout
     offset = np.random.default_rng([seed, count, 1]).random()
-    taken = np.floor((np.arange(out) + offset) * count / out).astype(int)
-    is_validation = np.floor((np.arange(out) + 1) * validation / out) > np.floor(np.arange(out) * validation / out)
-    rest = np.setdiff1d(np.arange(count), taken)
-    return {'train': ('train', np.sort(order[rest])),
-            'validation': ('train', np.sort(order[taken[is_validation]])),
-            'holdout': ('train', np.sort(order[taken[~is_validation]])), **splits}
+    taken = order[np.floor((np.arange(out) + offset) * count / max(out, 1)).astype(int)]
+    share = sizes['validation'] / max(out, 1)
+    to_validation = np.floor((np.arange(out) + 1) * share + 1e-9) > np.floor(np.arange(out) * share + 1e-9)
+    where = np.zeros(count, int)  # 0 train, 1 validation, 2 holdout
+    where[taken] = np.where(to_validation, 1, 2)
+    where = _with_groups(where, labels['train'].get('groups'))
+    for number, name in enumerate(('train', 'validation', 'holdout')):
+        if name == 'train' or sizes[name]:
+            splits[name] = ('train', np.flatnonzero(where == number))
+    return {name: splits[name] for name in ('train', 'validation', 'holdout', 'test') if name in splits}
+
+
+def _with_groups(where, groups):
+    """Every film of a group goes to the highest split that one of its films was drawn for."""
+    if groups is None or not any(groups):
+        return where
+    names, group = np.unique([g or f' film {i}' for i, g in enumerate(groups)], return_inverse=True)
+    highest = np.zeros(len(names), int)
+    np.maximum.at(highest, group, where)
+    return highest[group]

@@ -10,6 +10,7 @@ import functools
 from flax import nnx
 
 from boneage_jax.models import prsnet, resnet
+from tfds_rsna.errors import UserError
 
 MODELS = {
     'resnet18': functools.partial(resnet.ResNet, resnet.BLOCKS['resnet18']),
@@ -19,10 +20,10 @@ MODELS = {
 
 
 def build(name, *, seed=0, **options):
-    """The network `name` with freshly drawn parameters (float32). Raises ValueError for unknown names and options."""
+    """The network `name` with freshly drawn parameters (float32). Raises UserError for unknown names and options."""
     if name not in MODELS:
-        raise ValueError(f'unknown model {name!r}; known: {", ".join(MODELS)}')
+        raise UserError(f'unknown model {name!r}; known: {", ".join(MODELS)}')
     try:
         return MODELS[name](**options, rngs=nnx.Rngs(seed))
     except TypeError as error:
-        raise ValueError(f'model {name!r}: {error}') from error
+        raise UserError(f'model {name!r}: {error}') from error

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tfds_rsna.errors import UserError
+
 kaiming_fan_out = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
 
 
@@ -23,7 +25,9 @@ def norm(features, *, dtype=None, rngs):
 
 
 def linear(inputs, outputs, *, dtype=None, rngs):
-    return nnx.Linear(inputs, outputs, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+    """A dense layer. Without `dtype` it computes in full float32 on every device: the age's last digit is a month."""
+    precision = jax.lax.Precision.HIGHEST if dtype is None else None
+    return nnx.Linear(inputs, outputs, dtype=dtype, param_dtype=jnp.float32, precision=precision, rngs=rngs)
 
 
 def max_pool_3x3(x):
@@ -45,7 +49,7 @@ def standardise(image, how):
     if how == 'fixed':
         return (image - 0.5) / 0.25
     if how != 'film':
-        raise ValueError(f"standardise={how!r}: expected 'film' or 'fixed'")
+        raise UserError(f"standardise={how!r}: expected 'film' or 'fixed'")
     mean = jnp.mean(image, axis=(1, 2, 3), keepdims=True)
     deviation = jnp.std(image, axis=(1, 2, 3), keepdims=True)
     return (image - mean) / jnp.maximum(deviation, 1e-3)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from boneage_jax.models import layers, resnet
+from tfds_rsna.errors import UserError
 
 
 class PRSNet(nnx.Module):
@@ -17,7 +18,7 @@ class PRSNet(nnx.Module):
     def __init__(self, *, backbone='resnet34', width=64, depth=0, stem='imagenet', standardise='film', dropout=0.0,
                  dtype=None, rngs):
         if backbone not in resnet.BLOCKS:
-            raise ValueError(f'backbone={backbone!r}: expected one of {", ".join(resnet.BLOCKS)}')
+            raise UserError(f'backbone={backbone!r}: expected one of {", ".join(resnet.BLOCKS)}')
         self.standardise = standardise
         self.trunk = resnet.ResNet(resnet.BLOCKS[backbone], num_outputs=0, channels=1, width=width, depth=depth,
                                    stem=stem, dtype=dtype, rngs=rngs)

@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 
 from boneage_jax.models import layers
+from tfds_rsna.errors import UserError
 
 BLOCKS = {'resnet18': (2, 2, 2, 2), 'resnet34': (3, 4, 6, 3)}  # basic blocks in res2, res3, res4, res5
 
@@ -31,14 +32,14 @@ class ResNet(nnx.Module):
 
     `stages(x)` gives the feature maps res2..res5, strides 4, 8, 16, 32 (1, 2, 4, 8 with `stem='small'`: 3x3, no stride,
     no pool, for small films). `depth` > 0 overrides the number of blocks in each stage, `width` the channels of res2.
-    Raises ValueError for an input with a side below 32 pixels.
+    Raises UserError for an input with a side below 32 pixels.
     """
 
     smallest_side = 32
 
     def __init__(self, blocks, *, num_outputs=1000, channels=3, width=64, depth=0, stem='imagenet', dtype=None, rngs):
         if stem not in ('imagenet', 'small'):
-            raise ValueError(f"stem={stem!r}: expected 'imagenet' or 'small'")
+            raise UserError(f"stem={stem!r}: expected 'imagenet' or 'small'")
         blocks = (depth,) * len(blocks) if depth else blocks
         self.small_stem = stem == 'small'
         self.stem = layers.conv(channels, width, 3 if self.small_stem else 7, stride=1 if self.small_stem else 2,
@@ -60,7 +61,7 @@ class ResNet(nnx.Module):
     def stages(self, x):
         """`[B, H, W, channels]` -> `[res2, res3, res4, res5]`, each `[B, h, w, c]` in the compute type."""
         if min(x.shape[1:3]) < self.smallest_side:
-            raise ValueError(f'ResNet takes images of at least {self.smallest_side} pixels a side, '
+            raise UserError(f'ResNet takes images of at least {self.smallest_side} pixels a side, '
                              f'found {x.shape[1]}x{x.shape[2]}; set data.size')
         x = jax.nn.relu(self.stem_norm(self.stem(x)))
         if not self.small_stem:

@@ -1,0 +1,76 @@
+"""What a workdir promises: one run, of one configuration, on the same films from its first step to its report."""
+
+import json
+import pathlib
+
+from boneage_jax import config as config_lib
+from boneage_jax import log
+
+# Keys that may change between the stops of a run: they change what is written or how fast, never the result.
+HARMLESS = ('log_every', 'save_every', 'data.placement', 'data.download')
+
+
+def has_results(workdir):
+    """Whether anything worth keeping was written: a checkpoint or a report."""
+    return any((workdir / 'checkpoints').glob('[0-9]*')) or (workdir / 'metrics.json').exists()
+
+
+def settle_config(workdir, config, *, write):
+    """Writes config.json, or refuses a workdir that holds a run of another configuration (ConfigError).
+
+    A run that ended before its first checkpoint left nothing worth keeping: its files are written anew. Knobs that a
+    newer release added do not count while they have their neutral value.
+    """
+    path, wanted = workdir / 'config.json', json.loads(config.to_json())
+    if path.exists() and has_results(workdir):
+        saved = json.loads(path.read_text())
+        new = [key for key, value in config_lib.flat(config_lib.base()).items()
+               if key not in config_lib.flat(saved) and config_lib.same(config_lib.flat(wanted)[key], value)]
+        changed = config_lib.differences(saved, wanted, ignore=(*HARMLESS, *new))
+        if changed:
+            raise config_lib.ConfigError(
+                f'{workdir} holds a run of another configuration:\n  ' + '\n  '.join(changed) + '\nChoose another '
+                '--workdir (init_from starts it from this run), or give the configuration of this run.')
+    elif write:
+        (workdir / 'task.json').unlink(missing_ok=True)
+        log.write_json(path, wanted)
+
+
+def settle_splits(workdir, splits, *, write):
+    """Writes splits.json, `{split: [id, ...]}`, or refuses to go on with other films than the run began with.
+
+    Going on would train on films that were held out before, or hold out films that were trained on.
+    """
+    path, ids = workdir / 'splits.json', {name: list(split.ids) for name, split in splits.items()}
+    if path.exists() and has_results(workdir):
+        before = json.loads(path.read_text())
+        moved = [f'{name}: {len(set(before.get(name, [])) ^ set(ids.get(name, [])))} films differ'
+                 for name in sorted({*before, *ids}) if before.get(name) != ids.get(name)]
+        if moved:
+            raise config_lib.ConfigError(
+                f'{path}: the films changed since this run began ({"; ".join(moved)}). Give it the films it began with, '
+                'or start a new run in another --workdir.')
+    elif write:
+        log.write_json(path, ids)
+
+
+def refuse_leak(other, config, splits):
+    """Refuses to start from a run that trained on films which this one holds out (ConfigError).
+
+    Ids are compared where both runs read the same source; a run without splits.json or config.json is refused too.
+    """
+    other = pathlib.Path(other)
+    try:
+        trained = set(json.loads((other / 'splits.json').read_text())['train'])
+        theirs = json.loads((other / 'config.json').read_text())['data']
+    except (OSError, KeyError, ValueError) as error:
+        raise config_lib.ConfigError(f'init_from={str(other)!r}: no run lies there ({error}); give its workdir') from error
+    ours = json.loads(config.data.to_json())
+    if any(theirs.get(key) != ours[key] for key in ('source', 'folder', 'phantom', 'image_folder')):
+        return
+    for name, split in splits.items():
+        leaked = trained & set(split.ids)
+        if name != 'train' and leaked:
+            raise config_lib.ConfigError(
+                f'init_from={str(other)!r}: {len(leaked)} of the {len(split)} {name} films were trained on there; take '
+                'the same data.split_seed, data.validation and data.holdout in both runs')
