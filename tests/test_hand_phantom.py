@@ -208,7 +208,7 @@ def test_killed_build_starts_again(tmp_path):
         time.sleep(.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert list(home.glob('incomplete.*')) and not (home / '1.0.0').exists()
+    assert list(home.glob('incomplete.*')) and not (home / '1.1.0').exists()
     builder = tfds_rsna.HandPhantom(data_dir=tmp_path / 'ds', count=3, size=(32, 32))
     builder.download_and_prepare()
     assert len(builder.as_data_source('train')) == 3 and not list(home.glob('incomplete.*'))

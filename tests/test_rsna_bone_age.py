@@ -269,7 +269,7 @@ def test_a_killed_build_is_no_dataset_and_starts_again(folder, tmp_path):
     assert not builder.data_path.exists()
     builder.download_and_prepare()
     assert len(builder.as_data_source('train')) == 3
-    assert sorted(path.name for path in home.iterdir()) == ['.lock', '1.0.0']
+    assert sorted(path.name for path in home.iterdir()) == ['.lock', '1.1.0']
 
 
 def test_a_second_build_waits_for_the_first(folder, tmp_path, capsys):

@@ -20,20 +20,42 @@ _LOCAL_HEADER = struct.Struct('<4s22xHH')
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file: `path` as people would write it ('outer.zip/inner.zip/film.png'); `read` gives its bytes and may be
-    called from any thread."""
+    """A file: `path` as people would write it ('outer.zip/inner.zip/film.png'), below the folder looked into.
+
+    `read` gives its bytes and may be called from any thread; `file` is the file on disk, of a zip's member the
+    outermost zip; `packed` is a member's size, None where the file itself lies on disk.
+    """
 
     path: str
     read: Callable[[], bytes]
+    file: pathlib.Path
+    packed: int | None = None
 
     @property
     def name(self) -> str:
         """The last part of the path."""
         return posixpath.basename(self.path)
 
+    @property
+    def is_zip(self) -> bool:
+        """Whether this is a zip that was not looked into (`Archive(listing=True)`)."""
+        return self.name.lower().endswith('.zip')
+
+    def size(self) -> int:
+        """Bytes that `read` will give; OSError where the file is gone."""
+        return self.file.stat().st_size if self.packed is None else self.packed
+
 
 class Archive(contextlib.ExitStack):
-    """Keeps the opened zips open: use it as a context manager, or `close()` it."""
+    """Keeps the opened zips open: use it as a context manager, or `close()` it.
+
+    With `listing=True` zips that are compressed inside of zips are entries themselves: to look into one means to
+    unpack it, and whoever wants names only need not wait for that.
+    """
+
+    def __init__(self, *, listing: bool = False):
+        super().__init__()
+        self._listing = listing
 
     def entries(self, folder: pathlib.Path, wanted: re.Pattern) -> Iterator[Entry]:
         """Every file under `folder`, sorted; of the zips, those whose path `wanted` finds.
@@ -44,32 +66,35 @@ class Archive(contextlib.ExitStack):
         for path in sorted(_walk(folder)):
             relative = path.relative_to(folder).as_posix()
             if path.suffix.lower() != '.zip':
-                yield Entry(relative, path.read_bytes)
+                yield Entry(relative, path.read_bytes, path)
             elif wanted.search(relative):
-                yield from self._inside(self.enter_context(open(path, 'rb')), relative)
+                yield from self._inside(self.enter_context(open(path, 'rb')), relative, path, str(path))
 
     def members(self, path: pathlib.Path) -> Iterator[Entry]:
         """Every file inside one zip; DataError as `entries`."""
         prefix = f'{path.name}/'
-        for entry in self._inside(self.enter_context(open(path, 'rb')), path.name):
+        for entry in self._inside(self.enter_context(open(path, 'rb')), path.name, path, str(path)):
             yield dataclasses.replace(entry, path=entry.path.removeprefix(prefix))
 
-    def _inside(self, file, path: str) -> Iterator[Entry]:
+    def _inside(self, file, path: str, outer: pathlib.Path, full: str) -> Iterator[Entry]:
+        """`outer`: the zip on disk; `full`: this zip for messages, from the root on."""
         try:
             archive = self.enter_context(zipfile.ZipFile(file))
         except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f'{path}: not a whole zip ({error}); download it again') from error
+            raise DataError(f'{full}: not a whole zip ({error}); download it again') from error
         for info in sorted(archive.infolist(), key=lambda info: info.filename):
             inner = f'{path}/{info.filename}'
-            check_member(info.filename, path)
+            check_member(info.filename, full)
             if info.is_dir() or '__MACOSX' in inner or info.filename.startswith('.'):
                 continue
             if info.flag_bits & 1:
-                raise DataError(f'{inner}: encrypted; unpack the zip with its password first')
-            if info.filename.lower().endswith('.zip'):
-                yield from self._inside(self._open_inner(file, archive, info), inner)
+                raise DataError(f'{full}/{info.filename}: encrypted; unpack the zip with its password first')
+            packed = info.compress_type != zipfile.ZIP_STORED
+            if info.filename.lower().endswith('.zip') and not (packed and self._listing):
+                yield from self._inside(self._open_inner(file, archive, info), inner, outer,
+                                        f'{full}/{info.filename}')
             else:
-                yield Entry(inner, _reader(archive, info, inner))
+                yield Entry(inner, _reader(archive, info, inner), outer, info.file_size)
 
     def _open_inner(self, file, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
         """A zip inside a zip: where it is stored, a window into the outer file; else unpacked to a temporary one."""

@@ -1,10 +1,12 @@
 """Labelled film files -> the records of a source: decoded once to prove that they can be, stored as given."""
 import collections
 import concurrent.futures
+import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from tfds_rsna import films, pools
+from tfds_rsna.archive import Entry
 from tfds_rsna.labels import Label
 from tfds_rsna.problems import DataError, Problems
 
@@ -17,13 +19,21 @@ class CheckedFilms:
     interpreter while it unpacks), a few films ahead and no more, so memory stays flat.
     """
 
-    def __init__(self, labelled: Sequence[tuple[Label, str, Callable[[], bytes]]], problems: Problems):
-        """`labelled`: (label, the file's path for messages, a function that reads its bytes)."""
+    def __init__(self, labelled: Sequence[tuple[Label, Entry]], problems: Problems):
+        """`problems` takes the films that cannot be read."""
         self._labelled = labelled
         self._problems = problems
 
     def __length_hint__(self) -> int:
         return len(self._labelled)
+
+    def size(self) -> int:
+        """Bytes of all films together, as far as they can be found."""
+        total = 0
+        for _, entry in self._labelled:
+            with contextlib.suppress(OSError):  # a film that is gone is named when it is read
+                total += entry.size()
+        return total
 
     def __iter__(self) -> Iterator[tuple[int, dict]]:
         threads = pools.cores()
@@ -34,13 +44,13 @@ class CheckedFilms:
             for index in range(len(self._labelled)):
                 while len(ahead) < 2 * threads and (item := next(waiting, None)) is not None:
                     ahead.append((item, pool.submit(_check, item)))
-                (label, path, _), future = ahead.popleft()
+                (label, entry), future = ahead.popleft()
                 try:
                     example = future.result()
                 except (films.FilmError, DataError, OSError) as error:
                     # Goes on in either mode; the builder then names all of them at once.
-                    self._problems.add('film that cannot be read', label.id, path,
-                                       str(error).removeprefix(f'{path}: '))
+                    self._problems.add('film that cannot be read', label.id, entry.path,
+                                       str(error).removeprefix(f'{entry.path}: '))
                 else:
                     good += 1
                     yield index, example
@@ -48,19 +58,19 @@ class CheckedFilms:
             raise DataError('\n'.join(['no film can be read', *self._problems.lines()]))
 
 
-def _check(item: tuple[Label, str, Callable[[], bytes]]) -> dict:
-    label, path, read = item
-    data = read()
-    height, width = films.decode(data, path).shape
-    return {'image': data, 'id': label.id, 'months': label.months, 'male': label.male,
+def _check(item: tuple[Label, Entry]) -> dict:
+    label, entry = item
+    data = entry.read()
+    height, width = films.decode(data, entry.path).shape
+    return {'image': data, 'id': label.id, 'group': label.group, 'months': label.months, 'male': label.male,
             'width': width, 'height': height}
 
 
-def match(labels: Sequence[Label], images: dict[str, object], table: str, images_name: str,
-          problems: Problems) -> list[tuple[Label, object]]:
+def match(labels: Sequence[Label], images: dict[str, Entry], table: str, images_name: str,
+          problems: Problems) -> list[tuple[Label, Entry]]:
     """Pairs labels with images by id; each half without the other goes to `problems`. The labels' order stays.
 
-    `images` maps ids to whatever the caller holds; an id that a bad row named counts as labelled.
+    `images` maps ids to films; an id that a bad row named counts as labelled.
     """
     labelled = {label.id for label in labels} | problems.ids()
     for label in labels:

@@ -38,7 +38,7 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> np.ndarray:
         raise
     except Exception as error:  # pydicom raises many kinds for damaged files
         raise FilmError(f'{name}: a damaged DICOM file ({error}). Export it again, or drop it '
-                        '(--on_error=skip)') from error
+                        '(data.on_error=skip)') from error
     try:
         values = pixels.pixel_array(dataset)  # colour comes as RGB
         if dataset.PhotometricInterpretation not in _GREY:
@@ -49,7 +49,7 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> np.ndarray:
         syntax = getattr(meta.get('TransferSyntaxUID'), 'name', 'no transfer syntax')
         raise FilmError(f'{name}: DICOM pixels that cannot be read: {syntax} ({error}). Compressed films need '
                         "pip install 'boneage_jax[dicom]'; a damaged one must be exported again, or dropped "
-                        '(--on_error=skip)') from error
+                        '(data.on_error=skip)') from error
     return np.ascontiguousarray(255 - grey if dataset.PhotometricInterpretation == 'MONOCHROME1' else grey)
 
 
@@ -57,7 +57,7 @@ def _check(dataset, name: str) -> None:
     missing = [key for key in ('Rows', 'Columns', 'PhotometricInterpretation', 'PixelData') if key not in dataset]
     if missing:
         raise FilmError(f'{name}: a DICOM file without {", ".join(missing)}, so not a film (a report or a directory '
-                        'file?). Drop it (--on_error=skip)')
+                        'file?). Drop it (data.on_error=skip)')
     if dataset.Rows * dataset.Columns > MAX_PIXELS:
         raise FilmError(f'{name}: {dataset.Columns} x {dataset.Rows} pixels; films above {MAX_PIXELS:,} pixels are '
                         'refused as decompression bombs')

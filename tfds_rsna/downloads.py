@@ -1,4 +1,5 @@
 """Downloads a large file: resumable, with progress, its SHA-256 checked; a wrong file never gets the right name."""
+import errno
 import hashlib
 import os
 import pathlib
@@ -51,6 +52,11 @@ def fetch(url: str, target, *, sha256: str | None = None, wait: float = 2.0) -> 
                 raise DownloadError(f'{url}: {error}. {_size(part):,} bytes are kept in {part}; run the same again '
                                     'to go on from there') from error
             time.sleep(wait * 2**(tries - 1))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DownloadError(f'{target.parent}: the disk is full ({error.strerror}). {_size(part):,} bytes are kept '
+                                f'in {part}; make room and run the same again to go on from there') from error
     if sha256:
         found = digest(part)
         if found != sha256.lower():

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from tfds_rsna.errors import UserError
 
+VERSION = 1  # raise it when a change here or in `dicom` alters the pixels of any film
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 DEPTHS = (8, 10, 12, 14, 16)
 _FORMATS = ('PNG', 'JPEG', 'TIFF')
@@ -45,7 +46,7 @@ def decode(data: bytes, name: str = 'film', *, depth: int | None = None) -> np.n
         FilmError: empty, truncated, not a film, too many pixels, or a DICOM without pydicom installed.
     """
     if not data:
-        raise FilmError(f'{name}: zero bytes. Copy or download this file again, or drop it (--on_error=skip)')
+        raise FilmError(f'{name}: zero bytes. Copy or download this file again, or drop it (data.on_error=skip)')
     if is_dicom(data, name):
         from tfds_rsna import dicom  # optional dependency
         return dicom.decode(data, name, depth=depth)
@@ -61,11 +62,11 @@ def decode(data: bytes, name: str = 'film', *, depth: int | None = None) -> np.n
     except Image.UnidentifiedImageError as error:
         raise FilmError(f'{name}: found {_describe(data)} of {len(data):,} bytes, which is none of the PNG, JPEG, '
                         'TIFF and DICOM files that can be read, or is damaged. Export it as PNG, or drop it '
-                        '(--on_error=skip)') from error
+                        '(data.on_error=skip)') from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError,
             TypeError) as error:
         raise FilmError(f'{name}: {_describe(data)} of {len(data):,} bytes is damaged or cut short ({error}). '
-                        'Copy or download it again, or drop it (--on_error=skip)') from error
+                        'Copy or download it again, or drop it (data.on_error=skip)') from error
 
 
 def is_dicom(data: bytes, name: str = '') -> bool:
@@ -95,7 +96,7 @@ def _check_size(size: tuple[int, int], name: str) -> None:
 
 def _bomb(name: str, found: str) -> FilmError:
     return FilmError(f'{name}: {found}; films above {MAX_PIXELS:,} pixels are refused as decompression bombs. '
-                     'Save it smaller, or drop it (--on_error=skip)')
+                     'Save it smaller, or drop it (data.on_error=skip)')
 
 
 def _to_grey(image: Image.Image, data: bytes, name: str, depth: int | None) -> np.ndarray:

@@ -11,16 +11,23 @@ from tfds_rsna.problems import DataError, Problems, duplicates
 MONTHS = (0.0, 240.0)
 MALE = {'true': True, '1': True, '1.0': True, 'm': True, 'male': True, 'boy': True, 'yes': True, 't': True,
         'false': False, '0': False, '0.0': False, 'f': False, 'female': False, 'girl': False, 'no': False, 'w': False}
+# These answer the question in the column's header, so that must ask for boys.
+_ANSWERS = {'true', '1', '1.0', 'yes', 't', 'false', '0', '0.0', 'no'}
+_ASKS_FOR_BOYS = re.compile(r'(?<!fe)male|(?<!wo)man|boy|^m$', re.IGNORECASE)
+_YEARS_BELOW = 25.0  # no set of films in months ends below that, unless it is of toddlers
+_MANY = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """One row: the film's id, its age in months, its sex, and the image's name where the table gives one."""
+    """One row: the film's id, its age in months, its sex, the image's name where the table gives one, and the
+    patient (or study) it belongs to, '' where nothing says so."""
 
     id: str
     months: float
     male: bool
     image: str | None = None
+    group: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Columns:
     months: str
     male: str
     image: str | None = None
+    group: str | None = None
     per_year: int = 1
 
 
@@ -105,13 +113,17 @@ def parse(rows: list[dict[str, str]], columns: Columns, name: str, problems: Pro
         The good rows in the table's order.
 
     Raises:
-        DataError: a column is missing; the message lists those that are there.
+        DataError: a column is missing (the message lists those that are there), or sexes are given as answers
+            (0 and 1, yes and no) under a header that does not ask for boys.
     """
-    wanted = [columns.id, columns.months, columns.male] + ([columns.image] if columns.image else [])
+    wanted = [columns.id, columns.months, columns.male, *filter(None, (columns.image, columns.group))]
     missing = [column for column in wanted if column not in rows[0]]
     if missing:
         raise DataError(f'{name}: no column {", ".join(map(repr, missing))}; it has '
-                        f'{", ".join(map(repr, rows[0]))}. Name the columns by their flags')
+                        f'{", ".join(map(repr, rows[0]))}. Name the columns that are meant: '
+                        'data.image_folder.id_column=..., and so on with months_column, male_column, image_column and '
+                        'group_column')
+    _check_sexes(rows, columns.male, name)
     twice = duplicates(filter(None, (row[columns.id] for row in rows)))
     labels = []
     for line, row in enumerate(rows, start=2):
@@ -128,8 +140,31 @@ def parse(rows: list[dict[str, str]], columns: Columns, name: str, problems: Pro
             problems.add('sex that cannot be told', film, name, f'{row[columns.male]!r}; say M or F, male or female, '
                          'True (male) or False')
         else:
-            labels.append(Label(film, months, male, row[columns.image] if columns.image else None))
+            labels.append(Label(film, months, male, row[columns.image] if columns.image else None,
+                                row[columns.group] if columns.group else ''))
     return labels
+
+
+def check_unit(labels: list[Label], columns: Columns, name: str) -> None:
+    """DataError where ages called months look like years: none reaches 25, and some have fractions or 20 and more
+    labels end at 20. A header that says months is believed."""
+    if columns.per_year != 1 or not labels or 'month' in columns.months.lower():
+        return
+    oldest = max(label.months for label in labels)
+    fractions = any(not label.months.is_integer() for label in labels)
+    if oldest < _YEARS_BELOW and (fractions or (len(labels) >= _MANY and oldest <= 20)):
+        raise DataError(f'{name}: no age in column {columns.months!r} is above {oldest:g}, so these look like years, '
+                        'and they would be read as months. If they are years: data.image_folder.age_unit=years. If '
+                        'they are months: say so in the header (age_months, and '
+                        'data.image_folder.months_column=age_months)')
+
+
+def _check_sexes(rows: list[dict[str, str]], column: str, name: str) -> None:
+    answers = sorted({row[column].lower() for row in rows} & _ANSWERS)
+    if answers and not _ASKS_FOR_BOYS.search(column):
+        raise DataError(f'{name}: column {column!r} holds {" and ".join(answers[:3])}, which does not say who is male. '
+                        "Write male and female (or M and F), or name the column by its meaning: 'male', where the "
+                        'boys have 1 (and data.image_folder.male_column=male)')
 
 
 def _months(text: str, per_year: int) -> float | None:

@@ -35,8 +35,8 @@ class Problems:
     def raise_if_any(self) -> None:
         """DataError that lists every kind, unless problems are to be skipped."""
         if self._by_kind and self.on_error == 'stop':
-            raise DataError('\n'.join([*self.lines(), 'Mend these, or give on_error=skip (--on_error=skip): that '
-                                       'drops them and lists them in rejected.csv.']))
+            raise DataError('\n'.join([*self.lines(), 'Mend these, or drop them: data.on_error=skip (as in '
+                                       '--config=configs/X.py:...,data.on_error=skip) lists them in rejected.csv.']))
 
     def lines(self) -> list[str]:
         """One line a kind: what, how many, and the first few."""

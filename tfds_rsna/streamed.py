@@ -5,12 +5,14 @@ TFDS's own writer sorts by hashed key: it holds up to 1 GB in memory and beyond 
 and keeps nothing. Everything else (the `incomplete.*` folder that is renamed at the end, features.json,
 dataset_info.json, `as_data_source`) stays TFDS's.
 """
+import errno
 import functools
 import json
 import operator
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -20,6 +22,7 @@ from tensorflow_datasets.core import example_serializer
 from tqdm import tqdm
 
 from tfds_rsna import lock
+from tfds_rsna.errors import UserError
 from tfds_rsna.problems import DataError
 
 SHARD_BYTES = 512 << 20
@@ -41,6 +44,7 @@ def film_features(**more) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict({
         'image': tfds.features.Text(doc='the image file, byte for byte as given'),
         'id': Str(doc="the film's name in its source"),
+        'group': Str(doc="the patient (or study) it belongs to, '' where nothing says so"),
         'months': tfds.features.Scalar(dtype=np.float32, doc='age in months'),
         'male': tfds.features.Scalar(dtype=np.bool_),
         'width': tfds.features.Scalar(dtype=np.int32, doc='native width in pixels'),
@@ -73,6 +77,7 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
         Raises:
             DataError: the dataset that is there was built from something else.
+            UserError: the disk is full.
         """
         built = pathlib.Path(self.data_dir)
         if not built.exists():
@@ -82,10 +87,33 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     # Holding the lock, an unfinished folder can only be the rest of a build that was killed.
                     for left in built.parent.glob('incomplete.*') if alone else ():
                         shutil.rmtree(left)
-                    super().download_and_prepare(**kwargs)
+                    self._build(**kwargs)
                     return
         self._check_options()
         self.info.read_from_directory(self.data_dir)
+
+    def _build(self, **kwargs) -> None:
+        self._examples, self._bytes = [], 0
+        try:
+            super().download_and_prepare(**kwargs)
+        except (OSError, RuntimeError) as error:  # array_record's own is a RuntimeError
+            if not _is_disk_full(error):
+                raise
+            raise UserError(self._disk_full()) from error
+        self._log_built()
+
+    def _disk_full(self) -> str:
+        free = shutil.disk_usage(pathlib.Path(self.data_dir).parent).free
+        needed = f' of about {self._needed / 1e9:.3g} GB' if self._needed else ''
+        return (f'{self._data_dir_root}: the disk became full after {len(self._examples):,} films, '
+                f'{self._bytes / 1e9:.3g} GB{needed}. What was written is deleted, {free / 1e9:.3g} GB are free now. '
+                'Make room, or choose another folder (data_dir; the cache is $BONEAGE_CACHE)')
+
+    def _log_built(self) -> None:
+        """What was built, in one line that shows years taken for months and the like at a glance."""
+        months, male = np.array(self._examples, np.float64).T
+        print(f'{self.name}: {len(months):,} films, ages {months.min():.4g} to {months.max():.4g} months '
+              f'(median {np.median(months):.4g}), {100 * male.mean():.0f}% male', file=sys.stderr, flush=True)
 
     def _say_waiting(self) -> None:
         print(f'{self._data_dir_root}: another process is building this dataset; waiting for it', flush=True)
@@ -112,8 +140,9 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
         del download_config
-        infos = [self._write_split(name, examples)
-                 for name, examples in self._split_generators(dl_manager).items()]
+        splits = self._split_generators(dl_manager)
+        self._needed = sum(examples.size() for examples in splits.values() if hasattr(examples, 'size'))
+        infos = [self._write_split(name, examples) for name, examples in splits.items()]
         (pathlib.Path(self.data_dir) / 'built_from.json').write_text(json.dumps(self._options()))
         return infos
 
@@ -123,7 +152,7 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         progress = tqdm(examples, desc=f'{self.name} {name}', unit=' films', disable=None, leave=False,
                         total=operator.length_hint(examples) or None)
         records = (serializer.serialize_example(self.info.features.encode_example(example))
-                   for _, example in progress)
+                   for example in self._noted(progress))
         folder = pathlib.Path(self.data_dir)
         lengths, total = [], 0
         for shard, size in self._write_shards(records, folder, name):
@@ -137,6 +166,11 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.SplitInfo(name=name, shard_lengths=lengths, num_bytes=total,
                                    filename_template=template)
 
+    def _noted(self, examples: Iterable) -> Iterator[dict]:
+        for _, example in examples:
+            yield example
+            self._examples.append((example['months'], example['male']))
+
     def _write_shards(self, records: Iterator[bytes], folder: pathlib.Path, name: str):
         """Yields (records, bytes) of each shard once it is written."""
         record = next(records, None)
@@ -148,9 +182,20 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             try:
                 while record is not None and (count == 0 or size + len(record) <= SHARD_BYTES):
                     writer.write(record)
+                    if not writer.ok():  # a full disk, say: `write` itself says nothing, `close` below does
+                        break
+                    self._bytes += len(record)
                     count, size = count + 1, size + len(record)
                     record = next(records, None)
             finally:
                 writer.close()
             yield count, size
             index += 1
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT) or 'No space left on device' in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

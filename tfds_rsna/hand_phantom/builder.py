@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tfds_rsna import pools, streamed
+from tfds_rsna import films, pools, streamed
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
 from tfds_rsna.hand_phantom.render import phantom
@@ -19,7 +19,7 @@ class HandPhantom(streamed.StreamedBuilder):
     The same (count, size, seed) gives the same records.
     """
 
-    VERSION = tfds.core.Version('1.0.0')
+    VERSION = tfds.core.Version('1.1.0')
 
     def __init__(self, *, data_dir=None, count: int = 4000, size: tuple = (512, 512), seed: int = 0,
                  **kwargs):
@@ -31,12 +31,15 @@ class HandPhantom(streamed.StreamedBuilder):
             size: (rows, columns) in pixels.
             seed: of the series; film `index` of a series is the same however many are made.
         """
-        if count < 1:
-            raise UserError(f'hand_phantom: count is {count}; give at least 1 film')
-        if min(size) < 16:
-            raise UserError(f'hand_phantom: size {tuple(size)} is too small to draw; give at least (16, 16)')
-        self._count, self._size, self._seed = int(count), (int(size[0]), int(size[1])), int(seed)
+        self._count, self._size, self._seed = _checked(count, size, seed)
         super().__init__(data_dir=data_dir, **kwargs)
+
+    @classmethod
+    def describe(cls, *, count: int = 4000, size: tuple = (512, 512), seed: int = 0) -> dict:
+        """A JSON-ready description that changes whenever the records could; UserError as the builder."""
+        count, size, seed = _checked(count, size, seed)
+        return {'builder': cls.name, 'version': str(cls.VERSION), 'decoder': films.VERSION, 'count': count,
+                'size': list(size), 'seed': seed}
 
     def _info(self) -> tfds.core.DatasetInfo:
         def points(*shape):
@@ -54,6 +57,17 @@ class HandPhantom(streamed.StreamedBuilder):
     def _split_generators(self, dl_manager):
         del dl_manager  # nothing to download
         return {'train': _Films(self._seed, self._count, self._size)}
+
+
+def _checked(count: int, size: tuple, seed: int) -> tuple[int, tuple[int, int], int]:
+    count, size, seed = int(count), (int(size[0]), int(size[1])), int(seed)
+    if count < 1:
+        raise UserError(f'hand_phantom: count is {count}; give at least 1 film')
+    if min(size) < 16:
+        raise UserError(f'hand_phantom: size {size} is too small to draw; give at least (16, 16)')
+    if seed < 0:
+        raise UserError(f'hand_phantom: seed is {seed}; give 0 or more')
+    return count, size, seed
 
 
 class _Films:
@@ -74,7 +88,7 @@ def _example(job: tuple) -> tuple:
     seed, index, size = job
     film = phantom(seed, index, size)
     return index, film | {'image': _png(film['image']), 'hand_mask': _png(film['hand_mask'] * np.uint8(255)),
-                          'id': str(index), 'width': size[1], 'height': size[0]}
+                          'id': str(index), 'group': '', 'width': size[1], 'height': size[0]}
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -9,7 +9,7 @@ from tfds_rsna import streamed
 from tfds_rsna.errors import UserError
 
 SCALARS = {'months': np.float32, 'male': np.bool_, 'width': np.int32, 'height': np.int32}
-STRINGS = ('id', 'flags')
+STRINGS = ('id', 'group', 'flags')
 
 
 class PreparedError(UserError):
@@ -40,7 +40,7 @@ class Prepared(streamed.StreamedBuilder):
     def _log_download_bytes(self) -> None:
         """Nothing: whoever prepares says what it does, and where it writes is a passing name."""
 
-    _log_download_done = _log_download_bytes
+    _log_download_done = _log_built = _log_download_bytes
 
     def _split_generators(self, dl_manager):
         del dl_manager

@@ -18,7 +18,8 @@ class PreparedRecords:
     Attributes:
         splits: {split: `Records`}.
         labels: {split: {'ids': list of str, 'months': float32 [N], 'male': bool [N], 'width': int32 [N],
-            'height': int32 [N], 'flags': list of str}}, in the order of `splits`, read without touching an image.
+            'height': int32 [N], 'flags': list of str, 'groups': list of str (the patient, '' where nothing says)}}, in the
+            order of `splits`, read without touching an image.
         metadata: what `write` was given.
     """
 
@@ -70,4 +71,5 @@ def _read_labels(path: pathlib.Path, splits: list[str]) -> dict[str, dict]:
         'width': np.array([int(row['width']) for row in of_split], np.int32),
         'height': np.array([int(row['height']) for row in of_split], np.int32),
         'flags': [row['flags'] for row in of_split],
+        'groups': [row.get('group', '') for row in of_split],  # older folders have no such column
     } for split, of_split in rows.items()}

@@ -1,10 +1,11 @@
 """The TFDS builder of the RSNA set."""
+import hashlib
 import os
 import pathlib
 
 import tensorflow_datasets as tfds
 
-from tfds_rsna import checked, labels, streamed
+from tfds_rsna import checked, films, fingerprint, labels, streamed
 from tfds_rsna.archive import Archive
 from tfds_rsna.problems import DataError, Problems
 from tfds_rsna.rsna_bone_age import official, sources
@@ -22,7 +23,7 @@ class RsnaBoneAge(streamed.StreamedBuilder):
     For research, education and other non-commercial use (RSNA's terms); no re-identification.
     """
 
-    VERSION = tfds.core.Version('1.0.0')
+    VERSION = tfds.core.Version('1.1.0')
 
     def __init__(self, *, data_dir=None, source=None, on_error: str = 'stop',
                  download: bool = False, **kwargs):
@@ -40,6 +41,37 @@ class RsnaBoneAge(streamed.StreamedBuilder):
         self._on_error = Problems(on_error).on_error
         super().__init__(data_dir=data_dir, **kwargs)
 
+    @classmethod
+    def describe(cls, *, source=None, on_error: str = 'stop', download: bool = False) -> dict:
+        """A JSON-ready description that changes whenever the records could; options as the builder's.
+
+        What `download` would bring is not in it: `fetch` first.
+
+        Raises:
+            UserError: what the build would say about missing files and wrong tables.
+        """
+        del download
+        folder = source_folder(source)
+        with Archive(listing=True) as archive:
+            splits = {split: {'films': fingerprint.of_files(found.candidates, folder),
+                              'labels': hashlib.sha256(found.table.read()).hexdigest()}
+                      for split, found in sources.find(archive, folder, quiet=True).items()}
+        return {'builder': cls.name, 'version': str(cls.VERSION), 'decoder': films.VERSION,
+                'on_error': Problems(on_error).on_error, 'splits': splits}
+
+    @staticmethod
+    def fetch(source=None) -> None:
+        """Downloads the official zips of the splits that are not in `source`, which is made where it is missing.
+
+        Raises:
+            UserError: no folder is named, one that cannot be used, or a download failed (see `downloads.fetch`).
+        """
+        folder = source_folder(source)
+        folder.mkdir(parents=True, exist_ok=True)
+        with Archive(listing=True) as archive:
+            there = sources.find(archive, folder, required=False, quiet=True)
+        official.download(folder, [split for split in sources.SPLITS if split not in there])
+
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self, description='RSNA Pediatric Bone Age Challenge 2017.', citation=_CITATION,
@@ -47,24 +79,14 @@ class RsnaBoneAge(streamed.StreamedBuilder):
             features=streamed.film_features(), disable_shuffling=True)
 
     def _options(self) -> dict | None:
-        return {'source': str(self._source_folder().resolve())} if self._source else None
-
-    def _source_folder(self) -> pathlib.Path:
-        source = self._source or os.environ.get('BONEAGE_DATA')
-        if not source:
-            raise DataError('rsna_bone_age: name the folder with the RSNA files (source=, --data_dir or the '
-                            f'environment variable BONEAGE_DATA). It may hold:\n{sources.LOOKED_FOR}')
-        return pathlib.Path(source).expanduser()
+        return {'source': str(source_folder(self._source).resolve())} if self._source else None
 
     def _generate_splits(self, dl_manager, download_config):
         problems = Problems(self._on_error)
-        folder = self._source_folder()
+        if self._download:
+            self.fetch(self._source)
         with Archive() as archive:
-            if self._download:
-                folder.mkdir(parents=True, exist_ok=True)
-                there = sources.find(archive, folder, required=False)
-                official.download(folder, [split for split in sources.SPLITS if split not in there])
-            found = sources.find(archive, folder)
+            found = sources.find(archive, source_folder(self._source))
             self._films = {split: checked.CheckedFilms(_labelled(source, problems), problems)
                            for split, source in found.items()}
             problems.raise_if_any()
@@ -78,8 +100,18 @@ class RsnaBoneAge(streamed.StreamedBuilder):
         return self._films
 
 
+def source_folder(source=None) -> pathlib.Path:
+    """The folder with the RSNA files: `source`, else $BONEAGE_DATA; DataError where neither is given."""
+    source = source or os.environ.get('BONEAGE_DATA')
+    if not source:
+        raise DataError('rsna_bone_age: name the folder with the RSNA files (source=, --data_dir or the '
+                        f'environment variable BONEAGE_DATA). It may hold:\n{sources.LOOKED_FOR}')
+    return pathlib.Path(source).expanduser()
+
+
 def _labelled(source: sources.SplitSource, problems: Problems) -> list:
-    rows = labels.parse(source.rows, source.columns, source.table, problems)
-    pairs = checked.match(rows, source.images, source.table, source.images_name, problems)
+    table = source.table.path
+    rows = labels.parse(source.rows, source.columns, table, problems)
+    pairs = checked.match(rows, source.images, table, source.images_name, problems)
     pairs.sort(key=lambda pair: (len(pair[0].id), pair[0].id))  # numeric ids in the order of their numbers
-    return [(label, entry.path, entry.read) for label, entry in pairs]
+    return pairs

@@ -33,7 +33,8 @@ _TABLES = {
     'validation': _pattern(r'^(validation dataset|bone age validation dataset|validation)\.csv$'),
     'test': _pattern(r'^(bone age ground truth[^/]*|bone age test dataset|test)\.(xlsx|csv)$'),
 }
-_IMAGE = re.compile(r'\.png$', re.IGNORECASE)
+# A zip only shows up where the archive lists packed ones instead of looking into them: it holds films.
+_IMAGE = re.compile(r'\.(png|zip)$', re.IGNORECASE)
 _COLUMN_NAMES = {
     'id': ('id', 'image id', 'case id', 'caseid'),
     'months': ('boneage', 'bone age (months)', 'ground truth bone age (months)', 'bone age', 'boneage_months'),
@@ -48,20 +49,25 @@ LOOKED_FOR = '''\
 
 @dataclasses.dataclass(frozen=True)
 class SplitSource:
-    """What was found for a split: its films by id, and the rows of its label table."""
+    """What was found for a split: its films by id, and the rows of its label table.
+
+    `candidates` are the films of every place that has some, those of the place not taken too.
+    """
 
     images: dict[str, Entry]
     images_name: str
-    table: str
+    candidates: list[Entry]
+    table: Entry
     rows: list[dict[str, str]]
     columns: Columns
 
 
-def find(archive: Archive, folder: pathlib.Path, *, required: bool = True) -> dict[str, SplitSource]:
+def find(archive: Archive, folder: pathlib.Path, *, required: bool = True,
+         quiet: bool = False) -> dict[str, SplitSource]:
     """{split: source} of the official splits that are complete in `folder` (images and labels both).
 
     With `required=False` none may be there, and films may lie there without their labels (both are then to be
-    downloaded).
+    downloaded). `quiet` says nothing about places not taken and films left out.
 
     Raises:
         DataError: none found (lists what was looked for and what lies there), a split with images but no usable
@@ -72,7 +78,12 @@ def find(archive: Archive, folder: pathlib.Path, *, required: bool = True) -> di
     entries = list(archive.entries(folder, _ZIPS))
     found = {}
     for split in SPLITS:
-        images, name = _images(entries, split)
+        places = _places(entries, split)
+        # From one place, that with most of them: mixing two could mix two sizes.
+        name = max(places, key=lambda place: (len(places[place]), place), default='')
+        images = places.get(name, {})
+        if len(places) > 1 and not quiet:
+            print(f'{split}: films lie in {", ".join(sorted(places))}; taking {name}', flush=True)
         tables = [entry for entry in entries if _TABLES[split].search(entry.name)]
         table = _table(tables, split) if images else None
         if images and table is None and split != 'test' and required:
@@ -80,8 +91,9 @@ def find(archive: Archive, folder: pathlib.Path, *, required: bool = True) -> di
                             f'Looked for:\n{LOOKED_FOR}')
         if images and table is not None:
             entry, rows, columns = table
-            found[split] = SplitSource(images, name, entry.path, rows, columns)
-        elif images and required:
+            candidates = [film for films in places.values() for film in films.values()]
+            found[split] = SplitSource(images, name, candidates, entry, rows, columns)
+        elif images and required and not quiet:
             print(f'{name}: {len(images)} test films without labels are left out; their labels are in the official '
                   "'Bone age ground truth.xlsx'", flush=True)
     if not found and required:
@@ -90,18 +102,13 @@ def find(archive: Archive, folder: pathlib.Path, *, required: bool = True) -> di
     return found
 
 
-def _images(entries: Sequence[Entry], split: str) -> tuple[dict[str, Entry], str]:
-    """The films of a split, from the zip or folder that holds most of them: mixing two could mix two sizes."""
+def _places(entries: Sequence[Entry], split: str) -> dict[str, dict[str, Entry]]:
+    """{zip or folder: {id: film}} of a split."""
     places: dict[str, dict[str, Entry]] = {}
     for entry in entries:
         if _IMAGE.search(entry.name) and _split_of(entry.path) == split:
             places.setdefault(_place_of(entry.path, split), {}).setdefault(entry.name.rsplit('.', 1)[0], entry)
-    if not places:
-        return {}, ''
-    name = max(places, key=lambda place: (len(places[place]), place))
-    if len(places) > 1:
-        print(f'{split}: films lie in {", ".join(sorted(places))}; taking {name}', flush=True)
-    return places[name], name
+    return places
 
 
 def _split_of(path: str) -> str | None:

@@ -1,0 +1,108 @@
+"""What a user names: a folder of films, a table of labels, and the table's columns."""
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import re
+
+from tfds_rsna import fingerprint
+from tfds_rsna.archive import Archive, Entry
+from tfds_rsna.errors import UserError
+from tfds_rsna.image_folder import matching
+from tfds_rsna.labels import Columns, Label, check_unit, parse, read_table
+from tfds_rsna.problems import DataError, Problems
+
+PER_YEAR = {'months': 1, 'years': 12}
+_ANY_ZIP = re.compile('')
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+    """A user's own films.
+
+    Attributes:
+        images: folder with the films, subfolders and zips in it included; or one zip.
+        labels: CSV (comma, semicolon, tab) or xlsx with a header row.
+        id_column: names the films; where no image column is given also the files (with or without extension).
+        months_column: the age, in `age_unit`.
+        male_column: the sex: M/F, male/female, boy/girl in any case; True/False or 1/0 under a header like 'male'.
+        image_column: the file below `images`, where the ids are not the files' names.
+        group_column: the patient (or study) a film belongs to, where one has several.
+        age_unit: 'months' or 'years'.
+    """
+
+    images: str | pathlib.Path | None = None
+    labels: str | pathlib.Path | None = None
+    id_column: str = 'id'
+    months_column: str = 'boneage'
+    male_column: str = 'male'
+    image_column: str | None = None
+    group_column: str | None = None
+    age_unit: str = 'months'
+
+    def __post_init__(self):
+        if self.age_unit not in PER_YEAR:
+            raise UserError(f"data.image_folder.age_unit is 'months' or 'years', not {self.age_unit!r}")
+
+    @property
+    def columns(self) -> Columns:
+        """The table's columns."""
+        return Columns(id=self.id_column, months=self.months_column, male=self.male_column,
+                              image=self.image_column or None, group=self.group_column or None,
+                              per_year=PER_YEAR[self.age_unit])
+
+    @functools.cached_property
+    def place(self) -> pathlib.Path:
+        """The folder or zip of films; DataError where there is none."""
+        if not self.images:
+            raise DataError('image_folder: needs images= (data.image_folder.images=...), the folder with the films')
+        place = pathlib.Path(self.images).expanduser()
+        if not place.is_dir() and not (place.suffix.lower() == '.zip' and place.is_file()):
+            raise DataError(f'{place}: no such folder (or zip) of films; data.image_folder.images names it')
+        return place
+
+    @functools.cached_property
+    def table(self) -> pathlib.Path:
+        """The file of labels; DataError where there is none."""
+        if not self.labels:
+            raise DataError('image_folder: needs labels= (data.image_folder.labels=...), the CSV or xlsx with ids, '
+                            'ages and sexes')
+        path = pathlib.Path(self.labels).expanduser()
+        if not path.is_file():
+            raise DataError(f'{path}: no such file; data.image_folder.labels names the CSV or xlsx with ids, ages and '
+                            'sexes')
+        return path
+
+    def pairs(self, archive: Archive, problems: Problems) -> list[tuple[Label, Entry]]:
+        """The films with their labels, in the order of the table; `problems` takes what does not fit.
+
+        Raises:
+            DataError: no such folder or file, a table that cannot be read or lacks columns, ages in the wrong unit,
+                a sex that cannot be told, a damaged zip.
+        """
+        return self._pair(self._entries(archive), problems)
+
+    def describe(self) -> dict:
+        """What the records depend on, JSON-ready; DataError as `pairs`."""
+        with Archive(listing=True) as archive:
+            entries = self._entries(archive)
+            used = [entry for _, entry in self._pair(entries, Problems('skip'))]
+            # What a packed inner zip holds is not known here; as a part of its outer zip it counts.
+            used += [entry for entry in entries if entry.is_zip]
+        return {'columns': dataclasses.asdict(self.columns), 'films': fingerprint.of_files(used, self.place),
+                'labels': self.table_digest()}
+
+    def table_digest(self) -> str:
+        """SHA-256 of the table's content, hex."""
+        return hashlib.sha256(self.table.read_bytes()).hexdigest()
+
+    def _entries(self, archive: Archive) -> list[Entry]:
+        if self.place.is_dir():
+            return list(archive.entries(self.place, _ANY_ZIP))
+        return list(archive.members(self.place))
+
+    def _pair(self, entries: list[Entry], problems: Problems) -> list[tuple[Label, Entry]]:
+        name = str(self.table)
+        rows = parse(read_table(self.table.read_bytes(), name), self.columns, name, problems)
+        check_unit(rows, self.columns, name)
+        return matching.pair(rows, entries, name, str(self.place), problems)
