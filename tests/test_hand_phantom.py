@@ -1,5 +1,6 @@
 """The phantom: what must be in its films, and what must not."""
 import io
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import tfds_rsna
+from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom import raster, schedule
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES, hand
 from tfds_rsna.hand_phantom.render import phantom
@@ -218,3 +220,15 @@ def test_killed_build_starts_again(tmp_path):
 def test_nonsense_is_refused(wrong):
     with pytest.raises(ValueError, match='hand_phantom: (size|count)'):
         wrong()
+
+
+def test_descriptions():
+    describe = tfds_rsna.HandPhantom.describe
+    plain = describe()
+    assert plain == describe(count=4000, size=[512, 512], seed=0) and json.loads(json.dumps(plain)) == plain
+    assert plain not in [describe(count=4001), describe(size=(512, 256)), describe(seed=1)]
+    for options in ({'count': 0}, {'size': (8, 64)}, {'seed': -1}):
+        with pytest.raises(UserError, match='hand_phantom: (count|size|seed)'):
+            describe(**options)
+        with pytest.raises(UserError, match='hand_phantom: (count|size|seed)'):
+            tfds_rsna.HandPhantom(**options)

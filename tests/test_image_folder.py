@@ -1,6 +1,8 @@
 """A user's own films: found by their ids, whatever the files are called, and every problem named."""
 import csv
 import io
+import json
+import os
 import zipfile
 
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 from PIL import Image
 
 import tfds_rsna
-from tfds_rsna import films
+from tfds_rsna import films, streamed
+from tfds_rsna.errors import UserError
 from tfds_rsna.problems import DataError
 
 GREY = np.arange(60, dtype=np.uint8).reshape(6, 10)
@@ -143,7 +146,7 @@ def test_missing_places_and_wrong_options(build, tmp_path):
                            ({'labels': tmp_path / 'no.csv'}, 'no.csv: no such file'),
                            ({'months_column': 'age'}, "no column 'age'"), ({'images': None}, 'needs images='),
                            ({'age_unit': 'days'}, 'days'), ({'on_error': 'hope'}, 'hope')):
-        with pytest.raises(ValueError, match=found):
+        with pytest.raises(UserError, match=found):
             build({'1.png': encoded()}, table, **options)
 
 
@@ -152,3 +155,109 @@ def test_changed_labels_are_not_taken_for_the_old_ones(build):
     assert len(build({}, 'id,boneage,male\n1,10,M\n').as_data_source('train')) == 1
     with pytest.raises(DataError, match='built from something else.*labels_sha256'):
         build({}, 'id,boneage,male\n1,11,M\n')
+
+
+def test_groups(build, tmp_path):
+    table = 'id,boneage,male,child\n1,10,M,ann\n2,20,F,\n3,30,M,ann\n'
+    files = {f'{name}.png': encoded() for name in '123'}
+    assert [record['group'] for record in build(files, table, group_column='child').as_data_source('train')] == [
+        'ann', '', 'ann']
+    with pytest.raises(DataError, match="no column 'patient'.*group_column"):
+        build(files, table, group_column='patient', data_dir=tmp_path / 'other')
+
+
+def test_years_are_not_read_as_months(build, tmp_path):
+    files, table = {'1.png': encoded(), '2.png': encoded()}, 'id,boneage,male\n1,10.5,M\n2,17,F\n'
+    with pytest.raises(DataError, match='data.image_folder.age_unit=years'):
+        build(files, table)
+    records = build(files, table, age_unit='years', data_dir=tmp_path / 'years').as_data_source('train')
+    assert [record['months'] for record in records] == [126, 204]
+    header = table.replace('boneage', 'age_months')  # toddlers
+    assert len(build(files, header, months_column='age_months').as_data_source('train')) == 2
+
+
+def test_one_line_says_what_was_built(build, capsys):
+    table = 'id,boneage,male\n1,10.5,M\n2,20,F\n3,150,F\n'
+    build({f'{name}.png': encoded() for name in '123'}, table)
+    assert 'image_folder: 3 films, ages 10.5 to 150 months (median 20), 33% male\n' in capsys.readouterr().err
+
+
+def test_bad_zips_are_named_in_full(build, tmp_path):
+    with pytest.raises(DataError) as error:
+        build({'more/bad.zip': b'PK'}, 'id,boneage,male\n1,10,M\n')
+    assert str(error.value).startswith(f'{tmp_path}/films/more/bad.zip: not a whole zip')
+
+
+def test_full_disk(build, monkeypatch, tmp_path):
+    """/dev/full fails as a full disk does, and array_record only tells when it is closed."""
+    writer = streamed.array_record_module.ArrayRecordWriter
+    monkeypatch.setattr(streamed.array_record_module, 'ArrayRecordWriter', lambda _, how: writer('/dev/full', how))
+    with pytest.raises(UserError, match='disk became full after .* of about .* GB are free now') as error:
+        build({'1.png': encoded()}, 'id,boneage,male\n1,10,M\n')
+    assert str(error.value).startswith(str(tmp_path / 'built'))
+    assert [path.name for path in (tmp_path / 'built').rglob('*') if path.is_file()] == ['.lock']
+
+
+@pytest.fixture
+def described(tmp_path):
+    """described(**options) -> the description, as JSON, of what lies in tmp_path/'films'."""
+    def described(**options):
+        places = {'images': tmp_path / 'films', 'labels': tmp_path / 'ages.csv'}
+        return json.dumps(tfds_rsna.ImageFolder.describe(**places | options))
+    return described
+
+
+def test_descriptions_change_with_what_is_used(build, described, tmp_path):
+    table = 'id,boneage,male,child\nIM1,10,M,a\nlinked,20,M,b\nzipped,30,M,c\n'
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'elsewhere/linked.png').write_bytes(encoded())
+    with zipfile.ZipFile(tmp_path / 'one.zip', 'w') as archive:
+        archive.writestr('zipped.png', encoded())
+    (tmp_path / 'films').mkdir()
+    (tmp_path / 'films/link').symlink_to(tmp_path / 'elsewhere')
+    build({'IM1': encoded(), 'a.zip': (tmp_path / 'one.zip').read_bytes()}, table)
+    seen = {described()}
+
+    def changes(**options):
+        """Whether the description is one not seen before."""
+        before = len(seen)
+        seen.add(described(**options))
+        return len(seen) > before
+
+    assert not changes()
+    for name in ('runs/figure.png', 'cache/x.array_record', 'notes.txt', 'IM2'):  # none of them is in the table
+        (tmp_path / 'films' / name).parent.mkdir(exist_ok=True)
+        (tmp_path / 'films' / name).write_bytes(b'x')
+    os.utime(tmp_path / 'ages.csv')
+    assert not changes()
+    for name in ('films/IM1', 'elsewhere/linked.png', 'films/a.zip'):
+        os.utime(tmp_path / name, (1, 1))
+        assert changes(), name
+    (tmp_path / 'films/IM1').write_bytes(encoded(array=GREY.T[:3]))
+    assert changes()
+    assert changes(group_column='child') and changes(on_error='skip') and changes(months_column='boneage', age_unit='years')
+    (tmp_path / 'ages.csv').write_text(table.replace('30', '31'))
+    assert changes()
+
+
+def test_descriptions_know_packed_inner_zips_by_their_outer_one(described, tmp_path):
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, 'w') as archive:
+        archive.writestr('1.png', encoded())
+    (tmp_path / 'ages.csv').write_text('id,boneage,male\n1,10,M\n')
+    with zipfile.ZipFile(tmp_path / 'films.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('inner.zip', inner.getvalue())
+    before = described(images=tmp_path / 'films.zip')
+    os.utime(tmp_path / 'films.zip', (1, 1))
+    assert json.loads(before)['films']['files'] == 1 and described(images=tmp_path / 'films.zip') != before
+
+
+def test_descriptions_refuse_as_the_build_does(described, tmp_path):
+    (tmp_path / 'films').mkdir()
+    (tmp_path / 'ages.csv').write_text('id,boneage,male\n1,10,M\n')
+    for options, found in (({'images': tmp_path / 'nowhere'}, 'nowhere: no such folder'), ({'images': ''}, 'images='),
+                           ({'labels': tmp_path / 'no.csv'}, 'no.csv: no such file'), ({'labels': ''}, 'labels='),
+                           ({'months_column': 'age'}, "no column 'age'"), ({'on_error': 'hope'}, 'hope'),
+                           ({'age_unit': 'days'}, 'days')):
+        with pytest.raises(UserError, match=found):
+            described(**options)

@@ -111,3 +111,31 @@ def test_missing_columns_list_those_there():
 def test_on_error_is_checked():
     with pytest.raises(ValueError, match='ignore'):
         Problems('ignore')
+
+
+@pytest.mark.parametrize('header, values, fine', [
+    ('sex', '01', False), ('gender', ['True', 'False'], False), ('female', '01', False), ('woman', '1', False),
+    ('sex', 'MF', True), ('gender', ['boy', 'girl'], True), ('female', 'MF', True), ('Male?', '01', True),
+    ('is_male', ['yes', 'no'], True), ('boy', '10', True)])
+def test_answers_need_a_header_that_asks_for_boys(header, values, fine):
+    text = f'id,boneage,{header}\n' + ''.join(f'{i},{i + 30},{value}\n' for i, value in enumerate(values))
+    columns = labels.Columns('id', 'boneage', header)
+    if fine:
+        assert len(parse(text, columns=columns)[0]) == len(values)
+    else:
+        with pytest.raises(DataError, match=f"column '{header}' holds .* does not say who is male"):
+            parse(text, columns=columns)
+
+
+@pytest.mark.parametrize('months, per_year, header, fine', [
+    ([3.5, 17], 1, 'boneage', False), ([3, 17], 1, 'boneage', True), ([*range(1, 21)], 1, 'boneage', False),
+    ([*range(2, 22)], 1, 'boneage', True), ([3.5, 26], 1, 'boneage', True), ([36.5, 200], 12, 'age', True),
+    ([3.5, 17], 1, 'Age (Months)', True), ([], 1, 'boneage', True)])
+def test_years_called_months(months, per_year, header, fine):
+    rows = [labels.Label(str(index), float(value), True) for index, value in enumerate(months)]
+    columns = labels.Columns('id', header, 'male', per_year=per_year)
+    if fine:
+        labels.check_unit(rows, columns, 'ages.csv')
+    else:
+        with pytest.raises(DataError, match='age_unit=years'):
+            labels.check_unit(rows, columns, 'ages.csv')

@@ -1,5 +1,6 @@
 """Prepared records: what goes in comes out, in order, from many threads, and only when all of it is there."""
 import concurrent.futures
+import csv
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import pytest
 
 import tfds_rsna
 from tfds_rsna import prepared, streamed
+from tfds_rsna.errors import UserError
 
 
 def examples(count, seed=0, shape=(12, 8, 1)):
@@ -195,3 +197,24 @@ def test_a_killed_write_is_no_records_and_starts_again(tmp_path):
     prepared.write(tmp_path / 'records', {'train': plain(4)}, metadata={})
     assert len(prepared.open(tmp_path / 'records').splits['train']) == 4
     assert [path.name for path in tmp_path.iterdir()] == ['records']
+
+
+def test_groups_are_kept_and_older_folders_open_without(tmp_path):
+    rows = [{**example, 'group': group} for example, group in zip(plain(3), ('ann', '', 'ann'))]
+    opened = prepared.open(prepared.write(tmp_path / 'new', {'train': rows}, metadata={}))
+    assert opened.labels['train']['groups'] == ['ann', '', 'ann']
+    assert [record['group'] for record in opened.splits['train']] == ['ann', '', 'ann']
+    old = prepared.write(tmp_path / 'old', {'train': plain(3)}, metadata={})
+    with open(old / 'records.csv', newline='') as file:
+        table = [row[:-1] for row in csv.reader(file)]
+    with open(old / 'records.csv', 'w', newline='') as file:
+        csv.writer(file).writerows(table)
+    assert prepared.open(old).labels['train']['groups'] == ['', '', '']
+
+
+def test_full_disk(tmp_path, monkeypatch):
+    writer = streamed.array_record_module.ArrayRecordWriter
+    monkeypatch.setattr(streamed.array_record_module, 'ArrayRecordWriter', lambda _, how: writer('/dev/full', how))
+    with pytest.raises(UserError, match='disk became full'):
+        prepared.write(tmp_path / 'records', {'train': plain(3)}, metadata={})
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 import csv
 import fcntl
 import io
+import json
 import os
 import pathlib
 import signal
@@ -17,6 +18,7 @@ from PIL import Image
 
 import tfds_rsna
 from tfds_rsna import films as film_files
+from tfds_rsna.errors import UserError
 from tfds_rsna.problems import DataError
 from tfds_rsna.rsna_bone_age import official
 
@@ -310,6 +312,43 @@ def test_download_fetches_the_missing_splits_only(folder, tmp_path, monkeypatch)
     assert list(builder.as_data_source()) == ['train', 'validation', 'test']
     assert sorted(asked) == ['Bone+Age+Test+Set.zip', 'Bone+Age+Training+Set+Annotations.zip',
                              'Bone+Age+Training+Set.zip']
+    tfds_rsna.RsnaBoneAge.fetch(folder)
+    assert len(asked) == 3
+    tfds_rsna.RsnaBoneAge.fetch(tmp_path / 'new')
+    assert list(tfds_rsna.RsnaBoneAge.describe(source=tmp_path / 'new')['splits']) == ['train', 'validation', 'test']
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_descriptions_see_every_layout(layout, folder, capsys):
+    files, splits = LAYOUTS[layout]
+    unpack(folder, files)
+    before = tfds_rsna.RsnaBoneAge.describe(source=folder)
+    assert list(before['splits']) == splits.split() and json.loads(json.dumps(before)) == before
+    (folder / 'boneage_cache/runs').mkdir(parents=True)
+    (folder / 'boneage_cache/runs/figure.png').write_bytes(png(1))
+    (folder / 'holiday.zip').write_bytes(b'PK')
+    assert tfds_rsna.RsnaBoneAge.describe(source=folder) == before
+    table = next(name for name in files if name.endswith(('.zip', 'dataset.csv', 'Dataset.csv', 'truth.xlsx')))
+    image = next(name for name in files if name.endswith(('.png', 'Set.zip', 'dataset.zip', 'dataset-1.zip', 'archive.zip')))
+    os.utime(folder / image, (1, 1))
+    after = tfds_rsna.RsnaBoneAge.describe(source=folder)
+    assert after != before
+    if not table.endswith('.zip'):
+        os.utime(folder / table, (1, 1))
+        assert tfds_rsna.RsnaBoneAge.describe(source=folder) == after
+    assert tfds_rsna.RsnaBoneAge.describe(source=folder, on_error='skip') != after
+    assert capsys.readouterr().out == ''
+
+
+def test_descriptions_follow_labels(folder):
+    unpack(folder, KAGGLE)
+    before = tfds_rsna.RsnaBoneAge.describe(source=folder)
+    unpack(folder, {'boneage-training-dataset.csv': TRAIN_CSV.replace('180', '181')})
+    after = tfds_rsna.RsnaBoneAge.describe(source=folder)
+    assert after['splits']['train']['labels'] != before['splits']['train']['labels']
+    assert after['splits']['train']['films'] == before['splits']['train']['films']
+    with pytest.raises(UserError, match='no such folder'):
+        tfds_rsna.RsnaBoneAge.describe(source=folder / 'absent')
 
 
 def test_builders_table():
