@@ -8,6 +8,7 @@ import zipfile
 import pytest
 
 from tfds_rsna import downloads
+from tfds_rsna.errors import UserError
 from tfds_rsna.rsna_bone_age import official
 
 DATA = bytes(range(256)) * 4000
@@ -140,3 +141,10 @@ def test_official_files(server, tmp_path, monkeypatch):
     official.download(tmp_path, ('train', 'test'), base=server.url(''))
     assert (tmp_path / 'test.zip').read_bytes() == whole and len(list(tmp_path.iterdir())) == 2
     assert len(server.requests) == 3, 'the finished one is not fetched again'
+
+
+def test_full_disk(server, tmp_path):
+    (tmp_path / 'film.zip.part').symlink_to('/dev/full')
+    with pytest.raises(downloads.DownloadError, match='the disk is full.*make room and run the same again') as error:
+        downloads.fetch(server.url(), tmp_path / 'film.zip')
+    assert isinstance(error.value, UserError) and not (tmp_path / 'film.zip').exists()

@@ -186,6 +186,10 @@ def test_bad_zips_are_named_in_full(build, tmp_path):
     with pytest.raises(DataError) as error:
         build({'more/bad.zip': b'PK'}, 'id,boneage,male\n1,10,M\n')
     assert str(error.value).startswith(f'{tmp_path}/films/more/bad.zip: not a whole zip')
+    (tmp_path / 'films/more/bad.zip').unlink()
+    (tmp_path / 'films/gone.zip').symlink_to(tmp_path / 'nothing')
+    with pytest.raises(DataError, match=f'{tmp_path}/films/gone.zip: cannot be opened'):
+        build({}, 'id,boneage,male\n1,10,M\n')
 
 
 def test_full_disk(build, monkeypatch, tmp_path):
@@ -235,7 +239,7 @@ def test_descriptions_change_with_what_is_used(build, described, tmp_path):
         assert changes(), name
     (tmp_path / 'films/IM1').write_bytes(encoded(array=GREY.T[:3]))
     assert changes()
-    assert changes(group_column='child') and changes(on_error='skip') and changes(months_column='boneage', age_unit='years')
+    assert changes(group_column='child') and changes(on_error='skip') and changes(age_unit='years')
     (tmp_path / 'ages.csv').write_text(table.replace('30', '31'))
     assert changes()
 

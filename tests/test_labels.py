@@ -116,7 +116,7 @@ def test_on_error_is_checked():
 @pytest.mark.parametrize('header, values, fine', [
     ('sex', '01', False), ('gender', ['True', 'False'], False), ('female', '01', False), ('woman', '1', False),
     ('sex', 'MF', True), ('gender', ['boy', 'girl'], True), ('female', 'MF', True), ('Male?', '01', True),
-    ('is_male', ['yes', 'no'], True), ('boy', '10', True)])
+    ('is_male', ['yes', 'no'], True), ('boy', '10', True), ('human', '01', False), ('m', '01', True)])
 def test_answers_need_a_header_that_asks_for_boys(header, values, fine):
     text = f'id,boneage,{header}\n' + ''.join(f'{i},{i + 30},{value}\n' for i, value in enumerate(values))
     columns = labels.Columns('id', 'boneage', header)

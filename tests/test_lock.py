@@ -9,7 +9,13 @@ import pytest
 from tfds_rsna import lock
 from tfds_rsna.errors import UserError
 
-HOLD = 'import sys; from tfds_rsna import lock\nwith lock.exclusive(sys.argv[1], wait=True): print("held", flush=True); sys.stdin.read()'
+HOLD = '''
+import sys
+from tfds_rsna import lock
+with lock.exclusive(sys.argv[1], wait=True):
+    print('held', flush=True)
+    sys.stdin.read()
+'''
 
 
 @pytest.fixture
@@ -50,3 +56,10 @@ def test_file_systems_without_locks(monkeypatch, tmp_path):
         else:
             with lock.exclusive(tmp_path / '.lock', wait=False) as held:
                 assert held is expected
+
+
+def test_folders_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with (pytest.raises(UserError, match='file/x: cannot be written'),
+          lock.exclusive(tmp_path / 'file/x/.lock', wait=True)):
+        pass

@@ -1,6 +1,7 @@
 """Prepared records: what goes in comes out, in order, from many threads, and only when all of it is there."""
 import concurrent.futures
 import csv
+import errno
 import json
 import os
 import pathlib
@@ -215,6 +216,14 @@ def test_groups_are_kept_and_older_folders_open_without(tmp_path):
 def test_full_disk(tmp_path, monkeypatch):
     writer = streamed.array_record_module.ArrayRecordWriter
     monkeypatch.setattr(streamed.array_record_module, 'ArrayRecordWriter', lambda _, how: writer('/dev/full', how))
+    with pytest.raises(UserError, match='disk became full'):
+        prepared.write(tmp_path / 'records', {'train': plain(3)}, metadata={})
+    monkeypatch.undo()
+
+    def fail(path, text):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(pathlib.Path, 'write_text', fail)  # the small files at the end
     with pytest.raises(UserError, match='disk became full'):
         prepared.write(tmp_path / 'records', {'train': plain(3)}, metadata={})
     assert list(tmp_path.iterdir()) == []

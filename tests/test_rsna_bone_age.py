@@ -329,7 +329,8 @@ def test_descriptions_see_every_layout(layout, folder, capsys):
     (folder / 'holiday.zip').write_bytes(b'PK')
     assert tfds_rsna.RsnaBoneAge.describe(source=folder) == before
     table = next(name for name in files if name.endswith(('.zip', 'dataset.csv', 'Dataset.csv', 'truth.xlsx')))
-    image = next(name for name in files if name.endswith(('.png', 'Set.zip', 'dataset.zip', 'dataset-1.zip', 'archive.zip')))
+    image = next(name for name in files
+                 if name.endswith(('.png', 'Set.zip', 'dataset.zip', 'dataset-1.zip', 'archive.zip')))
     os.utime(folder / image, (1, 1))
     after = tfds_rsna.RsnaBoneAge.describe(source=folder)
     assert after != before

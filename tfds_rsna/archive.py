@@ -68,12 +68,12 @@ class Archive(contextlib.ExitStack):
             if path.suffix.lower() != '.zip':
                 yield Entry(relative, path.read_bytes, path)
             elif wanted.search(relative):
-                yield from self._inside(self.enter_context(open(path, 'rb')), relative, path, str(path))
+                yield from self._inside(self._open(path), relative, path, str(path))
 
     def members(self, path: pathlib.Path) -> Iterator[Entry]:
         """Every file inside one zip; DataError as `entries`."""
         prefix = f'{path.name}/'
-        for entry in self._inside(self.enter_context(open(path, 'rb')), path.name, path, str(path)):
+        for entry in self._inside(self._open(path), path.name, path, str(path)):
             yield dataclasses.replace(entry, path=entry.path.removeprefix(prefix))
 
     def _inside(self, file, path: str, outer: pathlib.Path, full: str) -> Iterator[Entry]:
@@ -95,6 +95,13 @@ class Archive(contextlib.ExitStack):
                                         f'{full}/{info.filename}')
             else:
                 yield Entry(inner, _reader(archive, info, inner), outer, info.file_size)
+
+    def _open(self, path: pathlib.Path):
+        try:
+            return self.enter_context(open(path, 'rb'))
+        except OSError as error:
+            raise DataError(f'{path}: cannot be opened ({error.strerror}); mend its permissions, or move it away'
+                            ) from error
 
     def _open_inner(self, file, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
         """A zip inside a zip: where it is stored, a window into the outer file; else unpacked to a temporary one."""

@@ -13,7 +13,7 @@ MALE = {'true': True, '1': True, '1.0': True, 'm': True, 'male': True, 'boy': Tr
         'false': False, '0': False, '0.0': False, 'f': False, 'female': False, 'girl': False, 'no': False, 'w': False}
 # These answer the question in the column's header, so that must ask for boys.
 _ANSWERS = {'true', '1', '1.0', 'yes', 't', 'false', '0', '0.0', 'no'}
-_ASKS_FOR_BOYS = re.compile(r'(?<!fe)male|(?<!wo)man|boy|^m$', re.IGNORECASE)
+_ASKS_FOR_BOYS = re.compile(r'(?<!fe)male|boy|masc|männ|(?<![a-z])m(an)?(?![a-z])', re.IGNORECASE)
 _YEARS_BELOW = 25.0  # no set of films in months ends below that, unless it is of toddlers
 _MANY = 20
 

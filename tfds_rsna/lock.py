@@ -27,15 +27,25 @@ def exclusive(path, *, wait: bool, on_wait: Callable[[], None] | None = None) ->
 
     Yields:
         Whether the lock is held; False on a file system without locks, where the caller goes on unguarded.
+
+    Raises:
+        Locked: see `wait`.
+        UserError: the folder cannot be made or written.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a+') as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open('a+')
+    except OSError as error:
+        raise UserError(f'{path.parent}: cannot be written ({error.strerror}); mend that, or choose another folder'
+                        ) from error
+    with file:
         held = _lock(file, path, wait, on_wait)
         if held:
-            file.truncate(0)
-            file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-            file.flush()
+            # The name is for people; a full disk must not keep anyone from the lock itself.
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), f'process {os.getpid()} on {socket.gethostname()}\n'.encode())
         yield held
 
 

@@ -97,7 +97,7 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         try:
             super().download_and_prepare(**kwargs)
         except (OSError, RuntimeError) as error:  # array_record's own is a RuntimeError
-            if not _is_disk_full(error):
+            if not is_disk_full(error):
                 raise
             raise UserError(self._disk_full()) from error
         self._log_built()
@@ -193,7 +193,8 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             index += 1
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, says that the disk (or the quota) is full."""
     while error is not None:
         if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT) or 'No space left on device' in str(error):
             return True

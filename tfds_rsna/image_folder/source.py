@@ -94,7 +94,14 @@ class FolderSource:
 
     def table_digest(self) -> str:
         """SHA-256 of the table's content, hex."""
-        return hashlib.sha256(self.table.read_bytes()).hexdigest()
+        return hashlib.sha256(self._table_bytes).hexdigest()
+
+    @functools.cached_property
+    def _table_bytes(self) -> bytes:
+        try:
+            return self.table.read_bytes()
+        except OSError as error:
+            raise DataError(f'{self.table}: cannot be read ({error.strerror}); mend its permissions') from error
 
     def _entries(self, archive: Archive) -> list[Entry]:
         if self.place.is_dir():
@@ -103,6 +110,6 @@ class FolderSource:
 
     def _pair(self, entries: list[Entry], problems: Problems) -> list[tuple[Label, Entry]]:
         name = str(self.table)
-        rows = parse(read_table(self.table.read_bytes(), name), self.columns, name, problems)
+        rows = parse(read_table(self._table_bytes, name), self.columns, name, problems)
         check_unit(rows, self.columns, name)
         return matching.pair(rows, entries, name, str(self.place), problems)

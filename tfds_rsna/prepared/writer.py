@@ -6,6 +6,7 @@ import pathlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 
+from tfds_rsna import streamed
 from tfds_rsna.prepared.builder import Prepared, PreparedError, infer_features
 
 MARKER = 'prepared.json'
@@ -46,8 +47,10 @@ def write(folder, splits: Mapping[str, Iterable[dict]], *, description: str = ''
         if folder.exists():
             folder.rmdir()
         os.rename(partial, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and streamed.is_disk_full(error):  # beside the shards, which say it themselves
+            raise PreparedError(f'{folder}: the disk became full ({error.strerror}); make room') from error
         raise
     return folder
 
