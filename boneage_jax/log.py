@@ -47,6 +47,12 @@ class Log:
                 sink.close()
 
 
+def minutes(workdir):
+    """The run's minutes of training and evaluation, over all its stops (the lost parts are not counted)."""
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    return round(sum(json.loads(line)['seconds'] for line in lines) / 60, 2)
+
+
 def _step_of(line):
     try:
         return json.loads(line)['step']

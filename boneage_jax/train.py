@@ -72,7 +72,7 @@ def _report(workdir, splits, predict, **about):
     if not sharding.is_main():
         return None
     evaluate.write_predictions(workdir, predictions)
-    about |= {'selected_by': f'{splits_lib.SELECTING} MAE',
+    about |= {'selected_by': f'{splits_lib.SELECTING} MAE', **workdir_lib.provenance(),
               'device': f'{jax.device_count()} {jax.devices()[0].device_kind}'}
     report = evaluate.write_metrics(workdir, predictions, splits['train'].months, about)
     figures.from_run(workdir)
@@ -98,7 +98,7 @@ class ClassicalRun:
             raise config_lib.ConfigError(f"model.name={config.model.name!r}: trainer='classical' knows pca_linear")
 
     def go(self):
-        splits = self.splits
+        splits, began = self.splits, time.monotonic()
         log.say(f'Fitting PCA and linear regression on {len(splits["train"]):,} films.')
         images = {name: split.arrays(range(len(split)))['image'] for name, split in splits.items()}
         data = [(images[name], splits[name].months, splits[name].male) for name in ('train', splits_lib.SELECTING)]
@@ -106,7 +106,7 @@ class ClassicalRun:
         kept = {'male' if sex else 'female': n for sex, n in model.components.items()}
         log.say(f'Components kept by validation MAE: {kept}')
         return _report(self.workdir, splits, lambda split: model.predict(images[split.name], split.male),
-                       components=kept)
+                       components=kept, minutes=round((time.monotonic() - began) / 60, 2))
 
 
 class Run:
@@ -222,7 +222,7 @@ class Run:
                     return True
                 began = time.monotonic()
             elif step % config.save_every == 0:
-                self._save(step)
+                began += self._save(step)
             if preemption.asked(step) and step < self.total:
                 if self.checkpoints.latest != step:
                     self._save(step)
@@ -236,14 +236,16 @@ class Run:
         self._check_healthy()  # waits for the device, so that the time below is the time of the steps
         totals = {name: np.sum([jax.device_get(m[name]) for m in pending], axis=0) for name in pending[0]}
         means = {name: float(total / count) for name, (total, count) in totals.items()}
-        rate = len(pending) * self.config.batch_size / (time.monotonic() - began)
+        seconds = time.monotonic() - began
+        rate = len(pending) * self.config.batch_size / seconds
         epoch = step / self.batches.steps_per_epoch
         self.log.write('train', step, epoch=round(epoch, 4), **means, images_per_second=round(rate, 1),
+                       seconds=round(seconds, 3),
                        learning_rate=float(self.rate(step - 1)) * float(self.state.memory['rate_scale']))
         self.progress.update(step, loss=means['loss'], mae=means['mae'], **{'images/s': f'{rate:.0f}'})
 
     def _evaluate(self, step):
-        split = self.splits[splits_lib.SELECTING]
+        split, began = self.splits[splits_lib.SELECTING], time.monotonic()
         _, means = evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
                                     mesh=self.mesh)
         if not np.isfinite(means['mae']):
@@ -252,14 +254,19 @@ class Run:
         memory = step_lib.remember(jax.device_get(self.state.memory), means['mae'], step, self.config.optimizer)
         self.state = dataclasses.replace(self.state, memory=sharding.put_replicated(memory, self.mesh))
         epoch = step / self.batches.steps_per_epoch
-        self.log.write('eval', step, epoch=round(epoch, 4), split=split.name, **means)
-        log.say(f'epoch {epoch:.0f}/{self.config.epochs}: {split.name} MAE {means["mae"]:.2f} months '
-                f'(best {float(memory["best"]):.2f})') if self.main else None
+        self.log.write('eval', step, epoch=round(epoch, 4), split=split.name, **means,
+                       seconds=round(time.monotonic() - began, 3))
+        if self.main:
+            log.say(f'epoch {epoch:.0f}/{self.config.epochs}: {split.name} MAE {means["mae"]:.2f} months '
+                    f'(best {float(memory["best"]):.2f})')
         self._save(step, means['mae'] if memory['best_step'] == step else None)
 
     def _save(self, step, value=None):
+        """Returns the seconds it took."""
+        began = time.monotonic()
         self._check_healthy()
         self.checkpoints.save(step, self.state, value)
+        return time.monotonic() - began
 
     def _check_healthy(self):
         """Raises Diverged before anything of a broken state is written; looked at whenever the host waits anyway."""
@@ -284,7 +291,7 @@ class Run:
                                     mesh=self.mesh)[0]
 
         return _report(self.workdir, self.splits, predict, step=best, epoch=best / self.batches.steps_per_epoch,
-                       flip_tta=self.config.flip_tta)
+                       flip_tta=self.config.flip_tta, minutes=log.minutes(self.workdir))
 
 
 TRAINERS = {'gradient': Run, 'classical': ClassicalRun}

@@ -1,7 +1,11 @@
 """What a workdir promises: one run, of one configuration, on the same films from its first step to its report."""
 
+import importlib.metadata
 import json
+import os
 import pathlib
+import platform
+import subprocess
 
 from boneage_jax import config as config_lib
 from boneage_jax import log
@@ -74,3 +78,25 @@ def refuse_leak(other, config, splits):
             raise config_lib.ConfigError(
                 f'init_from={str(other)!r}: {len(leaked)} of the {len(split)} {name} films were trained on there; take '
                 'the same data.split_seed, data.validation and data.holdout in both runs')
+
+
+def provenance():
+    """With what a figure was made: commit (with '+' where files differ from it), versions, processor."""
+    here = pathlib.Path(__file__).parent
+
+    def git(*arguments):
+        try:
+            return subprocess.run(['git', '-C', str(here), *arguments], capture_output=True, text=True, timeout=10,
+                                  check=True).stdout.strip()
+        except (OSError, subprocess.SubprocessError):  # no git, or not a checkout
+            return None
+
+    commit = git('rev-parse', '--short=12', 'HEAD')
+    if commit and git('status', '--porcelain', '--untracked-files=no'):
+        commit += '+'
+    info = pathlib.Path('/proc/cpuinfo')
+    names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')] if (
+        info.exists()) else []
+    return {'commit': commit,
+            'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')},
+            'processor': f'{len(os.sched_getaffinity(0))} x {names[0]}' if names else platform.processor()}
