@@ -82,6 +82,8 @@ def base():
         epochs=30,
         evaluate_every=1,  # epochs between evaluations on the validation split; a checkpoint is saved at each
         save_every=500,  # steps between further checkpoints
+        statistics_batches=0,  # training batches, not augmented, whose batch statistics replace the running ones before
+                               # each evaluation; 0 = the running ones, which are of augmented films
         patience=0,  # evaluations without improvement before training stops; 0 = never
         log_every=20,  # steps between lines in metrics.jsonl
         flip_tta=False,  # evaluation averages the film and its mirror image
@@ -161,7 +163,7 @@ def check(config):
         _require(config, key, lambda x: x >= 1, 'at least 1')
     for key in ('augment.rotation', 'augment.shift', 'augment.scale', 'augment.shear', 'augment.gamma',
                 'augment.brightness', 'optimizer.weight_decay', 'optimizer.clip', 'optimizer.warmup_epochs', 'patience',
-                'seed', 'data.split_seed'):
+                'seed', 'data.split_seed', 'statistics_batches'):
         _require(config, key, lambda x: x >= 0, 'zero or more')
     for key in ('data.size', 'data.phantom.size'):
         _require(config, key, lambda x: len(x) == 2 and all(type(n) is int and n >= 8 for n in x),

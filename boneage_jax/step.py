@@ -114,6 +114,26 @@ def make_train_step(graphs, task, optimizer, augmentation):
     return train_step
 
 
+def make_statistics_step(graphs):
+    """`statistics_step(state, batch, resident) -> statistics` of batch normalisation over this batch alone, as it is.
+
+    Averaged over some batches they replace the running ones before an evaluation ("precise" batch normalisation, Wu and
+    Johnson 2021, section 3). The running ones are of augmented films, and evaluation sees none: on `rsna100` that shifts
+    every age by some months. What lies below a frozen prefix keeps its statistics.
+    """
+
+    def statistics_step(state, batch, resident):
+        batch = augment.to_float(pipeline.gather(batch, resident))
+        model = nnx.merge(graphs.train, state.trainable, state.frozen, state.statistics, copy=True)
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, nnx.BatchNorm):
+                module.momentum = 0.0  # nothing of the past
+        model(batch['image'], batch['male'], rngs=nnx.Rngs(0))
+        return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    return statistics_step
+
+
 def make_eval_step(graphs, task, *, flip_tta):
     """`eval_step(state, batch, resident) -> {'months': [B], 'metrics': {name: (sum, count)}}`, deterministic.
 

@@ -129,6 +129,7 @@ class Run:
         self.train_step = jax.jit(
             step_lib.make_train_step(graphs, self.task, transform, config.augment.to_dict()), donate_argnums=0,
             out_shardings=replicated)
+        self.statistics_step = jax.jit(step_lib.make_statistics_step(graphs), out_shardings=replicated)
         self.eval_step = jax.jit(step_lib.make_eval_step(graphs, self.task, flip_tta=config.flip_tta),
                                  out_shardings=replicated)
 
@@ -244,8 +245,20 @@ class Run:
                        learning_rate=float(self.rate(step - 1)) * float(self.state.memory['rate_scale']))
         self.progress.update(step, loss=means['loss'], mae=means['mae'], **{'images/s': f'{rate:.0f}'})
 
+    def _refresh_statistics(self):
+        """Batch statistics of the first training batches, not augmented, in the place of the running ones."""
+        count = min(self.config.statistics_batches, self.batches.steps_per_epoch)
+        total = None
+        for batch in map(self.batches, range(count)):
+            one = self.statistics_step(self.state, sharding.put_batch(batch, self.mesh), self.batches.resident)
+            total = one if total is None else jax.tree.map(jnp.add, total, one)
+        if count:
+            mean = jax.tree.map(lambda x: x / count, total)
+            self.state = dataclasses.replace(self.state, statistics=mean)
+
     def _evaluate(self, step):
         split, began = self.splits[splits_lib.SELECTING], time.monotonic()
+        self._refresh_statistics()
         _, means = evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
                                     mesh=self.mesh)
         if not np.isfinite(means['mae']):

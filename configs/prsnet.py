@@ -33,7 +33,7 @@ BASE.update(batch_size=16, epochs=100)
 CPU_RECIPE = {
     'model.backbone': 'resnet18', 'model.width': 32, 'task.loss': 'l1',
     'optimizer.name': 'adamw', 'optimizer.learning_rate': 2e-3, 'optimizer.weight_decay': 0.05,
-    'optimizer.schedule': 'one_cycle', 'data.placement': 'device', 'batch_size': 32,
+    'optimizer.schedule': 'one_cycle', 'data.placement': 'device', 'batch_size': 32, 'statistics_batches': 50,
 }
 PRESETS = {
     'rsna100': {
@@ -45,7 +45,7 @@ PRESETS = {
         'data.size': (96, 96), 'data.validation': 300, 'data.holdout': 300, 'epochs': 12,
     },
     'tiny': {
-        'model.width': 8, 'model.depth': 1, 'data.source': 'hand_phantom', 'data.phantom.count': 32,
+        'statistics_batches': 2, 'model.width': 8, 'model.depth': 1, 'data.source': 'hand_phantom', 'data.phantom.count': 32,
         'data.phantom.size': (64, 64), 'data.size': (64, 64), 'data.validation': 8, 'data.holdout': 8,
         'batch_size': 4, 'epochs': 2, 'log_every': 1,
     },

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from boneage_jax import config as c
 from boneage_jax import models, optimizer, tasks
@@ -20,6 +21,11 @@ def batch(size=4, side=48, seed=0):
     return {'image': rng.integers(0, 256, (size, side, side, 1), np.uint8), 'index': np.arange(size, dtype=np.int32),
             'months': rng.uniform(20, 220, size).astype(np.float32), 'male': rng.random(size) < 0.5,
             'valid': np.ones(size, bool)}
+
+
+def create(frozen=()):
+    net = models.build('prsnet', backbone='resnet18', width=8, depth=1)
+    return step_lib.create(net, optimizer.build(c.build(c.base(), None, {}).optimizer, 0.01), frozen)
 
 
 @functools.cache  # tests share compiled steps
@@ -72,6 +78,22 @@ def test_evaluation_is_deterministic_and_flip_tta_makes_it_symmetric():
     np.testing.assert_allclose(one['months'], two['months'], rtol=1e-5)
     plain = make(model=DROPOUT)[2]
     assert (np.abs(plain(state, given, {})['months'] - plain(state, mirrored, {})['months']) > 1e-3).any()
+
+
+def test_statistics_of_a_batch_are_its_own_and_spare_frozen_parts():
+    """With the batch's own statistics, evaluation computes what training computed on that batch."""
+    tree = jax.tree_util
+    for frozen in ((), ('trunk/stem_norm',)):
+        state, graphs = create(frozen)
+        statistics = jax.jit(step_lib.make_statistics_step(graphs))(state, batch(), {})
+        moved = {tree.keystr(p, simple=True, separator='.') for (p, a), b in zip(
+            tree.tree_flatten_with_path(statistics)[0], jax.tree.leaves(state.statistics)) if (a != b).any()}
+        assert ('trunk.stem_norm.mean' in moved) == (not frozen) and 'trunk.res.0.0.norm1.mean' in moved
+        model = nnx.merge(graphs.train, state.trainable, state.frozen, state.statistics, copy=True)
+        image, male = batch()['image'] * np.float32(1 / 255), batch()['male']
+        trained, _ = model(image, male, rngs=nnx.Rngs(0))
+        model = nnx.merge(graphs.evaluate, state.trainable, state.frozen, statistics)
+        np.testing.assert_allclose(model(image, male)[0], trained, atol=1e-4)
 
 
 def test_padding_does_not_count():
