@@ -54,7 +54,7 @@ QUICK = {
     'preparing': ['--count', '32', '--side', '64', '--repeats', '1'],
     'train_step': ['--networks', 'resnet18:4:1', '--sizes', '32:2', '--repeats', '1'],
     'convolutions': ['--network', 'resnet18:4', '--size', '32:2', '--repeats', '1'],
-    'start_up': ['--configs', 'configs/prsnet.py:tiny', '--repeats', '1'],
+    'start_up': ['--configs', 'configs/prsnet.py:tiny,row=baseline', '--repeats', '1'],
 }
 
 

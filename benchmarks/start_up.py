@@ -18,15 +18,16 @@ import time
 
 from benchmarks import machine, report
 
-RSNA100 = ('configs/prsnet.py:rsna100,source=hand_phantom,data.folder=,data.phantom.size=(100,100),'
-           'data.phantom.count=400,validation=50,holdout=50')
+RSNA100 = ('configs/prsnet.py:rsna100,row=baseline,source=hand_phantom,data.folder=,'
+           'data.phantom.size=(100,100),data.phantom.count=400,validation=50,holdout=50')
 PHASES = ('imports', 'data', 'model', 'trace', 'compile', 'first step', 'second step')
 _BEGAN = 'BONEAGE_BENCHMARK_BEGAN'
 
 
 def main(argv=None):
     parser = report.parser('start_up', __doc__)
-    parser.add_argument('--configs', nargs='+', default=['configs/prsnet.py:tiny', RSNA100], metavar='FILE[:ARG]')
+    parser.add_argument('--configs', nargs='+', default=['configs/prsnet.py:tiny,row=baseline', RSNA100],
+                        metavar='FILE[:ARG]')
     parser.add_argument('--child', metavar='FILE', type=pathlib.Path, help='be the measured process; result to FILE')
     parser.set_defaults(repeats=2)
     arguments = parser.parse_args(argv)

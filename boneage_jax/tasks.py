@@ -66,4 +66,34 @@ def _age(options, *, centre, scale):
     return Task(loss, months)
 
 
-TASKS = {'age': _age}
+def _age_parts(options, *, centre, scale):
+    """Equation 4 of Ji 2019: the age's loss, the ranking loss (weight `rank_weight`) and, ours, the mean
+    squared error of the selected parts' own ages (weight `part_weight`), without which nothing would train
+    them. Reports each term, and how many parts a film had. For a model that selects no parts it is the
+    task 'age'.
+    """
+    age = _age(options, centre=centre, scale=scale)
+    if options.form not in losses.RANKING_FORMS:
+        raise UserError(f'task.form={options.form!r}: expected one of {", ".join(losses.RANKING_FORMS)}')
+
+    def loss(prediction, aux, batch):
+        total, metrics = age.loss(prediction, aux, batch)
+        if 'part_ages' not in aux:
+            return total, metrics
+        films, parts = batch['valid'].astype(jnp.float32), aux['part_valid']
+        count, number = jnp.maximum(films.sum(), 1.0), jnp.maximum(parts.sum(axis=1), 1)
+        errors = aux['part_ages'] - ((batch['months'] - centre) / scale)[:, None]
+        terms = {
+            'rank_loss': losses.part_ranking(aux['part_scores'], errors * scale, form=options.form, valid=parts),
+            'part_loss': jnp.sum(jnp.where(parts, losses.l2(errors, 0.0), 0.0), axis=1) / number,
+            'parts': parts.sum(axis=1).astype(jnp.float32),
+        }
+        sums = {name: (value * films).sum() for name, value in terms.items()}
+        total += (options.rank_weight * sums['rank_loss'] + options.part_weight * sums['part_loss']) / count
+        metrics |= {'age_loss': metrics['loss'], 'loss': (total * count, count)}
+        return total, metrics | {name: (value, count) for name, value in sums.items()}
+
+    return Task(loss, age.months)
+
+
+TASKS = {'age': _age, 'age_parts': _age_parts}

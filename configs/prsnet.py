@@ -5,10 +5,12 @@
     python -m boneage_jax.main --config=configs/prsnet.py:phantom --workdir=runs/first      # phantoms, no data needed
 
 The paper prints, on the 200 test films, MAE in months: baseline 6.52, without relation 5.05, without selection 5.20,
-full 4.49. Built so far is the baseline row: ResNet-34 and the sex as a one-hot vector (section 5.2; the sex is our reading).
+full 4.49: the rows of `sweep()`, as in `:rsna100,row=baseline`. Alone, the config is the full model; the baseline is
+ResNet-34 and the sex as a one-hot vector (section 5.2; the sex is our reading).
 Training is the paper's section 4: SGD 1e-3, /10 every 25 epochs, 100 epochs, batch 16 at 512x512. Momentum and weight
 decay are NTS-Net's, augmentation strengths ours. `:rsna100` changes the recipe (AdamW, one cycle, ResNet-18 of half the
 width, pre-standardised films) so that two CPU cores finish within an hour: see docs/results.md for its score and time.
+`:phantom` is the baseline row, for a first run within minutes (`:phantom,row=full` takes about four times as long).
 """
 
 from boneage_jax import config as c
@@ -23,8 +25,21 @@ BASE['model'] = dict(
     stem='imagenet',  # 'imagenet': 7x7/2 and max-pool; 'small': 3x3, no stride
     standardise='film',  # 'film': each film to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
     dropout=0.0,
+    relation=True,  # part relation, section 2; False: F_i = X_i
+    selection=True,  # part selection, section 3; False: no F_local and no ranking loss
+    parts=3,  # selected parts a film
+    part_size=96,  # pixels a side of a part's crop: 96 costs the paper's +10% at 512 px, 224 (NTS-Net's) +57%
+    part_features='crop',  # 'crop': the end of the second ResNet (section 3); 'level': its res3, res4 or res5 (section 4)
+    nms_iou=0.25,  # parts overlap by less
+    anchor_sizes=(48, 96, 192),  # at res3, res4, res5 of a film of 448 pixels, growing with the film; 0 = none there
+    detach_scores=False,  # True: the ranking loss trains the scores alone (NTS-Net's way)
 )
-BASE['task'].update(loss='l2', normalisation='zscore')
+BASE['task'].update(
+    name='age_parts', loss='l2', normalisation='zscore',
+    rank_weight=1.0,
+    part_weight=1.0,  # of the parts' own ages; 0 = equation 4 as printed, their ages then stay noise
+    form='corrected',  # 'corrected' | 'literal': equations 2 and 3 as printed (losses.part_ranking)
+)
 BASE['optimizer'].update(
     name='sgd', learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, schedule='step', step_epochs=25, step_factor=0.1)
 BASE['augment'].update(flip=0.5, rotation=15.0, shift=0.1, scale=0.1)
@@ -43,9 +58,11 @@ PRESETS = {
     'phantom': {
         **CPU_RECIPE, 'data.source': 'hand_phantom', 'data.phantom.count': 3000, 'data.phantom.size': (96, 96),
         'data.size': (96, 96), 'data.validation': 300, 'data.holdout': 300, 'epochs': 12,
+        'model.relation': False, 'model.selection': False,
     },
     'tiny': {
-        'statistics_batches': 2, 'model.width': 8, 'model.depth': 1, 'data.source': 'hand_phantom', 'data.phantom.count': 32,
+        'model.width': 8, 'model.depth': 1, 'model.part_size': 32, 'statistics_batches': 2,
+        'data.source': 'hand_phantom', 'data.phantom.count': 32,
         'data.phantom.size': (64, 64), 'data.size': (64, 64), 'data.validation': 8, 'data.holdout': 8,
         'batch_size': 4, 'epochs': 2, 'log_every': 1,
     },
@@ -58,4 +75,7 @@ def get_config(arg=None):
 
 def sweep():
     """Table 1 of the paper, MAE in months on the 200 test films."""
-    yield c.Row('baseline', {}, 6.52)
+    for name, relation, selection, months in (
+            ('baseline', False, False, 6.52), ('without relation', False, True, 5.05),
+            ('without selection', True, False, 5.20), ('full', True, True, 4.49)):
+        yield c.Row(name, {'model.relation': relation, 'model.selection': selection}, months)

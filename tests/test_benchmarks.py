@@ -83,7 +83,8 @@ def test_one_convolution(monkeypatch, tmp_path):
 
 def test_start_up_measures_every_phase(tmp_path, monkeypatch):
     monkeypatch.setenv(start_up._BEGAN, repr(time.time()))
-    start_up.main(['--configs', 'configs/prsnet.py:tiny,epochs=1', '--child', str(tmp_path / 'child.json')])
+    start_up.main(['--configs', 'configs/prsnet.py:tiny,row=baseline,epochs=1',
+                   '--child', str(tmp_path / 'child.json')])
     found = json.loads((tmp_path / 'child.json').read_text())
     assert tuple(found['seconds']) == start_up.PHASES and min(found['seconds'].values()) >= 0
     assert found['peak_memory_mib'] > 50

@@ -197,3 +197,34 @@ def test_image_sheet_shows_the_full_range(tmp_path, dtype):
 def test_bad_sheets_are_refused(tmp_path, shape, captions, words):
     with pytest.raises(ValueError, match=words):
         figures.image_sheet(np.zeros(shape), ['x'] * captions, tmp_path / 'sheet.png')
+
+
+def test_parts_are_drawn_where_they_are(tmp_path, drawn):
+    images = np.zeros((2, 40, 30, 1), np.uint8)
+    boxes = np.array([[[2, 3, 12, 9], [-5, 10, 15, 40]], [[0, 0, 8, 8], [1, 1, 2, 2]]], np.float32)
+    maps = np.linspace(0.2, 0.8, 2 * 5 * 4).reshape(2, 5, 4)
+    path = figures.parts(images, maps, boxes, ['a', 'b'], tmp_path / 'parts.png', np.array([[1, 1], [1, 0]], bool))
+    with Image.open(path) as image:
+        assert image.format == 'PNG'
+    cells = np.reshape(drawn['parts.png'].axes, (3, 2))
+    corners = [[p.get_bbox().extents.tolist() for p in axes.patches] for axes in cells[2]]
+    assert corners == [[[10, -5, 40, 15], [3, 2, 9, 12]], [[0, 0, 8, 8]]]  # x, y; the best last, on top
+    assert [t.get_text() for t in cells[2, 0].texts] == ['2', '1']
+    assert [axes.get_xlabel() for axes in cells[2]] == ['a', 'b']
+    assert cells[1, 0].images[0].get_clim() == cells[1, 1].images[0].get_clim() == (0.2, 0.8)
+    assert cells[2, 0].get_xlim() == (0, 30) and cells[2, 0].get_ylim() == (40, 0)  # a box beyond does not widen it
+    figures.parts(images, None, boxes, ['a', 'b'], tmp_path / 'two_rows.png')
+    assert len(drawn['two_rows.png'].axes) == 4
+    with pytest.raises(ValueError, match='needs images .*1 captions'):
+        figures.parts(images, maps, boxes, ['a'], path)
+
+
+def test_anchors_are_drawn_at_the_middle_of_every_level(tmp_path, drawn):
+    centres = [(8, 8), (8, 24), (24, 8), (16, 16)]
+    boxes = np.array([[r - h, c - w, r + h, c + w] for r, c in centres for h, w in ((4, 6), (5, 3))], np.float32)
+    figures.anchors(np.zeros((32, 32, 1)), boxes, np.array([0] * 6 + [1] * 2), tmp_path / 'anchors.png')
+    left, right = drawn['anchors.png'].axes
+    assert [len(axes.patches) for axes in (left, right)] == [2, 2]
+    assert [len(axes.collections[0].get_offsets()) for axes in (left, right)] == [6, 2]
+    assert right.patches[0].get_bbox().extents.tolist() == [10, 12, 22, 20]
+    assert (left.get_title(), right.get_title()) == ('res3: 6 anchors, 2 a place', 'res4: 2 anchors, 2 a place')

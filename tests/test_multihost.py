@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 def start(workdir, devices, **distributed):
     environment = os.environ | distributed | {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
     return subprocess.Popen(
-        [sys.executable, '-m', 'boneage_jax.main', '--config=configs/prsnet.py:tiny', f'--workdir={workdir}'],
+        [sys.executable, '-m', 'boneage_jax.main', '--config=configs/prsnet.py:tiny,row=baseline', f'--workdir={workdir}'],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

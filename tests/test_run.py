@@ -19,11 +19,15 @@ from tfds_rsna import lock
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS = [(path, row.name) for path in sorted((ROOT / 'configs').glob('*.py'))
         for row in c.load_module(path).sweep()]
-LONG = 'tiny,epochs=30,evaluate_every=15,save_every=7'  # 120 steps
+LONG = 'tiny,row=baseline,epochs=30,evaluate_every=15,save_every=7'  # 120 steps
 
 
 def tiny(path, arg):
     return c.load(f'{path}:tiny,{arg}')[1]
+
+
+def baseline(arg):
+    return tiny(ROOT / 'configs' / 'prsnet.py', f'row=baseline,{arg}')
 
 
 def read_predictions(workdir):
@@ -55,14 +59,13 @@ def test_every_row_of_every_config_runs_as_tiny(path, row, tmp_path):
 
 
 def test_placements_give_the_same_run(tmp_path):
-    path = ROOT / 'configs' / 'prsnet.py'
     for placement in ('host', 'device'):
-        train.train(tiny(path, f'epochs=1,placement={placement}'), tmp_path / placement)
+        train.train(baseline(f'epochs=1,placement={placement}'), tmp_path / placement)
     assert read_predictions(tmp_path / 'host') == read_predictions(tmp_path / 'device')
 
 
 def test_patience_stops_and_the_best_epoch_is_reported(tmp_path):
-    report = train.train(tiny(ROOT / 'configs' / 'prsnet.py', 'epochs=12,patience=1,learning_rate=1e-9'), tmp_path)
+    report = train.train(baseline('epochs=12,patience=1,learning_rate=1e-9'), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     evaluations = [line for line in lines if line['kind'] == 'eval']
     values = [line['mae'] for line in evaluations]
@@ -71,19 +74,17 @@ def test_patience_stops_and_the_best_epoch_is_reported(tmp_path):
 
 
 def test_init_from_starts_where_another_run_ended(tmp_path):
-    path = ROOT / 'configs' / 'prsnet.py'
-    first = train.train(tiny(path, 'epochs=1'), tmp_path / 'first')
-    second = train.train(tiny(path, f'epochs=1,learning_rate=1e-12,init_from={tmp_path / "first"}'), tmp_path / 'second')
+    first = train.train(baseline('epochs=1'), tmp_path / 'first')
+    second = train.train(baseline(f'epochs=1,learning_rate=1e-12,init_from={tmp_path / "first"}'), tmp_path / 'second')
     value = lambda report: report['splits']['validation']['overall']['mae']['value']  # noqa: E731
     assert value(second) == pytest.approx(value(first), abs=5)  # only batch statistics moved on
     with pytest.raises(c.ConfigError, match='no run lies there'):
-        train.train(tiny(path, f'init_from={tmp_path / "none"}'), tmp_path / 'third')
+        train.train(baseline(f'init_from={tmp_path / "none"}'), tmp_path / 'third')
 
 
 def test_loss_that_is_not_finite_names_step_and_films_and_spares_the_checkpoint(tmp_path):
-    path = ROOT / 'configs' / 'prsnet.py'
     with pytest.raises(train.Diverged, match=r'step \d+: .*films of that batch: \d+, \d+, \d+, \d+; .*learning_rate'):
-        train.train(tiny(path, 'epochs=40,learning_rate=1e30,evaluate_every=40,save_every=1,log_every=1'), tmp_path)
+        train.train(baseline('epochs=40,learning_rate=1e30,evaluate_every=40,save_every=1,log_every=1'), tmp_path)
     saved = newest(tmp_path)
     assert saved is None or all(np.isfinite(x).all() for k, x in arrays(tmp_path, saved).items() if 'trainable' in k)
 

@@ -11,12 +11,13 @@ from flax import nnx
 from tfds_rsna.errors import UserError
 
 kaiming_fan_out = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
+torch_default = jax.nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # of a convolution without a norm
 
 
-def conv(inputs, outputs, size, *, stride=1, bias=False, dtype=None, rngs):
+def conv(inputs, outputs, size, *, stride=1, bias=False, init=kaiming_fan_out, dtype=None, rngs):
     """A convolution `[B, H, W, inputs]` -> `[B, ceil(H/stride), ceil(W/stride), outputs]`, odd `size`, zero padding."""
     return nnx.Conv(inputs, outputs, (size, size), strides=stride, padding=size // 2, use_bias=bias,
-                    kernel_init=kaiming_fan_out, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+                    kernel_init=init, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
 
 
 def norm(features, *, dtype=None, rngs):
