@@ -20,8 +20,23 @@ FULL = {'relation': True, 'selection': True}
 CENTRE, SCALE = 120.0, 40.0
 
 
+def abstract(**options):
+    options = {'backbone': 'resnet18', 'width': 8, 'depth': 1, 'part_size': 32} | options
+    return nnx.eval_shape(lambda: models.build('prsnet', **options))
+
+
 def tiny(**options):
-    return models.build('prsnet', **{'backbone': 'resnet18', 'width': 8, 'depth': 1, 'part_size': 32} | options)
+    """A small network, its parameters drawn by NumPy: compiling the initial values takes longer than these tests."""
+    model = abstract(**options)
+    state, draw = nnx.state(model, (nnx.Param, nnx.BatchStat)), np.random.default_rng(0)
+    for path, leaf in nnx.to_flat_state(state):
+        if path[-1] == 'kernel':
+            value = draw.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape)
+        else:
+            value = np.full(leaf.shape, path[-1] in ('scale', 'var'))
+        leaf.set_value(jnp.asarray(value, jnp.float32))
+    nnx.update(model, state)
+    return model
 
 
 @functools.cache  # tests share compiled networks
@@ -35,7 +50,7 @@ def applied(image=(3, 64, 64), **options):
 def shapes(side, **options):
     """What the network gives for two films of `side` pixels, as shapes: nothing is computed."""
     film = jax.ShapeDtypeStruct((2, side, side, 1), jnp.float32)
-    return jax.eval_shape(lambda m, *x: m(*x), nnx.eval_shape(lambda: tiny(**options)), film,
+    return jax.eval_shape(lambda m, *x: m(*x), abstract(**options), film,
                           jax.ShapeDtypeStruct((2,), jnp.bool_))
 
 
@@ -348,7 +363,7 @@ def test_shapes(side, sides, options):
      {'trunk', 'head', 'relation', 'scorer', 'part_trunk', 'part_head', 'projections'}),
 ])
 def test_switches_decide_what_there_is(options, expected):
-    model = nnx.eval_shape(lambda: tiny(**options))
+    model = abstract(**options)
     state = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     assert set(state) == expected
     assert state['head']['kernel'].shape == (64 * (2 if 'selection' in options else 1) + 2, 1)
