@@ -7,6 +7,7 @@ Real films decide this figure (PNG's decoding does), so it needs some; they are 
 """
 
 import csv
+import functools
 import itertools
 import os
 import pathlib
@@ -17,7 +18,7 @@ import time
 import tfds_rsna
 from benchmarks import machine, report
 from boneage_jax import prepare
-from tfds_rsna import films, prepared
+from tfds_rsna import films, pools, prepared
 from tfds_rsna.image_folder import matching
 
 
@@ -84,14 +85,14 @@ def _one_by_one(found, arguments):
 def _pool(builder, folder, workers, arguments):
     """Records in, records out through prepare's pool; from the first chunk's arrival on, its size left out."""
     values, startup = [], []
-    recipe = (str(builder.data_path), (), (arguments.side, arguments.side), arguments.fit)
-    chunks = [range(i, min(i + 16, arguments.count)) for i in range(0, arguments.count, 16)]
+    work = functools.partial(prepare.work, str(builder.data_path), (), (arguments.side, arguments.side), arguments.fit)
+    size = prepare.CHUNK
+    chunks = [('train', range(i, min(i + size, arguments.count))) for i in range(0, arguments.count, size)]
     for attempt in range(arguments.repeats):
-        prepare._start_worker(*recipe)
         arrivals = [time.perf_counter()]
 
         def examples(arrivals=arrivals):
-            for chunk in prepare._mapped(chunks, 'train', workers, recipe):
+            for chunk in pools.ordered(work, chunks, workers=workers):
                 arrivals.append(time.perf_counter())
                 yield from chunk
 
@@ -100,7 +101,7 @@ def _pool(builder, folder, workers, arguments):
         startup.append(arrivals[1] - arrivals[0])
         # The other processes work on their first chunks too when the first one arrives: begin a chunk of each later.
         first = min(workers, len(arrivals) - 1)
-        done = sum(map(len, chunks[first:])) or arguments.count
+        done = sum(len(positions) for _, positions in chunks[first:]) or arguments.count
         values.append(done / (end - arrivals[first if done < arguments.count else 0]))
     return report.row(f'source records -> {arguments.side} px records, {workers} process{"es" if workers > 1 else ""}',
                       values, 'films/s', note=f'first 16 films after {min(startup):.1f} s', workers=workers)

@@ -70,9 +70,9 @@ def _measure(spec):
     from boneage_jax import sharding, train
     passed('imports')
     _, config = config_lib.load(spec)
-    train._set_up_jax(config)
+    train.set_up_jax(config)
     with tempfile.TemporaryDirectory() as workdir:
-        splits = train._open_splits(config, None, pathlib.Path(workdir))
+        splits = train.open_splits(config)
         passed('data')
         run = train.Run(config, pathlib.Path(workdir), splits)
         batch = sharding.put_batch(next(run.batches.iterate(0, 1)), run.mesh)

@@ -100,13 +100,13 @@ def _fingerprint(description):
 
 def _write_records(builder, folder, data, recipe):
     """Runs every film of every split through the stages and the resize, on as many cores as it is worth."""
-    work = functools.partial(_work, str(builder.data_path), tuple(data.stages), tuple(data.size), data.fit)
+    do = functools.partial(work, str(builder.data_path), tuple(data.stages), tuple(data.size), data.fit)
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     total, pixels = sum(counts.values()), data.size[0] * data.size[1]
     _check_space(folder, 2 * total * pixels)  # image and, where there is one, mask
     first = next(iter(counts))
     sample, begin = range(min(CHUNK, counts[first])), time.monotonic()
-    work((first, sample))
+    do((first, sample))
     seconds = (time.monotonic() - begin) / len(sample) * total
     workers = pools.cores() if seconds > POOL_SECONDS else 1
     log.say(f'Preparing {total} films at {data.size[0]}x{data.size[1]} into {folder}: '
@@ -114,7 +114,7 @@ def _write_records(builder, folder, data, recipe):
 
     def examples(split):
         jobs = [(split, range(i, min(i + CHUNK, counts[split]))) for i in range(0, counts[split], CHUNK)]
-        return itertools.chain.from_iterable(pools.ordered(work, jobs, workers=workers))
+        return itertools.chain.from_iterable(pools.ordered(do, jobs, workers=workers))
 
     prepared.write(folder, {split: examples(split) for split in counts}, metadata=recipe)
 
@@ -132,8 +132,8 @@ def _open_split(folder, split):
     return tfds.builder_from_directory(folder).as_data_source(split)
 
 
-def _work(folder, stages, size, fit, job):
-    """The records of one chunk; runs in a worker, which keeps its sources open."""
+def work(folder, stages, size, fit, job):
+    """The prepared films of one chunk, `job` = (split, positions); runs in a worker, which keeps its sources open."""
     split, positions = job
     source = _open_split(folder, split)
     chunk = [read_film(source[i]) for i in positions]

@@ -39,7 +39,7 @@ def train(config, workdir, data_dir=None):
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    _set_up_jax(config)
+    set_up_jax(config)
     main, trainer = sharding.is_main(), TRAINERS[config.trainer]
     with lock.exclusive(workdir / '.lock', wait=False) if main else contextlib.nullcontext():
         workdir_lib.settle_config(workdir, config, write=main)
@@ -48,12 +48,12 @@ def train(config, workdir, data_dir=None):
             log.say(f'{workdir} holds a finished run; delete it or choose another --workdir to train again.')
             return json.loads((workdir / 'metrics.json').read_text())
         trainer.check(config)  # before hours of preparing: what cannot be built is refused now
-        splits = _open_splits(config, data_dir)
+        splits = open_splits(config, data_dir)
         workdir_lib.settle_splits(workdir, splits, write=main)
         return trainer(config, workdir, splits).go()
 
 
-def _open_splits(config, data_dir):
+def open_splits(config, data_dir=None):
     """Ensures the records and cuts them into splits."""
     data = config.data
     derive = functools.partial(splits_lib.derive, validation=data.validation, holdout=data.holdout,
@@ -315,7 +315,7 @@ def _build_model(config):
     return models.build(config.model.name, seed=config.seed, dtype=_compute_type(config.dtype), **options)
 
 
-def _set_up_jax(config):
+def set_up_jax(config):
     """The compile cache on disk (a second start is quick), and deterministic kernels where asked for."""
     if config.dtype == 'float32':  # or accelerators would multiply in TF32 or bfloat16 all the same
         jax.config.update('jax_default_matmul_precision', 'highest')

@@ -90,12 +90,12 @@ def test_records_are_cached_and_every_change_builds_anew(folder, capsys):
 
 
 def test_half_written_records_are_not_taken(folder, monkeypatch):
-    work = prepare._work
-    monkeypatch.setattr(prepare, '_work', lambda *args: 1 / 0 if 16 in args[-1][1] else work(*args))
+    work = prepare.work
+    monkeypatch.setattr(prepare, 'work', lambda *args: 1 / 0 if 16 in args[-1][1] else work(*args))
     with pytest.raises(ZeroDivisionError):
         prepare.ensure(data(folder))
     assert not list((folder / 'cache' / 'records').glob('[!.]*'))
-    monkeypatch.setattr(prepare, '_work', work)
+    monkeypatch.setattr(prepare, 'work', work)
     assert len(prepared.open(prepare.ensure(data(folder))).splits['train']) == 20
 
 
