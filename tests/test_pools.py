@@ -117,11 +117,20 @@ def test_interrupted_while_workers_start(tmp_path):
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               start_new_session=True, cwd=pathlib.Path(__file__).parents[1],
                               env=os.environ | {'PYTHONPATH': '.'})
-    assert parent.stdout.readline() == 'ready\n'
-    time.sleep(0.15)  # the workers are importing by now
-    os.killpg(parent.pid, signal.SIGINT)
-    said = parent.communicate(timeout=20)[1]
-    assert said.count('Traceback') == 1 and 'KeyboardInterrupt' in said, said
+    with parent:
+        assert parent.stdout.readline() == 'ready\n'
+        time.sleep(0.15)  # the workers are importing by now
+        said = ''
+        for _ in range(20):  # a person presses again where the first one was lost on a busy machine
+            os.killpg(parent.pid, signal.SIGINT)
+            try:
+                said = parent.communicate(timeout=3)[1]
+                break
+            except subprocess.TimeoutExpired:
+                pass
+        else:
+            parent.kill()
+    assert 'KeyboardInterrupt' in said and 'SpawnProcess' not in said, said
 
 
 def alive(pid):
