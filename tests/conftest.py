@@ -12,7 +12,13 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['MPLBACKEND'] = 'Agg'
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 os.environ['JAX_PLATFORMS'] = os.environ.get('BONEAGE_TEST_PLATFORM', 'cpu')
-os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+# Four virtual devices share the cores: on a busy machine one may keep the others waiting in a collective for longer than
+# the 40 s after which XLA aborts the process, and programs dispatched one behind another make that worse.
+os.environ['XLA_FLAGS'] = ' '.join([
+    os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=4',
+    '--xla_cpu_collective_call_warn_stuck_timeout_seconds=60',
+    '--xla_cpu_collective_call_terminate_timeout_seconds=240']).strip()
+os.environ['JAX_CPU_ENABLE_ASYNC_DISPATCH'] = '0'
 for _variable in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ.setdefault(_variable, '2')
 
