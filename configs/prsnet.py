@@ -52,7 +52,7 @@ CPU_RECIPE = {
 }
 PRESETS = {
     'rsna100': {
-        **CPU_RECIPE, 'data.folder': 'rsna100', 'data.size': (100, 100), 'data.fit': 'squash', 'epochs': 20,
+        **CPU_RECIPE, 'data.folder': 'rsna100', 'data.size': (100, 100), 'data.fit': 'squash', 'epochs': 30,
         'augment.gamma': 0.2,
     },
     'phantom': {
