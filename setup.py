@@ -18,6 +18,7 @@ BASE = [
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
     'pillow>=11.0',
+    'requests>=2.31',
     'safetensors>=0.4',
     'scikit-image>=0.25',
     'scikit-learn>=1.5',
@@ -35,7 +36,7 @@ EXTRAS = {
     # Beam holds pillow, protobuf and pyarrow below the lock's versions: give it an environment of its own.
     'beam': ['apache-beam>=2.60'],
     'parity': ['torch>=2.4'],
-    'test': ['pytest>=8.3', 'pytest-timeout>=2.3'],
+    'test': ['pytest>=8.3', 'pytest-timeout>=2.3', 'pydicom>=3.0', 'tifffile>=2024.1'],
 }
 
 setup(
