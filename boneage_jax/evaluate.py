@@ -27,7 +27,6 @@ def predict(eval_step, state, split, *, batch_size, mesh):
     return months, {name: float(total / max(count, 1.0)) for name, (total, count) in totals.items()}
 
 
-
 def write_predictions(workdir, predictions):
     """predictions.csv (`id,split,male,age,prediction`, months) from `{split: (Split, months [N])}`."""
     rows = [(i, name, bool(male), float(age), f'{value:.3f}')
@@ -40,8 +39,8 @@ def write_predictions(workdir, predictions):
 
 def write_metrics(workdir, predictions, train_months, about):
     """metrics.json: per split the figures of `metrics.age_metrics` with bootstrap intervals, its role (selects or
-    reported) and the error of predicting the training median; `about` says with what they were made. Written last: its
-    presence says that the run is finished. Returns its content.
+    reported) and the error of predicting the training median; `about` says with what they were made. Its presence says
+    that the run is finished: predictions.csv comes before it. Returns its content.
     """
     report = {**about, 'splits': {}}
     for name, (split, predicted) in predictions.items():

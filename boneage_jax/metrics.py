@@ -1,6 +1,6 @@
 """What is reported about ages: errors in months with bootstrap intervals, by sex and stage of puberty.
 
-numpy on the host, over one split's predictions; the sums inside a step live in `losses.py`. Every result is
+numpy on the host, over one split's predictions; the sums inside a step live in `tasks.py`. Every result is
 a plain dict ready for JSON. What cannot be computed (no film of a sex, of a stage) is left out: no NaN.
 """
 

@@ -4,6 +4,8 @@ Each epoch is a permutation of the split drawn from (seed, epoch); the films tha
 out. Shuffle first, slice per host after. Nothing of the iterator is saved: resuming at step s asks for batch(s).
 """
 
+import functools
+
 import grain
 import jax.numpy as jnp
 import numpy as np
@@ -25,12 +27,16 @@ class TrainBatches:
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.steps_per_epoch = len(split) // batch_size
         self.resident = make_resident(split, mesh) if placement == 'device' else {}
+        # Threads read ahead across the end of an epoch: two orders are in use at a time, never drawn anew for each step.
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
+
+    def _draw_order(self, epoch):
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.split)).astype(np.int32)
 
     def indices(self, step):
         """Positions in the split of the whole global batch, int32 `[B]`."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.split))
-        return order[batch * self.batch_size:(batch + 1) * self.batch_size].astype(np.int32)
+        return self._order(epoch)[batch * self.batch_size:(batch + 1) * self.batch_size]
 
     def __call__(self, step):
         index = self.indices(step)[sharding.host_rows(self.batch_size)]
