@@ -90,24 +90,42 @@ class Checkpoints:
         loaded = self._orbax.load(step, abstract)
         return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in _flatten(like)])
 
-    def load_parameters(self, state):
+    def load_parameters(self, state, parts=()):
         """`state` with the parameters and batch statistics of this workdir's best checkpoint, frozen or not there.
 
-        Raises CheckpointError where there is none or its arrays do not fit, with their names.
+        `parts` names the subtrees to take: 'trunk' or, from another place of that model, 'part_trunk=trunk'; with
+        'part_trunk?=trunk' a model that has no part_trunk goes without. The rest of `state` stays as it is. Without
+        `parts` the whole model is taken. Raises CheckpointError where there is no checkpoint, a part names nothing, or
+        arrays do not fit, with their names.
         """
         step = self.best if self.best is not None else self.latest
         if step is None:
             raise CheckpointError(f'{self.directory}: no checkpoint to start from')
         saved = {name.partition('.')[2]: array for name, array in self.read(step).items()
                  if name.partition('.')[0] in PARAMETERS}
-        parts = {part: getattr(state, part) for part in PARAMETERS}
-        wanted = {name.partition('.')[2]: x for name, x in _flatten(parts).items()}
-        wrong = [f'{name}: {_show(getattr(saved.get(name), "shape", None))} saved, '
-                 f'{_show(getattr(wanted.get(name), "shape", None))} expected' for name in sorted({*saved, *wanted})
-                 if getattr(saved.get(name), 'shape', None) != getattr(wanted.get(name), 'shape', None)]
+        groups = {part: getattr(state, part) for part in PARAMETERS}
+        ours = _flatten(groups)
+        wanted = {name.partition('.')[2]: x for name, x in ours.items()}
+        chosen = {}  # our name -> its name there
+        for target, source, optional in _pairs(parts):
+            mine = [name for name in wanted if _below(name, target)]
+            theirs = [name for name in saved if _below(name, source)]
+            if optional and not mine:
+                continue
+            if not mine or not theirs:
+                where = 'this model' if not mine else str(self.directory / str(step))
+                names = wanted if not mine else saved
+                raise CheckpointError(f'init_parts: {where} has no parameters below {target if not mine else source!r}; '
+                                      f'it has {", ".join(sorted({name.partition(".")[0] for name in names}))}')
+            chosen |= {target + name[len(source):]: name for name in theirs}
+            chosen |= {name: source + name[len(target):] for name in mine}
+        wrong = [f'{name}: {_show(getattr(saved.get(there), "shape", None))} saved, '
+                 f'{_show(getattr(wanted.get(name), "shape", None))} expected' for name, there in sorted(chosen.items())
+                 if getattr(saved.get(there), 'shape', None) != getattr(wanted.get(name), 'shape', None)]
         self._refuse(step, wrong)
-        leaves = [jax.device_put(saved[name.partition('.')[2]], x.sharding) for name, x in _flatten(parts).items()]
-        return dataclasses.replace(state, **jax.tree.unflatten(jax.tree.structure(parts), leaves))
+        leaves = [jax.device_put(saved[chosen[key]], x.sharding) if (key := name.partition('.')[2]) in chosen else x
+                  for name, x in ours.items()]
+        return dataclasses.replace(state, **jax.tree.unflatten(jax.tree.structure(groups), leaves))
 
     def _refuse(self, step, wrong):
         if wrong:
@@ -122,6 +140,20 @@ class Checkpoints:
 
     def _leaves(self, step):
         return v1.metadata(self.directory / str(step), checkpointable_name='state').metadata.items()
+
+
+def _pairs(parts):
+    """('part_trunk?=trunk', 'head') -> [('part_trunk', 'trunk', True), ('head', 'head', False)]; none -> the whole model."""
+    pairs = []
+    for part in parts or ('',):
+        target, _, source = part.replace('/', '.').partition('=')
+        optional, target = target.endswith('?'), target.removesuffix('?')
+        pairs.append((target, source or target, optional))
+    return pairs
+
+
+def _below(name, prefix):
+    return not prefix or name == prefix or name.startswith(prefix + '.')
 
 
 def _show(shape):

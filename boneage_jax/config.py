@@ -90,6 +90,8 @@ def base():
         dtype='auto',  # compute type: 'float32' | 'bfloat16' | 'auto' = bfloat16 on accelerators; parameters stay float32
         deterministic=False,  # accelerators: deterministic kernels (slower), so that a resumed run is bit-identical
         init_from='',  # a run's workdir whose best parameters this one starts from
+        init_parts=(),  # what it takes of them: () = all, which must fit, else paths as 'trunk', or 'part_trunk=trunk'
+                        # for its trunk as our part_trunk ('part_trunk?=trunk': where we have one); the rest starts fresh
     )
 
 
@@ -172,6 +174,7 @@ def check(config):
         _require(config, key, lambda x: 0 <= x < 1, 'at least 0 and below 1')
     for key in ('augment.flip', 'augment.contrast'):
         _require(config, key, lambda x: 0 <= x <= 1, 'a number from 0 to 1')
+    _require(config, 'init_parts', lambda x: config.init_from or not x, '(): there is no init_from to take parts of')
     _require(config, 'optimizer.learning_rate', lambda x: x > 0, 'a positive number')
     _require(config, 'optimizer.step_factor', lambda x: 0 < x <= 1, 'above 0, at most 1')
     if config.optimizer.schedule == 'one_cycle':

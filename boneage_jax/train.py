@@ -177,8 +177,9 @@ class Run:
         elif self.config.init_from:
             workdir_lib.refuse_leak(self.config.init_from, self.config, self.splits)
             with checkpoint.Checkpoints(self.config.init_from) as other:
-                self.state = other.load_parameters(self.state)
-            log.say(f'Starting from the best parameters of {self.config.init_from}.')
+                self.state = other.load_parameters(self.state, self.config.init_parts)
+            log.say(f'Starting from the best parameters of {self.config.init_from}'
+                    f'{": " if self.config.init_parts else ""}{", ".join(self.config.init_parts)}.')
         return int(self.state.step)
 
     def _introduce(self, start):

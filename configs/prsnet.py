@@ -10,7 +10,8 @@ ResNet-34 and the sex as a one-hot vector (section 5.2; the sex is our reading).
 Training is the paper's section 4: SGD 1e-3, /10 every 25 epochs, 100 epochs, batch 16 at 512x512. Momentum and weight
 decay are NTS-Net's, augmentation strengths ours. `:rsna100` changes the recipe (AdamW, one cycle, ResNet-18 of half the
 width, batch statistics of clean films) for two CPU cores: `:rsna100,row=baseline` takes about 40 minutes; its
-parameters scored a holdout MAE of 11.4 months (docs/results.md says how). The other rows are not measured yet.
+parameters scored a holdout MAE of 11.4 months (docs/results.md says how). The other rows take four times as long a step:
+`:rsna100,continued,init_from=RUN,row=full` starts every row from the trunk of one finished baseline RUN, six epochs each.
 `:phantom` is the baseline row, for a first run within minutes (`:phantom,row=full` takes about four times as long).
 """
 
@@ -55,6 +56,10 @@ PRESETS = {
     'rsna100': {
         **CPU_RECIPE, 'data.folder': 'rsna100', 'data.size': (100, 100), 'data.fit': 'squash', 'epochs': 30,
         'augment.gamma': 0.2,
+    },
+    'continued': {  # with init_from=RUN: every row goes on from one baseline's trunk, also in its part network
+        'init_parts': ('trunk', 'part_trunk?=trunk'), 'epochs': 6, 'optimizer.learning_rate': 1e-3,
+        'model.part_size': 65,  # crops of a 100 px film hold no more; 3x3 maps at their end (2x2 are slow on CPUs)
     },
     'phantom': {
         **CPU_RECIPE, 'data.source': 'hand_phantom', 'data.phantom.count': 3000, 'data.phantom.size': (96, 96),

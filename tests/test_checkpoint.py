@@ -70,6 +70,23 @@ def test_parameters_load_across_the_frozen_border(tmp_path):
         checkpoints.load_parameters(state(5))
 
 
+def test_parts_load_from_other_places(tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(seed=1), 5.0)
+        fresh = state(seed=7)
+        wider = dataclasses.replace(fresh, trainable={'first': fresh.trainable['head'], 'second': fresh.trainable['head']})
+        loaded = checkpoints.load_parameters(wider, ('second=head', 'third?=head'))
+        assert same(loaded.trainable, {'first': fresh.trainable['head'], 'second': state(seed=1).trainable['head']})
+        assert same(loaded.statistics, fresh.statistics)
+        with pytest.raises(checkpoint.CheckpointError, match='this model has no parameters below .third.; it has first'):
+            checkpoints.load_parameters(wider, ('third=head',))
+        with pytest.raises(checkpoint.CheckpointError, match='has no parameters below .trunk.; it has head'):
+            checkpoints.load_parameters(wider, ('first=trunk',))
+        with pytest.raises(checkpoint.CheckpointError, match='first.kernel'):
+            checkpoints.load_parameters(dataclasses.replace(wider, trainable={'first': state(5).trainable['head']}),
+                                        ('first=head',))
+
+
 def test_read_needs_no_model(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state(seed=1))
