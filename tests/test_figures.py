@@ -9,11 +9,12 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from boneage_jax import figures
+from boneage_jax.figures import ages, style
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setitem(figures._STYLE, 'figure.dpi', 60)
+    monkeypatch.setitem(style.STYLE, 'figure.dpi', 60)
 
 
 def write_run(folder, count=40, splits=('validation', 'holdout'), interval=0.0):
@@ -45,12 +46,12 @@ def texts(figure):
 @pytest.fixture
 def drawn(monkeypatch):
     """Figures by file name, caught on their way to the disk."""
-    kept, save = {}, figures._save
+    kept, save = {}, style.save
 
     def keep(draw, path, *arguments):
         return save(lambda *a: kept.setdefault(path.name, draw(*a)), path, *arguments)
 
-    monkeypatch.setattr(figures, '_save', keep)
+    monkeypatch.setattr(style, 'save', keep)
     return kept
 
 
@@ -97,7 +98,7 @@ def test_axes_carry_units(tmp_path, drawn):
 def test_binned_means_and_gaps():
     age = np.array([1.0] * 6 + [13.0] * 2 + [30.0] * 5)
     values = np.array([2.0] * 6 + [9.0] * 2 + [1.0, 2.0, 3.0, 4.0, 5.0])
-    middle, count, mean, lower, upper = figures._binned(age, values, np.array([0, 12, 24, 36]))
+    middle, count, mean, lower, upper = ages._binned(age, values, np.array([0, 12, 24, 36]))
     np.testing.assert_array_equal(middle, [6, 18, 30])
     np.testing.assert_array_equal(count, [6, 2, 5])
     np.testing.assert_array_equal(mean, [2, np.nan, 3])       # two films are too few for a mean
@@ -123,9 +124,9 @@ def test_few_films_of_one_sex_and_no_evaluation_yet(tmp_path, drawn, count):
 
 
 def test_girls_and_boys_differ_without_colour():
-    grey = [np.dot(to_rgb(style['color']), (0.299, 0.587, 0.114)) for style in figures._SEXES.values()]
+    grey = [np.dot(to_rgb(style['color']), (0.299, 0.587, 0.114)) for style in style.SEXES.values()]
     assert abs(grey[0] - grey[1]) > 0.2
-    assert len({style['marker'] for style in figures._SEXES.values()}) == 2
+    assert len({style['marker'] for style in style.SEXES.values()}) == 2
 
 
 HEADER = 'id,split,male,age,prediction\n'
@@ -170,7 +171,7 @@ def test_a_failed_write_keeps_the_old_figure(tmp_path, monkeypatch):
         path.write_bytes(b'half')
         raise OSError('No space left on device')
 
-    monkeypatch.setattr(figures.Figure, 'savefig', fail)
+    monkeypatch.setattr(ages.Figure, 'savefig', fail)
     with pytest.raises(OSError, match='No space'):
         figures.image_sheet(np.zeros((2, 8, 8, 1), np.uint8), ['a', 'b'], path)
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]

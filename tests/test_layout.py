@@ -13,9 +13,9 @@ ROWS = [
     ['main', 'sweep', 'predict'],
     ['train', 'mine', 'figures'],
     ['prepare', 'evaluate'],
-    ['step'],
+    ['step', 'restore'],
     ['optimizer', 'tasks'],
-    ['models', 'losses', 'metrics', 'data', 'preprocess', 'classical'],
+    ['models', 'losses', 'metrics', 'predictions', 'intervals', 'data', 'preprocess', 'classical'],
     ['workdir', 'checkpoint', 'sharding', 'log', 'config'],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -1,0 +1,12 @@
+"""The figures of the papers, drawn from what a run wrote, and sheets of films.
+
+Every figure is its own object (no pyplot: nothing global is left behind) and is written whole or not at all.
+Girls are orange circles, boys blue triangles: apart in colour (Okabe and Ito's colour-blind-safe palette),
+in brightness when printed grey, and in shape.
+"""
+
+from boneage_jax.figures.boxes import anchors, parts
+from boneage_jax.figures.films import image_sheet
+from boneage_jax.figures.runs import from_run
+
+__all__ = ['anchors', 'from_run', 'image_sheet', 'parts']

@@ -1,0 +1,27 @@
+"""What all figures share: colours, type sizes, and how one is written."""
+
+import matplotlib
+
+SEXES = {'girls': {'color': '#E69F00', 'marker': 'o'}, 'boys': {'color': '#0072B2', 'marker': '^'}}
+RANKS = ('#F0E442', '#56B4E9', '#D55E00')  # boxes, best first
+GREY, INK, ACCENT = '#BBBBBB', '#222222', '#D55E00'
+STYLE = {
+    'figure.constrained_layout.use': True, 'figure.dpi': 200, 'font.size': 9, 'axes.titlesize': 10,
+    'axes.labelsize': 9, 'legend.fontsize': 8, 'legend.frameon': False, 'xtick.labelsize': 8,
+    'ytick.labelsize': 8,
+    'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': INK, 'axes.labelcolor': INK,
+    'text.color': INK, 'xtick.color': INK, 'ytick.color': INK, 'axes.axisbelow': True,
+}
+
+
+def save(draw, path, *arguments):
+    """Draws in this style and writes through a temporary name: `path` is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.tmp')
+    with matplotlib.rc_context(STYLE):
+        try:
+            draw(*arguments).savefig(temporary, format=path.suffix[1:] or 'png')
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
