@@ -36,8 +36,10 @@ def base():
         trainer='gradient',  # 'gradient' | 'classical'
         seed=0,  # parameters, shuffling, augmentation, dropout
         data=dict(
-            source='rsna_bone_age',  # 'rsna_bone_age' | 'image_folder' | 'hand_phantom'
-            folder='',  # rsna_bone_age: the folder below $BONEAGE_DATA (or --data_dir) that holds the files; '' = itself
+            source='rsna_bone_age',  # 'rsna_bone_age' | 'image_folder' | 'hand_phantom' | 'prepared'
+            folder='',  # rsna_bone_age: the folder below $BONEAGE_DATA (or --data_dir) that holds the files; '' = itself;
+                        # prepared: a folder of prepared records, as boneage_jax.prepare prints it
+            also=(),  # further folders of prepared records whose films all join the training split
             download=False,  # rsna_bone_age: fetch the official files (11 GB) into that folder first
             on_error='stop',  # 'stop' | 'skip': what a bad film or label does to the build; skipped ones go to rejected.csv
             phantom=dict(count=4000, size=(512, 512), seed=0),
@@ -148,7 +150,7 @@ def check(config):
     """Refuses values that no run can have; the model's own options are checked where the model is built."""
     one_of = {
         'trainer': ('gradient', 'classical'),
-        'data.source': ('rsna_bone_age', 'image_folder', 'hand_phantom'),
+        'data.source': ('rsna_bone_age', 'image_folder', 'hand_phantom', 'prepared'),
         'data.on_error': ('stop', 'skip'),
         'data.fit': ('pad', 'squash'),
         'data.placement': ('host', 'device'),
@@ -174,7 +176,6 @@ def check(config):
         _require(config, key, lambda x: 0 <= x < 1, 'at least 0 and below 1')
     for key in ('augment.flip', 'augment.contrast'):
         _require(config, key, lambda x: 0 <= x <= 1, 'a number from 0 to 1')
-    _require(config, 'init_parts', lambda x: config.init_from or not x, '(): there is no init_from to take parts of')
     _require(config, 'optimizer.learning_rate', lambda x: x > 0, 'a positive number')
     _require(config, 'optimizer.step_factor', lambda x: 0 < x <= 1, 'above 0, at most 1')
     if config.optimizer.schedule == 'one_cycle':

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+_EPSILON = 1e-6  # keeps log J finite where a batch has no hand
+
 RANKING_FORMS = ('corrected', 'literal')
 
 
@@ -40,3 +42,26 @@ def part_ranking(scores, errors, *, form='corrected', valid=None):
     if valid is not None:
         pairs &= valid[i] & valid[j]
     return jnp.sum(jnp.where(pairs, jnp.maximum(1 - margin, 0), 0), axis=(1, 2))
+
+
+def segmentation(logits, mask, valid, *, jaccard='global'):
+    """`H - log J` of Iglovikov 2018 (section 3.2): logits `[B, H, W]`, mask `[B, H, W]` 0 or 1, valid `[B]` -> scalar.
+
+    H is the mean binary cross-entropy of a pixel. 'global': J is the soft Jaccard index of the whole batch's pixels,
+    `sum(y p) / (sum y + sum p - sum y p)` (the same authors' other work). 'literal': equation 3 as printed, the mean of the
+    pixels' own ratios, each 0 where the pixel is background. Films that are not valid count nowhere. Raises ValueError for
+    another `jaccard`.
+    """
+    logits, y = logits.astype(jnp.float32), mask.astype(jnp.float32)
+    counted = valid.astype(jnp.float32)[:, None, None]
+    pixels = jnp.maximum(counted.sum(), 1.0) * logits.shape[1] * logits.shape[2]
+    entropy = (counted * (jax.nn.softplus(logits) - y * logits)).sum() / pixels
+    p = jax.nn.sigmoid(logits)
+    if jaccard == 'global':
+        both, either = (counted * y * p).sum(), (counted * (y + p - y * p)).sum()
+        index = (both + _EPSILON) / (either + _EPSILON)
+    elif jaccard == 'literal':
+        index = (counted * y * p / jnp.maximum(y + p - y * p, _EPSILON)).sum() / pixels + _EPSILON
+    else:
+        raise ValueError(f"jaccard={jaccard!r}: expected 'global' or 'literal'")
+    return entropy - jnp.log(index)

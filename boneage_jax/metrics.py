@@ -97,6 +97,14 @@ def bootstrap(values, *, statistic=lambda means: means, seed=0, resamples=1000, 
     return (float(lower[0]), float(upper[0])) if values.ndim == 1 else (lower, upper)
 
 
+def intervals(columns, *, seed=0, resamples=1000):
+    """The means of some per-film figures `{name: [N]}` with bootstrap intervals: `{name: {'value', 'lower', ..}}`."""
+    table = np.stack([_films(values, name) for name, values in columns.items()], axis=1)
+    rows = zip(columns, table.mean(0), *bootstrap(table, seed=seed, resamples=resamples))
+    return {name: {'value': float(value), 'lower': float(lower), 'upper': float(upper), 'count': len(table)}
+            for name, value, lower, upper in rows}
+
+
 def paired_difference(errors_a, errors_b, *, seed=0, resamples=1000):
     """MAE of a minus MAE of b on the same films: (delta, lower, upper) in months; negative means a is better.
 

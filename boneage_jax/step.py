@@ -135,7 +135,7 @@ def make_statistics_step(graphs):
 
 
 def make_eval_step(graphs, task, *, flip_tta):
-    """`eval_step(state, batch, resident) -> {'months': [B], 'metrics': {name: (sum, count)}}`, deterministic.
+    """`eval_step(state, batch, resident) -> {'columns': {name: [B]}, 'metrics': {name: (sum, count)}}`, deterministic.
 
     `flip_tta` averages the prediction over the film and its mirror image.
     """
@@ -146,9 +146,9 @@ def make_eval_step(graphs, task, *, flip_tta):
         prediction, aux = model(batch['image'], batch['male'])
         if flip_tta:
             mirrored, _ = model(augment.flip(batch)['image'], batch['male'])
-            prediction = (prediction + mirrored) / 2
+            prediction = (prediction + task.unflip(mirrored)) / 2
         _, metrics = task.loss(prediction, aux, batch)
-        return {'months': task.months(prediction), 'metrics': metrics}
+        return {'columns': task.columns(prediction, aux, batch), 'metrics': metrics}
 
     return eval_step
 

@@ -54,17 +54,20 @@ def train(config, workdir, data_dir=None):
 
 
 def open_splits(config, data_dir=None):
-    """Ensures the records and cuts them into splits."""
-    data = config.data
+    """Ensures the records and cuts them into splits; the films of `data.also` join the training split."""
+    data, inputs = config.data, tasks.inputs(config.task)
     derive = functools.partial(splits_lib.derive, validation=data.validation, holdout=data.holdout,
                                seed=data.split_seed, official=data.official_splits)
-    return source.open_splits(prepare.ensure(data, data_dir), derive)
+    splits = source.open_splits(prepare.ensure(data, data_dir), derive, inputs)
+    splits['train'] = source.join(splits['train'], [
+        split for folder in data.also for split in source.open_splits(folder, splits_lib.whole, inputs).values()])
+    return splits
 
 
-def _report(workdir, splits, predict, **about):
+def _report(workdir, task, splits, predict, **about):
     """Predicts the selecting split and each reported split once; writes predictions.csv, metrics.json, the figures.
 
-    `predict(split) -> months [N]` is called on every host; the main one writes. metrics.json says that the run is
+    `predict(split) -> {column: [N]}` is called on every host; the main one writes. metrics.json says that the run is
     finished: a figure that cannot be drawn takes nothing back.
     """
     names = [name for name in (splits_lib.SELECTING, *splits_lib.REPORTED) if name in splits]
@@ -72,15 +75,12 @@ def _report(workdir, splits, predict, **about):
     if not sharding.is_main():
         return None
     evaluate.write_predictions(workdir, predictions)
-    about |= {'selected_by': f'{splits_lib.SELECTING} MAE', **workdir_lib.provenance(),
+    about |= {'selected_by': f'{splits_lib.SELECTING} {task.selects}', **workdir_lib.provenance(),
               'device': f'{jax.device_count()} {jax.devices()[0].device_kind}'}
-    report = evaluate.write_metrics(workdir, predictions, splits['train'].months, about)
+    report = evaluate.write_metrics(workdir, predictions, task, splits['train'].months, about)
     figures.from_run(workdir)
     for name, split in report['splits'].items():
-        mae = split['overall']['mae']
-        log.say(f'{name} ({split["role"]}, {split["films"]} films): MAE {mae["value"]:.2f} months, 95% interval '
-                f'{mae["lower"]:.2f} to {mae["upper"]:.2f}; predicting the median gives '
-                f'{split["median_mae"]["value"]:.2f}')
+        log.say(f'{name} ({split["role"]}, {split["films"]} films): {task.headline(split)}')
     log.say(f'All figures: {workdir / "metrics.json"}\nEvery prediction: {workdir / "predictions.csv"}\n'
             f'Pictures: {workdir / "figures"}')
     return report
@@ -105,8 +105,12 @@ class ClassicalRun:
         model = classical.fit_pca_linear(*data, components=self.config.model.components, seed=self.config.seed)
         kept = {'male' if sex else 'female': n for sex, n in model.components.items()}
         log.say(f'Components kept by validation MAE: {kept}')
-        return _report(self.workdir, splits, lambda split: model.predict(images[split.name], split.male),
-                       components=kept, minutes=round((time.monotonic() - began) / 60, 2))
+
+        def predict(split):
+            return {'prediction': model.predict(images[split.name], split.male)}
+
+        return _report(self.workdir, tasks.build(self.config.task, tasks.fit(self.config.task, splits['train'].months)),
+                       splits, predict, components=kept, minutes=round((time.monotonic() - began) / 60, 2))
 
 
 class Run:
@@ -138,12 +142,16 @@ class Run:
         """Refuses, within a second and before any data is touched, what could not be built or traced later."""
         sharding.check_batch_size(config.batch_size, sharding.make_mesh())
         augment.check(config.augment.to_dict())
-        tasks.build(config.task, tasks.fit(config.task, np.array([0.0, 240.0])))
+        task = tasks.build(config.task, tasks.fit(config.task, np.array([0.0, 240.0])))
         model = nnx.eval_shape(lambda: _build_model(config))
         step_lib.partition(model, config.frozen)
-        image = jax.ShapeDtypeStruct((2, *config.data.size, 1), jnp.float32)
+        batch = {'image': jnp.float32, 'hand_mask': jnp.uint8}
+        batch = {name: jax.ShapeDtypeStruct((2, *config.data.size, 1), kind) for name, kind in batch.items()}
+        batch |= {'keypoints': jax.ShapeDtypeStruct((2, 3, 2), jnp.float32)}
+        batch |= {name: jax.ShapeDtypeStruct((2,), kind)
+                  for name, kind in {'months': jnp.float32, 'male': jnp.bool, 'valid': jnp.bool}.items()}
         model.eval()
-        jax.eval_shape(lambda m, x: m(x, jnp.zeros(2, bool))[0], model, image)
+        jax.eval_shape(lambda m, b: task.loss(*m(b['image'], b['male']), b)[0], model, batch)
 
     def _fit_task(self):
         path = self.workdir / 'task.json'
@@ -244,7 +252,8 @@ class Run:
         self.log.write('train', step, epoch=round(epoch, 4), **means, images_per_second=round(rate, 1),
                        seconds=round(seconds, 3),
                        learning_rate=float(self.rate(step - 1)) * float(self.state.memory['rate_scale']))
-        self.progress.update(step, loss=means['loss'], mae=means['mae'], **{'images/s': f'{rate:.0f}'})
+        self.progress.update(step, loss=means['loss'], **{self.task.selects: means[self.task.selects],
+                                                          'images/s': f'{rate:.0f}'})
 
     def _refresh_statistics(self):
         """Batch statistics of the first training batches, not augmented, in the place of the running ones."""
@@ -262,18 +271,19 @@ class Run:
         self._refresh_statistics()
         _, means = evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
                                     mesh=self.mesh)
-        if not np.isfinite(means['mae']):
+        value, shown = means[self.task.selects], self.task.shows.format
+        if not np.isfinite(value):
             raise Diverged(f'step {step}: the {split.name} error is not finite; {self._last_good()} Lower '
                            'optimizer.learning_rate or set optimizer.clip, in a new --workdir.')
-        memory = step_lib.remember(jax.device_get(self.state.memory), means['mae'], step, self.config.optimizer)
+        memory = step_lib.remember(jax.device_get(self.state.memory), value, step, self.config.optimizer)
         self.state = dataclasses.replace(self.state, memory=sharding.put_replicated(memory, self.mesh))
         epoch = step / self.batches.steps_per_epoch
         self.log.write('eval', step, epoch=round(epoch, 4), split=split.name, **means,
                        seconds=round(time.monotonic() - began, 3))
         if self.main:
-            log.say(f'epoch {epoch:.0f}/{self.config.epochs}: {split.name} MAE {means["mae"]:.2f} months '
-                    f'(best {float(memory["best"]):.2f})')
-        self._save(step, means['mae'] if memory['best_step'] == step else None)
+            log.say(f'epoch {epoch:.0f}/{self.config.epochs}: {split.name} {shown(value)} '
+                    f'(best {shown(float(memory["best"]))})')
+        self._save(step, value if memory['best_step'] == step else None)
 
     def _save(self, step, value=None):
         """Returns the seconds it took."""
@@ -304,7 +314,7 @@ class Run:
             return evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
                                     mesh=self.mesh)[0]
 
-        return _report(self.workdir, self.splits, predict, step=best, epoch=best / self.batches.steps_per_epoch,
+        return _report(self.workdir, self.task, self.splits, predict, step=best, epoch=best / self.batches.steps_per_epoch,
                        flip_tta=self.config.flip_tta, minutes=log.minutes(self.workdir))
 
 

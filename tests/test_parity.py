@@ -93,7 +93,7 @@ def test_one_training_step_of_the_age_model_agrees(name, size):
 
     scored = jax.jit(step_lib.make_eval_step(graphs, task, flip_tta=False))(state, batch, {})
     with torch.no_grad():
-        close(scored['months'], network.eval()(films, male) * SCALE + CENTRE, 1e-4)
+        close(scored['columns']['prediction'], network.eval()(films, male) * SCALE + CENTRE, 1e-4)
 
     after, metrics = jax.jit(step_lib.make_train_step(graphs, task, optax.sgd(1.0), STILL))(
         state, batch, {}, jax.random.key(0))

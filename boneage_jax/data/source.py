@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from tfds_rsna import prepared
+from tfds_rsna.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +29,49 @@ class Split:
         return {name: np.stack([record[name] for record in records]) for name in self.inputs}
 
 
-def open_splits(folder, derive):
-    """The prepared records in `folder`, cut by `derive(labels) -> {name: (source split, positions)}`."""
+def open_splits(folder, derive, inputs=('image',)):
+    """The prepared records in `folder`, cut by `derive(labels) -> {name: (source split, positions)}`.
+
+    Raises UserError where the records lack one of `inputs`.
+    """
     opened = prepared.open(folder)
     splits = {}
+    for split in opened.splits.values():
+        missing = set(inputs) - set(split[0])
+        if missing:
+            raise UserError(f'{folder}: these films have no {", ".join(sorted(missing))}, which config.task needs; take a '
+                            'source that has them (hand_phantom) or a stage that finds them (data.stages)')
     for name, (source, positions) in derive(opened.labels).items():
         labels = opened.labels[source]
         splits[name] = Split(name, opened.splits[source], positions, [labels['ids'][i] for i in positions],
                              np.asarray(labels['months'], np.float32)[positions],
-                             np.asarray(labels['male'], bool)[positions])
+                             np.asarray(labels['male'], bool)[positions], inputs)
     return splits
+
+
+def join(split, others):
+    """`split` with all films of the `others` behind its own: the films of further sources join a training split."""
+    if not others:
+        return split
+    every = (split, *others)
+    return dataclasses.replace(
+        split, records=_Joined([s.records for s in every]),
+        positions=np.concatenate([_Joined.address(number, s.positions) for number, s in enumerate(every)]),
+        ids=[i for s in every for i in s.ids], months=np.concatenate([s.months for s in every]),
+        male=np.concatenate([s.male for s in every]))
+
+
+class _Joined:
+    """Records of several folders; an address is (folder number, position) in one integer."""
+
+    _FOLDER = 1 << 40
+
+    def __init__(self, parts):
+        self._parts = parts
+
+    @classmethod
+    def address(cls, number, positions):
+        return np.asarray(positions, np.int64) + number * cls._FOLDER
+
+    def __getitems__(self, addresses):
+        return [self._parts[a // self._FOLDER][a % self._FOLDER] for a in addresses]

@@ -1,34 +1,17 @@
-"""The one table that joins a model, its loss and its metrics.
-
-A task is fitted once on the training labels (`fit` -> plain numbers, written to `task.json` in the workdir), so that
-prediction in a year uses the same normalisation as training did.
-"""
+"""Ages as a number: regression of normalised months (Iglovikov 2018, Bae 2018), and PRSNet's with its parts (Ji 2019)."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 
-from boneage_jax import losses
+from boneage_jax import losses, metrics
+from boneage_jax.tasks.task import Task
 from tfds_rsna.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """`loss(prediction, aux, batch) -> (scalar, {name: (sum, count)})`; `months(prediction) -> [B]`.
-
-    The scalar is the mean over the valid examples; the (sum, count) pairs add up over batches.
-    """
-
-    loss: Callable
-    months: Callable
-
-
 def fit(options, months):
-    """The numbers that the task takes from the training ages (float32 months `[N]`): its `centre` and `scale`."""
-    if options.name not in TASKS:
-        raise UserError(f'task.name={options.name!r}: expected one of {", ".join(TASKS)}')
+    """The `centre` and `scale` in months of the normalised ages, from the training ages (float32 months `[N]`)."""
     if options.normalisation == 'zscore':
         spread = float(np.std(months, dtype=np.float64))
         if spread == 0:
@@ -42,12 +25,7 @@ def fit(options, months):
     raise UserError(f"task.normalisation={options.normalisation!r}: expected 'zscore', 'unit' or 'months'")
 
 
-def build(options, fitted):
-    """The task named by `config.task`, with the numbers that `fit` gave."""
-    return TASKS[options.name](options, **fitted)
-
-
-def _age(options, *, centre, scale):
+def age(options, *, centre, scale):
     per_example = {'l1': losses.l1, 'l2': losses.l2}
     if options.loss not in per_example:
         raise UserError(f'task.loss={options.loss!r}: expected one of {", ".join(per_example)}')
@@ -63,23 +41,27 @@ def _age(options, *, centre, scale):
         error = (jnp.abs(months(prediction) - batch['months']) * valid).sum()
         return value / count, {'loss': (value, count), 'mae': (error, count)}
 
-    return Task(loss, months)
+    def columns(prediction, aux, batch):
+        del aux, batch
+        return {'prediction': months(prediction)}
+
+    return Task(loss, columns, report, headline, months=months)
 
 
-def _age_parts(options, *, centre, scale):
+def age_parts(options, *, centre, scale):
     """Equation 4 of Ji 2019: the age's loss, the ranking loss (weight `rank_weight`) and, ours, the mean
     squared error of the selected parts' own ages (weight `part_weight`), without which nothing would train
     them. Reports each term, and how many parts a film had. For a model that selects no parts it is the
     task 'age'.
     """
-    age = _age(options, centre=centre, scale=scale)
+    plain = age(options, centre=centre, scale=scale)
     if options.form not in losses.RANKING_FORMS:
         raise UserError(f'task.form={options.form!r}: expected one of {", ".join(losses.RANKING_FORMS)}')
 
     def loss(prediction, aux, batch):
-        total, metrics = age.loss(prediction, aux, batch)
+        total, sums = plain.loss(prediction, aux, batch)
         if 'part_ages' not in aux:
-            return total, metrics
+            return total, sums
         films, parts = batch['valid'].astype(jnp.float32), aux['part_valid']
         count, number = jnp.maximum(films.sum(), 1.0), jnp.maximum(parts.sum(axis=1), 1)
         errors = aux['part_ages'] - ((batch['months'] - centre) / scale)[:, None]
@@ -88,12 +70,21 @@ def _age_parts(options, *, centre, scale):
             'part_loss': jnp.sum(jnp.where(parts, losses.l2(errors, 0.0), 0.0), axis=1) / number,
             'parts': parts.sum(axis=1).astype(jnp.float32),
         }
-        sums = {name: (value * films).sum() for name, value in terms.items()}
-        total += (options.rank_weight * sums['rank_loss'] + options.part_weight * sums['part_loss']) / count
-        metrics |= {'age_loss': metrics['loss'], 'loss': (total * count, count)}
-        return total, metrics | {name: (value, count) for name, value in sums.items()}
+        terms = {name: (value * films).sum() for name, value in terms.items()}
+        total += (options.rank_weight * terms['rank_loss'] + options.part_weight * terms['part_loss']) / count
+        sums |= {'age_loss': sums['loss'], 'loss': (total * count, count)}
+        return total, sums | {name: (value, count) for name, value in terms.items()}
 
-    return Task(loss, age.months)
+    return dataclasses.replace(plain, loss=loss)
 
 
-TASKS = {'age': _age, 'age_parts': _age_parts}
+def report(columns, split, train_months):
+    """`metrics.age_metrics` of a split, and as `median_mae` the floor: the error of predicting the training median."""
+    return {'median_mae': metrics.median_baseline(train_months, split.months),
+            **metrics.age_metrics(columns['prediction'], split.months, split.male, ids=split.ids)}
+
+
+def headline(report):
+    mae = report['overall']['mae']
+    return (f'MAE {mae["value"]:.2f} months, 95% interval {mae["lower"]:.2f} to {mae["upper"]:.2f}; predicting the '
+            f'median gives {report["median_mae"]["value"]:.2f}')

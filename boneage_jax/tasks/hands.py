@@ -1,0 +1,120 @@
+"""Where the hand is: its mask and its key points (Iglovikov 2018, section 3)."""
+
+import jax
+import jax.numpy as jnp
+
+from boneage_jax import losses, metrics
+from boneage_jax.tasks.task import Task
+from tfds_rsna.errors import UserError
+
+REGISTERED_ROWS = 2080  # rows of the frame in which the paper counts pixels (section 3.3)
+
+
+def fit(options, months):
+    """Nothing is taken from the ages."""
+    del options, months
+    return {}
+
+
+def segmentation(options):
+    """Prediction: logits `[B, H, W]` of the hand. Columns: `iou`, `dice` of the mask at probability 1/2."""
+    if options.jaccard not in ('global', 'literal'):
+        raise UserError(f"task.jaccard={options.jaccard!r}: expected 'global' or 'literal'")
+
+    def columns(logits, aux, batch):
+        del aux
+        predicted, mask = logits > 0, batch['hand_mask'][..., 0] > 0
+        both, either = (predicted & mask).sum((1, 2)), (predicted | mask).sum((1, 2))
+        iou = jnp.where(either > 0, both / jnp.maximum(either, 1), 1.0)
+        return {'iou': iou, 'dice': 2 * iou / (1 + iou)}
+
+    def loss(logits, aux, batch):
+        valid = batch['valid'].astype(jnp.float32)
+        value = losses.segmentation(logits, batch['hand_mask'][..., 0] > 0, batch['valid'], jaccard=options.jaccard)
+        count = jnp.maximum(valid.sum(), 1.0)
+        miss = ((1 - columns(logits, aux, batch)['iou']) * valid).sum()
+        return value, {'loss': (value * count, count), 'iou_miss': (miss, count)}
+
+    def report(columns, split, train_months):
+        del split, train_months
+        return {'overall': metrics.intervals(columns | {'iou_below_0.9': columns['iou'] < 0.9})}
+
+    def headline(report):
+        iou, dice = report['overall']['iou'], report['overall']['dice']
+        return (f'IoU {iou["value"]:.4f}, 95% interval {iou["lower"]:.4f} to {iou["upper"]:.4f}; Dice {dice["value"]:.4f}; '
+                f'{100 * report["overall"]["iou_below_0.9"]["value"]:.1f}% of films below IoU 0.9')
+
+    return Task(loss, columns, report, headline, selects='iou_miss', shows='1 - IoU {:.4f}',
+                unflip=lambda logits: logits[:, :, ::-1], inputs=('image', 'hand_mask'))
+
+
+def keypoints(options):
+    """Prediction: points `[B, K, 2]` in the units of `to_unit`; first and last are the ends of the hand's length.
+
+    `aux['heatmaps']` logits `[B, h, w, K]`, where a model has them, are trained by the cross-entropy of each point's cell
+    (weight `heatmap_weight`). Columns: `error_percent` of the hand's length (middle fingertip to capitate), `error_pixels`
+    of the paper's 2080x1600 frame, each the mean over the points, and `error_percent_0` and so on for each.
+    """
+    if options.loss not in ('l1', 'l2'):
+        raise UserError(f"task.loss={options.loss!r}: expected 'l1' or 'l2'")
+    per_value = {'l1': losses.l1, 'l2': losses.l2}[options.loss]
+
+    def columns(prediction, aux, batch):
+        del aux
+        size = batch['image'].shape[1:3]
+        truth, found = batch['keypoints'], from_unit(prediction, size)
+        error = jnp.linalg.norm(found - truth, axis=-1)  # pixels of the input
+        length = jnp.linalg.norm(truth[:, 0] - truth[:, -1], axis=-1)
+        percent = 100 * error / jnp.maximum(length, 1.0)[:, None]
+        return {'error_percent': percent.mean(1), 'error_pixels': error.mean(1) * (REGISTERED_ROWS / size[0]),
+                **{f'error_percent_{k}': percent[:, k] for k in range(percent.shape[1])}}
+
+    def loss(prediction, aux, batch):
+        valid = batch['valid'].astype(jnp.float32)
+        count, truth = jnp.maximum(valid.sum(), 1.0), to_unit(batch['keypoints'], batch['image'].shape[1:3])
+        value = (per_value(prediction, truth).mean((1, 2)) * valid).sum()
+        if 'heatmaps' in aux:
+            value += options.heatmap_weight * (_cell_entropy(aux['heatmaps'], truth).mean(1) * valid).sum()
+        error = (columns(prediction, aux, batch)['error_percent'] * valid).sum()
+        return value / count, {'loss': (value, count), 'error_percent': (error, count)}
+
+    def report(columns, split, train_months):
+        del split, train_months
+        return {'overall': metrics.intervals(columns | {'beyond_5_percent': columns['error_percent'] > 5})}
+
+    def headline(report):
+        percent, pixels = report['overall']['error_percent'], report['overall']['error_pixels']
+        return (f'error {percent["value"]:.2f}% of the hand\'s length, 95% interval {percent["lower"]:.2f} to '
+                f'{percent["upper"]:.2f}; {pixels["value"]:.1f} pixels of 2080x1600; '
+                f'{100 * report["overall"]["beyond_5_percent"]["value"]:.1f}% of films beyond 5%')
+
+    def unflip(prediction):
+        return jnp.stack([prediction[..., 0], -prediction[..., 1]], axis=-1)
+
+    return Task(loss, columns, report, headline, selects='error_percent', shows="error {:.2f}% of the hand's length",
+                unflip=unflip, inputs=('image', 'keypoints'))
+
+
+def to_unit(points, size):
+    """Pixels (row, column) `[..., 2]` of an image of `size` (rows, columns) -> -1 at its first pixel, 1 at its last."""
+    return jnp.stack([points[..., i] * (2 / (size[i] - 1)) - 1 for i in (0, 1)], axis=-1)
+
+
+def from_unit(points, size):
+    """The inverse of `to_unit`."""
+    return jnp.stack([(points[..., i] + 1) * ((size[i] - 1) / 2) for i in (0, 1)], axis=-1)
+
+
+def _cell_entropy(heatmaps, truth):
+    """Logits `[B, h, w, K]`, points `[B, K, 2]` in unit coordinates -> `[B, K]`: cross-entropy of the Gaussian around it.
+
+    The target is a Gaussian of one cell's deviation, cut at the border of the map.
+    """
+    height, width = heatmaps.shape[1:3]
+    centres = from_unit(truth, (height, width))  # [B, K, 2] in cells
+    rows, columns = (jnp.arange(n, dtype=jnp.float32)[None, None] for n in (height, width))
+    row = jax.nn.softmax(-0.5 * jnp.square(rows - centres[..., :1]), axis=-1)  # [B, K, h]
+    column = jax.nn.softmax(-0.5 * jnp.square(columns - centres[..., 1:]), axis=-1)
+    target = row[..., :, None] * column[..., None, :]
+    logits = jnp.moveaxis(heatmaps.astype(jnp.float32), -1, 1)  # [B, K, h, w]
+    return jax.nn.logsumexp(logits, axis=(2, 3)) - (target * logits).sum((2, 3))
