@@ -85,52 +85,26 @@ class Checkpoints:
         expected = {name: x.shape for name, x in flat.items()}
         wrong = [f'{name}: {_show(saved.get(name))} saved, {_show(expected.get(name))} expected'
                  for name in sorted({*expected, *saved}) if saved.get(name) != expected.get(name)]
-        self._refuse(step, wrong)
+        _refuse(self.directory / str(step), wrong)
         abstract = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in flat.items()}
         loaded = self._orbax.load(step, abstract)
         return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in _flatten(like)])
 
     def load_parameters(self, state, parts=()):
-        """`state` with the parameters and batch statistics of this workdir's best checkpoint, frozen or not there.
+        """`state` with the parameters and batch statistics of this workdir's best checkpoint; see `take`."""
+        step, saved = self.read_parameters()
+        return take(state, saved, parts, where=self.directory / str(step))
 
-        `parts` names the subtrees to take: 'trunk' or, from another place of that model, 'part_trunk=trunk'; with
-        'part_trunk?=trunk' a model that has no part_trunk goes without. The rest of `state` stays as it is. Without
-        `parts` the whole model is taken. Raises CheckpointError where there is no checkpoint, a part names nothing, or
-        arrays do not fit, with their names.
+    def read_parameters(self):
+        """(step, `{'trunk.stem.kernel': numpy array, ...}`) of the best checkpoint, or the latest where none was evaluated.
+
+        Parameters, frozen or not, and batch statistics. Raises CheckpointError where there is no checkpoint.
         """
         step = self.best if self.best is not None else self.latest
         if step is None:
             raise CheckpointError(f'{self.directory}: no checkpoint to start from')
-        saved = {name.partition('.')[2]: array for name, array in self.read(step).items()
-                 if name.partition('.')[0] in PARAMETERS}
-        groups = {part: getattr(state, part) for part in PARAMETERS}
-        ours = _flatten(groups)
-        wanted = {name.partition('.')[2]: x for name, x in ours.items()}
-        chosen = {}  # our name -> its name there
-        for target, source, optional in _pairs(parts):
-            mine = [name for name in wanted if _below(name, target)]
-            theirs = [name for name in saved if _below(name, source)]
-            if optional and not mine:
-                continue
-            if not mine or not theirs:
-                where = 'this model' if not mine else str(self.directory / str(step))
-                names = wanted if not mine else saved
-                raise CheckpointError(f'init_parts: {where} has no parameters below {target if not mine else source!r}; '
-                                      f'it has {", ".join(sorted({name.partition(".")[0] for name in names}))}')
-            chosen |= {target + name[len(source):]: name for name in theirs}
-            chosen |= {name: source + name[len(target):] for name in mine}
-        wrong = [f'{name}: {_show(getattr(saved.get(there), "shape", None))} saved, '
-                 f'{_show(getattr(wanted.get(name), "shape", None))} expected' for name, there in sorted(chosen.items())
-                 if getattr(saved.get(there), 'shape', None) != getattr(wanted.get(name), 'shape', None)]
-        self._refuse(step, wrong)
-        leaves = [jax.device_put(saved[chosen[key]], x.sharding) if (key := name.partition('.')[2]) in chosen else x
-                  for name, x in ours.items()]
-        return dataclasses.replace(state, **jax.tree.unflatten(jax.tree.structure(groups), leaves))
-
-    def _refuse(self, step, wrong):
-        if wrong:
-            raise CheckpointError(f'{self.directory / str(step)} does not fit this model:\n  ' + '\n  '.join(wrong[:8])
-                                  + (f'\n  and {len(wrong) - 8} more' if len(wrong) > 8 else ''))
+        return step, {name.partition('.')[2]: array for name, array in self.read(step).items()
+                      if name.partition('.')[0] in PARAMETERS}
 
     def read(self, step):
         """The checkpoint as it lies on disk: `{'trainable.head.kernel': array, ...}`, numpy, without any model."""
@@ -142,17 +116,56 @@ class Checkpoints:
         return v1.metadata(self.directory / str(step), checkpointable_name='state').metadata.items()
 
 
-def _pairs(parts):
+def take(state, saved, parts=(), *, where):
+    """`state` with parameters and batch statistics from `saved`, `{'trunk.stem.kernel': array, ...}`, frozen or not there.
+
+    `parts` names the subtrees to take: 'trunk' or, from another place of that model, 'part_trunk=trunk'; with
+    'part_trunk?=trunk' a model that has no part_trunk goes without. The rest of `state` stays as it is. Without
+    `parts` the whole model is taken. Raises CheckpointError, naming `where`, where a part names nothing or arrays do not
+    fit, with their names.
+    """
+    groups = {part: getattr(state, part) for part in PARAMETERS}
+    ours = _flatten(groups)
+    wanted = {name.partition('.')[2]: x for name, x in ours.items()}
+    chosen = {}  # our name -> its name there
+    for target, source, optional in pairs(parts):
+        mine = [name for name in wanted if below(name, target)]
+        theirs = [name for name in saved if below(name, source)]
+        if optional and not mine:
+            continue
+        if not mine or not theirs:
+            what = 'this model' if not mine else str(where)
+            names = wanted if not mine else saved
+            raise CheckpointError(f'init_parts: {what} has no parameters below {target if not mine else source!r}; '
+                                  f'it has {", ".join(sorted({name.partition(".")[0] for name in names}))}')
+        chosen |= {target + name[len(source):]: name for name in theirs}
+        chosen |= {name: source + name[len(target):] for name in mine}
+    _refuse(where, [
+        f'{name}: {_show(getattr(saved.get(there), "shape", None))} saved, '
+        f'{_show(getattr(wanted.get(name), "shape", None))} expected' for name, there in sorted(chosen.items())
+        if getattr(saved.get(there), 'shape', None) != getattr(wanted.get(name), 'shape', None)])
+    leaves = [jax.device_put(saved[chosen[key]], x.sharding) if (key := name.partition('.')[2]) in chosen else x
+              for name, x in ours.items()]
+    return dataclasses.replace(state, **jax.tree.unflatten(jax.tree.structure(groups), leaves))
+
+
+def _refuse(where, wrong):
+    if wrong:
+        raise CheckpointError(f'{where} does not fit this model:\n  ' + '\n  '.join(wrong[:8])
+                              + (f'\n  and {len(wrong) - 8} more' if len(wrong) > 8 else ''))
+
+
+def pairs(parts):
     """('part_trunk?=trunk', 'head') -> [('part_trunk', 'trunk', True), ('head', 'head', False)]; none -> the whole model."""
-    pairs = []
+    found = []
     for part in parts or ('',):
         target, _, source = part.replace('/', '.').partition('=')
         optional, target = target.endswith('?'), target.removesuffix('?')
-        pairs.append((target, source or target, optional))
-    return pairs
+        found.append((target, source or target, optional))
+    return found
 
 
-def _below(name, prefix):
+def below(name, prefix):
     return not prefix or name == prefix or name.startswith(prefix + '.')
 
 

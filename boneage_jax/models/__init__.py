@@ -1,22 +1,39 @@
 """The networks by name: `build('resnet34', ...)` is a whole ImageNet network, `build('prsnet', ...)` an age model.
 
-A backbone maps images `[B, H, W, C]` float32 to logits `[B, num_outputs]`. An age model maps
-`(image [B, H, W, 1] float32 in [0, 1], male [B] bool, rngs=None)` to `(prediction [B], aux)`, `aux` holding
-embeddings, maps, parts and scores by name.
+**Backbones** (resnet18, resnet34, resnet50, vgg16, vgg16_bn, inception_v3, efficientnet_b0) share one interface. With
+`num_outputs` > 0, `model(x, rngs=None)` maps images `[B, H, W, channels]` float32 to logits `[B, num_outputs]`; with
+`num_outputs=0` to pooled features `[B, features]` float32. As a trunk of an age model:
+
+- `stages(x, rngs=None)`: a list of feature maps `[B, h, w, c]`, finest first, the last one what the head pools;
+  `strides` and `widths` are tuples with the stride and the channels of each map, `features` is `widths[-1]`.
+- `smallest_side`: fewer pixels a side are refused when the network is traced, and so are other channels.
+- Options of all: `num_outputs`, `channels`, `width` and `depth` (for small networks), `stem` ('imagenet', or 'small' for
+  films of 96 to 112 pixels), `dtype` (of computing; parameters stay float32). Some: `dropout`, `stochastic_depth`,
+  `aux_logits`, and what draws at random in training takes its keys from `rngs`.
+
+On a CPU avoid sides that end in maps of 1x1 or 2x2 (DESIGN.md, decision 11).
+
+**An age model** maps `(image [B, H, W, 1] float32 in [0, 1], male [B] bool, rngs=None)` to `(prediction [B], aux)`, `aux`
+holding embeddings, maps, parts and scores by name.
 """
 
 import functools
 
 from flax import nnx
 
-from boneage_jax.models import prsnet, resnet
+from boneage_jax.models import efficientnet, inception, prsnet, resnet, vgg
 from tfds_rsna.errors import UserError
 
-MODELS = {
+BACKBONES = {
     'resnet18': functools.partial(resnet.ResNet, resnet.BLOCKS['resnet18']),
     'resnet34': functools.partial(resnet.ResNet, resnet.BLOCKS['resnet34']),
-    'prsnet': prsnet.PRSNet,
+    'resnet50': functools.partial(resnet.ResNet, resnet.BOTTLENECKS['resnet50'], block=resnet.Bottleneck),
+    'vgg16': vgg.VGG,
+    'vgg16_bn': functools.partial(vgg.VGG, batch_norm=True),
+    'inception_v3': inception.InceptionV3,
+    'efficientnet_b0': efficientnet.EfficientNet,
 }
+MODELS = {**BACKBONES, 'prsnet': prsnet.PRSNet}
 
 
 def build(name, *, seed=0, **options):

@@ -1,0 +1,238 @@
+"""The mean of several finished runs, film by film, from their predictions.csv: a tool over predictions, not a model.
+
+    python -m boneage_jax.ensemble --workdirs=runs/full/seed0,runs/full/seed1 --output=runs/full_mean
+    python -m boneage_jax.ensemble --workdirs='runs/full/seed*' --output=runs/full_mean
+
+The output folder reads like a run's workdir: predictions.csv, metrics.json (with the members), splits.json, figures/;
+beside them the correlation of the members' errors on each reported split (CSV and figure): where it is high, averaging
+gains little. Members count alike: no weight is fitted, so none can be fitted on films that are reported. Members that
+predict other films, or trained on films reported here, are refused.
+"""
+
+import dataclasses
+import glob
+import json
+import os
+import pathlib
+
+import numpy as np
+from absl import app, flags
+
+from boneage_jax import evaluate, figures, log, metrics
+from boneage_jax import predictions as predictions_lib
+from boneage_jax import workdir as workdir_lib
+from boneage_jax.data import splits as splits_lib
+from boneage_jax.figures import ensembles as ensemble_figures
+from tfds_rsna.errors import UserError
+
+_NEEDED = ('predictions.csv', 'metrics.json', 'splits.json')
+
+
+@dataclasses.dataclass(frozen=True)
+class Films:
+    """The films of one split in the order of predictions.csv: `ids` list of str; `male` bool, the others months, `[N]`."""
+
+    ids: list
+    male: np.ndarray
+    months: np.ndarray
+    prediction: np.ndarray
+
+    def __len__(self):
+        return len(self.ids)
+
+    @property
+    def errors(self):
+        """Predicted minus true age, months `[N]`."""
+        return self.prediction - self.months
+
+
+def read(workdir):
+    """`{split: Films}` of a run that predicts ages; UserError names the file and what is wrong with it."""
+    path = pathlib.Path(workdir) / 'predictions.csv'
+    table, found = predictions_lib.read(path), {}
+    for split in dict.fromkeys(table['split'].tolist()):
+        chosen = predictions_lib.of_split(table, split)
+        films = Films(chosen['id'].tolist(), chosen['male'], chosen['age'], chosen['prediction'])
+        if len(set(films.ids)) < len(films):
+            twice = next(film for film in films.ids if films.ids.count(film) > 1)
+            raise UserError(f'{path}: film {twice} stands in {split} twice')
+        found[split] = films
+    return found
+
+
+def load(workdirs):
+    """`(members {name: {split: Films}}, their mean {split: Films}, their training films {name: [id, ...]})`.
+
+    Raises UserError where the runs cannot be averaged: see `combine` and `refuse_leak`.
+    """
+    workdirs = [pathlib.Path(workdir) for workdir in workdirs]
+    for workdir in workdirs:
+        missing = [name for name in _NEEDED if not (workdir / name).exists()]
+        if missing:
+            raise UserError(f'{workdir}: no {", ".join(missing)}; members are workdirs of finished runs')
+    names = _short_names(workdirs)
+    members = {name: read(workdir) for name, workdir in zip(names, workdirs)}
+    films = combine(members)
+    trained = {name: _json(workdir / 'splits.json', 'train') for name, workdir in zip(names, workdirs)}
+    refuse_leak(trained, films)
+    return members, films, trained
+
+
+def combine(members):
+    """The unweighted mean prediction of each film.
+
+    Args:
+        members: `{name: {split: Films}}`, two or more; the names are used in messages.
+
+    Returns:
+        `{split: Films}` in the first member's order.
+
+    Raises:
+        UserError: members differ in splits, films, ages or sexes; the message names the first difference.
+    """
+    if len(members) < 2:
+        raise UserError(f'an ensemble needs two members or more; found {", ".join(members) or "none"}')
+    (first, reference), *others = members.items()
+    for name, other in others:
+        if set(other) != set(reference):
+            raise UserError(f'{first} predicts {", ".join(reference)}, but {name} {", ".join(other)}: not the same splits')
+    return {split: _mean(split, {name: member[split] for name, member in members.items()}) for split in reference}
+
+
+def _mean(split, films):
+    (first, reference), *others = films.items()
+    predictions = [reference.prediction]
+    for name, other in others:
+        order = align(split, first, reference.ids, name, other.ids)
+        for what, a, b, same in (('age', reference.months, other.months[order], np.isclose),
+                                 ('male', reference.male, other.male[order], np.equal)):
+            if not (equal := same(a, b)).all():
+                at = int(np.flatnonzero(~equal)[0])
+                raise UserError(f'{split}, film {reference.ids[at]}: {what} is {a[at]} in {first}, but {b[at]} in {name}: '
+                                'not the same labels')
+        predictions.append(other.prediction[order])
+    return dataclasses.replace(reference, prediction=np.mean(predictions, axis=0))
+
+
+def align(split, first, ids, name, other):
+    """Positions `[N]` that bring the films `other` of run `name` into the order of `ids` of run `first`; UserError where
+    they are not the same films."""
+    place = {film: i for i, film in enumerate(other)}
+    for one, films, two, lacking in ((first, ids, name, place), (name, other, first, set(ids))):
+        alone = [film for film in films if film not in lacking]
+        if alone:
+            raise UserError(f'{split}: {len(alone)} of the {len(films)} films of {one} are not in {two}, the first: '
+                            f'{alone[0]}; compare runs of the same data, data.split_seed, data.validation and data.holdout')
+    return np.asarray([place[film] for film in ids])
+
+
+def refuse_leak(trained, films):
+    """Refuses (UserError) a member that trained on a film of any split here: `trained` `{name: [id, ...]}`."""
+    for name, ids in trained.items():
+        ids = set(ids)
+        for split, held_out in films.items():
+            leaked = [film for film in held_out.ids if film in ids]
+            if leaked:
+                raise UserError(f'{name} trained on {len(leaked)} of the {len(held_out)} {split} films, the first: '
+                                f'{leaked[0]}; an ensemble with it would report films that it knows')
+
+
+def error_correlation(members, split):
+    """Pearson correlation `[M, M]` of the members' signed errors on `split`; None below two films or without spread."""
+    members = list(members.values())
+    orders = [align(split, '', members[0][split].ids, '', member[split].ids) for member in members]
+    errors = np.stack([member[split].errors[order] for member, order in zip(members, orders)])
+    if errors.shape[1] < 2 or errors.std(axis=1).min() < 1e-6:  # months
+        return None
+    return np.corrcoef(errors)
+
+
+def write(workdirs, output):
+    """Writes the ensemble of the runs in `workdirs` into `output`; returns the content of its metrics.json."""
+    workdirs, output = [pathlib.Path(workdir) for workdir in workdirs], pathlib.Path(output)
+    places = [workdir.resolve() for workdir in workdirs]
+    if output.resolve() in places or (output / 'config.json').exists():
+        raise UserError(f'--output={output} holds a run; choose a folder of its own')
+    for place in places:
+        if places.count(place) > 1:
+            raise UserError(f'{place} is given twice; each member counts once')
+    members, films, trained = load(workdirs)
+    reports = [_json(workdir / 'metrics.json', 'splits') for workdir in workdirs]
+    output.mkdir(parents=True, exist_ok=True)
+    everything = sorted({film for ids in trained.values() for film in ids})
+    log.write_json(output / 'splits.json', {'train': everything, **{split: f.ids for split, f in films.items()}})
+    predictions = {split: (f, f.prediction) for split, f in films.items()}
+    evaluate.write_predictions(output, predictions)
+    about = {'members': [str(workdir) for workdir in workdirs],
+             'selected_by': 'nothing: the unweighted mean of the members given', **workdir_lib.provenance()}
+    medians = [report[split]['median_mae']['median'] for report in reports for split in films]
+    report = evaluate.write_metrics(output, predictions, np.asarray(medians), about)
+    figures.from_run(output)
+    for split in films:
+        if split in splits_lib.REPORTED:
+            _report(split, members, films[split], report['splits'][split]['overall']['mae'], output)
+    log.say(f'All figures: {output / "metrics.json"}\nPictures: {output / "figures"}')
+    return report
+
+
+def _report(split, members, films, mae, output):
+    """Prints each member beside the ensemble; prints, writes and draws the correlation of their errors."""
+    width = max(len(name) for name in (*members, 'ensemble'))
+    log.say(f'\n{split}, {len(films):,} films: MAE in months (95% interval); the ensemble minus the member')
+    for name, member in members.items():
+        order = align(split, 'the ensemble', films.ids, name, member[split].ids)
+        errors = member[split].errors[order]
+        lower, upper = metrics.bootstrap(np.abs(errors))
+        delta = metrics.paired_difference(films.errors, errors)
+        log.say(f'  {name:<{width}}  {np.abs(errors).mean():6.2f} ({lower:.2f} to {upper:.2f})   '
+                f'{delta[0]:+.2f} ({delta[1]:+.2f} to {delta[2]:+.2f})')
+    log.say(f'  {"ensemble":<{width}}  {mae["value"]:6.2f} ({mae["lower"]:.2f} to {mae["upper"]:.2f})')
+    matrix = error_correlation(members, split)
+    if matrix is None:
+        log.say('  No correlation of errors: too few films, or errors without spread.')
+        return
+    names = list(members)
+    log.say('  Correlation of their errors:')
+    for name, row in zip(names, matrix):
+        log.say(f'  {name:<{width}}  ' + ' '.join(f'{value:5.2f}' for value in row))
+    lines = [','.join(['member', *names]), *(','.join([n, *(f'{v:.4f}' for v in row)]) for n, row in zip(names, matrix))]
+    log.write_whole(output / f'error_correlation_{split}.csv', '\n'.join(lines) + '\n')
+    ensemble_figures.error_correlation(matrix, names, split, output / 'figures' / f'error_correlation_{split}.png')
+
+
+def _short_names(workdirs):
+    """Paths without what they share: runs/full/seed0, runs/full/seed1 -> seed0, seed1."""
+    places = [str(workdir.resolve()) for workdir in workdirs]
+    common = os.path.commonpath(places)
+    return [os.path.relpath(place, common).replace(',', '_') for place in places]
+
+
+def _json(path, key):
+    try:
+        return json.loads(path.read_text())[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path}: cannot be read ({error!r}); is its run finished?') from error
+
+
+def expand(patterns):
+    """Paths of `patterns`, each a path or a glob, in order; a pattern that matches nothing is refused."""
+    found = []
+    for pattern in patterns:
+        matches = sorted(glob.glob(str(pathlib.Path(pattern).expanduser()))) if glob.has_magic(pattern) else [pattern]
+        if not matches:
+            raise UserError(f'--workdirs: nothing matches {pattern}')
+        found += [match for match in matches if match not in found]
+    return found
+
+
+def main(argv):
+    if argv[1:]:
+        raise UserError(f'unknown argument {argv[1]!r}; see --help')
+    write(expand(_WORKDIRS.value), _OUTPUT.value)
+
+
+if __name__ == '__main__':
+    _WORKDIRS = flags.DEFINE_list('workdirs', None, 'workdirs of finished runs, comma-separated; globs are expanded')
+    _OUTPUT = flags.DEFINE_string('output', None, 'folder of the ensemble, made where it is missing')
+    flags.mark_flags_as_required(['workdirs', 'output'])
+    app.run(log.explained(main))

@@ -1,0 +1,77 @@
+"""VGG16, with and without batch normalisation (Simonyan, Zisserman, ICLR 2015, configuration D): torchvision's arrangement.
+
+Against the paper: the map that the dense layers read is averaged to 7x7 whatever the input's size (224 pixels give 7x7),
+the initial values are He's (2015), and batch normalisation, where switched on, stands before each rectifier.
+"""
+
+import jax
+from flax import nnx
+
+from boneage_jax.models import layers
+
+CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of the five stages
+POOLED = 7  # side of the map that the dense layers read
+
+
+def max_pool_2x2(x):
+    return nnx.max_pool(x, (2, 2), strides=(2, 2))
+
+
+class VGG(nnx.Module):
+    """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features without a head.
+
+    `stages(x)` gives the five maps after their max-pools, strides 2, 4, 8, 16, 32 (1, 2, 4, 8, 16 with `stem='small'`,
+    which leaves the first pool out: 96 pixels end at 6x6). `width` is the channels of the first stage (the dense layers
+    have 64 times as many), `depth` > 0 overrides the number of convolutions in each stage. `dropout` follows either hidden
+    dense layer and draws from `rngs`. Raises UserError for an input with a side below 32 pixels.
+    """
+
+    smallest_side = 32
+
+    def __init__(self, *, batch_norm=False, num_outputs=1000, channels=3, width=64, depth=0, stem='imagenet', dropout=0.5,
+                 dtype=None, rngs):
+        layers.require_stem(stem)
+        self.channels = channels
+        self.strides = (1, 2, 4, 8, 16) if stem == 'small' else (2, 4, 8, 16, 32)
+        self.widths = tuple(width << min(level, 3) for level in range(len(CONVOLUTIONS)))
+        self.features = self.widths[-1]
+        self.small_stem = stem == 'small'
+        self.body = nnx.List()  # torchvision's `features`, place by place
+        inputs = channels
+        for outputs, count in zip(self.widths, CONVOLUTIONS):
+            for _ in range(depth or count):
+                self.body.append(layers.conv(inputs, outputs, 3, bias=True, dtype=dtype, rngs=rngs))
+                if batch_norm:
+                    self.body.append(layers.norm(outputs, dtype=dtype, rngs=rngs))
+                self.body.append(jax.nn.relu)
+                inputs = outputs
+            self.body.append(max_pool_2x2)
+        self.classifier = self._classifier(num_outputs, 64 * width, dropout, dtype, rngs) if num_outputs else None
+
+    def _classifier(self, num_outputs, hidden, dropout, dtype, rngs):
+        def linear(inputs, outputs):
+            return layers.linear(inputs, outputs, init=nnx.initializers.normal(0.01), dtype=dtype, rngs=rngs)
+
+        return nnx.List([linear(POOLED * POOLED * self.features, hidden), jax.nn.relu, nnx.Dropout(dropout),
+                         linear(hidden, hidden), jax.nn.relu, nnx.Dropout(dropout), linear(hidden, num_outputs)])
+
+    def stages(self, x, *, rngs=None):
+        """`[B, H, W, channels]` -> five maps `[B, h, w, c]` in the compute type, each after its max-pool."""
+        layers.require_input(x, self.channels, self.smallest_side, 'VGG')
+        maps = []
+        for layer in self.body:
+            if layer is not max_pool_2x2:
+                x = layer(x)
+                continue
+            x = x if self.small_stem and not maps else max_pool_2x2(x)
+            maps.append(x)
+        return maps
+
+    def __call__(self, x, *, rngs=None):
+        x = self.stages(x)[-1]
+        if self.classifier is None:
+            return layers.global_average_pool(x)
+        x = layers.average_pool_to(x, POOLED).reshape(x.shape[0], -1)  # rows, columns, channels: the kernel is ordered so
+        for layer in self.classifier:
+            x = layer(x, rngs=rngs) if isinstance(layer, nnx.Dropout) else layer(x)
+        return x

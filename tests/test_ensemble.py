@@ -1,0 +1,137 @@
+"""Means over runs: what is averaged, what is refused and by what name, what an ensemble's folder holds."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from boneage_jax import ensemble, evaluate, log
+from tfds_rsna.errors import UserError
+
+FILMS = 24
+
+
+def films(errors, ids=None, seed=3):
+    generator = np.random.default_rng(seed)
+    months = generator.integers(10, 220, FILMS).astype(float)
+    return ensemble.Films(ids or [f'h{i}' for i in range(FILMS)], generator.random(FILMS) < 0.5, months, months + errors)
+
+
+def finished(workdir, errors, train=('a', 'b', 'c')):
+    """A run's workdir as `train` leaves it, its holdout predictions off by `errors`."""
+    workdir.mkdir(parents=True)
+    splits = {'validation': films(errors, [f'v{i}' for i in range(FILMS)]), 'holdout': films(errors)}
+    predictions = {name: (split, split.prediction) for name, split in splits.items()}
+    evaluate.write_predictions(workdir, predictions)
+    evaluate.write_metrics(workdir, predictions, np.array([100.0, 120.0]), {})
+    log.write_json(workdir / 'splits.json', {'train': list(train), **{name: s.ids for name, s in splits.items()}})
+    return workdir
+
+
+def members(tmp_path, count=3):
+    generator = np.random.default_rng(0)
+    shared = generator.normal(0, 8, FILMS)
+    return [finished(tmp_path / f'run{i}', shared + generator.normal(0, 8, FILMS)) for i in range(count)]
+
+
+def change(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_the_mean_is_taken_film_by_film_whatever_the_order():
+    turned = films(6.0)
+    back = ensemble.Films(turned.ids[::-1], turned.male[::-1], turned.months[::-1], turned.prediction[::-1])
+    mean = ensemble.combine({'a': {'holdout': films(np.arange(FILMS))}, 'b': {'holdout': back}})['holdout']
+    np.testing.assert_allclose(mean.errors, (np.arange(FILMS) + 6.0) / 2)
+    assert mean.ids == films(0.0).ids
+
+
+def test_an_ensemble_reads_like_a_run(tmp_path):
+    runs = members(tmp_path)
+    report = ensemble.write(runs, tmp_path / 'mean')
+    assert json.loads((tmp_path / 'mean' / 'metrics.json').read_text()) == report
+    assert report['members'] == [str(run) for run in runs]
+    read = [ensemble.read(run)['holdout'] for run in (*runs, tmp_path / 'mean')]
+    np.testing.assert_allclose(read[-1].prediction, np.mean([f.prediction for f in read[:-1]], axis=0), atol=1e-3)
+    mae = report['splits']['holdout']['overall']['mae']['value']
+    assert mae == pytest.approx(np.abs(read[-1].errors).mean(), abs=1e-3)
+    assert report['splits']['holdout']['median_mae']['median'] == 110
+    with (tmp_path / 'mean' / 'error_correlation_holdout.csv').open() as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ['member', 'run0', 'run1', 'run2'] and [row[0] for row in rows[1:]] == rows[0][1:]
+    expected = np.corrcoef([f.errors for f in read[:-1]])
+    np.testing.assert_allclose(np.asarray([row[1:] for row in rows[1:]], float), expected, atol=1e-3)
+    assert {p.name for p in (tmp_path / 'mean' / 'figures').iterdir()} == {
+        'predictions_holdout.png', 'error_by_age_holdout.png', 'predictions_validation.png', 'error_by_age_validation.png',
+        'error_correlation_holdout.png'}  # nothing of validation beside what every run draws: it is not reported
+    another = finished(tmp_path / 'another', 2.0, train=['d'])
+    nested = tmp_path / 'nested'
+    ensemble.write([tmp_path / 'mean', another], nested)  # an ensemble may be a member: it knows what it trained on
+    assert json.loads((nested / 'splits.json').read_text())['train'] == ['a', 'b', 'c', 'd']
+
+
+def test_a_film_in_other_hands_is_refused_by_name(tmp_path):
+    a, b = members(tmp_path, 2)
+    change(b / 'predictions.csv', 'h7,holdout', 'x7,holdout')
+    with pytest.raises(UserError, match='holdout: 1 of the 24 films of run0 are not in run1, the first: h7'):
+        ensemble.load([a, b])
+
+
+def test_other_labels_are_refused_by_name(tmp_path):
+    a, b = members(tmp_path, 2)
+    row = next(line for line in (b / 'predictions.csv').read_text().splitlines() if line.startswith('h5,'))
+    fields = row.split(',')
+    change(b / 'predictions.csv', row, ','.join([*fields[:3], '1.0', fields[4]]))
+    with pytest.raises(UserError, match=r'holdout, film h5: age is .* in run0, but 1.0 in run1: not the same labels'):
+        ensemble.load([a, b])
+
+
+def test_a_member_that_trained_on_a_reported_film_is_refused(tmp_path):
+    a = finished(tmp_path / 'a', 3.0)
+    b = finished(tmp_path / 'b', 4.0, train=['a', 'h2', 'h9'])
+    with pytest.raises(UserError, match='b trained on 2 of the 24 holdout films, the first: h2'):
+        ensemble.write([a, b], tmp_path / 'mean')
+    assert not (tmp_path / 'mean').exists()
+
+
+@pytest.mark.parametrize('break_it, message', [
+    (lambda a, b: (b / 'splits.json').unlink(), 'b: no splits.json; members are workdirs of finished runs'),
+    (lambda a, b: (b / 'metrics.json').unlink(), 'b: no metrics.json'),
+    (lambda a, b: (b / 'splits.json').write_text('{'), r'splits.json: cannot be read .*; is its run finished\?'),
+    (lambda a, b: change(b / 'predictions.csv', 'h1,', 'h0,'), 'film h0 stands in holdout twice'),
+    (lambda a, b: change(b / 'predictions.csv', ',prediction', ',iou'), 'column prediction missing; found .*iou'),
+    (lambda a, b: (b / 'predictions.csv').write_text(''.join(
+        line for line in (b / 'predictions.csv').read_text().splitlines(True) if ',validation,' not in line)),
+     'a predicts validation, holdout, but b holdout: not the same splits'),
+])
+def test_what_cannot_be_averaged_is_refused(tmp_path, break_it, message):
+    a, b = finished(tmp_path / 'a', 3.0), finished(tmp_path / 'b', 4.0)
+    break_it(a, b)
+    with pytest.raises(UserError, match=message):
+        ensemble.write([a, b], tmp_path / 'mean')
+    assert not (tmp_path / 'mean').exists()
+
+
+def test_one_member_or_the_same_twice_is_no_ensemble(tmp_path):
+    a, b = members(tmp_path, 2)
+    with pytest.raises(UserError, match='needs two members or more'):
+        ensemble.write([a], tmp_path / 'mean')
+    with pytest.raises(UserError, match='is given twice'):
+        ensemble.write([a, b, tmp_path / 'run1' / '..' / 'run0'], tmp_path / 'mean')
+    with pytest.raises(UserError, match='holds a run'):
+        ensemble.write([a, b], a)
+
+
+def test_globs_are_expanded(tmp_path):
+    runs = members(tmp_path, 3)
+    assert ensemble.expand([str(runs[2]), str(tmp_path / 'run*')]) == [str(runs[i]) for i in (2, 0, 1)]
+    with pytest.raises(UserError, match='nothing matches'):
+        ensemble.expand([str(tmp_path / 'walk*')])
+
+
+def test_errors_without_spread_have_no_correlation():
+    runs = {'a': {'holdout': films(0.1)}, 'b': {'holdout': films(np.arange(FILMS))}}
+    assert ensemble.error_correlation(runs, 'holdout') is None
