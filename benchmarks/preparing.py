@@ -72,7 +72,7 @@ def _one_by_one(found, arguments):
             start = time.perf_counter()
             film = {'image': films.decode(encoded)}
             decoded = time.perf_counter()
-            prepare.resize(film, (arguments.side, arguments.side), arguments.fit)
+            resize.resize(film, (arguments.side, arguments.side), arguments.fit)
             spent['decode'] += decoded - start
             spent['resize'] += time.perf_counter() - decoded
         values.append(len(data) / (time.perf_counter() - begin))

@@ -47,7 +47,8 @@ def base():
                 images='', labels='', id_column='id', months_column='boneage', male_column='male',
                 image_column='', group_column='', age_unit='months',
             ),
-            stages=(),  # named preprocessing stages, in order, before the resize
+            stages=(),  # named preprocessing stages (boneage_jax/stages.py), in order, before the resize
+            stage=dict(),  # their options, by stage
             size=(512, 512),  # rows, columns of the records that the network sees
             fit='pad',  # 'pad' keeps the aspect ratio (zeros around), 'squash' does not
             official_splits=True,  # True: the official validation and test splits where the source has them

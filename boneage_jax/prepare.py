@@ -7,6 +7,7 @@ so a changed option or file builds anew beside the old one. The cache is $BONEAG
 ~/.cache/boneage_jax. `main` calls `ensure` before it trains; this command does the same and prints where they lie.
 """
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -16,20 +17,18 @@ import pathlib
 import shutil
 import time
 
-import numpy as np
 import tensorflow_datasets as tfds
 from absl import app, flags, logging
-from PIL import Image
 
 import tfds_rsna
 from boneage_jax import config as config_lib
-from boneage_jax import log
+from boneage_jax import findings, log, stages
+from boneage_jax.preprocess import resize
 from tfds_rsna import films, lock, pools, prepared
 
 VERSION = 1  # raise it when a change here alters the records
 POOL_SECONDS = 20  # below that a pool of processes costs more than it saves
 CHUNK = 16  # films that a worker takes at once
-STAGES = {}  # name -> function(film dict) -> film dict; preprocess/ fills it with the papers' stages
 
 
 def cache_folder():
@@ -42,14 +41,17 @@ def ensure(data, data_dir=None):
     `data_dir` (default: $BONEAGE_DATA) is where raw data lies. Raises ConfigError where the source needs it and has none,
     and the builders' own errors, which name the file.
     """
-    unknown = [stage for stage in data.stages if stage not in STAGES]
-    if unknown:
-        raise config_lib.ConfigError(f'data.stages: unknown {", ".join(unknown)}; known: {", ".join(STAGES) or "none"}')
+    if data.source == 'prepared':
+        return _given(data)
+    steps = stages.plan(data)
     source, options = data.source, _options(data, data_dir)
     described = tfds_rsna.builder_class(source).describe(**options)
     source_folder = cache_folder() / 'sources' / f'{source}-{_fingerprint(described)}'
-    recipe = {'source': described, 'stages': list(data.stages), 'size': list(data.size), 'fit': data.fit,
-              'version': VERSION}
+    steps = [dataclasses.replace(step, folder=str(
+        cache_folder() / 'findings' / f'{step.name}-{source}-{_fingerprint([described, *(s.described for s in steps[:i + 1])])}'))
+        for i, step in enumerate(steps)]
+    recipe = {'source': described, 'stages': [step.described for step in steps], 'size': list(data.size),
+              'fit': data.fit, 'version': VERSION}
     rows, columns = data.size
     folder = cache_folder() / 'records' / f'{source}-{rows}x{columns}-{_fingerprint(recipe)}'
     if (folder / prepared.MARKER).exists():
@@ -63,7 +65,39 @@ def ensure(data, data_dir=None):
                 begin = time.monotonic()
                 builder.download_and_prepare()
                 log.say(f'Built in {log.duration(time.monotonic() - begin)}.')
-            _write_records(builder, folder, data, recipe)
+            for i, step in enumerate(steps):
+                if not stages.STAGES[step.name].draw:
+                    _find(builder, steps[:i], step)
+            _write_records(builder, folder, data, steps, recipe)
+    return folder
+
+
+def process(films, data):
+    """Films (dicts with `image` uint8 `[H, W]`, `id` and so on, any sizes) prepared as `config.data` says, here and now.
+
+    A film that a stage leaves out comes back as None. For a few films: nothing is stored.
+    """
+    for step in stages.plan(data):
+        answer = stages.answerer(step)
+        here = [film for film in films if film is not None]
+        if answer is None:
+            changed = iter([stages.apply(film, [step]) for film in here])
+        else:
+            found = answer([stages.look(film, step) for film in here]) if here else []
+            changed = map(stages.merge, here, found)
+        films = [None if film is None else next(changed) for film in films]
+    return [None if film is None else resize.resize(film, tuple(data.size), data.fit) for film in films]
+
+
+def _given(data):
+    """The folder of `source='prepared'`, its films as they are: refused where stages or another size are asked for."""
+    folder = pathlib.Path(data.folder).expanduser()
+    opened = prepared.open(folder)
+    shape = next(iter(opened.splits.values()))[0]['image'].shape[:2]
+    if data.stages or tuple(data.size) != shape:
+        raise config_lib.ConfigError(f'{folder}: prepared films of {shape[0]}x{shape[1]} are taken as they are; set '
+                                     f'data.size={shape} (found {tuple(data.size)}) and data.stages=() (found '
+                                     f'{tuple(data.stages)})')
     return folder
 
 
@@ -98,25 +132,55 @@ def _fingerprint(description):
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _write_records(builder, folder, data, recipe):
-    """Runs every film of every split through the stages and the resize, on as many cores as it is worth."""
-    do = functools.partial(work, str(builder.data_path), tuple(data.stages), tuple(data.size), data.fit)
+def _find(builder, before, step):
+    """Fills the folder of a finding step: chunks of films on as many cores as it is worth, its network in this process."""
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
-    total, pixels = sum(counts.values()), data.size[0] * data.size[1]
-    _check_space(folder, 2 * total * pixels)  # image and, where there is one, mask
+    if findings.finished(step.folder, counts):
+        return
+    look = functools.partial(look_at, str(builder.data_path), before, step)
+    seconds, total = _time(look, counts), sum(counts.values())
+    workers = pools.cores() if seconds > POOL_SECONDS else 1
+    log.say(f'Stage {step.name}: {total} films into {step.folder}: about {log.duration(seconds / workers)} on {workers} '
+            f'core{"s" if workers > 1 else ""} (once; it goes on where it was stopped).')
+    findings.ensure(step.folder, counts, look, answer=stages.answerer(step), workers=workers)
+
+
+def _time(do, counts):
+    """Seconds that `do` would take for all films on one core, from a first chunk."""
     first = next(iter(counts))
     sample, begin = range(min(CHUNK, counts[first])), time.monotonic()
     do((first, sample))
-    seconds = (time.monotonic() - begin) / len(sample) * total
+    return (time.monotonic() - begin) / len(sample) * sum(counts.values())
+
+
+def _write_records(builder, folder, data, steps, recipe):
+    """Runs every film of every split through the stages and the resize, on as many cores as it is worth."""
+    do = functools.partial(work, str(builder.data_path), steps, tuple(data.size), data.fit)
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    total, pixels = sum(counts.values()), data.size[0] * data.size[1]
+    _check_space(folder, 2 * total * pixels)  # image and, where there is one, mask
+    seconds, dropped = _time(do, counts), []
     workers = pools.cores() if seconds > POOL_SECONDS else 1
     log.say(f'Preparing {total} films at {data.size[0]}x{data.size[1]} into {folder}: '
             f'about {log.duration(seconds / workers)} on {workers} core{"s" if workers > 1 else ""} (once).')
 
     def examples(split):
         jobs = [(split, range(i, min(i + CHUNK, counts[split]))) for i in range(0, counts[split], CHUNK)]
-        return itertools.chain.from_iterable(pools.ordered(do, jobs, workers=workers))
+        for film in itertools.chain.from_iterable(pools.ordered(do, jobs, workers=workers)):
+            if isinstance(film, str):
+                dropped.append(film)
+            else:
+                yield film
 
-    prepared.write(folder, {split: examples(split) for split in counts}, metadata=recipe)
+    try:
+        prepared.write(folder, {split: examples(split) for split in counts}, metadata=recipe)
+    except ValueError as error:
+        if len(dropped) == total:
+            raise config_lib.ConfigError(f'data.stages={tuple(data.stages)} left out every one of {total} films; first: '
+                                         f'{", ".join(dropped[:5])}') from error
+        raise
+    if dropped:
+        log.say(f'{len(dropped)} of {total} films were left out by a stage; first: {", ".join(dropped[:5])}')
 
 
 def _check_space(folder, needed):
@@ -132,14 +196,29 @@ def _open_split(folder, split):
     return tfds.builder_from_directory(folder).as_data_source(split)
 
 
-def work(folder, stages, size, fit, job):
-    """The prepared films of one chunk, `job` = (split, positions); runs in a worker, which keeps its sources open."""
+def work(folder, steps, size, fit, job):
+    """The prepared films of one chunk, `job` = (split, positions), and the id alone of a film that a stage left out.
+
+    Runs in a worker, which keeps its sources open.
+    """
     split, positions = job
-    source = _open_split(folder, split)
-    chunk = [read_film(source[i]) for i in positions]
-    for stage in stages:
-        chunk = [STAGES[stage](film) for film in chunk]
-    return [resize(film, size, fit) for film in chunk]
+    made = []
+    for i in positions:
+        film = read_film(_open_split(folder, split)[i])
+        after = stages.apply(film, steps, lambda step, i=i: findings.read(step.folder, split, i))
+        made.append(str(film['id']) if after is None else resize.resize(after, size, fit))
+    return made
+
+
+def look_at(folder, before, step, job):
+    """What the finding `step` finds, or lets its network see, on the films of one chunk; `{}` for one left out before."""
+    split, positions = job
+    looks = []
+    for i in positions:
+        film = stages.apply(read_film(_open_split(folder, split)[i]), before,
+                            lambda earlier, i=i: findings.read(earlier.folder, split, i))
+        looks.append({} if film is None else stages.look(film, step))
+    return looks
 
 
 def read_film(record):
@@ -148,40 +227,6 @@ def read_film(record):
     for name in ('image', 'hand_mask'):
         if name in film:
             film[name] = films.decode(film[name], name=f'{name} of {film["id"]}')
-    return film
-
-
-def resize(film, size, fit):
-    """The film at `size` (rows, columns): images `[rows, columns, 1]`, points and boxes carried along.
-
-    `pad` keeps the aspect ratio, centres the film and fills with zeros; `squash` stretches it. Images are averaged
-    down (antialiased bilinear), masks take the nearest pixel; a film that has the size already is left untouched.
-    Pixel (r, c) has its centre at (r, c), so a point moves as (p + 1/2) scale - 1/2 + offset.
-    """
-    rows, columns = size
-    height, width = film['image'].shape[:2]
-    if fit == 'pad':
-        factor = min(rows / height, columns / width)
-        inner = (min(rows, max(1, round(height * factor))), min(columns, max(1, round(width * factor))))
-    else:
-        inner = (rows, columns)
-    offset = ((rows - inner[0]) // 2, (columns - inner[1]) // 2)
-    scale = np.array([inner[0] / height, inner[1] / width], np.float32)
-    film = dict(film)
-    for name, method in (('image', Image.Resampling.BILINEAR), ('hand_mask', Image.Resampling.NEAREST)):
-        if name in film:
-            pixels = film[name]
-            if pixels.shape[:2] != inner:
-                gap = 3.0 if name == 'image' else None
-                pixels = np.asarray(Image.fromarray(pixels).resize(inner[::-1], method, reducing_gap=gap))
-            canvas = np.zeros((rows, columns, 1), np.uint8)
-            canvas[offset[0]:offset[0] + inner[0], offset[1]:offset[1] + inner[1], 0] = pixels
-            film[name] = canvas
-    for name in ('keypoints', 'coco_keypoints', 'bone_boxes'):
-        if name in film:
-            points = np.asarray(film[name], np.float32)
-            moved = (points.reshape(-1, 2) + 0.5) * scale - 0.5 + np.array(offset, np.float32)
-            film[name] = moved.reshape(points.shape).astype(np.float32)
     return film
 
 

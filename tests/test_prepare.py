@@ -6,6 +6,7 @@ from PIL import Image
 
 from boneage_jax import config as c
 from boneage_jax import prepare
+from boneage_jax.preprocess import resize
 from tfds_rsna import prepared
 
 
@@ -24,7 +25,7 @@ def centre(image):
 @pytest.mark.parametrize('fit, size', [('pad', (64, 64)), ('pad', (20, 30)), ('squash', (64, 64)), ('squash', (20, 50))])
 def test_resize_moves_points_with_the_image(fit, size):
     points = np.array([[11.5, 5.5]], np.float32)
-    out = prepare.resize(film(keypoints=points, hand_mask=(film()['image'] > 0).astype(np.uint8)), size, fit)
+    out = resize.resize(film(keypoints=points, hand_mask=(film()['image'] > 0).astype(np.uint8)), size, fit)
     assert out['image'].shape == (*size, 1) and out['image'].dtype == np.uint8
     np.testing.assert_allclose(centre(out['image']), out['keypoints'][0], atol=0.3)
     assert set(np.unique(out['hand_mask'])) == {0, 1}
@@ -33,19 +34,19 @@ def test_resize_moves_points_with_the_image(fit, size):
 
 def test_pad_keeps_the_aspect_and_fills_with_zeros():
     white = {'image': np.full((40, 20), 255, np.uint8), 'id': '1'}
-    out = prepare.resize(white, (30, 30), 'pad')['image'][..., 0]
+    out = resize.resize(white, (30, 30), 'pad')['image'][..., 0]
     assert (out[:, 7:22] == 255).all() and (out[:, :7] == 0).all() and (out[:, 22:] == 0).all()
 
 
 def test_a_film_of_the_right_size_is_left_untouched():
     image = np.random.default_rng(0).integers(0, 256, (100, 100), np.uint8)
     for fit in ('pad', 'squash'):
-        np.testing.assert_array_equal(prepare.resize({'image': image, 'id': '1'}, (100, 100), fit)['image'][..., 0], image)
+        np.testing.assert_array_equal(resize.resize({'image': image, 'id': '1'}, (100, 100), fit)['image'][..., 0], image)
 
 
 def test_shrinking_averages():
     checker = (np.indices((200, 200)).sum(0) % 2 * 255).astype(np.uint8)
-    out = prepare.resize({'image': checker, 'id': '1'}, (50, 50), 'pad')['image']
+    out = resize.resize({'image': checker, 'id': '1'}, (50, 50), 'pad')['image']
     assert abs(out.astype(float) - 127.5).max() < 3  # nearest neighbour would give all black or stripes
 
 
@@ -72,7 +73,7 @@ def test_records_of_a_users_own_folder(folder):
     assert sorted(labels['ids'], key=int) == [str(i) for i in range(20)]
     for i, (name, months, male) in enumerate(zip(labels['ids'], labels['months'], labels['male'], strict=True)):
         assert months == 10 * int(name) + 5 and male == (int(name) % 2 == 0)
-        expected = prepare.resize(
+        expected = resize.resize(
             {'image': np.asarray(Image.open(folder / 'films' / f'{name}.png')), 'id': name}, (32, 32), 'pad')
         np.testing.assert_array_equal(records.splits['train'][i]['image'], expected['image'])
 

@@ -1,0 +1,153 @@
+"""The named steps of preprocessing, `config.data.stages`, in any order that makes sense to the user.
+
+A stage **draws** (changes the film: contrast, a crop; cheap, done anew whenever the film is needed) or **finds** (a mask, key
+points: costly, done once for each film and stored by `findings`). What finds by a network looks at the film in a worker
+process and answers in the main one. Every stage sees the film as the stages before it left it, so the final pass replays
+them on the source's film, at its own size, and resamples once.
+
+Functions are named as text and imported where they run: reading this table loads no JAX into the workers.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from boneage_jax import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One of `draw(film, **options) -> film, or None for a film to leave out`, `find(film, **options) -> findings`, or
+    the pair `look(film, **options) -> what the network sees`, `answer(predictor, looks, **options) -> [findings]`.
+
+    Findings are a dict of arrays and texts that join the film: `hand_mask` at any scale (it is enlarged to the film),
+    `keypoints` in the film's pixels, `flags`. `version`: raise it when a change alters what comes out.
+    """
+
+    draw: str = ''
+    find: str = ''
+    look: str = ''
+    answer: str = ''
+    version: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A stage of one plan: its options as a dict, its description for fingerprints, and the folder of its findings."""
+
+    name: str
+    options: dict
+    described: dict
+    folder: str = ''
+
+
+STAGES = {
+    'resize': Stage(draw='boneage_jax.preprocess.resize:resize_stage'),  # to data.size; implied at the end where it is not named
+}
+
+
+def plan(data):
+    """The `Step`s of `config.data`, options and weights included; ConfigError for unknown stages and lacking runs."""
+    unknown = [stage for stage in data.stages if stage not in STAGES]
+    if unknown:
+        raise config_lib.ConfigError(f'data.stages: unknown {", ".join(unknown)}; known: {", ".join(STAGES)}')
+    steps = []
+    for name in data.stages:
+        options = {'size': tuple(data.size), 'fit': data.fit} if name == 'resize' else (
+            data.stage[name].to_dict() if name in data.stage else {})
+        described = {'name': name, 'version': STAGES[name].version, 'options': _jsonable(options)}
+        if 'run' in options:
+            described['weights'] = _weights(name, options['run'], [step.name for step in steps])
+        if options.get('file'):
+            described['file'] = _content(name, options['file'])
+        steps.append(Step(name, options, described))
+    return steps
+
+
+def apply(film, steps, read=None):
+    """The film after all `steps`, or None where one left it out. `read(step)` gives the stored findings of a step that
+    finds; without it they are found here (not those that need a network)."""
+    for step in steps:
+        stage = STAGES[step.name]
+        if stage.draw:
+            film = function(stage.draw)(film, **step.options)
+        elif read is not None:
+            film = merge(film, read(step))
+        else:
+            film = merge(film, function(stage.find)(film, **step.options))
+        if film is None:
+            return None
+    return film
+
+
+def look(film, step):
+    """A finding stage's work on one film in a worker: its findings, or what its network is to see."""
+    stage = STAGES[step.name]
+    return function(stage.find or stage.look)(film, **step.options)
+
+
+def answerer(step):
+    """None for a stage that needs no network, else `answer(looks) -> [findings]` with its network loaded."""
+    stage = STAGES[step.name]
+    if not stage.answer:
+        return None
+    from boneage_jax import restore  # here, not above: workers import this module
+    predictor, answer = restore.Predictor(step.options['run']), function(stage.answer)
+
+    def answers(looks):
+        found = iter(answer(predictor, seen, **step.options) if (seen := [x for x in looks if x]) else ())
+        return [next(found) if x else {} for x in looks]  # {}: a film that an earlier stage left out
+
+    return answers
+
+
+def merge(film, found):
+    """The film with findings joined: masks enlarged to it, flags put together."""
+    found, height_width = dict(found), film['image'].shape[:2]
+    if 'hand_mask' in found and found['hand_mask'].shape[:2] != height_width:
+        grey = Image.fromarray((found['hand_mask'] > 0).astype(np.uint8) * 255)
+        grey = grey.resize(height_width[::-1], Image.Resampling.BILINEAR)
+        found['hand_mask'] = (np.asarray(grey) >= 128).astype(np.uint8)
+    if 'flags' in found:
+        found['flags'] = ';'.join(flag for flag in (film.get('flags', ''), found['flags']) if flag)
+    return film | found
+
+
+def function(name):
+    """'package.module:function' -> the function."""
+    module, _, attribute = name.partition(':')
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _weights(name, run, before):
+    """A fingerprint of the finished run that a stage predicts with; its own films must have come the same way."""
+    key, folder = f'data.stage.{name}.run', pathlib.Path(run).expanduser()
+    if not run:
+        raise config_lib.ConfigError(f'{key} is empty: give the workdir of the trained run that this stage predicts with')
+    if not (folder / 'metrics.json').exists():
+        raise config_lib.ConfigError(f'{key}={run!r}: no finished run lies there (no metrics.json); train it first')
+    config = json.loads((folder / 'config.json').read_text())
+    stages = [stage for stage in config['data']['stages'] if stage != 'resize']
+    if config['data']['source'] != 'hand_phantom' and stages != before:  # phantoms stand for films of any preparation
+        raise config_lib.ConfigError(f'{key}={run!r}: that run saw films after the stages {stages}, here {before} come '
+                                     f'before {name}; make data.stages agree')
+    texts = [(folder / file).read_bytes() for file in ('config.json', 'metrics.json')]
+    return hashlib.sha256(b'\0'.join(texts)).hexdigest()[:12]
+
+
+def _content(name, file):
+    path = pathlib.Path(file).expanduser()
+    if not path.is_file():
+        raise config_lib.ConfigError(f'data.stage.{name}.file={file!r}: no such file')
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _jsonable(options):
+    """Options without what is fingerprinted by its content."""
+    return {key: list(value) if isinstance(value, tuple) else value
+            for key, value in options.items() if key not in ('run', 'file')}

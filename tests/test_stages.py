@@ -1,0 +1,168 @@
+"""Stages of preprocessing: findings are stored by film and survive a kill, drawings replay, changed options build anew."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boneage_jax import config as c
+from boneage_jax import findings, prepare, stages
+from boneage_jax.preprocess import resize
+from tfds_rsna import prepared
+
+LOOKED = []
+
+
+def halve(film, by):
+    """Draws: darker."""
+    return film | {'image': (film['image'] // by).astype(np.uint8)}
+
+
+def brightest(film):
+    """Finds: one key point, a mask at quarter scale; films without brightness are flagged."""
+    LOOKED.append(film['id'])
+    point = np.unravel_index(np.argmax(film['image']), film['image'].shape)
+    return {'keypoints': np.array([point], np.float32), 'hand_mask': (film['image'][::4, ::4] > 50).astype(np.uint8),
+            'flags': '' if film['image'].max() > 100 else 'dark'}
+
+
+def only_even(film):
+    return film if int(film['id']) % 2 == 0 else None
+
+
+def glance(film):
+    LOOKED.append(film['id'])
+    return {'image': resize.resize(film, (16, 16), 'pad')['image']}
+
+
+def mean_of(predictor, looks, run):
+    assert predictor.workdir == run
+    return [{'flags': f'{look["image"].mean():.0f}'} for look in looks]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
+    for name, stage in {'halve': stages.Stage(draw='halve'), 'brightest': stages.Stage(find='brightest'),
+                        'only_even': stages.Stage(draw='only_even'),
+                        'mean': stages.Stage(look='glance', answer='mean_of')}.items():
+        monkeypatch.setitem(stages.STAGES, name, stage)
+    monkeypatch.setattr(stages, 'function', lambda name, real=stages.function: globals().get(name) or real(name))
+    LOOKED.clear()
+    (tmp_path / 'films').mkdir()
+    for i in range(6):
+        image = np.full((40, 32 + i), 10, np.uint8)
+        image[4 * i + 2, 7] = 250
+        Image.fromarray(image).save(tmp_path / 'films' / f'{i}.png')
+    (tmp_path / 'labels.csv').write_text('id,boneage,male\n' + ''.join(f'{i},{10 * i + 5},{i % 2 == 0}\n' for i in range(6)))
+    return tmp_path
+
+
+def data(folder, chosen, size=(40, 40), **options):
+    base = c.base()
+    base['data']['stage'] = options
+    return c.build(base, f'source=image_folder,images={folder}/films,labels={folder}/labels.csv,size={size},'
+                   f'stages=({chosen})', {}).data
+
+
+def open_records(config):
+    opened = prepared.open(prepare.ensure(config))
+    return dict(zip(opened.labels['train']['ids'], opened.splits['train'], strict=True))
+
+
+def test_findings_join_the_film_and_follow_the_resize(folder):
+    records = open_records(data(folder, 'halve,brightest', size=(80, 80), halve={'by': 2}))
+    for i in range(6):
+        scale = 80 / 40
+        top, left = (0.5 + 4 * i + 2) * scale - 0.5, (0.5 + 7) * scale - 0.5 + (80 - round((32 + i) * scale)) // 2
+        np.testing.assert_allclose(records[str(i)]['keypoints'], [[top, left]], atol=0.02)
+        assert records[str(i)]['image'].max() <= 125 and records[str(i)]['flags'] == ''  # halved, and seen so
+        assert records[str(i)]['hand_mask'].shape == (80, 80, 1)
+
+
+def test_a_stage_sees_what_the_stages_before_it_left(folder):
+    records = open_records(data(folder, 'halve,brightest', halve={'by': 5}))  # 250 // 5 = 50
+    assert {record['flags'] for record in records.values()} == {'dark'}
+
+
+def test_a_stage_may_leave_films_out(folder, capsys):
+    assert sorted(open_records(data(folder, 'only_even,brightest'))) == ['0', '2', '4']
+    assert '3 of 6 films were left out' in capsys.readouterr().err
+
+
+def test_findings_are_kept_and_a_killed_stage_goes_on(folder, monkeypatch):
+    monkeypatch.setattr(findings, 'CHUNK', 2)
+    write = findings._write
+    monkeypatch.setattr(findings, '_write', lambda path, found: 1 / 0 if '000002' in path.name else write(path, found))
+    with pytest.raises(ZeroDivisionError):
+        open_records(data(folder, 'brightest'))
+    monkeypatch.setattr(findings, '_write', write)
+    kept = list((folder / 'cache' / 'findings').glob('*/train-*.npz'))
+    stamps = {path: path.stat().st_mtime_ns for path in kept}
+    assert len(kept) == 1
+    open_records(data(folder, 'brightest'))
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    LOOKED.clear()
+    open_records(data(folder, 'brightest', size=(64, 64)))  # another size: the findings serve again
+    assert not LOOKED
+    open_records(data(folder, 'halve,brightest', halve={'by': 2}))
+    assert LOOKED
+
+
+def test_networks_answer_in_the_main_process_from_what_workers_saw(folder, monkeypatch):
+    from boneage_jax import restore
+
+    class Predictor:
+        def __init__(self, workdir):
+            self.workdir = workdir
+
+    monkeypatch.setattr(restore, 'Predictor', Predictor)
+    run = folder / 'run'
+    with pytest.raises(c.ConfigError, match='data.stage.mean.run is empty'):
+        prepare.ensure(data(folder, 'mean', mean={'run': ''}))
+    with pytest.raises(c.ConfigError, match='no finished run lies there'):
+        prepare.ensure(data(folder, 'mean', mean={'run': str(run)}))
+    run.mkdir()
+    (run / 'metrics.json').write_text('{}')
+    (run / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": []}}')
+    config = data(folder, 'only_even,mean', mean={'run': str(run)})
+    with pytest.raises(c.ConfigError, match=r"saw films after the stages \[\], here \['only_even'\] come before mean"):
+        prepare.ensure(config)
+    (run / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": ["only_even"]}}')
+    first = prepare.ensure(config)
+    labels = prepared.open(first).labels['train']
+    assert sorted(labels['ids']) == ['0', '2', '4'] and all(int(flag) > 0 for flag in labels['flags'])
+    (run / 'metrics.json').write_text('{"step": 2}')  # trained anew: its findings do not serve any more
+    assert prepare.ensure(config) != first
+
+
+def test_a_few_films_go_the_same_way_without_being_stored(folder):
+    config = data(folder, 'only_even,halve,brightest', size=(80, 80), halve={'by': 2})
+    films = [{'image': np.asarray(Image.open(folder / 'films' / f'{i}.png')), 'id': str(i)} for i in range(3)]
+    one, left_out, two = prepare.process(films, config)
+    assert left_out is None
+    records = open_records(config)
+    for film in (one, two):
+        for name in ('image', 'keypoints', 'hand_mask'):
+            np.testing.assert_array_equal(film[name], records[film['id']][name])
+
+
+def test_resizing_may_come_before_other_stages(folder):
+    records = open_records(data(folder, 'resize,brightest', size=(80, 80)))
+    assert all(record['image'].shape == (80, 80, 1) for record in records.values())
+
+
+def test_prepared_films_are_taken_as_they_are(folder):
+    made = prepare.ensure(data(folder, ''))
+    given = f'source=prepared,data.folder={made}'
+    assert prepare.ensure(c.build(c.base(), given + ',size=(40,40)', {}).data) == made
+    with pytest.raises(c.ConfigError, match=r'set data.size=\(40, 40\)'):
+        prepare.ensure(c.build(c.base(), given + ',size=(64,64)', {}).data)
+
+
+def test_points_go_back_to_where_they_came_from():
+    for fit, size in (('pad', (64, 40)), ('squash', (30, 90))):
+        film = {'image': np.zeros((50, 40), np.uint8), 'keypoints': np.array([[3.0, 7.0], [49.0, 0.0]], np.float32)}
+        resized = resize.resize(film, size, fit)
+        back = resize.restore_points(resized['keypoints'], (50, 40), size, fit)
+        np.testing.assert_allclose(back, film['keypoints'], atol=1e-4)
+        assert resize.uncovered(resized['image'], (50, 40), fit).shape[:2] == resize.inner((50, 40), size, fit)[0]
