@@ -7,6 +7,7 @@ in brightness when printed grey, and in shape.
 
 from boneage_jax.figures.boxes import anchors, parts
 from boneage_jax.figures.films import image_sheet
+from boneage_jax.figures.overlays import overlay
 from boneage_jax.figures.runs import from_run
 
-__all__ = ['anchors', 'from_run', 'image_sheet', 'parts']
+__all__ = ['anchors', 'from_run', 'image_sheet', 'overlay', 'parts']

@@ -9,7 +9,7 @@ from tfds_rsna.problems import Problems
 
 FILM = re.compile(r'\.(png|jpe?g|tiff?|dcm|dicom)$', re.IGNORECASE)
 # DICOM exports often have no extension (IM000001), or one of digits only.
-_BARE = re.compile(r'(^|/)[^/.]+$|\.\d+$')
+BARE = re.compile(r'(^|/)[^/.]+$|\.\d+$')
 
 
 def pair(labels: Sequence[Label], entries: Sequence[Entry], table: str, place: str,
@@ -21,7 +21,7 @@ def pair(labels: Sequence[Label], entries: Sequence[Entry], table: str, place: s
 
     `problems` takes rows that fit no film or several, films that two rows name, and films that no row names.
     """
-    films = [entry for entry in entries if FILM.search(entry.name) or _BARE.search(entry.name)]
+    films = [entry for entry in entries if FILM.search(entry.name) or BARE.search(entry.name)]
     indices = [_index(films, key) for key in (
         lambda path: path, _stem, posixpath.basename, lambda path: _stem(posixpath.basename(path)))]
     pairs, takers = [], {}

@@ -16,6 +16,11 @@ PER_YEAR = {'months': 1, 'years': 12}
 _ANY_ZIP = re.compile('')
 
 
+def all_entries(archive: Archive, place: pathlib.Path) -> list[Entry]:
+    """Every file below a folder (subfolders and zips in it included) or inside one zip, sorted."""
+    return list(archive.entries(place, _ANY_ZIP) if place.is_dir() else archive.members(place))
+
+
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
     """A user's own films.
@@ -80,12 +85,12 @@ class FolderSource:
             DataError: no such folder or file, a table that cannot be read or lacks columns, ages in the wrong unit,
                 a sex that cannot be told, a damaged zip.
         """
-        return self._pair(self._entries(archive), problems)
+        return self._pair(all_entries(archive, self.place), problems)
 
     def describe(self) -> dict:
         """What the records depend on, JSON-ready; DataError as `pairs`."""
         with Archive(listing=True) as archive:
-            entries = self._entries(archive)
+            entries = all_entries(archive, self.place)
             used = [entry for _, entry in self._pair(entries, Problems('skip'))]
             # What a packed inner zip holds is not known here; as a part of its outer zip it counts.
             used += [entry for entry in entries if entry.is_zip]
@@ -102,11 +107,6 @@ class FolderSource:
             return self.table.read_bytes()
         except OSError as error:
             raise DataError(f'{self.table}: cannot be read ({error.strerror}); mend its permissions') from error
-
-    def _entries(self, archive: Archive) -> list[Entry]:
-        if self.place.is_dir():
-            return list(archive.entries(self.place, _ANY_ZIP))
-        return list(archive.members(self.place))
 
     def _pair(self, entries: list[Entry], problems: Problems) -> list[tuple[Label, Entry]]:
         name = str(self.table)

@@ -1,0 +1,305 @@
+"""Image files in, ages out: months, years, a 90% interval, and a picture of what was looked at.
+
+    python -m boneage_jax.predict --workdir=runs/a --input=films/ --labels=films.csv --output=ages.csv --overlays=ages/
+    python -m boneage_jax.predict --workdir=runs/a --input=1377.png --sex=female --output=1377.csv
+
+Films (PNG, JPEG, TIFF, DICOM; a file, a folder, a zip) are prepared as the run's own were. OUTPUT holds
+`id,file,male,prediction,years,lower,upper[,age]`, ages in months. A film that cannot be read does not stop the others: it
+is listed in OUTPUT's neighbour `..._rejected.csv`, and the exit status is 1. Whether a film shows a hand at all is not
+checked: the network gives every picture an age.
+"""
+
+import concurrent.futures
+import csv
+import io
+import json
+import pathlib
+import re
+import sys
+
+import numpy as np
+import tqdm
+from absl import app, flags, logging
+
+from boneage_jax import figures, intervals, log, metrics, prepare, train
+from boneage_jax import predictions as predictions_lib
+from boneage_jax.restore import Predictor, read_config
+from tfds_rsna import films, pools
+from tfds_rsna.archive import Archive
+from tfds_rsna.errors import UserError
+from tfds_rsna.image_folder import listing
+from tfds_rsna.problems import DataError, Problems
+
+TASKS = ('age', 'age_parts')  # what this command can put into words
+SHOWN = 5  # so few films are also printed
+_CARRIED = 'coco_keypoints'  # points that every stage moves with the film and none asks about
+
+
+class Unreadable(UserError):
+    """Some films could not be read; the others were predicted and written."""
+
+
+def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, overwrite=False, batch_size=0,
+            columns=None, age_unit='months'):
+    """Predicts the films at `place` with the best network of the run in `workdir` and writes `output`.
+
+    Args:
+        labels: a table of sexes and, where known, ages; `columns` (`id`, `male`, `months`, `image`) and `age_unit` say
+            how to read it, see `listing.listing`.
+        sex: 'male' or 'female', of the films whose sex no table gives.
+        overlays: a folder for one picture a film.
+        batch_size: films at once; 0 = as in training.
+
+    Returns:
+        The rows of `output` as dicts; what is not known is None.
+
+    Raises:
+        UserError: see the message; nothing was written.
+        Unreadable: at the end, where some films could not be read.
+    """
+    workdir, place, output = pathlib.Path(workdir), pathlib.Path(place).expanduser(), pathlib.Path(output)
+    if sex not in (None, 'male', 'female'):
+        raise UserError(f"--sex={sex}: expected 'male' or 'female'")
+    if output.exists() and not overwrite:
+        raise UserError(f'{output} exists; give another --output, or --overwrite')
+    config = read_config(workdir)
+    if config.task.name not in TASKS:
+        raise UserError(f'{workdir} holds a run of the task {config.task.name!r}; ages are predicted by runs of '
+                        f'{" and ".join(TASKS)}')
+    train.set_up_jax(config)
+    with Archive() as archive:
+        listed, lines = listing.listing(archive, place, pathlib.Path(labels).expanduser() if labels else None,
+                                        columns=columns, age_unit=age_unit)
+        for line in lines:
+            log.say(f'{labels}: {line}')
+        predictor = Predictor(workdir, batch_size=batch_size)
+        male = _sexes(listed, sex, predictor.needs_sex, labels)
+        fitted = _fit_intervals(workdir)
+        _warn_of_training_films(workdir, listed)
+        pictures = _name_pictures(listed, overlays, overwrite)
+        problems, rows = Problems('skip'), []
+        for chunk in _chunks(listed, predictor, problems, keep=bool(pictures)):
+            sexes = [male[film.id] for film, *_ in chunk]
+            months, aux = _months(predictor, np.stack([seen['image'] for _, seen, _ in chunk]), sexes)
+            for i, (film, seen, native) in enumerate(chunk):
+                row = _row(film, place, sexes[i], float(months[i]), fitted)
+                rows.append(row)
+                if pictures:
+                    _draw(pictures[film.id], row, native, seen, {name: _item(value, i) for name, value in aux.items()})
+    rejected = output.with_name(f'{output.stem}_rejected.csv')
+    if rows:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        log.write_whole(output, _table(rows))
+    if len(problems):
+        rejected.parent.mkdir(parents=True, exist_ok=True)
+        problems.write(rejected)
+    else:
+        rejected.unlink(missing_ok=True)  # of an earlier call
+    _say(rows, output, overlays)
+    if len(problems):
+        raise Unreadable('\n'.join([f'{len(problems)} of {len(listed)} films were not predicted (listed in {rejected})',
+                                    *problems.lines()]))
+    return rows
+
+
+def see(image, data):
+    """A film [H, W] uint8 as the network of `config.data` sees it: `{'image': uint8 [rows, columns, 1], 'matrix': ..}`.
+
+    `matrix` [2, 3] takes places (row, column) on what the network sees to places on the film, in both of which pixel
+    (r, c) covers [r, r + 1] x [c, c + 1]: three points are carried through all that is done to the film.
+    """
+    points = np.array([[0, 0], image.shape[:1] + (0,), (0,) + image.shape[1:2]], np.float32)
+    film = {'image': image, _CARRIED: points}
+    for stage in data.stages:
+        film = prepare.STAGES[stage](film)
+    film = prepare.resize(film, data.size, data.fit)
+    moved = np.c_[np.asarray(film[_CARRIED], np.float64) + 0.5, np.ones(3)]
+    return {'image': film['image'], 'matrix': np.linalg.solve(moved, points + 0.5).T}
+
+
+def in_years(months):
+    """136.2 -> '11 years 4 months'; below zero counts as zero."""
+    years, rest = divmod(max(0, round(months)), 12)
+    return f'{years} year{"s" * (years != 1)} {rest} month{"s" * (rest != 1)}'
+
+
+def _sexes(listed, sex, needed, labels):
+    """{id: male or None}; UserError that names the films whose sex is needed and not known."""
+    given = None if sex is None else sex == 'male'
+    male = {film.id: given if film.male is None else film.male for film in listed}
+    unknown = [name for name, value in male.items() if value is None]
+    if unknown and needed:
+        raise UserError(
+            f'the sex of {len(unknown)} of {len(listed)} films is not known, and this network reads it: '
+            f'{", ".join(unknown[:SHOWN])}{" and so on" if len(unknown) > SHOWN else ""}. '
+            + (f'Mend their rows in {labels}, or give --sex=male or --sex=female for them' if labels else
+               'Give --labels=CSV with the columns id and male, or --sex=male or --sex=female for all of them'))
+    return male
+
+
+def _fit_intervals(workdir):
+    """The run's intervals, or None; says what they are worth, or why there are none."""
+    path = workdir / 'predictions.csv'
+    if not path.exists():
+        log.say(f'No intervals: {workdir} is not finished, so the errors on its validation films are not known yet.')
+        return None
+    predictions = predictions_lib.read(path)
+    try:
+        fitted = intervals.fit(predictions)
+    except UserError as error:
+        log.say(f'No intervals: {error}.')
+        return None
+    for line in fitted.lines():
+        log.say(line)
+    for split in dict.fromkeys(predictions['split']):
+        if split != 'validation':
+            shares = intervals.coverage(fitted, predictions, split)
+            log.say(f'On {split} they hold ' + ', '.join(
+                f'{100 * s["value"]:.1f}% of {s["count"]:,} films' + ('' if name == 'overall' else
+                                                                     f' of {intervals.PLAIN[name]}')
+                + f' ({100 * s["lower"]:.1f} to {100 * s["upper"]:.1f})' for name, s in shares.items())
+                + '; films from elsewhere may fare worse.')
+    return fitted
+
+
+def _warn_of_training_films(workdir, listed):
+    path = workdir / 'splits.json'
+    known = {film.id for film in listed} & set(json.loads(path.read_text())['train'] if path.exists() else ())
+    if known:
+        log.say(f'{len(known)} of {len(listed)} films have the ids of films that this run was trained on '
+                f'({", ".join(sorted(known)[:SHOWN])}{", ..." if len(known) > SHOWN else ""}): if they are the same, their '
+                'ages are recalled, not predicted, and errors and intervals mean nothing.')
+
+
+def _name_pictures(listed, folder, overwrite):
+    """{id: path} of the pictures to draw, empty where none are wanted."""
+    if not folder:
+        return {}
+    paths = {film.id: pathlib.Path(folder) / f'{re.sub("[^-._A-Za-z0-9]", "_", film.id)}.png' for film in listed}
+    if len(set(paths.values())) < len(paths):  # ids that differ only in what no file name can hold
+        paths = {name: path.with_stem(f'{path.stem}_{i}') for i, (name, path) in enumerate(paths.items())}
+    there = [path for path in paths.values() if path.exists()]
+    if there and not overwrite:
+        raise UserError(f'{there[0]} exists ({len(there)} pictures); give another folder to --overlays, or --overwrite')
+    return paths
+
+
+def _chunks(listed, predictor, problems, *, keep):
+    """Lists of (film, what the network sees, native image or None), read by threads one batch ahead."""
+    data, size = predictor.config.data, predictor.batch_size
+
+    def read(film):
+        image = films.decode(film.entry.read(), film.entry.path)
+        return see(image, data), image if keep else None
+
+    with (concurrent.futures.ThreadPoolExecutor(pools.cores()) as pool,
+          tqdm.tqdm(total=len(listed), unit='film', disable=not sys.stderr.isatty()) as bar):
+        def submit(start):
+            return [(film, pool.submit(read, film)) for film in listed[start:start + size]]
+
+        ahead = submit(0)
+        for start in range(0, len(listed), size):
+            jobs, ahead = ahead, submit(start + size)
+            chunk = []
+            for film, job in jobs:
+                try:
+                    chunk.append((film, *job.result()))
+                except (UserError, OSError) as error:
+                    problems.add('film that cannot be read', film.id, film.entry.path,
+                                 str(error).removeprefix(f'{film.entry.path}: '))
+            if chunk:
+                yield chunk
+            bar.update(len(jobs))
+
+
+def _months(predictor, images, male):
+    """(months [N], aux) as the run's evaluation had them: averaged with the mirror image under `flip_tta`."""
+    male = np.array([bool(value) for value in male])
+    prediction, aux = predictor(images, male)
+    if predictor.config.flip_tta:
+        prediction = (prediction + predictor(images[:, :, ::-1], male)[0]) / 2
+    return np.asarray(predictor.task.months(prediction)), aux
+
+
+def _row(film, place, male, months, fitted):
+    lower = upper = None
+    if fitted:
+        low, high = fitted.bounds([months] * 2, [True, False] if male is None else [male] * 2)
+        lower, upper = float(low.min()), float(high.max())  # of an unknown sex: the wider one
+    file = place if place.is_file() and place.name == film.entry.path else place / film.entry.path
+    return {'id': film.id, 'file': str(file), 'male': male, 'prediction': months, 'years': in_years(months),
+            'lower': lower, 'upper': upper, 'age': film.months}
+
+
+def _table(rows):
+    """The text of OUTPUT; a column `age` where at least one is known."""
+    names = [name for name in rows[0] if name != 'age' or any(row['age'] is not None for row in rows)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow(['' if row[name] is None else f'{row[name]:.2f}' if isinstance(row[name], float) else row[name]
+                         for name in names])
+    return text.getvalue()
+
+
+def _caption(row):
+    """The lines that say what came out for a film."""
+    sex = {True: ' (boy)', False: ' (girl)', None: ''}[row['male']]
+    lines = [f'{row["id"]}{sex}: {row["years"]}', f'{row["prediction"]:.1f} months']
+    if row['lower'] is not None:
+        lines[1] += f', {100 * intervals.LEVEL:g}% interval {row["lower"]:.0f} to {row["upper"]:.0f}'
+    return lines + ([] if row['age'] is None else [f'labelled {in_years(row["age"])}, {row["age"]:.1f} months'])
+
+
+def _item(value, i):
+    return [part[i] for part in value] if isinstance(value, list) else value[i]
+
+
+def _draw(path, row, native, seen, aux):
+    figures.overlay(native, '\n'.join(_caption(row)), path, boxes=aux.get('part_boxes'), valid=aux.get('part_valid'),
+                    maps=aux.get('relation_maps', ()), size=seen['image'].shape[:2],
+                    matrix=seen['matrix'])
+
+
+def _say(rows, output, overlays):
+    if not rows:
+        return
+    for row in rows if len(rows) <= SHOWN else ():
+        print('; '.join(_caption(row)), flush=True)
+    known = np.array([row['prediction'] - row['age'] for row in rows if row['age'] is not None])
+    if len(known):
+        lower, upper = metrics.bootstrap(np.abs(known))
+        log.say(f'MAE {np.abs(known).mean():.2f} months (95% interval {lower:.2f} to {upper:.2f}) on the {len(known):,} '
+                f'films whose age is known; bias {known.mean():+.2f}.')
+    log.say(f'{len(rows):,} films: {output}' + (f'; pictures: {overlays}' if overlays else ''))
+
+
+def main(argv):
+    logging.set_verbosity(logging.WARNING)
+    if argv[1:]:
+        raise UserError(f'unknown argument {argv[1]!r}; see --help')
+    columns = {key: value for key, value in {'id': _FLAGS.id_column, 'male': _FLAGS.male_column,
+                                             'months': _FLAGS.months_column, 'image': _FLAGS.image_column}.items() if value}
+    try:
+        predict(_FLAGS.workdir, _FLAGS.input, _FLAGS.output, labels=_FLAGS.labels, sex=_FLAGS.sex,
+                overlays=_FLAGS.overlays, overwrite=_FLAGS.overwrite, batch_size=_FLAGS.batch_size, columns=columns,
+                age_unit=_FLAGS.age_unit)
+    except DataError as error:  # written for the builder, whose options these flags are
+        raise UserError(str(error).replace('data.image_folder.', '--')) from error
+
+
+if __name__ == '__main__':
+    _FLAGS = flags.FLAGS
+    flags.DEFINE_string('workdir', None, 'folder of a trained run', required=True)
+    flags.DEFINE_string('input', None, 'a film, a folder of films, or a zip of them', required=True)
+    flags.DEFINE_string('output', None, 'CSV to write', required=True)
+    flags.DEFINE_string('labels', None, 'CSV or xlsx with the sex and, where known, the age of each film')
+    flags.DEFINE_string('sex', None, 'male or female: of the films whose sex --labels does not give')
+    flags.DEFINE_string('overlays', None, 'folder for a picture of each film with its age, parts and relation maps')
+    flags.DEFINE_boolean('overwrite', False, 'replace an output that exists')
+    flags.DEFINE_integer('batch_size', 0, 'films at once; 0 = as in training', lower_bound=0)
+    for _name, _what in {'id': 'films', 'male': 'sex', 'months': 'age', 'image': 'file'}.items():
+        flags.DEFINE_string(f'{_name}_column', '', f'column of --labels with the {_what}, where it has no common name')
+    flags.DEFINE_enum('age_unit', 'months', ['months', 'years'], 'of the ages in --labels')
+    app.run(log.explained(main))
