@@ -18,6 +18,7 @@ import time
 import tfds_rsna
 from benchmarks import machine, report
 from boneage_jax import prepare
+from boneage_jax.preprocess import resize
 from tfds_rsna import films, pools, prepared
 from tfds_rsna.image_folder import matching
 

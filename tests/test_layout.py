@@ -13,6 +13,7 @@ ROWS = [
     ['main', 'sweep', 'predict'],
     ['train', 'mine', 'figures', 'ensemble'],
     ['prepare', 'evaluate'],
+    ['findings', 'stages'],
     ['step', 'restore'],
     ['optimizer', 'tasks'],
     ['models', 'losses', 'metrics', 'predictions', 'intervals', 'data', 'preprocess', 'classical'],

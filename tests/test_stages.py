@@ -29,7 +29,8 @@ def only_even(film):
     return film if int(film['id']) % 2 == 0 else None
 
 
-def glance(film):
+def glance(film, run):
+    assert run
     LOOKED.append(film['id'])
     return {'image': resize.resize(film, (16, 16), 'pad')['image']}
 
