@@ -149,6 +149,11 @@ def take(state, saved, parts=(), *, where):
     return dataclasses.replace(state, **jax.tree.unflatten(jax.tree.structure(groups), leaves))
 
 
+def shapes(state):
+    """`{'trunk.stem.kernel': shape, ...}` of the parameters and batch statistics that `take` can give to `state`."""
+    return {name.partition('.')[2]: x.shape for name, x in _flatten({g: getattr(state, g) for g in PARAMETERS}).items()}
+
+
 def _refuse(where, wrong):
     if wrong:
         raise CheckpointError(f'{where} does not fit this model:\n  ' + '\n  '.join(wrong[:8])

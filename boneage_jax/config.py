@@ -92,7 +92,7 @@ def base():
         flip_tta=False,  # evaluation averages the film and its mirror image
         dtype='auto',  # compute type: 'float32' | 'bfloat16' | 'auto' = bfloat16 on accelerators; parameters stay float32
         deterministic=False,  # accelerators: deterministic kernels (slower), so that a resumed run is bit-identical
-        init_from='',  # a run's workdir whose best parameters this one starts from
+        init_from='',  # a run's workdir whose best parameters this one starts from, a file of weights, or hf:<owner>/<repo>
         init_parts=(),  # what it takes of them: () = all, which must fit, else paths as 'trunk', or 'part_trunk=trunk'
                         # for its trunk as our part_trunk ('part_trunk?=trunk': where we have one); the rest starts fresh
     )

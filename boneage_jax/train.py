@@ -22,6 +22,7 @@ from boneage_jax import step as step_lib
 from boneage_jax import workdir as workdir_lib
 from boneage_jax.data import augment, pipeline, source
 from boneage_jax.data import splits as splits_lib
+from boneage_jax.models import pretrained, weight_files
 from tfds_rsna import lock
 from tfds_rsna.errors import UserError
 
@@ -47,7 +48,8 @@ def train(config, workdir, data_dir=None):
         if (workdir / 'metrics.json').exists():
             log.say(f'{workdir} holds a finished run; delete it or choose another --workdir to train again.')
             return json.loads((workdir / 'metrics.json').read_text())
-        trainer.check(config)  # before hours of preparing: what cannot be built is refused now
+        # Before hours of preparing: what cannot be built is refused now.
+        trainer.check(config, fresh=not workdir_lib.has_results(workdir))
         splits = open_splits(config, data_dir)
         workdir_lib.settle_splits(workdir, splits, write=main)
         return trainer(config, workdir, splits).go()
@@ -93,7 +95,7 @@ class ClassicalRun:
         self.config, self.workdir, self.splits = config, workdir, splits
 
     @staticmethod
-    def check(config):
+    def check(config, *, fresh):
         if config.model.name != 'pca_linear':
             raise config_lib.ConfigError(f"model.name={config.model.name!r}: trainer='classical' knows pca_linear")
 
@@ -138,13 +140,15 @@ class Run:
                                  out_shardings=replicated)
 
     @staticmethod
-    def check(config):
+    def check(config, *, fresh):
         """Refuses, within a second and before any data is touched, what could not be built or traced later."""
         sharding.check_batch_size(config.batch_size, sharding.make_mesh())
         augment.check(config.augment.to_dict())
         task = tasks.build(config.task, tasks.fit(config.task, np.array([0.0, 240.0])))
         model = nnx.eval_shape(lambda: _build_model(config))
-        step_lib.partition(model, config.frozen)
+        _, *arrays = step_lib.partition(model, config.frozen)
+        if fresh and weight_files.is_named(config.init_from):
+            pretrained.load_state(step_lib.State(None, *arrays, None, None), _find(config.init_from), config.init_parts)
         batch = {'image': jnp.float32, 'hand_mask': jnp.uint8}
         batch = {name: jax.ShapeDtypeStruct((2, *config.data.size, 1), kind) for name, kind in batch.items()}
         batch |= {'keypoints': jax.ShapeDtypeStruct((2, 3, 2), jnp.float32)}
@@ -183,12 +187,19 @@ class Run:
             self.state = self.checkpoints.load(self.state)
             log.say(f'Resuming {self.workdir} at step {self.checkpoints.latest}.')
         elif self.config.init_from:
-            workdir_lib.refuse_leak(self.config.init_from, self.config, self.splits)
-            with checkpoint.Checkpoints(self.config.init_from) as other:
-                self.state = other.load_parameters(self.state, self.config.init_parts)
-            log.say(f'Starting from the best parameters of {self.config.init_from}'
-                    f'{": " if self.config.init_parts else ""}{", ".join(self.config.init_parts)}.')
+            self._start_from(self.config.init_from, self.config.init_parts)
         return int(self.state.step)
+
+    def _start_from(self, spec, parts):
+        if weight_files.is_named(spec):
+            path = _find(spec)
+            workdir_lib.refuse_leak_of_file(path, weight_files.metadata(path), self.config, self.splits)
+            self.state, what = pretrained.load_state(self.state, path, parts), 'weights in'
+        else:
+            workdir_lib.refuse_leak(spec, self.config, self.splits)
+            with checkpoint.Checkpoints(spec) as other:
+                self.state, what = other.load_parameters(self.state, parts), 'best parameters of'
+        log.say(f'Starting from the {what} {spec}{": " if parts else ""}{", ".join(parts)}.')
 
     def _introduce(self, start):
         config = self.config
@@ -316,6 +327,10 @@ class Run:
 
         return _report(self.workdir, self.task, self.splits, predict, step=best, epoch=best / self.batches.steps_per_epoch,
                        flip_tta=self.config.flip_tta, minutes=log.minutes(self.workdir))
+
+
+def _find(spec):
+    return weight_files.find(spec, prepare.cache_folder() / 'weights')
 
 
 TRAINERS = {'gradient': Run, 'classical': ClassicalRun}

@@ -1,5 +1,6 @@
 """What a workdir promises: one run, of one configuration, on the same films from its first step to its report."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -69,14 +70,35 @@ def refuse_leak(other, config, splits):
         theirs = json.loads((other / 'config.json').read_text())['data']
     except (OSError, KeyError, ValueError) as error:
         raise config_lib.ConfigError(f'init_from={str(other)!r}: no run lies there ({error}); give its workdir') from error
+    _refuse_trained(str(other), trained, theirs, config, {name: split.ids for name, split in splits.items()})
+
+
+def refuse_leak_of_file(path, metadata, config, splits):
+    """The same for weights that were exported from a run: their metadata tells its data and its films, as `fingerprint`s.
+
+    A file that tells neither (ImageNet weights) saw none of them.
+    """
+    if 'trained_on' not in metadata:
+        return
+    theirs, trained = json.loads(metadata['config'])['data'], set(json.loads(metadata['trained_on']))
+    _refuse_trained(str(path), trained, theirs, config,
+                    {name: [fingerprint(film) for film in split.ids] for name, split in splits.items()})
+
+
+def fingerprint(film):
+    """Stands for a film's id where a file travels: the same film is known again, its name is not told."""
+    return hashlib.sha256(str(film).encode()).hexdigest()[:12]
+
+
+def _refuse_trained(other, trained, theirs, config, ids):
     ours = json.loads(config.data.to_json())
     if any(theirs.get(key) != ours[key] for key in ('source', 'folder', 'phantom', 'image_folder')):
         return
-    for name, split in splits.items():
-        leaked = trained & set(split.ids)
+    for name, films in ids.items():
+        leaked = trained & set(films)
         if name != 'train' and leaked:
             raise config_lib.ConfigError(
-                f'init_from={str(other)!r}: {len(leaked)} of the {len(split)} {name} films were trained on there; take '
+                f'init_from={other!r}: {len(leaked)} of the {len(films)} {name} films were trained on there; take '
                 'the same data.split_seed, data.validation and data.holdout in both runs')
 
 

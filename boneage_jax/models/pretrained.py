@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from boneage_jax import checkpoint
+from boneage_jax.models import grey, weight_files
 from tfds_rsna.errors import UserError
 
+FORMAT = 'boneage_jax'  # in the metadata of our own exports
 # Our names, where they are not torchvision's.
 PARTS = {'stem': 'conv1', 'stem_norm': 'bn1', 'shortcut': 'downsample.0', 'shortcut_norm': 'downsample.1', 'head': 'fc',
-         'norm1': 'bn1', 'norm2': 'bn2', 'norm3': 'bn3'}
+         'body': 'features', 'norm1': 'bn1', 'norm2': 'bn2', 'norm3': 'bn3'}
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var', 'bias': 'bias'}
 HEADS = ('fc', 'classifier', 'AuxLogits')  # a feature extractor has none of them: it leaves the file's alone
 
@@ -29,51 +32,144 @@ _TIMM = {'efficientnet': {'conv_stem': 'features.0.0', 'bn1': 'features.0.1', 'c
          'vgg': {'pre_logits.fc1': 'classifier.0', 'pre_logits.fc2': 'classifier.3', 'head.fc': 'classifier.6'}}
 
 
-def load_arrays(model, arrays, *, names='auto', source='the weights'):
+def load(model, path, *, names='auto', fold_normalisation=True):
+    """Puts the weights of a file into `model` (NNX), as `load_arrays` does; the file may be an export of our own too."""
+    arrays, metadata = weight_files.read(path)
+    if metadata.get('format') == FORMAT:
+        state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+        _put(model, state, compare(arrays, _shapes(state), source=str(path)))
+    else:
+        load_arrays(model, arrays, names=names, fold_normalisation=fold_normalisation, source=str(path))
+
+
+def load_arrays(model, arrays, *, names='auto', fold_normalisation=True, source='the weights'):
     """Puts `arrays`, `{torchvision or timm name: numpy array}`, into `model` (NNX), every one or none.
 
     `names`: 'torchvision', 'timm', or 'auto', which tells them apart. `num_batches_tracked` is left out; so is the
-    file's head where the model has none. Where the model's stem takes one channel and the file's three, the stem folds to
-    the sum over the channels: what the three would make of the same grey image in each, to the border.
+    file's head where the model has none.
+
+    A model of one channel takes a file of three: its stem folds to one. With `fold_normalisation` the model then reads
+    films in [0, 1] and does ImageNet's normalisation itself (its stem becomes a `grey.GreyStem`); without, films that are
+    standardised already, the same for each channel. Either is exact, to the border.
 
     Raises UserError, naming `source`, for missing, extra, mis-shaped arrays (all of them counted, the first listed) and for
     values that are not finite.
     """
+    given = to_torchvision(arrays, names)
+    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+    _put(model, state, translate(given, _shapes(state), source=source))
+    stem = _grey_stem(model)
+    colours = given.get(foreign_name(f'{stem}.kernel')) if stem else None
+    if fold_normalisation and colours is not None and colours.shape[1] == 3:
+        constants = ((0.5,) * 3, (0.5,) * 3) if describe(given) == 'Inception-V3' else (grey.MEAN, grey.STD)
+        *parents, last = stem.split('.')
+        parent = model
+        for key in parents:
+            parent = _child(parent, key)
+        folded = grey.GreyStem(_child(parent, last), np.asarray(colours).transpose(2, 3, 1, 0), *constants)
+        if last.isdecimal():
+            parent[int(last)] = folded
+        else:
+            setattr(parent, last, folded)
+
+
+def load_state(state, path, parts=()):
+    """A `step.State` with weights of a file, as `config.init_from` asks for; `parts` as in `checkpoint.take`.
+
+    An export of our own is taken like the run that it came from. A file of torchvision's or timm's is one backbone: each
+    part names a backbone of ours to fill with it ('trunk', 'part_trunk?' where there is one; what follows '=' has no
+    meaning there). Age models standardise films themselves, so a stem of three colours folds to the plain sum.
+    """
+    arrays, metadata = weight_files.read(path)
+    shapes = checkpoint.shapes(state)
+    if metadata.get('format') == FORMAT:
+        return checkpoint.take(state, arrays, parts, where=path)
+    if not parts:
+        raise UserError(f'init_from={str(path)!r} is {describe(to_torchvision(arrays))}, a backbone: name where it goes in '
+                        f"this model, as init_parts=('trunk',); it has {', '.join(sorted({n.split('.')[0] for n in shapes}))}")
+    given, found = to_torchvision(arrays), {}
+    for target, *_ in checkpoint.pairs(parts):
+        inner = {name.removeprefix(f'{target}.'): shape for name, shape in shapes.items()
+                 if checkpoint.below(name, target)}
+        if inner:  # `take` speaks of parts that are not there
+            values = translate(given, inner, source=str(path))
+            found |= {f'{target}.{name}': value for name, value in values.items()}
+    return checkpoint.take(state, found, [part.partition('=')[0] for part in parts], where=path)
+
+
+def to_torchvision(arrays, names='auto'):
+    """`arrays` under torchvision's names, without what is not theirs: wrappers' prefixes, counters of batches."""
     if names not in ('auto', 'torchvision', 'timm'):
         raise UserError(f"names={names!r}: expected 'auto', 'torchvision' or 'timm'")
-    given = {name.removeprefix('module.'): value for name, value in arrays.items()
+    given = {name.removeprefix('module.'): np.asarray(value) for name, value in arrays.items()
              if not name.endswith('num_batches_tracked')}
-    if names != 'torchvision':
-        given = from_timm(given)
-    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
-    wanted = {foreign_name(path): leaf for path, leaf in nnx.to_flat_state(state)}
+    return given if names == 'torchvision' else from_timm(given)
+
+
+def translate(given, shapes, *, source):
+    """`{our name: float32 array}` for all of `shapes`, `{our name: shape}`, from torchvision's `given`; see `load_arrays`."""
+    wanted = {foreign_name(name): name for name in shapes}
     tops = {name.partition('.')[0] for name in wanted}
     given = {name: value for name, value in given.items()
              if (top := name.partition('.')[0]) not in HEADS or top in tops}
-
-    fitted = {name: _fit(name, np.asarray(given[name]), leaf.shape) for name, leaf in wanted.items() if name in given}
-    wrong = {
-        'missing': [f'{name} {_foreign_shape(leaf)}' for name, leaf in wanted.items() if name not in given],
-        'unknown to this network': [f'{name} {np.shape(given[name])}' for name in given if name not in wanted],
-        'of another shape or type': [f'{name} {np.shape(given[name])} {given[name].dtype}, expected '
-                                     f'{_foreign_shape(wanted[name])}' for name, value in fitted.items() if value is None],
+    fitted = {name: _fit(name, given[name], shapes[ours]) for name, ours in wanted.items() if name in given}
+    _refuse(f'{source}: {describe(given)} does not fit {describe(wanted)}', {
+        'missing': [f'{name} {_foreign_shape(shapes[ours])}' for name, ours in wanted.items() if name not in given],
+        'unknown to this network': [f'{name} {value.shape}' for name, value in given.items() if name not in wanted],
+        'of another shape or type': [
+            f'{name} {given[name].shape} {given[name].dtype}, expected {_foreign_shape(shapes[wanted[name]])}'
+            for name, value in fitted.items() if value is None],
         'not finite': [name for name, value in fitted.items() if value is not None and not np.isfinite(value).all()],
-    }
+    })
+    return {ours: fitted[name] for name, ours in wanted.items()}
+
+
+def compare(given, shapes, *, source):
+    """`given`, an export under our own names, if it has just the names and shapes of `shapes`; else a UserError."""
+    _refuse(f'{source}: does not fit this model', {
+        'missing': [f'{name} {shape}' for name, shape in shapes.items() if name not in given],
+        'unknown to this model': [f'{name} {value.shape}' for name, value in given.items() if name not in shapes],
+        'of another shape': [f'{name} {given[name].shape}, expected {shape}' for name, shape in shapes.items()
+                             if name in given and given[name].shape != shape],
+        'not finite': [name for name, value in given.items() if not np.isfinite(value).all()],
+    })
+    return given
+
+
+def _refuse(what, wrong):
     if any(wrong.values()):
-        raise UserError(f'{source}: {describe(given)} does not fit {describe(wanted)}\n  ' + '\n  '.join(
-            f'{len(names)} {kind}: {"; ".join(names[:8])}' + ('; ...' if len(names) > 8 else '')
-            for kind, names in wrong.items() if names))
-    for name, leaf in wanted.items():
-        leaf[...] = jnp.asarray(fitted[name])
+        raise UserError(f'{what}\n  ' + '\n  '.join(f'{len(names)} {kind}: {"; ".join(names[:8])}'
+                                                    + ('; ...' if len(names) > 8 else '')
+                                                    for kind, names in wrong.items() if names))
+
+
+def _shapes(state):
+    return {'.'.join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+
+
+def _put(model, state, values):
+    for path, leaf in nnx.to_flat_state(state):
+        leaf[...] = jnp.asarray(values['.'.join(map(str, path))])
     nnx.update(model, state)
 
 
-def foreign_name(path):
-    """torchvision's name of one of our arrays: ('res', 0, 1, 'norm1', 'scale') -> 'layer1.1.bn1.weight'."""
-    keys = [str(key) for key in path]
+def _grey_stem(model):
+    """The dotted path of the convolution that reads the film, where it reads one channel; else None."""
+    paths = ['.'.join(map(str, path)) for path, module in nnx.iter_modules(model)
+             if isinstance(module, nnx.Conv) and module.in_features == module.feature_group_count == 1]
+    return paths[0] if paths else None
+
+
+def _child(module, key):
+    return module[int(key)] if key.isdecimal() else getattr(module, key)
+
+
+def foreign_name(name):
+    """torchvision's name of one of our arrays: 'res.0.1.norm1.scale' -> 'layer1.1.bn1.weight'."""
+    keys = name.split('.')
     if keys[0] == 'res':
         keys[:2] = [f'layer{int(keys[1]) + 1}']
-    return '.'.join([PARTS.get(key, key) for key in keys[:-1]] + [LEAVES[keys[-1]]])
+    return '.'.join([PARTS.get(key, key) for key in keys[:-1]] + [LEAVES.get(keys[-1], keys[-1])])
 
 
 def from_timm(arrays):
@@ -128,6 +224,5 @@ def _fit(name, value, shape):
     return value if value.shape == shape else None
 
 
-def _foreign_shape(leaf):
-    shape = leaf.shape
+def _foreign_shape(shape):
     return {4: (shape[-1], *shape[2:3], *shape[:2]), 2: shape[::-1]}.get(len(shape), shape)

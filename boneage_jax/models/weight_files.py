@@ -1,0 +1,139 @@
+"""Files of weights: where they are found, and how they are read without running anything that lies in them."""
+
+import contextlib
+import pathlib
+import pickle
+import warnings
+import zipfile
+
+import numpy as np
+import safetensors
+
+from tfds_rsna.errors import UserError
+
+SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.bin')  # the last three are PyTorch's
+
+
+def is_named(spec):
+    """Whether `spec` names a file of weights (`hf:...`, or a path with such a suffix or to a file); else it is a workdir."""
+    return spec.startswith('hf:') or spec.endswith(SUFFIXES) or pathlib.Path(spec).is_file()
+
+
+def find(spec, folder):
+    """The file that `spec` names: a path, or `hf:<owner>/<repo>[/file]` (default model.safetensors) of the Hugging Face hub.
+
+    A file of the hub is taken from `folder/<owner>/<repo>/file` where it was put by hand, else fetched through
+    huggingface_hub, which caches it. Raises UserError where there is none, saying
+    what to download and where to put it.
+    """
+    if not spec.startswith('hf:'):
+        path = pathlib.Path(spec).expanduser()
+        if not path.is_file():
+            raise UserError(f'{path}: no such file of weights')
+        return path
+    owner, _, rest = spec.removeprefix('hf:').partition('/')
+    repo, _, file = rest.partition('/')
+    file = file or 'model.safetensors'
+    if not owner or not repo or {'.', '..'} & {owner, repo, *file.split('/')}:
+        raise UserError(f'{spec}: expected hf:<owner>/<repo>, as in hf:timm/resnet34.a1_in1k, or hf:<owner>/<repo>/<file>')
+    if repo.startswith('tf_'):
+        raise UserError(f"{spec}: timm's tf_ networks pad and normalise as TensorFlow does, under the same names: here they "
+                        'would load and be wrong. Take weights that PyTorch trained')
+    path = pathlib.Path(folder) / owner / repo / file
+    if path.is_file():
+        return path
+    by_hand = f'Download https://huggingface.co/{owner}/{repo}/resolve/main/{file} elsewhere and put it at {path}'
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(f"{spec}: huggingface_hub is not installed (pip install '.[hub]'). {by_hand}") from error
+    try:
+        return pathlib.Path(huggingface_hub.hf_hub_download(f'{owner}/{repo}', file))
+    except Exception as error:  # its own classes, those of its HTTP library, the socket's
+        lines = str(error).strip().splitlines() or ['no message']
+        raise UserError(f'{spec}: not to be had ({type(error).__name__}: {lines[0]}). {by_hand}') from error
+
+
+def read(path):
+    """(`{name: numpy array}`, `{key: text}` metadata) of a file; only `.safetensors` has metadata.
+
+    PyTorch's files are read where torch is installed, and nothing but their arrays: what a pickle would run is refused.
+    Raises UserError, naming the file, for one that is cut short, damaged, or of another kind.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in SUFFIXES:
+        raise UserError(f'{path}: not a file of weights by its name; expected {", ".join(SUFFIXES)}')
+    if not path.is_file():
+        raise UserError(f'{path}: no such file of weights')
+    with path.open('rb') as file:
+        start = file.read(64).lstrip()
+    if start.startswith((b'<', b'version https://git-lfs')):
+        raise UserError(f'{path}: is a web page or a pointer of git-lfs, not the weights themselves. Fetch it again')
+    arrays, metadata = {'.safetensors': _read_safetensors, '.npz': _read_npz}.get(path.suffix, _read_torch)(path)
+    if not arrays:
+        raise UserError(f'{path}: holds no arrays')
+    return arrays, metadata
+
+
+def metadata(path):
+    """`{key: text}` that a `.safetensors` file carries beside its arrays; {} for any other."""
+    if path.suffix != '.safetensors':
+        return {}
+    with _safetensors(path) as file:
+        return file.metadata() or {}
+
+
+def _read_safetensors(path):
+    with _safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _safetensors(path):
+    try:
+        with safetensors.safe_open(path, framework='numpy') as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise UserError(_damaged(path, error)) from error
+    except (TypeError, AttributeError) as error:  # a type that NumPy does not know
+        raise UserError(f'{path}: holds arrays of a type that NumPy cannot hold ({error})') from error
+
+
+def _read_npz(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}, {}
+    except (zipfile.BadZipFile, EOFError, KeyError, OSError, AttributeError) as error:
+        raise UserError(_damaged(path, error)) from error
+    except ValueError as error:  # pickled objects, or no zip at all
+        raise UserError(f'{path}: holds more than arrays, which is refused unread, or is no .npz ({error})') from error
+
+
+def _read_torch(path):
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"{path}: PyTorch's files need PyTorch (pip install '.[parity]'); or convert it where there is one, "
+                        'with safetensors.torch.save_file(torch.load(path, weights_only=True), "weights.safetensors")'
+                        ) from error
+    try:
+        with warnings.catch_warnings(action='ignore'):  # of old formats
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        if 'weights_only' not in str(error).lower():
+            raise UserError(_damaged(path, error)) from error
+        raise UserError(f'{path}: holds more than arrays, which could run code: refused unread. Save the state_dict() alone, '
+                        'where you trust the file') from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(_damaged(path, error)) from error
+    for key in ('state_dict', 'model', 'model_state_dict'):  # a training script's bundle
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError(f'{path}: expected a state_dict, {{name: tensor}}, found a {type(content).__name__} of something else')
+    return {name: (value.float() if value.is_floating_point() else value).numpy() for name, value in content.items()}, {}
+
+
+def _damaged(path, error):
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f'{path}: cut short or damaged ({lines[0][:200]}); {path.stat().st_size:,} bytes. Fetch it again'
