@@ -54,6 +54,9 @@ def join(split, others):
     if not others:
         return split
     every = (split, *others)
+    shapes = [{name: array.shape[1:] for name, array in s.arrays([0]).items()} for s in every]
+    if any(shape != shapes[0] for shape in shapes):
+        raise UserError(f'data.also: its films are of other sizes than those of data.source: {shapes}; prepare them alike')
     return dataclasses.replace(
         split, records=_Joined([s.records for s in every]),
         positions=np.concatenate([_Joined.address(number, s.positions) for number, s in enumerate(every)]),

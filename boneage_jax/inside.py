@@ -1,0 +1,113 @@
+"""Look inside a trained PRSNet: its anchors, relation maps and selected parts, and how often a part is a bone that counts.
+
+    python -m boneage_jax.inside --workdir=runs/prsnet --output=runs/prsnet/inside
+
+Draws Ji 2019's figure 3 (`anchors.png`) and figure 5 (`parts_res3.png` and so on, one for each relation map; `parts.png`
+without relation) for films of a split, evenly spaced by age. Where the films are phantoms, whose bones are known, it also
+counts over the whole split how many selected parts lie on a growth plate or the carpus, beside anchors drawn by chance:
+`parts.json`.
+"""
+
+import pathlib
+
+import numpy as np
+from absl import app, flags, logging
+
+from boneage_jax import figures, log, metrics, restore, train
+from boneage_jax.data import splits as splits_lib
+from boneage_jax.models import parts as parts_lib
+from tfds_rsna.errors import UserError
+from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
+
+LEVELS = ('res3', 'res4', 'res5')
+SHARED = 0.5  # a part and a bone meet where half of the smaller one lies in the other (ours)
+
+
+def inside(workdir, output, *, split='validation', count=8, data_dir=None):
+    """Writes the figures, and parts.json where bones are known; returns its content or None.
+
+    Raises UserError for a run that neither selects parts nor has relation maps, or an unknown split.
+    """
+    output, predictor = pathlib.Path(output), restore.Predictor(workdir)
+    config = predictor.config
+    train.set_up_jax(config)
+    opened = train.open_splits(config, data_dir)
+    if split not in opened:
+        raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
+    films = opened[split]
+    chosen = np.argsort(films.months, kind='stable')[np.linspace(0, len(films) - 1, min(count, len(films))).astype(int)]
+    images = films.arrays(chosen)['image']
+    prediction, aux = predictor(images, films.male[chosen])
+    selects, maps = 'part_boxes' in aux, aux.get('relation_maps', [])
+    if not selects and not len(maps):
+        raise UserError(f'{workdir}: this run selects no parts and has no relation maps (model.selection, model.relation)')
+    months = np.asarray(predictor.task.months(prediction))
+    captions = [f'{films.ids[i]} {"M" if films.male[i] else "F"}\n{films.months[i]:.0f} mo, predicted {m:.0f}'
+                for i, m in zip(chosen, months)]
+    output.mkdir(parents=True, exist_ok=True)
+    boxes = aux['part_boxes'] if selects else np.zeros((len(chosen), 0, 4))
+    valid = aux['part_valid'] if selects else None
+    for name, relation in zip([f'parts_{level}' for level in LEVELS] if len(maps) else ['parts'], maps or [None]):
+        log.say(str(figures.parts(images, relation, boxes, captions, output / f'{name}.png', valid)))
+    if not selects:
+        return None
+    candidates, level = candidates_of(config, images.shape[1:3])
+    log.say(str(figures.anchors(images[-1], candidates, level, output / 'anchors.png')))
+    return _count(predictor, films, candidates, output)
+
+
+def candidates_of(config, size):
+    """(boxes `[N, 4]`, level `[N]`) of the anchors that a run's network chooses from on films of `size`."""
+    strides = (2, 4, 8) if config.model.stem == 'small' else (8, 16, 32)
+    return parts_lib.anchors(size, strides=strides, sizes=tuple(config.model.anchor_sizes))
+
+
+def on_bones(boxes, bones):
+    """Parts `[N, M, 4]` and bones `[N, T, 4]` (NaN: not there) -> bool `[N, M]`: the part meets one of the bones.
+
+    They meet where at least half of the smaller box lies in the larger.
+    """
+    a, b = np.asarray(boxes, np.float64)[:, :, None], np.asarray(bones, np.float64)[:, None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    common = np.prod(np.maximum(sides, 0), axis=-1)
+    smaller = np.minimum(*(np.prod(x[..., 2:] - x[..., :2], axis=-1) for x in (a, b)))
+    return np.any(common >= SHARED * smaller, axis=-1, where=~np.isnan(smaller))
+
+
+def _count(predictor, films, candidates, output):
+    """The share of selected parts on a growth plate or the carpus, where the records know the bones."""
+    names = films.records[int(films.positions[0])]
+    if 'bone_boxes' not in names:
+        log.say('These films do not say where their bones are (phantoms do): no share of parts on bones.')
+        return None
+    plates = [i for i, name in enumerate(BONE_NAMES) if name.endswith('growth_plate') or name == 'carpus']
+    every = range(len(films))
+    bones = np.stack([films.records[int(films.positions[i])]['bone_boxes'][plates] for i in every])
+    _, aux = predictor(films.arrays(every)['image'], films.male)
+    met = on_bones(aux['part_boxes'], bones)
+    drawn = np.random.default_rng(0).integers(0, len(candidates), met.shape)
+    by_chance = on_bones(candidates[drawn], bones)
+    valid = aux['part_valid'].sum(1)
+    report = {'split': films.name, 'films': len(films), **metrics.intervals({
+        'selected': np.where(aux['part_valid'], met, False).sum(1) / np.maximum(valid, 1), 'by_chance': by_chance.mean(1)})}
+    log.write_json(output / 'parts.json', report)
+    for name in ('selected', 'by_chance'):
+        value = report[name]
+        log.say(f'{name.replace("_", " ")}: {100 * value["value"]:.1f}% of parts on a growth plate or the carpus, 95% '
+                f'interval {100 * value["lower"]:.1f} to {100 * value["upper"]:.1f} ({len(films)} films)')
+    return report
+
+
+def main(argv):
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    inside(_WORKDIR.value, _OUTPUT.value, split=_SPLIT.value, count=_FILMS.value, data_dir=_DATA_DIR.value)
+
+
+if __name__ == '__main__':
+    _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of a finished run', required=True)
+    _OUTPUT = flags.DEFINE_string('output', None, 'folder for the figures', required=True)
+    _SPLIT = flags.DEFINE_string('split', splits_lib.SELECTING, 'whose films')
+    _FILMS = flags.DEFINE_integer('films', 8, 'how many films to draw', lower_bound=1)
+    _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
+    app.run(log.explained(main))
