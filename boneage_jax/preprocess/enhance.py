@@ -61,7 +61,7 @@ def enhance(image, *, bilateral=True, bilateral_radius=2, bilateral_colour=20.0,
             image = _grey(table)[image]
     if blur:
         image = _grey(filters.gaussian(image.astype(np.float32), blur, mode='nearest', preserve_range=True))
-    if equalise:
+    if equalise and np.ptp(image):  # scikit-image blackens a corner of an even film
         tile = [max(1, round(side / equalise_tiles)) for side in image.shape]
         image = _grey(255 * exposure.equalize_adapthist(image, kernel_size=tile, clip_limit=equalise_clip))
     return image
