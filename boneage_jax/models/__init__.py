@@ -21,7 +21,7 @@ import functools
 
 from flax import nnx
 
-from boneage_jax.models import efficientnet, inception, prsnet, resnet, vgg
+from boneage_jax.models import efficientnet, inception, prsnet, resnet, unet, vgg
 from tfds_rsna.errors import UserError
 
 BACKBONES = {
@@ -33,7 +33,7 @@ BACKBONES = {
     'inception_v3': inception.InceptionV3,
     'efficientnet_b0': efficientnet.EfficientNet,
 }
-MODELS = {**BACKBONES, 'prsnet': prsnet.PRSNet}
+MODELS = {**BACKBONES, 'prsnet': prsnet.PRSNet, 'unet': unet.UNet}
 
 
 def build(name, *, seed=0, **options):

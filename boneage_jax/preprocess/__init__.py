@@ -1,0 +1,1 @@
+"""Preprocessing of films, arrays in, arrays out: no files, no training."""

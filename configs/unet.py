@@ -1,0 +1,67 @@
+"""U-Net: the hand's mask (Iglovikov, Rakhlin, Kalinin, Shvets 2018, section 3.2).
+
+    python -m boneage_jax.main --config=configs/unet.py --workdir=runs/unet                 # the paper's scale, 512 px
+    python -m boneage_jax.main --config=configs/unet.py:rsna100 --workdir=runs/unet100      # 100 px, two CPU cores
+    python -m boneage_jax.main --config=configs/unet.py:phantom --workdir=runs/unet_first   # a first run within minutes
+
+U-Net with batch normalisation, loss `H - log J`. The paper prints no figure for its masks. No radiograph comes with a
+drawn mask, so the training set is phantoms, heavily augmented; `boneage_jax.mine` grows it by real films. `data.also` adds
+folders of prepared records with masks. Strengths of augmentation, optimiser and epochs are ours.
+"""
+
+from boneage_jax import config as c
+
+BASE = c.base()
+BASE['data'].update(source='hand_phantom', size=(512, 512), fit='pad', validation=300, holdout=300)
+BASE['data']['phantom'].update(count=4000, size=(512, 512))
+BASE['model'] = dict(
+    name='unet',
+    width=64,  # channels of the first level; doubled at each pooling
+    depth=4,  # poolings
+    standardise='film',  # 'film': each film to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
+)
+BASE['task'] = dict(
+    name='segmentation',
+    jaccard='global',  # J of the loss: 'global' (over the batch's pixels) | 'literal' (equation 3 as printed)
+)
+BASE['optimizer'].update(name='adamw', learning_rate=1e-3, weight_decay=0.01, schedule='one_cycle')
+BASE['augment'].update(flip=0.5, rotation=45.0, shift=0.1, scale=0.35, shear=10.0, gamma=0.7, brightness=0.15, contrast=0.4)
+BASE.update(batch_size=16, epochs=20)
+BASE['mine'] = dict(  # boneage_jax.mine
+    source='rsna_bone_age',  # the films to be masked: a data.source, ...
+    folder='',  # ... its data.folder ...
+    fit='pad',  # ... and data.fit
+    count=0,  # how many of them take part, drawn at random; 0 = all
+    rounds=6,
+    epochs=3,  # of every round but the first, which starts from nothing and takes `epochs`
+    review='rule',  # 'rule' | 'web': by eye in a local web page, what is not judged there going by rule
+    agreement=0.90,  # intersection over union with the classical mask from which on a rule accepts
+    stability=0.97,  # ... or with the mask of the round before, from the second round on; above 1 = never
+)
+
+CPU_RECIPE = {'model.width': 16, 'batch_size': 32, 'data.placement': 'device', 'statistics_batches': 30}
+PRESETS = {
+    'rsna100': {
+        **CPU_RECIPE, 'data.phantom.count': 3000, 'data.phantom.size': (100, 100), 'data.size': (100, 100), 'epochs': 8,
+        'mine.folder': 'rsna100', 'mine.fit': 'squash',
+    },
+    'phantom': {
+        **CPU_RECIPE, 'data.phantom.count': 1500, 'data.phantom.size': (96, 96), 'data.size': (96, 96),
+        'data.validation': 150, 'data.holdout': 150, 'epochs': 5,
+    },
+    'tiny': {
+        'model.width': 4, 'model.depth': 3, 'statistics_batches': 2,
+        'data.phantom.count': 32, 'data.phantom.size': (40, 40), 'data.size': (40, 40),
+        'data.validation': 8, 'data.holdout': 8, 'batch_size': 4, 'epochs': 2, 'log_every': 1,
+        'mine.rounds': 2, 'mine.epochs': 1,
+    },
+}
+
+
+def get_config(arg=None):
+    return c.build(BASE, arg, PRESETS, sweep())
+
+
+def sweep():
+    """No rows: the paper prints no figure for its masks."""
+    return []
