@@ -20,7 +20,7 @@ def test_a_part_is_on_a_bone_where_half_of_the_smaller_lies_in_the_other():
 def test_figures_and_the_share_of_parts_on_bones(tmp_path, monkeypatch):
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
     run = tmp_path / 'run'
-    train.train(c.load('configs/prsnet.py:tiny,row=full,epochs=1')[1], run)
+    train.train(c.load('configs/prsnet.py:tiny,row=full')[1], run)
     report = inside.inside(run, tmp_path / 'out', split='holdout', count=3)
     assert report == json.loads((tmp_path / 'out' / 'parts.json').read_text())
     assert report['films'] == 8 and 0 <= report['selected']['value'] <= 1 and 0 < report['by_chance']['value'] < 1
