@@ -1,0 +1,233 @@
+"""Registration of a hand by a similarity from its key points (Iglovikov et al. 2018, section 3.4).
+
+The tip of the middle finger goes to (row 100, column 800) and the capitate's centre to (row 1600, column 800) of 2080 x
+1600 pixels, mirrored where needed so that the thumb ends on the right; the aspect ratio is kept. Key points are [3, 2]
+(row, column), in the order of `keypoints.NAMES`. Where they cannot be right, the hand's mask stands in, and the film says so.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from boneage_jax.preprocess import keypoints as keypoints_lib
+from boneage_jax.preprocess import transform as transforms
+from tfds_rsna.errors import UserError
+
+SIZE = (2080, 1600)  # rows x columns of a registered film
+TIP, CAPITATE = (100, 800), (1600, 800)  # targets, in pixels of SIZE
+
+# What real hands show, in 534 annotated RSNA films and 45 of the DHA (extremes in brackets), with room beyond:
+_LENGTH = (0.20, 1.0)  # fingertip to capitate, of the film's longer side (0.28 to 0.76)
+_THUMB_REACH = (0.50, 0.90)  # capitate to thumb tip, of that length (0.59 to 0.79)
+_THUMB_ANGLE = (12, 95)  # degrees between the thumb tip and the fingertip, seen from the capitate (21 to 85)
+# ... and what masks show, of 150 phantoms and of the 45 DHA films (there grown from the landmarks by a watershed):
+_LENGTH_OF_MASK = (0.80, 1.80)  # length by the square root of the mask's area (1.15 to 1.46)
+_BEYOND = (0.04, 0.08)  # mask beyond the fingertip: share of its area, reach by length (0.025, 0.06)
+_OUTSIDE = 0.05  # of the length, by which a point may lie outside the mask
+_EDGE = 0.02  # of the film's longer side, by which a point may lie outside the film
+# In the mask: the centre of the largest circle in it lies in the palm, the mask's farthest point on the middle finger.
+# Medians over the authors' 20 registered films.
+_PALM_TO_CAPITATE = 0.245  # of the way from farthest point to palm, to be gone on beyond the palm
+_SKIN = 0.02  # of the hand's length, between farthest point and the phalanx's tip
+_COARSE = 256  # longer side to which masks are thinned for these questions
+
+
+def similarity(tip, capitate, mirrored, size=SIZE):
+    """The [3, 3] transform that takes a fingertip and a capitate (row, column) to their targets on `size`.
+
+    `mirrored`: whether to mirror the hand. A `size` other than 2080x1600 takes the scaled targets: aspect kept, centred.
+    """
+    source = np.array([tip, capitate], np.float64)
+    target = np.array([TIP, CAPITATE], np.float64)
+    flip = np.diag([1.0, -1.0 if mirrored else 1.0])
+    a, b = flip @ (source[0] - source[1]), target[0] - target[1]
+    length = a @ a
+    if not np.isfinite(length) or length < 1e-12:
+        raise UserError('fingertip and capitate are the same point, or not finite: no similarity follows from them')
+    # The rotation and zoom that take a to b, as complex numbers do it.
+    cos, sin = (a @ b) / length, (a[0] * b[1] - a[1] * b[0]) / length
+    out = np.eye(3)
+    out[:2, :2] = np.array([[cos, -sin], [sin, cos]]) @ flip
+    out[:2, 2] = target[1] - out[:2, :2] @ source[1]
+    return transforms.fit(SIZE, size) @ out
+
+
+def from_keypoints(keypoints, size=SIZE):
+    """The [3, 3] registration of a film from its three key points, thumb to the right."""
+    tip, thumb, capitate = np.asarray(keypoints, np.float64)
+    return similarity(tip, capitate, _thumb_is_left(tip, thumb, capitate), size)
+
+
+def _thumb_is_left(tip, thumb, capitate):
+    """Whether the thumb lies left of the axis for who looks from the capitate to the fingertip, this being up."""
+    up, out = tip - capitate, thumb - capitate
+    return bool(up[0] * out[1] - up[1] * out[0] > 0)
+
+
+def implausible(keypoints, mask, shape):
+    """Why key points cannot be right.
+
+    Args:
+        keypoints: [3, 2] in pixels of the film.
+        mask: the hand's mask [H, W], or None: then what concerns it is not asked.
+        shape: (rows, columns) of the film.
+
+    Returns:
+        Reasons in plain words; empty where nothing speaks against the points. Those that concern the thumb alone begin
+        with 'thumb'.
+    """
+    points = np.asarray(keypoints, np.float64)
+    if not np.isfinite(points).all():
+        missing = [name for name, point in zip(keypoints_lib.NAMES, points) if not np.isfinite(point).all()]
+        return [('thumb tip not found' if missing == ['thumb_tip'] else f'not found: {", ".join(missing)}')]
+    names = ('fingertip', 'thumb tip', 'capitate')
+    tip, thumb, capitate = points
+    length = np.hypot(*(tip - capitate))
+    longer = max(shape)
+    reasons = []
+    for name, point in zip(names, points):
+        if (point < -_EDGE * longer).any() or (point > np.array(shape) - 1 + _EDGE * longer).any():
+            reasons.append(f'{name} outside the film')
+    if not _within(length / longer, _LENGTH):
+        return [*reasons, f'hand as long as {length / longer:.2f} of the film']
+    reach = np.hypot(*(thumb - capitate)) / length
+    if not _within(reach, _THUMB_REACH):
+        reasons.append(f'thumb reaches {reach:.2f} of the hand')
+    cosine = (thumb - capitate) @ (tip - capitate) / max(reach * length**2, 1e-9)
+    angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    if not _within(angle, _THUMB_ANGLE):
+        reasons.append(f'thumb at {angle:.0f} degrees from the middle finger')
+    return reasons if mask is None else reasons + _against_mask(points, np.asarray(mask) > 0, length)
+
+
+def _within(value, limits):
+    return limits[0] <= value <= limits[1]
+
+
+def _against_mask(points, mask, length):
+    mask, factor = _thinned(mask)
+    if not mask.any():
+        return ['the mask is empty']
+    points, length = (points + 0.5) / factor - 0.5, length / factor
+    reasons = []
+    away = np.hypot(*(points[:, :, None, None] - np.indices(mask.shape)).transpose(1, 0, 2, 3))
+    for name, distance in zip(('fingertip', 'thumb tip', 'capitate'), np.where(mask, away, np.inf).min((1, 2))):
+        if distance > _OUTSIDE * length + 1:
+            reasons.append(f'{name} outside the hand')
+    size = length / np.sqrt(mask.sum())
+    if not _within(size, _LENGTH_OF_MASK):
+        reasons.append(f'hand as long as {size:.2f} times the root of its area')
+    beyond = (np.argwhere(mask) - points[0]) @ (points[0] - points[2]) / length**2
+    if (beyond > 0).mean() > _BEYOND[0] or beyond.max() > _BEYOND[1]:
+        reasons.append(f'fingertip inside the hand, which goes on by {beyond.max():.2f} of its length')
+    return reasons
+
+
+def _thinned(mask):
+    """Every n-th pixel of a mask [H, W], and n."""
+    step = max(1, -(-max(mask.shape) // _COARSE))
+    return mask[step // 2::step, step // 2::step], step
+
+
+def axis_of_mask(mask):
+    """Fingertip and capitate as the mask [H, W] of a hand lets one guess them, or None where it is empty.
+
+    The largest circle inside the hand lies in the palm; the mask's point farthest from it is the middle finger's end. Parts
+    that touch the film's border do not count as fingers: the forearm runs out there. On the 45 DHA films (masks grown from
+    their landmarks) the fingertip was 1.2 / 4.4 % of the hand's length off (median / 90%), the capitate 5.5 / 7.4 %. Which
+    side the thumb is on, a mask tells too badly (its third moment across the axis: 15 of the authors' 20), and 19 RSNA
+    films in 20 are left hands, with the thumb to the right already.
+    """
+    mask, factor = _thinned(np.asarray(mask) > 0)
+    inside = np.argwhere(mask)
+    if not len(inside):
+        return None
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    palm = np.array(np.unravel_index(depth.argmax(), depth.shape), np.float64)
+    border = np.minimum(inside, np.array(mask.shape) - 1 - inside).min(1)
+    free = inside[border > 0.01 * max(mask.shape)]
+    points = free if len(free) else inside
+    far = points[np.square(points - palm).sum(1).argmax()].astype(np.float64)
+    if np.hypot(*(far - palm)) < 1:
+        return None
+    capitate = palm - _PALM_TO_CAPITATE * (far - palm)
+    tip = far - _SKIN * (far - capitate)
+    return tuple((point + 0.5) * factor - 0.5 for point in (tip, capitate))
+
+
+def register(shape, keypoints=None, mask=None, size=SIZE):
+    """How to register a film.
+
+    Returns:
+        (transform [3, 3], how, reasons). `how`: 'keypoints'; 'axis' where fingertip and capitate may be right but the thumb
+        is not (then not mirrored); 'mask' where the points are absent or implausible (not mirrored); 'none' where there is
+        no mask either: the whole film, fitted in. `reasons`: why it is not 'keypoints'.
+    """
+    reasons = ['no key points'] if keypoints is None else implausible(keypoints, mask, shape)
+    if not reasons:
+        return from_keypoints(keypoints, size), 'keypoints', []
+    if all(reason.startswith('thumb') for reason in reasons):
+        tip, _, capitate = np.asarray(keypoints, np.float64)
+        return similarity(tip, capitate, False, size), 'axis', reasons
+    axis = None if mask is None else axis_of_mask(mask)
+    if axis is None:
+        return transforms.fit(shape, size), 'none', [*reasons, 'no mask' if mask is None else 'the mask has no hand']
+    return similarity(*axis, False, size), 'mask', reasons
+
+
+def register_stage(film, *, size=SIZE):
+    """A film dict -> the registered film of `size`: image, mask, points and boxes carried along, one resampling.
+
+    Adds `registered` (see `register`), `doubts` (why not by the key points, '' otherwise) and `transform` [3, 3].
+    """
+    transform, how, reasons = register(film['image'].shape[:2], film.get('keypoints'), film.get('hand_mask'), size)
+    return transforms.warp_film(film, transform, size) | {'registered': how, 'doubts': '; '.join(reasons)}
+
+
+# The similarity as five numbers, for a network that regresses it (Bae et al. 2018). Coordinates are centred and in units
+# of half the longer side, on both sides: a film of `shape` -> the registered film. No mirror: five numbers hold none, and
+# `from_parameters` takes it apart.
+
+def parameters(keypoints, shape):
+    """(log-scale, cos, sin, dx, dy) float32 [..., 5] of the registration, from key points [..., 3, 2] in pixels of `shape`.
+
+    In jnp, batched, so that targets follow the augmented key points on the device. dx is along columns, dy along rows.
+    """
+    source, half = _centred(jnp.asarray(keypoints, jnp.float32), shape)
+    tip, capitate = source[..., 0, :], source[..., 2, :]
+    target_tip, target_capitate = (_centred(jnp.asarray(point, jnp.float32), SIZE)[0] for point in (TIP, CAPITATE))
+    a, b = tip - capitate, target_tip - target_capitate
+    length = jnp.sqrt(jnp.sum(a**2, -1))
+    size = jnp.sqrt(jnp.sum(b**2))
+    cos = (a[..., 0] * b[0] + a[..., 1] * b[1]) / (length * size)
+    sin = (a[..., 0] * b[1] - a[..., 1] * b[0]) / (length * size)
+    scale = size / length
+    dy = target_capitate[0] - scale * (cos * capitate[..., 0] - sin * capitate[..., 1])
+    dx = target_capitate[1] - scale * (sin * capitate[..., 0] + cos * capitate[..., 1])
+    return jnp.stack([jnp.log(scale), cos, sin, dx, dy], -1)
+
+
+def from_parameters(values, shape, mirrored=False, size=SIZE):
+    """The [3, 3] transform of a film of `shape` onto `size`, from one film's five numbers (cos and sin need no unit length).
+
+    `mirrored` mirrors the registered film: the axis lies on its middle column 800, which stays.
+    """
+    log_scale, cos, sin, dx, dy = np.asarray(values, np.float64)
+    norm = np.hypot(cos, sin)
+    cos, sin = np.exp(log_scale) * cos / norm, np.exp(log_scale) * sin / norm
+    move = np.array([[cos, -sin, dy], [sin, cos, dx], [0, 0, 1]])
+    into, out = _to_centred(shape), np.linalg.inv(_to_centred(SIZE))
+    flip = transforms.mirror(2 * CAPITATE[1] + 1) if mirrored else np.eye(3)
+    return transforms.fit(SIZE, size) @ flip @ out @ move @ into
+
+
+def _to_centred(shape):
+    half = max(shape) / 2
+    return np.diag([1 / half, 1 / half, 1]) @ transforms.shift(-(shape[0] - 1) / 2, -(shape[1] - 1) / 2)
+
+
+def _centred(points, shape):
+    """Points [..., 2] in pixels -> centred, in units of half the longer side; and that half."""
+    half = max(shape) / 2
+    centre = jnp.broadcast_to(jnp.asarray([(shape[0] - 1) / 2, (shape[1] - 1) / 2], jnp.float32), points.shape)
+    return (points - centre) / half, half
