@@ -10,14 +10,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Imports go down this list, or sideways within a row as long as no circle comes of it.
 ROWS = [
-    ['main', 'sweep', 'predict', 'inside'],
+    ['main', 'sweep', 'predict', 'inside', 'export'],
     ['train', 'mine', 'figures', 'ensemble', 'table'],
     ['prepare', 'evaluate'],
     ['findings', 'stages'],
     ['step', 'restore'],
     ['optimizer', 'tasks'],
     ['models', 'losses', 'metrics', 'predictions', 'intervals', 'data', 'preprocess', 'classical'],
-    ['workdir', 'checkpoint', 'sharding', 'log', 'config'],
+    ['workdir', 'checkpoint', 'sharding', 'log', 'cost', 'config'],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 
