@@ -18,13 +18,15 @@ import pathlib
 import numpy as np
 from absl import app, flags
 
-from boneage_jax import evaluate, figures, log, metrics
+from boneage_jax import evaluate, figures, log, metrics, tasks
 from boneage_jax import predictions as predictions_lib
 from boneage_jax import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import ensembles as ensemble_figures
+from boneage_jax.tasks import ages
 from tfds_rsna.errors import UserError
 
+TASK = tasks.Task(None, None, ages.report, ages.headline)  # to report ages; nothing is learned here
 _NEEDED = ('predictions.csv', 'metrics.json', 'splits.json')
 
 
@@ -161,12 +163,12 @@ def write(workdirs, output):
     output.mkdir(parents=True, exist_ok=True)
     everything = sorted({film for ids in trained.values() for film in ids})
     log.write_json(output / 'splits.json', {'train': everything, **{split: f.ids for split, f in films.items()}})
-    predictions = {split: (f, f.prediction) for split, f in films.items()}
+    predictions = {split: (f, {'prediction': f.prediction}) for split, f in films.items()}
     evaluate.write_predictions(output, predictions)
     about = {'members': [str(workdir) for workdir in workdirs],
              'selected_by': 'nothing: the unweighted mean of the members given', **workdir_lib.provenance()}
     medians = [report[split]['median_mae']['median'] for report in reports for split in films]
-    report = evaluate.write_metrics(output, predictions, np.asarray(medians), about)
+    report = evaluate.write_metrics(output, predictions, TASK, np.asarray(medians), about)
     figures.from_run(output)
     for split in films:
         if split in splits_lib.REPORTED:

@@ -22,9 +22,9 @@ def finished(workdir, errors, train=('a', 'b', 'c')):
     """A run's workdir as `train` leaves it, its holdout predictions off by `errors`."""
     workdir.mkdir(parents=True)
     splits = {'validation': films(errors, [f'v{i}' for i in range(FILMS)]), 'holdout': films(errors)}
-    predictions = {name: (split, split.prediction) for name, split in splits.items()}
+    predictions = {name: (split, {'prediction': split.prediction}) for name, split in splits.items()}
     evaluate.write_predictions(workdir, predictions)
-    evaluate.write_metrics(workdir, predictions, np.array([100.0, 120.0]), {})
+    evaluate.write_metrics(workdir, predictions, ensemble.TASK, np.array([100.0, 120.0]), {})
     log.write_json(workdir / 'splits.json', {'train': list(train), **{name: s.ids for name, s in splits.items()}})
     return workdir
 
