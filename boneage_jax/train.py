@@ -16,7 +16,7 @@ import numpy as np
 from clu import parameter_overview
 from flax import nnx
 
-from boneage_jax import checkpoint, classical, evaluate, figures, log, models, optimizer, prepare, sharding, tasks
+from boneage_jax import checkpoint, classical, cost, evaluate, figures, log, models, optimizer, prepare, sharding, tasks
 from boneage_jax import config as config_lib
 from boneage_jax import step as step_lib
 from boneage_jax import workdir as workdir_lib
@@ -206,9 +206,19 @@ class Run:
         count = parameter_overview.count_parameters(self.state.trainable)
         sizes = ', '.join(f'{name} {len(split):,}' for name, split in self.splits.items())
         device = jax.devices()[0]
-        log.say(f'{config.model.name}: {count:,} trainable parameters; films: {sizes}; '
+        frozen = parameter_overview.count_parameters(self.state.frozen)
+        log.say(f'{config.model.name}: {count:,} trainable parameters{f", {frozen:,} frozen" if frozen else ""}; '
+                f'{self._forward_cost()}films: {sizes}; '
                 f'{self.total - start:,} steps of {config.batch_size} on {jax.device_count()} {device.device_kind}.')
         log.say('Compiling the training step; the first step takes some seconds to a few minutes.')
+
+    def _forward_cost(self):
+        """'1.08 GFLOP a film (forward); ', or nothing where XLA does not say."""
+        batches = pipeline.eval_batches(self.splits[splits_lib.SELECTING], batch_size=self.config.batch_size)
+        batch = sharding.put_batch(next(iter(batches)), self.mesh)  # as evaluation has it, which so is traced only once
+        count = cost.flops(self.eval_step, self.state, batch, {})
+        passes = self.config.batch_size * (2 if self.config.flip_tta else 1)
+        return f'{cost.show(count / passes)} a film (forward); ' if count else ''
 
     def _draw_inputs(self):
         """figures/inputs.png: the first films as the network sees them, augmented."""
