@@ -52,7 +52,7 @@ def magnification(transform):
     return math.sqrt(abs(np.linalg.det(transform[:2, :2])))
 
 
-def warp(image, transform, size, *, fill=0):
+def warp(image, transform, size, *, fill=0, method=None):
     """The image under `transform` on a canvas of `size` (rows, columns), read once from its own pixels.
 
     Where the film shrinks by a factor f, it is read on a grid ceil(f) times finer than the target and averaged down: the
@@ -66,6 +66,7 @@ def warp(image, transform, size, *, fill=0):
         transform: source -> target, as above.
         size: of the target.
         fill: grey of what lies outside the film.
+        method: of the read, one of Pillow's; None chooses as above.
 
     Returns:
         uint8 [rows, columns].
@@ -83,7 +84,8 @@ def warp(image, transform, size, *, fill=0):
     # Pillow's affine works on (x, y) with pixel centres at halves.
     back = shift(0.5, 0.5) @ back @ shift(-0.5, -0.5)
     data = (back[1, 1], back[1, 0], back[1, 2], back[0, 1], back[0, 0], back[0, 2])
-    method = Image.Resampling.BICUBIC if finer <= 2 else Image.Resampling.BILINEAR
+    if method is None:
+        method = Image.Resampling.BICUBIC if finer <= 2 else Image.Resampling.BILINEAR
     out = Image.fromarray(image).transform((columns * finer, rows * finer), Image.Transform.AFFINE, data, method,
                                            fillcolor=fill)
     return np.asarray(out.reduce(finer) if finer > 1 else out)
@@ -91,7 +93,8 @@ def warp(image, transform, size, *, fill=0):
 
 def warp_mask(mask, transform, size):
     """As `warp` for a mask: uint8 [rows, columns] of 0 and 1, 1 where at least half of the pixel is hand."""
-    return (warp(np.where(mask, np.uint8(255), np.uint8(0)), transform, size) >= 128).astype(np.uint8)
+    grey = warp(np.where(mask, np.uint8(255), np.uint8(0)), transform, size, method=Image.Resampling.BILINEAR)
+    return (grey >= 128).astype(np.uint8)
 
 
 def warp_film(film, transform, size):
