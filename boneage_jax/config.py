@@ -48,7 +48,20 @@ def base():
                 image_column='', group_column='', age_unit='months',
             ),
             stages=(),  # named preprocessing stages (boneage_jax/stages.py), in order, before the resize
-            stage=dict(),  # their options, by stage
+            stage=dict(  # their options, by stage; `run`: the workdir of the trained run that a stage predicts with
+                mask=dict(on_doubt='flag', positive=True),
+                unet=dict(run='', threshold=0.5),
+                crop=dict(margin=0.02, mask=True),
+                contrast=dict(low=1.0, high=99.0, bottom=11.0, top=245.0, background=0),
+                points=dict(files=()),  # COCO JSON files, here or below $BONEAGE_DATA
+                keypoints=dict(run=''),
+                register=dict(size=(2080, 1600)),
+                region=dict(region='A'),
+                enhance=dict(
+                    bilateral=True, bilateral_radius=2, bilateral_colour=20.0, bilateral_spatial=1.5, brightness=1.1,
+                    contrast=1.2, normalise=True, normalise_low=0.5, normalise_high=99.5, blur=0.5, equalise=True,
+                    equalise_tiles=8, equalise_clip=0.01),
+            ),
             size=(512, 512),  # rows, columns of the records that the network sees
             fit='pad',  # 'pad' keeps the aspect ratio (zeros around), 'squash' does not
             official_splits=True,  # True: the official validation and test splits where the source has them

@@ -43,7 +43,7 @@ def ensure(data, data_dir=None):
     """
     if data.source == 'prepared':
         return _given(data)
-    steps = stages.plan(data)
+    steps = stages.plan(data, data_dir)
     source, options = data.source, _options(data, data_dir)
     described = tfds_rsna.builder_class(source).describe(**options)
     source_folder = cache_folder() / 'sources' / f'{source}-{_fingerprint(described)}'

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from boneage_jax import losses, tasks
-from boneage_jax.tasks import hands
+from boneage_jax.preprocess.keypoints import denormalise, normalise
 from tfds_rsna.errors import UserError
 
 
@@ -73,24 +73,24 @@ def test_errors_of_key_points():
     task, size = keypoint_task(), (131, 101)
     truth = np.array([[[10, 50], [60, 20], [110, 50]]], np.float32)
     batch = {'image': np.zeros((1, *size, 1)), 'keypoints': truth, 'valid': np.ones(1, bool)}
-    found = hands.to_unit(truth + np.array([[3, 4], [0, 0], [0, 0]], np.float32), size)
+    found = normalise(truth + np.array([[3, 4], [0, 0], [0, 0]], np.float32), size)
     columns = task.columns(found, {}, batch)
     np.testing.assert_allclose(columns['error_percent'], 5 / 3, rtol=1e-4)  # of a hand of 100 pixels
     np.testing.assert_allclose(columns['error_percent_0'], 5, rtol=1e-4)
-    np.testing.assert_allclose(columns['error_pixels'], 5 / 3 * 2080 / 131, rtol=1e-4)
+    np.testing.assert_allclose(columns['error_pixels'], 5 / 3 * 1600 / 101, rtol=1e-4)
     loss, sums = task.loss(found, {}, batch)
-    np.testing.assert_allclose(loss, ((3 / 65) ** 2 + (4 / 50) ** 2) / 6, rtol=1e-4)
+    np.testing.assert_allclose(loss, ((3 / 131) ** 2 + (4 / 101) ** 2) / 6, rtol=1e-4)
     assert task.selects in sums
-    np.testing.assert_allclose(hands.from_unit(hands.to_unit(truth, size), size), truth, rtol=1e-5)
+    np.testing.assert_allclose(denormalise(normalise(truth, size), size), truth, rtol=1e-5)
     mirrored = np.stack([truth[..., 0], size[1] - 1 - truth[..., 1]], axis=-1)
-    np.testing.assert_allclose(task.unflip(hands.to_unit(mirrored, size)), hands.to_unit(truth, size), atol=1e-6)
+    np.testing.assert_allclose(task.unflip(normalise(mirrored, size)), normalise(truth, size), atol=1e-6)
 
 
 def test_heat_maps_are_trained_towards_the_points():
     task = keypoint_task()
     truth = np.array([[[2, 3], [5, 1]]], np.float32)
     batch = {'image': np.zeros((1, 8, 8, 1)), 'keypoints': truth, 'valid': np.ones(1, bool)}
-    maps, points = jnp.zeros((1, 8, 8, 2)), hands.to_unit(truth, (8, 8))
+    maps, points = jnp.zeros((1, 8, 8, 2)), normalise(truth, (8, 8))
     gradient = jax.grad(lambda m: task.loss(points, {'heatmaps': m}, batch)[0])(maps)
     for k, (row, column) in enumerate(truth[0].astype(int)):
         assert np.unravel_index(np.argmin(gradient[0, ..., k]), (8, 8)) == (row, column)

@@ -4,11 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from boneage_jax import losses, metrics
+from boneage_jax.preprocess import keypoints as points_lib
 from boneage_jax.tasks.task import Task
 from tfds_rsna.errors import UserError
-
-REGISTERED_ROWS = 2080  # rows of the frame in which the paper counts pixels (section 3.3)
-
 
 def fit(options, months):
     """Nothing is taken from the ages."""
@@ -49,32 +47,31 @@ def segmentation(options):
 
 
 def keypoints(options):
-    """Prediction: points `[B, K, 2]` in the units of `to_unit`; first and last are the ends of the hand's length.
+    """Prediction: points `[B, K, 2]` as `preprocess.keypoints.normalise` gives them (0 to 1 from edge to edge).
 
-    `aux['heatmaps']` logits `[B, h, w, K]`, where a model has them, are trained by the cross-entropy of each point's cell
-    (weight `heatmap_weight`). Columns: `error_percent` of the hand's length (middle fingertip to capitate), `error_pixels`
-    of the paper's 2080x1600 frame, each the mean over the points, and `error_percent_0` and so on for each.
+    `aux['heatmaps']` logits `[B, h, w, K]`, where a model has them, are trained by the cross-entropy of their softmax with a
+    Gaussian of one cell's deviation around each point (weight `heatmap_weight`). Columns: `error_percent` of the hand's length
+    (middle fingertip to capitate) and `error_pixels` of the film padded to 2080x1600, each the mean over the points, and
+    `error_percent_0` and so on for each.
     """
-    if options.loss not in ('l1', 'l2'):
-        raise UserError(f"task.loss={options.loss!r}: expected 'l1' or 'l2'")
-    per_value = {'l1': losses.l1, 'l2': losses.l2}[options.loss]
+    per_value = {'l1': losses.l1, 'l2': losses.l2}
+    if options.loss not in per_value:
+        raise UserError(f"task.loss={options.loss!r}: expected one of {', '.join(per_value)}")
 
     def columns(prediction, aux, batch):
         del aux
         size = batch['image'].shape[1:3]
-        truth, found = batch['keypoints'], from_unit(prediction, size)
-        error = jnp.linalg.norm(found - truth, axis=-1)  # pixels of the input
-        length = jnp.linalg.norm(truth[:, 0] - truth[:, -1], axis=-1)
-        percent = 100 * error / jnp.maximum(length, 1.0)[:, None]
-        return {'error_percent': percent.mean(1), 'error_pixels': error.mean(1) * (REGISTERED_ROWS / size[0]),
+        errors = points_lib.errors(points_lib.denormalise(prediction, size), batch['keypoints'], size)
+        percent = errors['percent']
+        return {'error_percent': percent.mean(1), 'error_pixels': errors['pixels'].mean(1),
                 **{f'error_percent_{k}': percent[:, k] for k in range(percent.shape[1])}}
 
     def loss(prediction, aux, batch):
         valid = batch['valid'].astype(jnp.float32)
-        count, truth = jnp.maximum(valid.sum(), 1.0), to_unit(batch['keypoints'], batch['image'].shape[1:3])
-        value = (per_value(prediction, truth).mean((1, 2)) * valid).sum()
+        count, truth = jnp.maximum(valid.sum(), 1.0), points_lib.normalise(batch['keypoints'], batch['image'].shape[1:3])
+        value = (per_value[options.loss](prediction, truth).mean((1, 2)) * valid).sum()
         if 'heatmaps' in aux:
-            value += options.heatmap_weight * (_cell_entropy(aux['heatmaps'], truth).mean(1) * valid).sum()
+            value += options.heatmap_weight * (_map_entropy(aux['heatmaps'], truth).mean(1) * valid).sum()
         error = (columns(prediction, aux, batch)['error_percent'] * valid).sum()
         return value / count, {'loss': (value, count), 'error_percent': (error, count)}
 
@@ -89,32 +86,16 @@ def keypoints(options):
                 f'{100 * report["overall"]["beyond_5_percent"]["value"]:.1f}% of films beyond 5%')
 
     def unflip(prediction):
-        return jnp.stack([prediction[..., 0], -prediction[..., 1]], axis=-1)
+        return jnp.stack([prediction[..., 0], 1 - prediction[..., 1]], axis=-1)
 
     return Task(loss, columns, report, headline, selects='error_percent', shows="error {:.2f}% of the hand's length",
                 unflip=unflip, inputs=('image', 'keypoints'))
 
 
-def to_unit(points, size):
-    """Pixels (row, column) `[..., 2]` of an image of `size` (rows, columns) -> -1 at its first pixel, 1 at its last."""
-    return jnp.stack([points[..., i] * (2 / (size[i] - 1)) - 1 for i in (0, 1)], axis=-1)
-
-
-def from_unit(points, size):
-    """The inverse of `to_unit`."""
-    return jnp.stack([(points[..., i] + 1) * ((size[i] - 1) / 2) for i in (0, 1)], axis=-1)
-
-
-def _cell_entropy(heatmaps, truth):
-    """Logits `[B, h, w, K]`, points `[B, K, 2]` in unit coordinates -> `[B, K]`: cross-entropy of the Gaussian around it.
-
-    The target is a Gaussian of one cell's deviation, cut at the border of the map.
-    """
-    height, width = heatmaps.shape[1:3]
-    centres = from_unit(truth, (height, width))  # [B, K, 2] in cells
-    rows, columns = (jnp.arange(n, dtype=jnp.float32)[None, None] for n in (height, width))
-    row = jax.nn.softmax(-0.5 * jnp.square(rows - centres[..., :1]), axis=-1)  # [B, K, h]
-    column = jax.nn.softmax(-0.5 * jnp.square(columns - centres[..., 1:]), axis=-1)
-    target = row[..., :, None] * column[..., None, :]
-    logits = jnp.moveaxis(heatmaps.astype(jnp.float32), -1, 1)  # [B, K, h, w]
-    return jax.nn.logsumexp(logits, axis=(2, 3)) - (target * logits).sum((2, 3))
+def _map_entropy(maps, truth):
+    """Logits `[B, h, w, K]`, points `[B, K, 2]` (0 to 1) -> `[B, K]`: cross-entropy with the Gaussian around each point."""
+    size = maps.shape[1:3]
+    target = points_lib.heatmaps(points_lib.denormalise(truth, size), size, sigma=1.0)
+    target /= jnp.maximum(target.sum((1, 2), keepdims=True), 1e-6)
+    maps = maps.astype(jnp.float32)
+    return jax.nn.logsumexp(maps, axis=(1, 2)) - (target * maps).sum((1, 2))

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -26,7 +27,7 @@ class Stage:
     the pair `look(film, **options) -> what the network sees`, `answer(predictor, looks, **options) -> [findings]`.
 
     Findings are a dict of arrays and texts that join the film: `hand_mask` at any scale (it is enlarged to the film),
-    `keypoints` in the film's pixels, `flags`. `version`: raise it when a change alters what comes out.
+    `keypoints` in the film's pixels, `flags`, `inverted` (the film is to be turned). `version`: raise it when a change alters what comes out.
     """
 
     draw: str = ''
@@ -46,13 +47,26 @@ class Step:
     folder: str = ''
 
 
+_PREPROCESS, _HERE = 'boneage_jax.preprocess', 'boneage_jax.stages'
 STAGES = {
-    'resize': Stage(draw='boneage_jax.preprocess.resize:resize_stage'),  # to data.size; implied at the end where it is not named
+    'mask': Stage(find=f'{_HERE}.masked:classical'),  # Sobel and watershed (Castillo 2018)
+    'unet': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:masks'),  # a run of configs/unet.py
+    'crop': Stage(draw=f'{_PREPROCESS}.hand_mask:crop_stage'),
+    'contrast': Stage(draw=f'{_PREPROCESS}.contrast:contrast_stage'),  # inside the mask (Iglovikov 2018)
+    'points': Stage(draw=f'{_HERE}.annotated:points_stage'),  # from annotation files; films without are left out
+    'keypoints': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:points'),  # of configs/keypoints.py
+    'register': Stage(draw=f'{_HERE}.masked:register'),  # upright, thumb to the right (Iglovikov 2018)
+    'region': Stage(draw=f'{_HERE}.masked:region'),  # A, B or C of the registered hand, one resampling from the film
+    'enhance': Stage(draw=f'{_PREPROCESS}.enhance:enhance_stage'),  # Hamrouni 2023; after 'resize', as the paper does
+    'resize': Stage(draw=f'{_PREPROCESS}.resize:resize_stage'),  # to data.size; implied at the end where it is not named
 }
 
 
-def plan(data):
-    """The `Step`s of `config.data`, options and weights included; ConfigError for unknown stages and lacking runs."""
+def plan(data, data_dir=None):
+    """The `Step`s of `config.data`, options and weights included; ConfigError for unknown stages and lacking runs.
+
+    Files that options name are looked for here, then below `data_dir` (default: $BONEAGE_DATA).
+    """
     unknown = [stage for stage in data.stages if stage not in STAGES]
     if unknown:
         raise config_lib.ConfigError(f'data.stages: unknown {", ".join(unknown)}; known: {", ".join(STAGES)}')
@@ -60,11 +74,14 @@ def plan(data):
     for name in data.stages:
         options = {'size': tuple(data.size), 'fit': data.fit} if name == 'resize' else (
             data.stage[name].to_dict() if name in data.stage else {})
+        if name == 'points' and not options['files']:
+            raise config_lib.ConfigError('data.stage.points.files is empty: give the COCO JSON files of annotated hands')
         described = {'name': name, 'version': STAGES[name].version, 'options': _jsonable(options)}
         if 'run' in options:
             described['weights'] = _weights(name, options['run'], [step.name for step in steps])
-        if options.get('file'):
-            described['file'] = _content(name, options['file'])
+        if 'files' in options:
+            options['files'] = tuple(_file(name, file, data_dir) for file in options['files'])
+            described['files'] = [hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in options['files']]
         steps.append(Step(name, options, described))
     return steps
 
@@ -109,6 +126,8 @@ def answerer(step):
 def merge(film, found):
     """The film with findings joined: masks enlarged to it, flags put together."""
     found, height_width = dict(found), film['image'].shape[:2]
+    if found.pop('inverted', False):
+        film = film | {'image': 255 - film['image']}
     if 'hand_mask' in found and found['hand_mask'].shape[:2] != height_width:
         grey = Image.fromarray((found['hand_mask'] > 0).astype(np.uint8) * 255)
         grey = grey.resize(height_width[::-1], Image.Resampling.BILINEAR)
@@ -140,14 +159,18 @@ def _weights(name, run, before):
     return hashlib.sha256(b'\0'.join(texts)).hexdigest()[:12]
 
 
-def _content(name, file):
-    path = pathlib.Path(file).expanduser()
-    if not path.is_file():
-        raise config_lib.ConfigError(f'data.stage.{name}.file={file!r}: no such file')
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+def _file(name, file, data_dir):
+    places = [pathlib.Path(file).expanduser()]
+    root = data_dir or os.environ.get('BONEAGE_DATA')
+    if root:
+        places.append(pathlib.Path(root).expanduser() / file)
+    for path in places:
+        if path.is_file():
+            return path
+    raise config_lib.ConfigError(f'data.stage.{name}.files: {" and ".join(map(str, places))}: no such file')
 
 
 def _jsonable(options):
     """Options without what is fingerprinted by its content."""
     return {key: list(value) if isinstance(value, tuple) else value
-            for key, value in options.items() if key not in ('run', 'file')}
+            for key, value in options.items() if key not in ('run', 'files')}
