@@ -23,14 +23,13 @@ from absl import app, flags, logging
 
 from boneage_jax import figures, intervals, log, metrics, prepare, train
 from boneage_jax import predictions as predictions_lib
-from boneage_jax.restore import Predictor, read_config
+from boneage_jax.restore import Predictor, read_config, read_task
 from tfds_rsna import films, pools
 from tfds_rsna.archive import Archive
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import listing
 from tfds_rsna.problems import DataError, Problems
 
-TASKS = ('age', 'age_parts')  # what this command can put into words
 SHOWN = 5  # so few films are also printed
 _CARRIED = 'coco_keypoints'  # points that every stage moves with the film and none asks about
 
@@ -63,9 +62,8 @@ def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, ove
     if output.exists() and not overwrite:
         raise UserError(f'{output} exists; give another --output, or --overwrite')
     config = read_config(workdir)
-    if config.task.name not in TASKS:
-        raise UserError(f'{workdir} holds a run of the task {config.task.name!r}; ages are predicted by runs of '
-                        f'{" and ".join(TASKS)}')
+    if read_task(workdir).months is None:
+        raise UserError(f'{workdir} holds a run of the task {config.task.name!r}, which predicts no ages')
     train.set_up_jax(config)
     with Archive() as archive:
         listed, lines = listing.listing(archive, place, pathlib.Path(labels).expanduser() if labels else None,
@@ -102,19 +100,22 @@ def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, ove
     return rows
 
 
-def see(image, data):
-    """A film [H, W] uint8 as the network of `config.data` sees it: `{'image': uint8 [rows, columns, 1], 'matrix': ..}`.
+def see(images, data):
+    """Films, each [H, W] uint8, as the network of `config.data` sees them: for each `{'image': uint8 [rows, columns, 1],
+    'matrix': ..}`, or None where the run's own preprocessing left it out.
 
     `matrix` [2, 3] takes places (row, column) on what the network sees to places on the film, in both of which pixel
     (r, c) covers [r, r + 1] x [c, c + 1]: three points are carried through all that is done to the film.
     """
-    points = np.array([[0, 0], image.shape[:1] + (0,), (0,) + image.shape[1:2]], np.float32)
-    film = {'image': image, _CARRIED: points}
-    for stage in data.stages:
-        film = prepare.STAGES[stage](film)
-    film = prepare.resize(film, data.size, data.fit)
-    moved = np.c_[np.asarray(film[_CARRIED], np.float64) + 0.5, np.ones(3)]
-    return {'image': film['image'], 'matrix': np.linalg.solve(moved, points + 0.5).T}
+    points = [np.array([[0, 0], [rows, 0], [0, columns]], np.float32) for rows, columns in (x.shape for x in images)]
+    films_seen = prepare.process([{'id': '', 'image': image, _CARRIED: three} for image, three in zip(images, points)], data)
+    return [film and {'image': film['image'], 'matrix': _matrix(film[_CARRIED], three)}
+            for film, three in zip(films_seen, points)]
+
+
+def _matrix(seen, native):
+    """The [2, 3] that takes three points [3, 2] (pixel centres) on what is seen to those on the film, for pixel edges."""
+    return np.linalg.solve(np.c_[np.asarray(seen, np.float64) + 0.5, np.ones(3)], native + 0.5).T
 
 
 def in_years(months):
@@ -185,12 +186,11 @@ def _name_pictures(listed, folder, overwrite):
 
 
 def _chunks(listed, predictor, problems, *, keep):
-    """Lists of (film, what the network sees, native image or None), read by threads one batch ahead."""
-    data, size = predictor.config.data, predictor.batch_size
+    """Lists of (film, what the network sees, native image or None), decoded by threads one batch ahead."""
+    size = predictor.batch_size
 
     def read(film):
-        image = films.decode(film.entry.read(), film.entry.path)
-        return see(image, data), image if keep else None
+        return films.decode(film.entry.read(), film.entry.path)
 
     with (concurrent.futures.ThreadPoolExecutor(pools.cores()) as pool,
           tqdm.tqdm(total=len(listed), unit='film', disable=not sys.stderr.isatty()) as bar):
@@ -200,13 +200,20 @@ def _chunks(listed, predictor, problems, *, keep):
         ahead = submit(0)
         for start in range(0, len(listed), size):
             jobs, ahead = ahead, submit(start + size)
-            chunk = []
+            decoded = []
             for film, job in jobs:
                 try:
-                    chunk.append((film, *job.result()))
+                    decoded.append((film, job.result()))
                 except (UserError, OSError) as error:
                     problems.add('film that cannot be read', film.id, film.entry.path,
                                  str(error).removeprefix(f'{film.entry.path}: '))
+            chunk = []
+            for (film, image), seen in zip(decoded, see([image for _, image in decoded], predictor.config.data)):
+                if seen is None:
+                    problems.add('film that the preprocessing left out', film.id, film.entry.path,
+                                 'no hand was found as the stages of data.stages need it')
+                else:
+                    chunk.append((film, seen, image if keep else None))
             if chunk:
                 yield chunk
             bar.update(len(jobs))
@@ -217,7 +224,7 @@ def _months(predictor, images, male):
     male = np.array([bool(value) for value in male])
     prediction, aux = predictor(images, male)
     if predictor.config.flip_tta:
-        prediction = (prediction + predictor(images[:, :, ::-1], male)[0]) / 2
+        prediction = (prediction + predictor.task.unflip(predictor(images[:, :, ::-1], male)[0])) / 2
     return np.asarray(predictor.task.months(prediction)), aux
 
 
@@ -272,7 +279,7 @@ def _say(rows, output, overlays):
         lower, upper = metrics.bootstrap(np.abs(known))
         log.say(f'MAE {np.abs(known).mean():.2f} months (95% interval {lower:.2f} to {upper:.2f}) on the {len(known):,} '
                 f'films whose age is known; bias {known.mean():+.2f}.')
-    log.say(f'{len(rows):,} films: {output}' + (f'; pictures: {overlays}' if overlays else ''))
+    log.say(f'{len(rows):,} film{"s" * (len(rows) > 1)}: {output}' + (f'; pictures: {overlays}' if overlays else ''))
 
 
 def main(argv):

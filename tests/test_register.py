@@ -154,6 +154,8 @@ def test_stage_says_how_it_registered(films):
         assert out['registered'] == how and out['doubts']
     assert register.register(shape)[2] == ['no key points', 'no mask']
     assert register.register(shape, None, film['hand_mask'])[1] == 'mask'
+    assert register.register(shape, points, np.ones(shape))[1] == 'keypoints'  # a mask of the whole film is none
+    assert register.register(shape, None, np.ones(shape))[1] == 'none'
     assert abs(transform.apply(register.register(shape, None, film['hand_mask'])[0], points)[0] - (100, 800)).max() < 90
 
 

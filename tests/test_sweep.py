@@ -85,7 +85,7 @@ def test_a_finished_network_leaves_nothing_in_memory(tmp_path):
     gc.collect()
     before = len(jax.live_arrays())
     sweep.train_all(swept, [swept.run(swept.find('baseline'), 0)], reference='baseline')
-    assert len(jax.live_arrays()) <= before + 5  # a network has dozens
+    assert len(jax.live_arrays()) <= before  # nor the films that lay on the device
 
 
 def test_ours_is_the_mean_of_seeds_and_differences_are_of_the_same_films(tmp_path):

@@ -68,6 +68,6 @@ def _corners(box, matrix):
 
 def _draw_box(axes, corners, colour, text):
     axes.add_patch(Polygon(corners[:, ::-1], closed=True, fill=False, edgecolor=colour, linewidth=1.4))
-    row, column = np.maximum(corners.min(axis=0), 0)
+    row, column = np.maximum(corners[corners.sum(axis=1).argmin()], 0)
     axes.text(column, row, text, fontsize=7, color='black', va='top', clip_on=True,
               bbox={'facecolor': colour, 'edgecolor': 'none', 'pad': 0.8})

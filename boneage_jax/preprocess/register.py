@@ -29,6 +29,7 @@ _EDGE = 0.02  # of the film's longer side, by which a point may lie outside the 
 # Medians over the authors' 20 registered films.
 _PALM_TO_CAPITATE = 0.245  # of the way from farthest point to palm, to be gone on beyond the palm
 _SKIN = 0.02  # of the hand's length, between farthest point and the phalanx's tip
+_WHOLE = 0.98  # share of the film from which on a mask says nothing
 _COARSE = 256  # longer side to which masks are thinned for these questions
 
 
@@ -163,6 +164,8 @@ def register(shape, keypoints=None, mask=None, size=SIZE):
         is not (then not mirrored); 'mask' where the points are absent or implausible (not mirrored); 'none' where there is
         no mask either: the whole film, fitted in. `reasons`: why it is not 'keypoints'.
     """
+    if mask is not None and (np.asarray(mask) > 0).mean() > _WHOLE:
+        mask = None
     reasons = ['no key points'] if keypoints is None else implausible(keypoints, mask, shape)
     if not reasons:
         return from_keypoints(keypoints, size), 'keypoints', []
