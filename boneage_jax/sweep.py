@@ -206,8 +206,10 @@ def main(argv):
     runs = [sweep.run(row, seed) for seed in range(_SEEDS.value) for row in rows]
     if _PRINT.value:
         for run in runs:
-            if run.state() != 'finished':
+            if not (state := run.state()):
                 print(sweep.command(run, _DATA_DIR.value))
+            elif state != 'finished':
+                log.say(f'No command for {run.name}: {state}')
         write_table(sweep, reference, wanted=runs)
         return
     from boneage_jax import sharding, table

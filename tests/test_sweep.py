@@ -231,6 +231,8 @@ def test_printed_commands_are_those_of_the_unfinished_runs(tmp_path):
     assert config.to_json() == first.config.to_json() and config.optimizer.clip == 2 and not config.model.relation
     assert commands[0][6] == '--data_dir=/some films'
     assert list(read_table(tmp_path)) == ['full']
+    other = command_line(f'--config={PRSNET},epochs=9', f'--workdir={tmp_path}', '--rows=full', '--print_commands')
+    assert other.stdout == '' and 'No command for full, seed 0' in other.stderr and 'epochs: 2 -> 9' in other.stderr
 
 
 def test_a_failed_sweep_ends_with_status_1_and_one_message(tmp_path):
