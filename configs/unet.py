@@ -39,15 +39,16 @@ BASE['mine'] = dict(  # boneage_jax.mine
     stability=0.97,  # ... or with the mask of the round before, from the second round on; above 1 = never
 )
 
-CPU_RECIPE = {'model.width': 16, 'batch_size': 32, 'data.placement': 'device', 'statistics_batches': 30}
+CPU_RECIPE = {'model.width': 8, 'batch_size': 32, 'data.placement': 'device', 'statistics_batches': 30,
+              'optimizer.learning_rate': 4e-3}
 PRESETS = {
     'rsna100': {
-        **CPU_RECIPE, 'data.phantom.count': 3000, 'data.phantom.size': (100, 100), 'data.size': (100, 100), 'epochs': 8,
+        **CPU_RECIPE, 'data.phantom.count': 2000, 'data.phantom.size': (100, 100), 'data.size': (100, 100), 'epochs': 6,
         'mine.folder': 'rsna100', 'mine.fit': 'squash',
     },
     'phantom': {
         **CPU_RECIPE, 'data.phantom.count': 1500, 'data.phantom.size': (96, 96), 'data.size': (96, 96),
-        'data.validation': 150, 'data.holdout': 150, 'epochs': 5,
+        'data.validation': 150, 'data.holdout': 150, 'epochs': 4,
     },
     'tiny': {
         'model.width': 4, 'model.depth': 3, 'statistics_batches': 2,
