@@ -9,6 +9,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from boneage_jax.figures import style
 from tfds_rsna.errors import UserError
 
+# The metric that selects, by what a run learns: its axis and its title.
+SELECTING = {'mae': ('MAE (months)', 'Mean absolute error'), 'iou_miss': ('1 - IoU', 'Masks'),
+             'error_percent': ("error (% of the hand's length)", 'Key points')}
+
 
 def read(path):
     """The lines of metrics.jsonl; a last line cut short by a kill is dropped."""
@@ -28,9 +32,10 @@ def read(path):
 
 
 def draw(lines):
-    """Two panels over epochs: the losses, and the validation MAE with its best value marked."""
+    """Two panels over epochs: the losses, and the metric that selects with its best value marked."""
     train = [line for line in lines if line['kind'] == 'train']
     evaluations = [line for line in lines if line['kind'] == 'eval']
+    selecting = next((name for name in SELECTING if any(name in line for line in evaluations)), 'mae')
     figure = Figure(figsize=(8.2, 3.3))
     left, right = figure.subplots(1, 2)
     epochs, losses = np.asarray([(line['epoch'], line['loss']) for line in train], np.float64).T
@@ -45,7 +50,7 @@ def draw(lines):
     drawn = list(losses)
     for split in dict.fromkeys(line['split'] for line in evaluations):
         points = [line for line in evaluations if line['split'] == split]
-        for axes, name in ((left, 'loss'), (right, 'mae')):
+        for axes, name in ((left, 'loss'), (right, selecting)):
             curve = np.asarray([(line['epoch'], line[name]) for line in points if name in line], np.float64)
             if not len(curve):
                 continue
@@ -62,7 +67,7 @@ def draw(lines):
         left.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
         left.yaxis.set_minor_formatter(NullFormatter())
     left.set(xlabel='epoch', ylabel='loss', title='Loss')
-    right.set(xlabel='epoch', ylabel='MAE (months)', title='Mean absolute error')
+    right.set(xlabel='epoch', ylabel=SELECTING[selecting][0], title=SELECTING[selecting][1])
     left.legend(loc='upper right')
     if right.lines:
         right.legend(loc='upper right')
@@ -76,7 +81,7 @@ def draw(lines):
 
 
 def _mark_best(axes, curve):
-    """A star at the lowest MAE of `curve` [N, 2] and its value beside it."""
+    """A star at the lowest value of `curve` [N, 2] and its value beside it."""
     if np.isfinite(curve[:, 1]).any():
         epoch, best = curve[np.nanargmin(curve[:, 1])]
         axes.plot(epoch, best, marker='*', markersize=11, color=style.INK, linestyle='none', zorder=5,
