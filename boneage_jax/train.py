@@ -16,7 +16,7 @@ import numpy as np
 from clu import parameter_overview
 from flax import nnx
 
-from boneage_jax import checkpoint, classical, cost, evaluate, figures, log, models, optimizer, prepare, sharding, tasks
+from boneage_jax import checkpoint, classical, cost, evaluate, figures, log, optimizer, prepare, restore, sharding, tasks
 from boneage_jax import config as config_lib
 from boneage_jax import step as step_lib
 from boneage_jax import workdir as workdir_lib
@@ -129,7 +129,7 @@ class Run:
         self.rate = optimizer.schedule(config.optimizer, steps_per_epoch=self.batches.steps_per_epoch,
                                        total_steps=self.total)
         transform = optimizer.build(config.optimizer, self.rate)
-        state, graphs = step_lib.create(_build_model(config), transform, config.frozen)
+        state, graphs = step_lib.create(restore.build_model(config), transform, config.frozen)
         self.state = sharding.put_replicated(jax.tree.map(np.asarray, state), self.mesh)
         replicated = sharding.replicated(self.mesh)
         self.train_step = jax.jit(
@@ -145,7 +145,7 @@ class Run:
         sharding.check_batch_size(config.batch_size, sharding.make_mesh())
         augment.check(config.augment.to_dict())
         task = tasks.build(config.task, tasks.fit(config.task, np.array([0.0, 240.0])))
-        model = nnx.eval_shape(lambda: _build_model(config))
+        model = nnx.eval_shape(lambda: restore.build_model(config))
         _, *arrays = step_lib.partition(model, config.frozen)
         if fresh and weight_files.is_named(config.init_from):
             pretrained.load_state(step_lib.State(None, *arrays, None, None), _find(config.init_from), config.init_parts)
@@ -346,11 +346,6 @@ def _find(spec):
 TRAINERS = {'gradient': Run, 'classical': ClassicalRun}
 
 
-def _build_model(config):
-    options = {key: value for key, value in config.model.items() if key != 'name'}
-    return models.build(config.model.name, seed=config.seed, dtype=_compute_type(config.dtype), **options)
-
-
 def set_up_jax(config):
     """The compile cache on disk (a second start is quick), and deterministic kernels where asked for."""
     if config.dtype == 'float32':  # or accelerators would multiply in TF32 or bfloat16 all the same
@@ -370,9 +365,3 @@ def _processor():
     flags = [line for line in info.read_text().splitlines() if line.startswith(('flags', 'Features'))] if (
         info.exists()) else []
     return hashlib.sha256('|'.join([platform.machine(), *flags[:1]]).encode()).hexdigest()[:12]
-
-
-def _compute_type(name):
-    if name == 'auto':
-        name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-    return jnp.dtype(name)

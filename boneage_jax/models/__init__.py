@@ -21,7 +21,7 @@ import functools
 
 from flax import nnx
 
-from boneage_jax.models import efficientnet, inception, prsnet, resnet, unet, vgg
+from boneage_jax.models import efficientnet, inception, keypoint_nets, prsnet, resnet, unet, vgg
 from tfds_rsna.errors import UserError
 
 BACKBONES = {
@@ -33,7 +33,10 @@ BACKBONES = {
     'inception_v3': inception.InceptionV3,
     'efficientnet_b0': efficientnet.EfficientNet,
 }
-MODELS = {**BACKBONES, 'prsnet': prsnet.PRSNet, 'unet': unet.UNet}
+MODELS = {
+    **BACKBONES, 'prsnet': prsnet.PRSNet, 'unet': unet.UNet,
+    'keypoints': keypoint_nets.keypoint_net,
+}
 
 
 def build(name, *, seed=0, **options):

@@ -49,10 +49,10 @@ class UNet(nnx.Module):
 
     The sex is not read. `width`: channels of the first level (64 in the paper), doubled at each of `depth` poolings. Films
     are mirrored at their border up to a multiple of 2^depth inside, and the logits are cropped back. A film's smallest side
-    is `smallest_side` = 2^depth pixels.
+    is `smallest_side` = 2^depth pixels. With several `outputs` K the logits are `[B, H, W, K]`.
     """
 
-    def __init__(self, *, width=64, depth=4, standardise='film', dtype=None, rngs):
+    def __init__(self, *, outputs=1, width=64, depth=4, standardise='film', dtype=None, rngs):
         if width < 1 or depth < 1:
             raise UserError(f'width={width}, depth={depth}: U-Net needs at least 1 of each')
         self.depth, self.standardise, self.dtype = depth, standardise, dtype
@@ -61,7 +61,7 @@ class UNet(nnx.Module):
         self.down = nnx.List([Pair(inputs, outputs, dtype=dtype, rngs=rngs)
                               for inputs, outputs in zip([1, *widths], widths)])
         self.up = nnx.List([Up(channels, dtype=dtype, rngs=rngs) for channels in widths[:0:-1]])
-        self.head = layers.conv(width, 1, 1, bias=True, dtype=dtype, rngs=rngs)
+        self.head = layers.conv(width, outputs, 1, bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, image, male, *, rngs=None):
         del male, rngs
@@ -78,5 +78,5 @@ class UNet(nnx.Module):
             skips.append(x)
         for up, skip in zip(self.up, reversed(skips[:-1])):
             x = up(x, skip)
-        logits = self.head(x)[:, top:top + height, left:left + width, 0]
-        return logits.astype(jnp.float32), {}
+        logits = self.head(x)[:, top:top + height, left:left + width].astype(jnp.float32)
+        return logits[..., 0] if self.head.out_features == 1 else logits, {}

@@ -1,0 +1,59 @@
+"""Key points of the hand: middle fingertip, thumb tip, capitate (Iglovikov, Rakhlin, Kalinin, Shvets 2018, section 3.3).
+
+    python -m boneage_jax.main --config=configs/keypoints.py --workdir=runs/points                # the paper's net, phantoms
+    python -m boneage_jax.main --config=configs/keypoints.py:row=heatmaps --workdir=runs/maps     # a U-Net's heat maps
+    python -m boneage_jax.main --config=configs/keypoints.py:annotated,row=heatmaps,also=FOLDER --workdir=runs/real
+
+The paper trains on 800 annotated films and prints no error. `:annotated` trains on RSNA films with key points in COCO's
+manner (`data.stage.points.files`); `also=FOLDER` adds phantoms to them, as `python -m boneage_jax.prepare
+--config=configs/keypoints.py` prints their folder. `python -m boneage_jax.score --config=configs/keypoints.py:annotated
+--workdir=RUN` measures a network of phantoms on real films. Films are padded to the paper's aspect and 130x100 pixels,
+pixels and augmentation strengths as far as the paper gives them; dense widths and the recipe are ours.
+"""
+
+from boneage_jax import config as c
+
+BASE = c.base()
+BASE['data'].update(source='hand_phantom', size=(130, 100), fit='pad', validation=300, holdout=300)
+BASE['data']['phantom'].update(count=4000, size=(260, 200))
+BASE['model'] = dict(
+    name='keypoints',
+    form='regression',  # 'regression': the paper's VGG | 'heatmaps': a U-Net
+    size=(130, 100),  # regression: that of data.size
+    width=32,  # channels of the first block
+    depth=4,  # heatmaps: poolings
+    dense=512,  # regression: units of the dense layers
+    dropout=0.25,  # regression
+    standardise='film',
+)
+BASE['task'] = dict(
+    name='keypoints',
+    loss='l2',  # 'l1' | 'l2', on points from 0 to 1
+    heatmap_weight=1.0,  # of the heat maps' cross-entropy, for a model that has them
+)
+BASE['optimizer'].update(name='adamw', learning_rate=1e-3, weight_decay=0.01, schedule='one_cycle')
+BASE['augment'].update(flip=0.5, rotation=45.0, shift=0.1, scale=0.25, shear=5.0, gamma=0.5, brightness=0.1, contrast=0.3)
+BASE.update(batch_size=32, epochs=30)
+BASE['data']['placement'] = 'device'
+
+PRESETS = {
+    'annotated': {
+        'data.source': 'rsna_bone_age', 'data.folder': 'rsna100', 'data.fit': 'squash', 'data.stages': ('points',),
+        'data.stage.points.files': ('annotations/rsna_hand_keypoints_train.json', 'annotations/rsna_hand_keypoints_val.json'),
+        'data.validation': 100, 'data.holdout': 100, 'epochs': 150,
+    },
+    'tiny': {
+        'model.width': 4, 'model.depth': 2, 'model.dense': 16, 'data.phantom.count': 32, 'data.phantom.size': (64, 56), 'data.size': (48, 40),
+        'model.size': (48, 40), 'data.validation': 8, 'data.holdout': 8, 'batch_size': 4, 'epochs': 2, 'log_every': 1,
+    },
+}
+
+
+def get_config(arg=None):
+    return c.build(BASE, arg, PRESETS, sweep())
+
+
+def sweep():
+    """The paper's regression beside heat maps; the paper prints no figure."""
+    yield c.Row('regression', {})
+    yield c.Row('heatmaps', {'model.form': 'heatmaps', 'model.width': 16, 'statistics_batches': 30})

@@ -1,0 +1,31 @@
+"""A finished run scored on the films of another config."""
+
+import csv
+import json
+
+import pytest
+
+from boneage_jax import config as c
+from boneage_jax import score, train
+
+
+def test_a_run_is_scored_on_other_films(tmp_path, monkeypatch):
+    monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
+    run, spec = tmp_path / 'run', 'configs/keypoints.py:tiny'
+    own = train.train(c.load(spec)[1], run)
+    same = score.score(run, c.load(spec)[1], tmp_path / 'same')
+    assert same['splits']['holdout']['overall']['error_percent']['value'] == pytest.approx(
+        own['splits']['holdout']['overall']['error_percent']['value'], rel=1e-3)
+    with (tmp_path / 'same' / 'predictions.csv').open() as file:
+        assert {row['split'] for row in csv.DictReader(file)} == {'validation', 'holdout'}
+    other = score.score(run, c.load(spec + ',data.phantom.seed=5')[1], tmp_path / 'other')
+    assert other['splits']['holdout'] != same['splits']['holdout']
+    assert json.loads((tmp_path / 'other' / 'metrics.json').read_text()) == other
+    with pytest.raises(c.ConfigError, match='holds results already'):
+        score.score(run, c.load(spec)[1], tmp_path / 'same')
+    with pytest.raises(c.ConfigError, match=r'data.size=\(40, 48\)'):
+        score.score(run, c.load(spec + ',data.size=(40,48)')[1], tmp_path / 'third')
+    with pytest.raises(c.ConfigError, match="the task 'keypoints', the config is for 'segmentation'"):
+        score.score(run, c.load('configs/unet.py:tiny,data.size=(48,40)')[1], tmp_path / 'third')
+    with pytest.raises(c.ConfigError, match='films were trained on there'):  # another draw of the same films
+        score.score(run, c.load(spec + ',split_seed=7')[1], tmp_path / 'third')
