@@ -35,7 +35,7 @@ EXTRAS = {
     'dicom': ['pydicom>=3.0', 'pylibjpeg>=2.0', 'pylibjpeg-libjpeg>=2.3', 'pylibjpeg-openjpeg>=2.4', 'pylibjpeg-rle>=2.1'],
     # Beam holds pillow, protobuf and pyarrow below the lock's versions: give it an environment of its own.
     'beam': ['apache-beam>=2.60'],
-    'parity': ['torch>=2.4'],
+    'parity': ['torch>=2.4', 'torchvision>=0.19'],
     'test': ['pytest>=8.3', 'pytest-timeout>=2.3', 'pydicom>=3.0', 'tifffile>=2024.1'],
 }
 

@@ -185,7 +185,8 @@ class InceptionV3(nnx.Module):
         self.channels, self.deterministic = channels, False  # eval() and train() set the latter, as in nnx.Dropout
         self.strides = (1, 1, 2, 4, 8) if self.small_stem else (2, 4, 8, 16, 32)
         self.smallest_side, self.smallest_side_aux = (21, 77) if self.small_stem else (75, 299)
-        self.widths = tuple(map(scaled, (64, 192, 288 if depth != 1 else 256, 768, 2048)))
+        finest = 256 if depth == 1 else 288  # channels of the 35x35 grid
+        self.widths = tuple(map(scaled, (64, 192, finest, 768, 2048)))
         self.features = self.widths[-1]
         self.Conv2d_1a_3x3 = ConvNorm(channels, scaled(32), 3, stride=1 if self.small_stem else 2, padding=0,
                                       dtype=dtype, rngs=rngs)
@@ -195,8 +196,8 @@ class InceptionV3(nnx.Module):
         self.Conv2d_4a_3x3 = conv(80, 192, 3, padding=0)
         count = depth or 4
         grids = [[('5b', InceptionA, 192, 32), ('5c', InceptionA, 256, 64), ('5d', InceptionA, 288, 64)][:count],
-                 [('6a', InceptionB, self.widths[2] * 32 // width)]
-                 + [('6b', InceptionC, 768, 128), ('6c', InceptionC, 768, 160), ('6d', InceptionC, 768, 160),
+                 [('6a', InceptionB, finest)]
+                 + [('6b', InceptionC, 480 + finest, 128), ('6c', InceptionC, 768, 160), ('6d', InceptionC, 768, 160),
                     ('6e', InceptionC, 768, 192)][:count],
                  [('7a', InceptionD, 768)] + [('7b', InceptionE, 1280), ('7c', InceptionE, 2048)][:count]]
         self.grids = tuple(tuple(f'Mixed_{row[0]}' for row in grid) for grid in grids)
