@@ -55,8 +55,8 @@ STAGES = {
     'contrast': Stage(draw=f'{_PREPROCESS}.contrast:contrast_stage'),  # inside the mask (Iglovikov 2018)
     'points': Stage(draw=f'{_HERE}.annotated:points_stage'),  # from annotation files; films without are left out
     'keypoints': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:points'),  # of configs/keypoints.py
-    'register': Stage(draw=f'{_HERE}.masked:register'),  # upright, thumb to the right (Iglovikov 2018)
-    'region': Stage(draw=f'{_HERE}.masked:region'),  # A, B or C of the registered hand, one resampling from the film
+    'register': Stage(draw=f'{_HERE}.registered:register'),  # upright, thumb to the right (Iglovikov 2018)
+    'region': Stage(draw=f'{_HERE}.registered:region'),  # A, B or C of the registered hand, one resampling from the film
     'enhance': Stage(draw=f'{_PREPROCESS}.enhance:enhance_stage'),  # Hamrouni 2023; after 'resize', as the paper does
     'resize': Stage(draw=f'{_PREPROCESS}.resize:resize_stage'),  # to data.size; implied at the end where it is not named
 }

@@ -1,10 +1,9 @@
-"""Preprocessing functions as stages: what they add to a film, in the few words that records keep (`flags`)."""
+"""The classical hand mask as a stage: what it adds to a film."""
 
 import numpy as np
 from PIL import Image
 
-from boneage_jax.preprocess import hand_mask, regions
-from boneage_jax.preprocess import register as register_lib
+from boneage_jax.preprocess import hand_mask
 
 STORED_SIDE = 512  # pixels of a stored mask's longer side
 
@@ -19,20 +18,3 @@ def classical(film, **options):
         mask = np.asarray(Image.fromarray(mask * np.uint8(255)).resize(size[::-1], Image.Resampling.BOX)) >= 128
     return {'hand_mask': mask.astype(np.uint8), 'inverted': np.bool_((found['image'] != film['image']).any()),
             'flags': 'mask_doubtful' if found['mask_doubts'] else ''}
-
-
-def register(film, *, size):
-    return _flagged(film, register_lib.register_stage(film, size=tuple(size)))
-
-
-def region(film, *, region):
-    return _flagged(film, regions.region_stage(film, region=region))
-
-
-def _flagged(before, film):
-    """How the film was registered as a flag, where it was not by its key points; records keep no other text."""
-    how = film.pop('registered')
-    film.pop('doubts', None)
-    film.pop('transform', None)
-    flags = [flag for flag in (before.get('flags', ''), '' if how == 'keypoints' else f'registered_by_{how}') if flag]
-    return film | {'flags': ';'.join(flags)}

@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from boneage_jax.preprocess import hand_mask, keypoints, resize
+from boneage_jax.preprocess import hand_mask, resize
 
 
 def look(film, run, **_):
@@ -33,6 +33,7 @@ def masks(predictor, looks, *, threshold, run):
 
 def points(predictor, looks, *, run):
     """The three key points of each film, in its own pixels: `keypoints` float32 `[3, 2]`."""
+    from boneage_jax.preprocess import keypoints  # not above: it brings JAX, which workers do without
     size, fit = _input(run)
     prediction, _ = predictor(np.stack([x['image'] for x in looks]))
     found = np.asarray(keypoints.denormalise(prediction, size))
