@@ -4,9 +4,9 @@
     python -m boneage_jax.predict --workdir=runs/a --input=1377.png --sex=female --output=1377.csv
 
 Films (PNG, JPEG, TIFF, DICOM; a file, a folder, a zip) are prepared as the run's own were. OUTPUT holds
-`id,file,male,prediction,years,lower,upper[,age]`, ages in months. A film that cannot be read does not stop the others: it
-is listed in OUTPUT's neighbour `..._rejected.csv`, and the exit status is 1. Whether a film shows a hand at all is not
-checked: the network gives every picture an age.
+`id,file,male,prediction,years,lower,upper[,age]`, ages in months. A film that cannot be read does not stop the others:
+it is listed in OUTPUT's neighbour `..._rejected.csv`, and the exit status is 1. Whether a film shows a hand at all is
+not checked: the network gives every picture an age.
 """
 
 import concurrent.futures
@@ -101,20 +101,21 @@ def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, ove
 
 
 def see(images, data):
-    """Films, each [H, W] uint8, as the network of `config.data` sees them: for each `{'image': uint8 [rows, columns, 1],
-    'matrix': ..}`, or None where the run's own preprocessing left it out.
+    """Films, each [H, W] uint8, as the network of `config.data` sees them: for each `{'image': uint8 [rows, columns,
+    1], 'matrix': ..}`, or None where the run's own preprocessing left it out.
 
     `matrix` [2, 3] takes places (row, column) on what the network sees to places on the film, in both of which pixel
     (r, c) covers [r, r + 1] x [c, c + 1]: three points are carried through all that is done to the film.
     """
     points = [np.array([[0, 0], [rows, 0], [0, columns]], np.float32) for rows, columns in (x.shape for x in images)]
-    films_seen = prepare.process([{'id': '', 'image': image, _CARRIED: three} for image, three in zip(images, points)], data)
+    films_seen = prepare.process([{'id': '', 'image': image, _CARRIED: three}
+                                  for image, three in zip(images, points)], data)
     return [film and {'image': film['image'], 'matrix': _matrix(film[_CARRIED], three)}
             for film, three in zip(films_seen, points)]
 
 
 def _matrix(seen, native):
-    """The [2, 3] that takes three points [3, 2] (pixel centres) on what is seen to those on the film, for pixel edges."""
+    """The [2, 3] that takes three points [3, 2] (pixel centres) on what is seen to those on the film, in edges."""
     return np.linalg.solve(np.c_[np.asarray(seen, np.float64) + 0.5, np.ones(3)], native + 0.5).T
 
 
@@ -168,8 +169,8 @@ def _warn_of_training_films(workdir, listed):
     known = {film.id for film in listed} & set(json.loads(path.read_text())['train'] if path.exists() else ())
     if known:
         log.say(f'{len(known)} of {len(listed)} films have the ids of films that this run was trained on '
-                f'({", ".join(sorted(known)[:SHOWN])}{", ..." if len(known) > SHOWN else ""}): if they are the same, their '
-                'ages are recalled, not predicted, and errors and intervals mean nothing.')
+                f'({", ".join(sorted(known)[:SHOWN])}{", ..." if len(known) > SHOWN else ""}): if they are the same, '
+                'their ages are recalled, not predicted, and errors and intervals mean nothing.')
 
 
 def _name_pictures(listed, folder, overwrite):
@@ -277,8 +278,8 @@ def _say(rows, output, overlays):
     known = np.array([row['prediction'] - row['age'] for row in rows if row['age'] is not None])
     if len(known):
         lower, upper = metrics.bootstrap(np.abs(known))
-        log.say(f'MAE {np.abs(known).mean():.2f} months (95% interval {lower:.2f} to {upper:.2f}) on the {len(known):,} '
-                f'films whose age is known; bias {known.mean():+.2f}.')
+        log.say(f'MAE {np.abs(known).mean():.2f} months (95% interval {lower:.2f} to {upper:.2f}) on the '
+                f'{len(known):,} films whose age is known; bias {known.mean():+.2f}.')
     log.say(f'{len(rows):,} film{"s" * (len(rows) > 1)}: {output}' + (f'; pictures: {overlays}' if overlays else ''))
 
 
@@ -286,8 +287,9 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     if argv[1:]:
         raise UserError(f'unknown argument {argv[1]!r}; see --help')
-    columns = {key: value for key, value in {'id': _FLAGS.id_column, 'male': _FLAGS.male_column,
-                                             'months': _FLAGS.months_column, 'image': _FLAGS.image_column}.items() if value}
+    named = {'id': _FLAGS.id_column, 'male': _FLAGS.male_column, 'months': _FLAGS.months_column,
+             'image': _FLAGS.image_column}
+    columns = {key: value for key, value in named.items() if value}
     try:
         predict(_FLAGS.workdir, _FLAGS.input, _FLAGS.output, labels=_FLAGS.labels, sex=_FLAGS.sex,
                 overlays=_FLAGS.overlays, overwrite=_FLAGS.overwrite, batch_size=_FLAGS.batch_size, columns=columns,

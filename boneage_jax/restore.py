@@ -19,17 +19,17 @@ from tfds_rsna.errors import UserError
 class Predictor:
     """The best network of the run in `workdir`, as a function of films.
 
-    `predictor(images [N, H, W, 1] uint8, male [N] bool) -> (prediction, aux)`, arrays of numpy with N rows, as the model
-    gives them: nothing is mirrored, averaged or turned into months (`predictor.task.months` does that). Films must be
-    prepared as in training, H and W are `predictor.config.data.size`. Any N will do: films go through in batches of
-    `batch_size` (the run's own by default), padded so that few programs are compiled.
+    `predictor(images [N, H, W, 1] uint8, male [N] bool) -> (prediction, aux)`, arrays of numpy with N rows, as the
+    model gives them: nothing is mirrored, averaged or turned into months (`predictor.task.months` does that). Films
+    must be prepared as in training, H and W are `predictor.config.data.size`. Any N will do: films go through in
+    batches of `batch_size` (the run's own by default), padded so that few programs are compiled.
 
     Attributes: `config` (of the run, knobs that a newer release added at their neutral value), `task`, `step` (of the
     checkpoint), `needs_sex` (False where the prediction does not read it; `male` may then be None).
 
     Raises:
-        UserError: no run there, no checkpoint yet, a run without a network (trainer='classical'), a checkpoint that does
-            not fit.
+        UserError: no run there, no checkpoint yet, a run without a network (trainer='classical'), a checkpoint that
+            does not fit.
     """
 
     def __init__(self, workdir, *, batch_size=0):
@@ -97,8 +97,8 @@ def read_config(workdir):
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f'{path}: not the configuration of a run of this release ({error})') from error
     if config.trainer != 'gradient':
-        raise UserError(f'{workdir} holds a run with trainer={config.trainer!r}, which keeps no network to predict with; '
-                        'give the workdir of a gradient-trained run')
+        raise UserError(f'{workdir} holds a run with trainer={config.trainer!r}, which keeps no network to predict '
+                        'with; give the workdir of a gradient-trained run')
     return config.lock()
 
 

@@ -81,13 +81,11 @@ def test_one_bad_film_among_many_and_the_command_itself(trained, tmp_path):
     (films / 'f03.png').write_bytes(whole[:len(whole) // 2])
     command = [sys.executable, '-m', 'boneage_jax.predict', f'--workdir={trained / "run"}', f'--input={films}',
                '--sex=female', f'--output={tmp_path / "ages.csv"}', f'--overlays={tmp_path / "pictures"}']
-    for _ in range(2):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
-        if done.stderr.startswith('Error'):
-            break
-        assert '1 of 40 films were not predicted' in done.stderr and 'cut short' in done.stderr, done.stderr
-    assert 'ages.csv exists; give another --output, or --overwrite' in done.stderr
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
+    assert '1 of 40 films were not predicted' in done.stderr and 'cut short' in done.stderr, done.stderr
+    with pytest.raises(ValueError, match='ages.csv exists; give another --output, or --overwrite'):
+        predict.predict(trained / 'run', films, tmp_path / 'ages.csv', sex='female')
     rows = read(tmp_path / 'ages.csv')
     assert len(rows) == 39 and 'f03' not in {row['id'] for row in rows} and 'age' not in rows[0]
     assert {row['male'] for row in rows} == {'False'}
@@ -101,7 +99,7 @@ def test_the_sex_is_asked_for_by_the_films_name(trained, tmp_path):
         predict.predict(run, film, output)
     labels = tmp_path / 'some.csv'
     labels.write_text('id,sex\nf01,M\nf02,F\n')
-    with pytest.raises(ValueError, match='38 of 40 films.*f00, f03, f04, f05, f06 and so on. Mend their rows in .*some'):
+    with pytest.raises(ValueError, match='38 of 40 films.*f00, f03, f04, f05, f06 and so on. Mend .*some'):
         predict.predict(run, trained / 'films', output, labels=labels)
     assert not output.exists()
     rows = predict.predict(run, trained / 'films', output, labels=labels, sex='female')
@@ -158,7 +156,8 @@ def test_a_predictor_gives_what_the_model_gives_at_any_number_of_films(trained):
         np.testing.assert_allclose(alone, prediction[i:i + 1], atol=1e-5)
     assert np.abs(predictor(images, ~male)[0] - prediction).min() > 1e-6 and predictor.needs_sex
     assert predictor._sizes == {4}  # one program did for all of them
-    for arguments, words in (((images[:, :60], male), r'uint8 \[N, 64, 56, 1\]'), ((images / 255, male), 'found float64'),
+    for arguments, words in (((images[:, :60], male), r'uint8 \[N, 64, 56, 1\]'),
+                             ((images / 255, male), 'found float64'),
                              ((images, male[:3]), '7 values'), ((images,), 'reads the sex')):
         with pytest.raises(ValueError, match=words):
             predictor(*arguments)

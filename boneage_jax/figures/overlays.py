@@ -17,10 +17,10 @@ _SIDE = 900  # pixels: a larger film is drawn smaller, in its own coordinates
 def overlay(image, caption, path, *, boxes=None, valid=None, maps=(), size=None, matrix=None):
     """Writes a film [H, W] uint8, caption above it; -> path.
 
-    `boxes` [M, 4] (row0, column0, row1, column1, best first), `valid` [M] (False: no box) and the relation `maps`, a list
-    of [h, w], are of the film as the network saw it, `size` = (rows, columns). `matrix` [2, 3] takes places there to places
-    on `image`, both (row, column) with pixel (r, c) covering [r, r + 1] x [c, c + 1]; None where the two are one. The maps
-    stand beside the film, each from its least value to its greatest, where the film is under them.
+    `boxes` [M, 4] (row0, column0, row1, column1, best first), `valid` [M] (False: no box) and the relation `maps`, a
+    list of [h, w], are of the film as the network saw it, `size` = (rows, columns). `matrix` [2, 3] takes places there
+    to places on `image`, both (row, column) with pixel (r, c) covering [r, r + 1] x [c, c + 1]; None where the two are
+    one. The maps stand beside the film in its own frame, each from its least value to its greatest.
     """
     size = image.shape[:2] if size is None else size
     matrix = np.eye(2, 3) if matrix is None else np.asarray(matrix, np.float64)

@@ -82,8 +82,8 @@ def _labels(found, place, labels, columns, age_unit):
     chosen = {key: columns.get(key) or _guess(key, rows[0]) for key in KNOWN}
     missing = [key for key in ('id', 'male') if not chosen[key]]
     if missing:
-        raise DataError(f'{name}: no column for {" and ".join(missing)} among {", ".join(map(repr, rows[0]))}; name it: '
-                        + ', '.join(f'--{key}_column=...' for key in missing))
+        raise DataError(f'{name}: no column for {" and ".join(missing)} among {", ".join(map(repr, rows[0]))}; name '
+                        'it: ' + ', '.join(f'--{key}_column=...' for key in missing))
     if chosen['months'] is None:  # the parser wants an age of every row; what stands in for it is taken out again
         chosen['months'] = '\0age'
     unknown = {row[chosen['id']] for row in rows if chosen['id'] in row and not row.get(chosen['months'])}
