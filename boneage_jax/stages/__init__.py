@@ -9,6 +9,7 @@ Functions are named as text and imported where they run: reading this table load
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -113,14 +114,21 @@ def answerer(step):
     stage = STAGES[step.name]
     if not stage.answer:
         return None
-    from boneage_jax import restore  # here, not above: workers import this module
-    predictor, answer = restore.Predictor(step.options['run']), function(stage.answer)
+    predictor, answer = _predictor(step.options['run'], step.described['weights']), function(stage.answer)
 
     def answers(looks):
         found = iter(answer(predictor, seen, **step.options) if (seen := [x for x in looks if x]) else ())
         return [next(found) if x else {} for x in looks]  # {}: a film that an earlier stage left out
 
     return answers
+
+
+@functools.lru_cache(maxsize=4)
+def _predictor(run, weights):
+    """The network of a run, loaded once; `weights` tells a run that was trained anew."""
+    del weights
+    from boneage_jax import restore  # here, not above: workers import this module
+    return restore.Predictor(run)
 
 
 def merge(film, found):
