@@ -137,6 +137,16 @@ def test_axis_of_mask(films, upside_down):
     assert register.axis_of_mask(np.zeros((30, 30))) is None
 
 
+def test_a_long_forearm_is_no_finger(films):
+    for film in films:
+        mask = film['hand_mask'].copy()
+        last = np.flatnonzero(mask.any(1))[-1]
+        forearm = np.repeat(mask[last - 2:last - 1], 300, 0)
+        long = np.concatenate([mask[:last], forearm, np.zeros((20, mask.shape[1]), np.uint8)])
+        tip = register.axis_of_mask(long)[0]
+        assert np.hypot(*(tip - film['keypoints'][0])) < 12, tip
+
+
 def test_stage_says_how_it_registered(films):
     film = films[0] | {'id': '7'}
     good = register.register_stage(film, size=(520, 400))
@@ -146,6 +156,9 @@ def test_stage_says_how_it_registered(films):
     np.testing.assert_allclose(transform.apply(np.linalg.inv(good['transform']), good['coco_keypoints']),
                                film['coco_keypoints'], atol=1e-2)
     points, shape = film['keypoints'], film['image'].shape
+    wrong_mask = film | {'hand_mask': np.roll(film['hand_mask'], 90, 1)}
+    assert register.register_stage(wrong_mask, size=(520, 400))['registered'] != 'keypoints'
+    assert register.register_stage(wrong_mask | {'mask_doubts': 'shape'}, size=(520, 400))['registered'] == 'keypoints'
     ways = {'axis': film | {'keypoints': np.stack([points[0], points[0], points[2]])},
             'mask': film | {'keypoints': points[[2, 1, 0]]},
             'none': {'image': film['image']}}

@@ -62,11 +62,10 @@ def region_stage(film, *, region):
     A native film is registered on the way, as `register_stage` does it and with the entries that it adds. A film registered
     before (it has `registered`; any size with its aspect) is only cut.
     """
-    window, shape = named(region), film['image'].shape[:2]
+    window = named(region)
     if 'registered' in film:
         found = {}
-        onto = np.linalg.inv(transforms.fit(register.SIZE, shape))
+        onto = np.linalg.inv(transforms.fit(register.SIZE, film['image'].shape[:2]))
     else:
-        onto, how, reasons = register.register(shape, film.get('keypoints'), film.get('hand_mask'))
-        found = {'registered': how, 'doubts': '; '.join(reasons)}
+        onto, found = register.register_film(film)
     return transforms.warp_film(film, cut(window) @ onto, window.output) | found

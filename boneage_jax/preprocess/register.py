@@ -28,6 +28,7 @@ _EDGE = 0.02  # of the film's longer side, by which a point may lie outside the 
 # In the mask: the centre of the largest circle in it lies in the palm, the mask's farthest point on the middle finger.
 # Medians over the authors' 20 registered films.
 _PALM_TO_CAPITATE = 0.245  # of the way from farthest point to palm, to be gone on beyond the palm
+_FINGER = 0.3  # of the palm's radius: wider than a finger, narrower than a forearm
 _SKIN = 0.02  # of the hand's length, between farthest point and the phalanx's tip
 _WHOLE = 0.98  # share of the film from which on a mask says nothing
 _COARSE = 256  # longer side to which masks are thinned for these questions
@@ -133,11 +134,13 @@ def _thinned(mask):
 def axis_of_mask(mask):
     """Fingertip and capitate as the mask [H, W] of a hand lets one guess them, or None where it is empty.
 
-    The largest circle inside the hand lies in the palm; the mask's point farthest from it is the middle finger's end. Parts
-    that touch the film's border do not count as fingers: the forearm runs out there. On the 45 DHA films (masks grown from
-    their landmarks) the fingertip was 1.2 / 4.4 % of the hand's length off (median / 90%), the capitate 5.5 / 7.4 %. Which
-    side the thumb is on, a mask tells too badly (its third moment across the axis: 15 of the authors' 20), and 19 RSNA
-    films in 20 are left hands, with the thumb to the right already.
+    The largest circle inside the hand lies in the palm. On the side where a disc of 0.3 times that radius does not fit
+    into the hand (into a forearm it does) are the fingers, and there the point farthest from the palm is the middle one's
+    end. Which side the thumb is on, a mask tells too badly (its third moment across the axis: 15 of the authors' 20), and
+    19 RSNA films in 20 are left hands, with the thumb to the right already.
+
+    Errors on the 45 DHA films, masks grown from their landmarks: fingertip 1.2 / 2.7 % of the hand's length (median / 90%),
+    capitate 5.3 / 7.4 %.
     """
     mask, factor = _thinned(np.asarray(mask) > 0)
     inside = np.argwhere(mask)
@@ -145,15 +148,24 @@ def axis_of_mask(mask):
         return None
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     palm = np.array(np.unravel_index(depth.argmax(), depth.shape), np.float64)
-    border = np.minimum(inside, np.array(mask.shape) - 1 - inside).min(1)
-    free = inside[border > 0.01 * max(mask.shape)]
-    points = free if len(free) else inside
-    far = points[np.square(points - palm).sum(1).argmax()].astype(np.float64)
+    thin = np.argwhere(_thin_parts(mask, depth, _FINGER * depth.max()))
+    towards = thin.mean(0) - palm if len(thin) else np.array([-1.0, 0.0])  # fingers closed: a hand points up
+    fingers = inside[(inside - palm) @ towards >= 0]
+    far = fingers[np.square(fingers - palm).sum(1).argmax()].astype(np.float64)
     if np.hypot(*(far - palm)) < 1:
         return None
     capitate = palm - _PALM_TO_CAPITATE * (far - palm)
     tip = far - _SKIN * (far - capitate)
     return tuple((point + 0.5) * factor - 0.5 for point in (tip, capitate))
+
+
+def _thin_parts(mask, depth, radius):
+    """Where no disc of `radius` fits into the mask, without crumbs (what a disc leaves of a corner)."""
+    core = depth > radius
+    thin = mask & (ndimage.distance_transform_edt(~core) > radius)
+    labels, count = ndimage.label(thin)
+    sizes = ndimage.sum_labels(thin, labels, np.arange(count + 1))
+    return thin & (sizes[labels] > 2 * radius**2)
 
 
 def register(shape, keypoints=None, mask=None, size=SIZE):
@@ -181,10 +193,17 @@ def register(shape, keypoints=None, mask=None, size=SIZE):
 def register_stage(film, *, size=SIZE):
     """A film dict -> the registered film of `size`: image, mask, points and boxes carried along, one resampling.
 
-    Adds `registered` (see `register`), `doubts` (why not by the key points, '' otherwise) and `transform` [3, 3].
+    A mask with `mask_doubts` speaks neither against the key points nor in their stead. Adds `registered` (see `register`), `doubts` (why not by the key points, '' otherwise) and `transform` [3, 3].
     """
-    transform, how, reasons = register(film['image'].shape[:2], film.get('keypoints'), film.get('hand_mask'), size)
-    return transforms.warp_film(film, transform, size) | {'registered': how, 'doubts': '; '.join(reasons)}
+    transform, found = register_film(film, size)
+    return transforms.warp_film(film, transform, size) | found
+
+
+def register_film(film, size=SIZE):
+    """`register` for a film dict: the transform, and the entries `registered` and `doubts`."""
+    mask = None if film.get('mask_doubts') else film.get('hand_mask')
+    transform, how, reasons = register(film['image'].shape[:2], film.get('keypoints'), mask, size)
+    return transform, {'registered': how, 'doubts': '; '.join(reasons)}
 
 
 # The similarity as five numbers, for a network that regresses it (Bae et al. 2018). Coordinates are centred and in units

@@ -100,8 +100,8 @@ def warp_mask(mask, transform, size):
 def warp_film(film, transform, size):
     """A film dict under `transform`: image, `hand_mask`, points and boxes; `transform` in it takes this one on top.
 
-    `film['transform']`, float32 [3, 3], always leads from the film as it was read to the film as it is: what a model
-    finds can be drawn on the native film through its inverse.
+    `film['transform']`, float32 [3, 3], leads from the film as it was before the first such step to the film as it is:
+    what a model finds can be drawn on the native film through its inverse.
     """
     out = dict(film)
     out['image'] = warp(film['image'], transform, size)
