@@ -32,6 +32,7 @@ EXTRAS = {
     'gpu13': ['jax[cuda13]>=0.10.2'],
     'tpu': ['jax[tpu]>=0.10.2'],
     'report': ['tensorboardX>=2.6'],
+    'hub': ['huggingface_hub>=0.30'],  # init_from=hf:<owner>/<repo>
     'dicom': ['pydicom>=3.0', 'pylibjpeg>=2.0', 'pylibjpeg-libjpeg>=2.3', 'pylibjpeg-openjpeg>=2.4', 'pylibjpeg-rle>=2.1'],
     # Beam holds pillow, protobuf and pyarrow below the lock's versions: give it an environment of its own.
     'beam': ['apache-beam>=2.60'],

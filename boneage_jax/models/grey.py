@@ -30,7 +30,7 @@ class GreyStem(nnx.Module):
         self.offset = nnx.Conv(1, conv.out_features, conv.kernel_size, strides=conv.strides, padding=conv.padding,
                                use_bias=False, dtype=conv.dtype, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
         for part, weight in ((self.conv, 1 / std), (self.offset, -mean / std)):
-            part.kernel[...] = jnp.asarray((kernel * weight[:, None]).sum(2, keepdims=True), jnp.float32)
+            part.kernel.set_value(jnp.asarray((kernel * weight[:, None]).sum(2, keepdims=True), jnp.float32))
 
     def __call__(self, x):
         return self.conv(x) + self.offset(jnp.ones_like(x[:1]))

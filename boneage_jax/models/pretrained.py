@@ -149,7 +149,7 @@ def _shapes(state):
 
 def _put(model, state, values):
     for path, leaf in nnx.to_flat_state(state):
-        leaf[...] = jnp.asarray(values['.'.join(map(str, path))])
+        leaf.set_value(jnp.asarray(values['.'.join(map(str, path))]))  # leaf[...] = would compile for each shape
     nnx.update(model, state)
 
 

@@ -101,7 +101,7 @@ def _safetensors(path):
 
 def _read_npz(path):
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open('rb') as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}, {}
     except (zipfile.BadZipFile, EOFError, KeyError, OSError, AttributeError) as error:
         raise UserError(_damaged(path, error)) from error
