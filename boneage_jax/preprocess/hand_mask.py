@@ -1,0 +1,182 @@
+"""Hand masks from the film alone (Castillo et al. 2018): Sobel gradient, markers, watershed, largest component, crop.
+
+The paper sets its markers by a threshold. No single threshold serves real films - bright rims and dark surrounds of
+collimation, pale grounds, two exposures on one film - so `silhouette` tries many and keeps the one whose component has
+the shape and the edges of a hand; its core and its far surroundings are the markers. The watershed on the gradient then
+finds the skin; an opening cuts off what hangs on to the hand and is thinner than a finger, as rims of collimation are. All
+of it happens on 256 to 512 pixels; the mask is brought smoothly to the film's own size.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from skimage import filters, segmentation
+
+from boneage_jax.preprocess import review, silhouette
+from tfds_rsna.errors import UserError
+
+FINE = (256, 512)  # longer side, least and largest, on which gradient and watershed work
+_THIN = 0.015  # of the root of the mask's area: half the width of what is cut off; of a finger it is 0.04 to 0.07
+_SKIN = 0.4  # of a pixel of 100: by how much the mask is widened, for the gradient is steepest inside thin skin
+_POINTS = ('keypoints', 'coco_keypoints', 'bone_boxes')
+
+
+class Steps(NamedTuple):
+    """What `classical` went through, for the figure of the extraction (Castillo et al., Fig. 3)."""
+    image: np.ndarray       # uint8 [h, w], FINE pixels, hand brighter than its ground
+    gradient: np.ndarray    # float32 [h, w]
+    markers: np.ndarray     # uint8 [h, w]: 0 undecided, 1 background, 2 hand
+    segments: np.ndarray    # uint8 [h, w]: 1 background, 2 hand
+    mask: np.ndarray        # bool [H, W], the film's own size
+    inverted: bool          # whether the film was darker in the hand than around it
+    score: float            # of the silhouette; below `silhouette.DOUBTFUL` it is hardly a hand
+
+
+def classical(image):
+    """The hand's mask: bool [H, W] of a film uint8 [H, W]; all false where nothing looks like a hand."""
+    return classical_steps(image).mask
+
+
+def classical_steps(image):
+    """`classical` with every step, as `Steps`.
+
+    Raises:
+        UserError: not a uint8 film, or one under 16 pixels.
+    """
+    if image.dtype != np.uint8 or image.ndim != 2 or min(image.shape) < 16:
+        raise UserError(f'hand mask: image {image.dtype} {list(image.shape)}: give a uint8 film [H, W] of 16 pixels or more')
+    coarse, score, inverted = silhouette.find(_resized(image, min(silhouette.SIDE, max(image.shape))))
+    fine = _resized(image, min(max(max(image.shape), FINE[0]), FINE[1]))
+    fine = 255 - fine if inverted else fine
+    soft = ndimage.gaussian_filter(fine.astype(np.float32), max(fine.shape) / 512 + 0.3)
+    gradient = filters.sobel(soft)
+    markers = _markers(coarse, fine.shape)
+    segments = segmentation.watershed(gradient, markers.astype(np.int32)).astype(np.uint8) if coarse.any() else \
+        np.ones(fine.shape, np.uint8)
+    small = ndimage.binary_fill_holes(largest_component(_without_thin_parts(segments == 2)))
+    return Steps(fine, gradient, markers, segments, _at_size(small, image.shape), inverted, score)
+
+
+def _markers(coarse, shape):
+    """The silhouette's core (2) and what lies well outside it (1) on the fine grid."""
+    signed = silhouette.signed_distance(coarse)  # coarse pixels, positive inside
+    rows, columns = (np.linspace(0, small - 1, large) for small, large in zip(coarse.shape, shape))
+    signed = ndimage.map_coordinates(signed, np.meshgrid(rows, columns, indexing='ij'), order=1, mode='nearest')
+    band = 0.012 * max(coarse.shape)
+    return np.where(signed > band, 2, np.where(signed < -1.5 * band, 1, 0)).astype(np.uint8)
+
+
+def _without_thin_parts(mask):
+    """The mask less what a disc of a finger's width does not fit into; corners that it rounds off are given back."""
+    radius = _THIN * np.sqrt(np.count_nonzero(mask))
+    core = largest_component(silhouette.signed_distance(mask) > radius)
+    if not core.any():
+        return mask
+    return mask & (ndimage.distance_transform_edt(~core) <= 1.25 * radius + 1)
+
+
+def _resized(image, side):
+    """The film with `side` pixels along its longer side: averaged down, or interpolated."""
+    factor = side / max(image.shape)
+    rows, columns = (max(1, round(length * factor)) for length in image.shape)
+    if (rows, columns) == image.shape:
+        return image
+    gap = 3.0 if factor < 1 else None
+    return np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=gap))
+
+
+def _at_size(mask, shape):
+    """A mask at another size, its outline smoothed over about a pixel of its own grid and widened by `_SKIN`."""
+    if not mask.any():
+        return np.zeros(shape, bool)
+    distance = silhouette.signed_distance(mask) + _SKIN * max(mask.shape) / 100
+    soft = ndimage.gaussian_filter(np.clip(distance, -4, 4).astype(np.float32), 1.0, mode='nearest')
+    return np.asarray(Image.fromarray(soft).resize(shape[::-1], Image.Resampling.BILINEAR)) > 0
+
+
+def largest_component(mask):
+    """The largest connected piece (8 neighbours) of a mask [H, W], bool; all false where there is none."""
+    labels, count = ndimage.label(np.asarray(mask) > 0, structure=np.ones((3, 3)))
+    if not count:
+        return np.zeros(np.shape(mask), bool)
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+
+
+def bounds(mask, margin=0.0):
+    """(first row, first column, end row, end column) of a mask [H, W] with a margin, kept within the film.
+
+    `margin`: as a share of the box's longer side.
+
+    Raises:
+        UserError: an empty mask.
+    """
+    mask = np.asarray(mask) > 0
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        raise UserError('crop: the mask is empty, so there is nothing to crop to')
+    box = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+    more = round(margin * max(box[2] - box[0], box[3] - box[1]))
+    return (int(max(box[0] - more, 0)), int(max(box[1] - more, 0)),
+            int(min(box[2] + more, mask.shape[0])), int(min(box[3] + more, mask.shape[1])))
+
+
+def crop(image, mask, margin=0.02):
+    """The film [H, W] cut to the box of its mask; `margin` as in `bounds`. The background stays as it is."""
+    top, left, bottom, right = bounds(mask, margin)
+    return image[top:bottom, left:right]
+
+
+def mask_stage(film, *, on_doubt='flag', positive=True):
+    """A film dict -> the film with `hand_mask` (uint8 [H, W], 0 or 1) and `mask_doubts` (str, '' where there are none).
+
+    Args:
+        on_doubt: 'flag' keeps a doubtful mask and says so in `mask_doubts`; 'whole' takes the whole film instead;
+            'error' refuses the film. An empty mask is refused unless 'whole'.
+        positive: whether a film found to be inverted (hand darker than its ground) is turned.
+
+    Raises:
+        UserError: as said; names the film.
+    """
+    if on_doubt not in ('flag', 'whole', 'error'):
+        raise UserError(f"mask stage: on_doubt={on_doubt!r}; known: 'flag', 'whole', 'error'")
+    try:
+        steps = classical_steps(film['image'])
+    except UserError as error:
+        raise UserError(f'film {film.get("id", "")}: {error}') from error
+    doubts = review.plausible(steps.mask)
+    if steps.mask.any() and steps.score < silhouette.DOUBTFUL:
+        doubts.append(f'shape: score {steps.score:.2f} of the silhouette, below {silhouette.DOUBTFUL}')
+    mask = steps.mask
+    if doubts and on_doubt == 'whole':
+        mask = np.ones_like(mask)
+    elif doubts and (on_doubt == 'error' or not mask.any()):
+        raise UserError(f'film {film.get("id", "")}: no hand that could be trusted ({"; ".join(doubts)}). Look at the '
+                        "film; stage option on_doubt='whole' takes such films as they are")
+    image = 255 - film['image'] if positive and steps.inverted else film['image']
+    return film | {'image': image, 'hand_mask': mask.astype(np.uint8), 'mask_doubts': '; '.join(doubts)}
+
+
+def crop_stage(film, *, margin=0.02, mask=True):
+    """A film dict cut to its hand: image and mask, key points and boxes moved along.
+
+    `mask`: whether the background becomes 0 first; `margin` as in `bounds`. Raises UserError, which names the film,
+    where there is no mask or an empty one.
+    """
+    if 'hand_mask' not in film:
+        raise UserError(f'crop: film {film.get("id", "")} has no hand_mask; put the mask stage before this one')
+    try:
+        top, left, bottom, right = bounds(film['hand_mask'], margin)
+    except UserError as error:
+        raise UserError(f'film {film.get("id", "")}: {error}') from error
+    film = dict(film)
+    if mask:
+        film['image'] = np.where(film['hand_mask'] > 0, film['image'], 0).astype(np.uint8)
+    for name in ('image', 'hand_mask'):
+        film[name] = np.ascontiguousarray(film[name][top:bottom, left:right])
+    for name in _POINTS:
+        if name in film:
+            points = np.asarray(film[name], np.float32)
+            film[name] = (points.reshape(-1, 2) - np.array([top, left], np.float32)).reshape(points.shape)
+    return film
