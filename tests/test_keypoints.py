@@ -49,7 +49,7 @@ def test_peaks_of_heatmaps_are_exact():
 def test_peaks_on_the_border_and_of_nothing():
     points = np.array([[[0.0, 10.0], [9.0, 19.0], [np.nan, np.nan]]], np.float32)
     maps = keypoints.heatmaps(points, (10, 20), 2.0)
-    found, heights = keypoints.peaks(maps)
+    found, heights = jax.jit(keypoints.peaks)(maps)
     assert np.isfinite(found).all() and float(heights[0, 2]) == 0
     assert np.abs(np.asarray(found)[0, :2] - points[0, :2]).max() <= 0.5
 

@@ -87,7 +87,7 @@ def test_similarity_meets_its_targets(degrees, right_hand):
     scale = np.linalg.svd(matrix[:2, :2])[1]
     np.testing.assert_allclose(scale[0], scale[1])  # the aspect is kept
     small = transform.apply(register.from_keypoints(points, (520, 500)), points)
-    np.testing.assert_allclose(small[0], [24.625, 249.625], atol=1e-2)  # a quarter, centred: (100.5 / 4, 800.5 / 4 + 50) - .5
+    np.testing.assert_allclose(small[0], [24.625, 249.625], atol=1e-2)  # a quarter, 50 columns in
 
 
 def test_similarity_of_one_point_is_refused():

@@ -29,8 +29,8 @@ class HandPoints(NamedTuple):
 def read(*paths) -> dict[str, HandPoints]:
     """The hands of COCO JSON files, {image id: `HandPoints`}; of several hands on a film the largest.
 
-    The points are read from `keypoints` (COCO) or from `lefthand_kpts` / `righthand_kpts` (COCO-WholeBody), whichever the
-    annotation marks as valid.
+    The points are read from `keypoints` (COCO) or from `lefthand_kpts` / `righthand_kpts` (COCO-WholeBody), whichever
+    the annotation marks as valid.
 
     Raises:
         UserError: a file that is missing, no COCO JSON, has other points than COCO-hand's 21, or names no image size;
@@ -59,8 +59,8 @@ def _read(path):
         raise UserError(f'{path}: no such file; give the COCO JSON with the hands\' key points') from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         what = f'has no {error}' if isinstance(error, KeyError) else str(error)
-        raise UserError(f'{path}: not a COCO JSON of hand key points ({what}); needed are images (id, file_name, width, '
-                        'height) and annotations (image_id, bbox, and 21 points as x, y, visibility)') from error
+        raise UserError(f'{path}: not a COCO JSON of hand key points ({what}); needed are images (id, file_name, '
+                        'width, height) and annotations (image_id, bbox, and 21 points as x, y, visibility)') from error
 
 
 def _hand(annotation, image):

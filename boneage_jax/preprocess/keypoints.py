@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 NAMES = ('middle_fingertip', 'thumb_tip', 'capitate')
-PADDED = (2080, 1600)  # rows x columns to which films are padded and scaled before the key-point net (section 3.3)
+PADDED = (2080, 1600)  # rows x columns to which films are padded and scaled before the key-point net (section 2.2)
 LENGTH = 1500  # rows between fingertip and capitate of a registered film
 
 _WRIST, _THUMB_TIP, _MCP, _TIP = 0, 4, 9, 12  # COCO-hand's order
 # COCO-hand has no capitate. It lies from the middle finger's MCP joint towards the wrist by this share of the way, and
-# aside, to the thumb, by this one: least squares over 400 phantoms. Error in % of the hand's length, mean / 90% / largest:
-# 0.5 / 0.8 / 1.4 on phantoms; 1.5 / 2.4 / 3.3 on the 45 DHA films, whose landmarks (10, 15) were not fitted to, with a
-# mean offset of 0.9 towards the fingertip and 0.7 away from the thumb. The wrist itself misses by 14.
+# aside, to the thumb, by this one: least squares over 400 phantoms. Error in % of the hand's length, mean / 90% /
+# largest: 0.5 / 0.8 / 1.4 on phantoms; 1.5 / 2.4 / 3.3 on the 45 DHA films, whose landmarks (10, 15) were not fitted
+# to, with a mean offset of 0.9 towards the fingertip and 0.7 away from the thumb. The wrist itself misses by 14.
 _TOWARDS, _ASIDE = 0.766, 0.0415
 
 
@@ -61,7 +61,7 @@ def heatmaps(points, size, sigma):
 
 
 def peaks(maps):
-    """The highest pixel of each map, refined by a parabola through the logarithms of its neighbours (exact for a Gaussian).
+    """The highest pixel of each map, refined by a parabola through its neighbours' logarithms (exact for a Gaussian).
 
     Args:
         maps: [B, rows, columns, K], positive where it counts (heat maps or probabilities, not logits).

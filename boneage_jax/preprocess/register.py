@@ -1,8 +1,9 @@
-"""Registration of a hand by a similarity from its key points (Iglovikov et al. 2018, section 3.4).
+"""Registration of a hand by a similarity from its key points (Iglovikov et al. 2018, section 2.2).
 
 The tip of the middle finger goes to (row 100, column 800) and the capitate's centre to (row 1600, column 800) of 2080 x
 1600 pixels, mirrored where needed so that the thumb ends on the right; the aspect ratio is kept. Key points are [3, 2]
-(row, column), in the order of `keypoints.NAMES`. Where they cannot be right, the hand's mask stands in, and the film says so.
+(row, column), in the order of `keypoints.NAMES`. Where they cannot be right, the hand's mask stands in, and the film
+says so.
 """
 
 import jax.numpy as jnp
@@ -37,7 +38,8 @@ _COARSE = 256  # longer side to which masks are thinned for these questions
 def similarity(tip, capitate, mirrored, size=SIZE):
     """The [3, 3] transform that takes a fingertip and a capitate (row, column) to their targets on `size`.
 
-    `mirrored`: whether to mirror the hand. A `size` other than 2080x1600 takes the scaled targets: aspect kept, centred.
+    `mirrored`: whether to mirror the hand. A `size` other than 2080x1600 takes the scaled targets: aspect kept,
+    centred.
     """
     source = np.array([tip, capitate], np.float64)
     target = np.array([TIP, CAPITATE], np.float64)
@@ -135,12 +137,12 @@ def axis_of_mask(mask):
     """Fingertip and capitate as the mask [H, W] of a hand lets one guess them, or None where it is empty.
 
     The largest circle inside the hand lies in the palm. On the side where a disc of 0.3 times that radius does not fit
-    into the hand (into a forearm it does) are the fingers, and there the point farthest from the palm is the middle one's
-    end. Which side the thumb is on, a mask tells too badly (its third moment across the axis: 15 of the authors' 20), and
-    19 RSNA films in 20 are left hands, with the thumb to the right already.
+    into the hand (into a forearm it does) are the fingers, and there the point farthest from the palm is the middle
+    one's end. Which side the thumb is on, a mask tells too badly (its third moment across the axis: 15 of the authors'
+    20), and 19 RSNA films in 20 are left hands, with the thumb to the right already.
 
-    Errors on the 45 DHA films, masks grown from their landmarks: fingertip 1.2 / 2.7 % of the hand's length (median / 90%),
-    capitate 5.3 / 7.4 %.
+    Errors in % of the hand's length, median / 90%: fingertip 1.2 / 2.7, capitate 5.3 / 7.4 on the 45 DHA films (masks
+    grown from their landmarks); 1.7 / 3.0 and 5.1 / 8.7 on 49 RSNA films with classical masks that had no doubts.
     """
     mask, factor = _thinned(np.asarray(mask) > 0)
     inside = np.argwhere(mask)
@@ -172,9 +174,9 @@ def register(shape, keypoints=None, mask=None, size=SIZE):
     """How to register a film.
 
     Returns:
-        (transform [3, 3], how, reasons). `how`: 'keypoints'; 'axis' where fingertip and capitate may be right but the thumb
-        is not (then not mirrored); 'mask' where the points are absent or implausible (not mirrored); 'none' where there is
-        no mask either: the whole film, fitted in. `reasons`: why it is not 'keypoints'.
+        (transform [3, 3], how, reasons). `how`: 'keypoints'; 'axis' where fingertip and capitate may be right but the
+        thumb is not (then not mirrored); 'mask' where the points are absent or implausible (not mirrored); 'none' where
+        there is no mask either: the whole film, fitted in. `reasons`: why it is not 'keypoints'.
     """
     if mask is not None and (np.asarray(mask) > 0).mean() > _WHOLE:
         mask = None
@@ -193,7 +195,8 @@ def register(shape, keypoints=None, mask=None, size=SIZE):
 def register_stage(film, *, size=SIZE):
     """A film dict -> the registered film of `size`: image, mask, points and boxes carried along, one resampling.
 
-    A mask with `mask_doubts` speaks neither against the key points nor in their stead. Adds `registered` (see `register`), `doubts` (why not by the key points, '' otherwise) and `transform` [3, 3].
+    A mask with `mask_doubts` speaks neither against the key points nor in their stead. Adds `registered` (see
+    `register`), `doubts` (why not by the key points, '' otherwise) and `transform` [3, 3].
     """
     transform, found = register_film(film, size)
     return transforms.warp_film(film, transform, size) | found
@@ -206,14 +209,15 @@ def register_film(film, size=SIZE):
     return transform, {'registered': how, 'doubts': '; '.join(reasons)}
 
 
-# The similarity as five numbers, for a network that regresses it (Bae et al. 2018). Coordinates are centred and in units
-# of half the longer side, on both sides: a film of `shape` -> the registered film. No mirror: five numbers hold none, and
-# `from_parameters` takes it apart.
+# The similarity as five numbers, for a network that regresses it (Bae et al. 2018). Coordinates are centred and in
+# units of half the longer side, on both sides: a film of `shape` -> the registered film. No mirror: five numbers hold
+# none, and `from_parameters` takes it apart.
 
 def parameters(keypoints, shape):
-    """(log-scale, cos, sin, dx, dy) float32 [..., 5] of the registration, from key points [..., 3, 2] in pixels of `shape`.
+    """(log-scale, cos, sin, dx, dy) float32 [..., 5] of the registration, from key points [..., 3, 2] in pixels.
 
-    In jnp, batched, so that targets follow the augmented key points on the device. dx is along columns, dy along rows.
+    `shape` is that of the image which they lie in, (rows, columns). In jnp, batched, so that targets follow the
+    augmented key points on the device. dx is along columns, dy along rows.
     """
     source, half = _centred(jnp.asarray(keypoints, jnp.float32), shape)
     tip, capitate = source[..., 0, :], source[..., 2, :]
@@ -230,9 +234,10 @@ def parameters(keypoints, shape):
 
 
 def from_parameters(values, shape, mirrored=False, size=SIZE):
-    """The [3, 3] transform of a film of `shape` onto `size`, from one film's five numbers (cos and sin need no unit length).
+    """The [3, 3] transform of a film of `shape` onto `size`, from one film's five numbers.
 
-    `mirrored` mirrors the registered film: the axis lies on its middle column 800, which stays.
+    cos and sin need no unit length. `mirrored` mirrors the registered film: the axis lies on column 800,
+    which stays.
     """
     log_scale, cos, sin, dx, dy = np.asarray(values, np.float64)
     norm = np.hypot(cos, sin)

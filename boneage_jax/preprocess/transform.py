@@ -55,11 +55,11 @@ def magnification(transform):
 def warp(image, transform, size, *, fill=0, method=None):
     """The image under `transform` on a canvas of `size` (rows, columns), read once from its own pixels.
 
-    Where the film shrinks by a factor f, it is read on a grid ceil(f) times finer than the target and averaged down: the
-    area average, at any angle. Bicubic up to f = 2; beyond, bilinear does as well. Measured on a 1514x2044 film turned
-    by 13 degrees and shrunk by 4, against the area average of a grid three times finer still: 0.3 grey levels RMS in
-    76 ms on one core; Pillow's bicubic without a filter 3.2 (aliased trabeculae, 24 ms); a reduction by a whole factor
-    first, then bicubic, 2.4 (16 ms); a Gaussian first, as scikit-image does, 1.6 (159 ms).
+    Where the film shrinks by a factor f, it is read on a grid ceil(f) times finer than the target and averaged down:
+    the area average, at any angle. Bicubic up to f = 2; beyond, bilinear does as well. Measured on a 1514x2044 film
+    turned by 13 degrees and shrunk by 4, against the area average of a grid three times finer still: 0.3 grey levels
+    RMS in 76 ms on one core; Pillow's bicubic without a filter 3.2 (aliased trabeculae, 24 ms); a reduction by a whole
+    factor first, then bicubic, 2.4 (16 ms); a Gaussian first, as scikit-image does, 1.6 (159 ms).
 
     Args:
         image: uint8 [H, W].
