@@ -167,3 +167,24 @@ def test_points_go_back_to_where_they_came_from():
         back = resize.restore_points(resized['keypoints'], (50, 40), size, fit)
         np.testing.assert_allclose(back, film['keypoints'], atol=1e-4)
         assert resize.uncovered(resized['image'], (50, 40), fit).shape[:2] == resize.inner((50, 40), size, fit)[0]
+
+
+@pytest.mark.parametrize('chosen, size', [
+    ('mask,crop', (96, 80)), ('mask,contrast', (96, 80)), ('resize,enhance', (96, 80)),
+    ('mask,contrast,register', (104, 80)), ('mask,region', (500, 375)),
+])
+def test_the_papers_stages_on_phantoms(monkeypatch, tmp_path, chosen, size):
+    monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr(prepare, 'POOL_SECONDS', 1e9)
+    config = c.build(c.base(), f'source=hand_phantom,count=3,data.phantom.size=(208,160),size={size},stages=({chosen}),'
+                     'data.stage.register.size=(104,80)', {}).data
+    films = prepared.open(prepare.ensure(config))
+    assert len(films.splits['train']) == 3
+    for record, flags in zip(films.splits['train'], films.labels['train']['flags'], strict=True):
+        assert record['image'].shape == (*size, 1) and np.ptp(record['image']) > 50
+        inside, truth = record['hand_mask'][..., 0] > 0, record['keypoints']
+        if chosen != 'resize,enhance':  # the phantoms' own mask is replaced by the one that was found
+            points = np.round(truth).astype(int)
+            within = [inside[r, c] for r, c in points if 0 <= r < size[0] and 0 <= c < size[1]]
+            assert np.mean(within) >= 0.5
+        assert 'registered_by' not in flags  # phantoms know their key points

@@ -142,7 +142,7 @@ def axis_of_mask(mask):
     20), and 19 RSNA films in 20 are left hands, with the thumb to the right already.
 
     Errors in % of the hand's length, median / 90%: fingertip 1.2 / 2.7, capitate 5.3 / 7.4 on the 45 DHA films (masks
-    grown from their landmarks); 1.7 / 3.0 and 5.1 / 8.7 on 49 RSNA films with classical masks that had no doubts.
+    grown from their landmarks); 1.7 / 5.1 and 3.0 / 8.7 on 49 RSNA films with classical masks that had no doubts.
     """
     mask, factor = _thinned(np.asarray(mask) > 0)
     inside = np.argwhere(mask)
