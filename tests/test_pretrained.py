@@ -224,13 +224,13 @@ def test_pytorch_files(tmp_path):
             found, _ = weight_files.read(path)
             assert found['module.a'].tolist() == [0, 1, 2, 3, 4] and found['b'].dtype == np.float32
     whole = path.read_bytes()
-    for content in (whole[:len(whole) // 2], b''):
+    for content in (*(whole[:len(whole) * n // 7] for n in range(1, 7)), b''):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=f'{path}: cut short or damaged'):
+        with pytest.raises(UserError, match=f'{path}: .*damaged'):
             weight_files.read(path)
     for evil in ({'a': Canary(sign)}, torch.nn.Linear(2, 2)):
         torch.save(evil, path)
-        with pytest.raises(UserError, match=f'{path}: holds more than arrays, which could run code: refused'):
+        with pytest.raises(UserError, match=f'{path}: holds more than arrays, which could run code'):
             weight_files.read(path)
     assert not sign.exists()
     torch.save([1, 2], path)

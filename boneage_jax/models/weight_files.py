@@ -120,11 +120,9 @@ def _read_torch(path):
         with warnings.catch_warnings(action='ignore'):  # of old formats
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
-        if 'weights_only' not in str(error).lower():
-            raise UserError(_damaged(path, error)) from error
-        raise UserError(f'{path}: holds more than arrays, which could run code: refused unread. Save the state_dict() alone, '
-                        'where you trust the file') from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f'{path}: holds more than arrays, which could run code, or is damaged: refused unread. Save the '
+                        'state_dict() alone, where you trust the file') from error
+    except Exception as error:  # of a file cut short the unpickler says struct.error, EOFError, RuntimeError, ...
         raise UserError(_damaged(path, error)) from error
     for key in ('state_dict', 'model', 'model_state_dict'):  # a training script's bundle
         if isinstance(content, dict) and isinstance(content.get(key), dict):
