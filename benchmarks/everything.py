@@ -2,7 +2,7 @@
 
     python -m benchmarks.everything --output runs/benchmarks/everything.json
 
-Leave the machine alone meanwhile (about 15 minutes on two cores). Each also leaves its own JSON beside; for other
+Leave the machine alone meanwhile (about 25 minutes on two cores). Each also leaves its own JSON beside; for other
 sizes run the single ones.
 """
 
@@ -14,7 +14,7 @@ import sys
 
 from benchmarks import machine, report
 
-NAMES = ('reading', 'preparing', 'train_step', 'convolutions', 'start_up')
+NAMES = ('reading', 'preparing', 'train_step', 'convolutions', 'backbones', 'start_up')
 
 
 def main(argv=None):
@@ -54,6 +54,7 @@ QUICK = {
     'preparing': ['--count', '32', '--side', '64', '--repeats', '1'],
     'train_step': ['--networks', 'resnet18:4:1', '--sizes', '32:2', '--repeats', '1'],
     'convolutions': ['--network', 'resnet18:4', '--size', '32:2', '--repeats', '1'],
+    'backbones': ['--networks', 'vgg16', '--width', '8', '--side', '32', '--batch', '2', '--seconds', '0', '--repeats', '1'],
     'start_up': ['--configs', 'configs/prsnet.py:tiny,row=baseline', '--repeats', '1'],
 }
 

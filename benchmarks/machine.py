@@ -10,7 +10,7 @@ import sys
 import time
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'grain', 'array_record', 'tensorflow-datasets', 'numpy', 'pillow',
-            'torch')
+            'torch', 'torchvision')
 QUIET = 0.5  # load average above which figures mean little
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

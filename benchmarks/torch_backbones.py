@@ -98,7 +98,7 @@ def stages(name, network, x):
     """(the maps of our `stages(x)`, the network's output) for `x [B, 3, H, W]`."""
     maps, hooks = [], []
     for place in STAGES[family(name)]:
-        hooks.append(network.get_submodule(place).register_forward_hook(lambda module, inputs, output: maps.append(output)))
+        hooks.append(network.get_submodule(place).register_forward_hook(lambda *call: maps.append(call[-1])))
     try:
         logits = network(x)
     finally:

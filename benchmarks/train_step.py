@@ -78,7 +78,7 @@ def _compare(backbone, width, depth, side, batch, torch_step, on_gpu, arguments)
                     contenders[name] = torch_step.theirs(
                         model(), backbone, width, depth, films, arguments.optimizer, RATE, DECAY, dtype=dtype,
                         channels_last=layout == 'channels_last', compiled=compiled, on_gpu=on_gpu)
-    found = _in_turns(contenders, batch, arguments.repeats, arguments.seconds)
+    found = in_turns(contenders, batch, arguments.repeats, arguments.seconds)
     best_torch = {dtype: max((max(values) for name, values in found.items()
                               if name.startswith('PyTorch') and name.endswith(dtype)), default=None) for dtype in types}
     rows = []
@@ -91,7 +91,7 @@ def _compare(backbone, width, depth, side, batch, torch_step, on_gpu, arguments)
     return rows
 
 
-def _in_turns(contenders, batch, rounds, seconds):
+def in_turns(contenders, batch, rounds, seconds):
     """Images a second of each contender in each round; a turn takes about `seconds`, one step at least."""
     steps = {}
     for name, work in contenders.items():

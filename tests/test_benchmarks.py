@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from benchmarks import convolutions, everything, machine, preparing, reading, report, start_up, train_step
+from benchmarks import backbones, convolutions, everything, machine, preparing, reading, report, start_up, train_step
 from boneage_jax import models
 
 
@@ -56,6 +56,15 @@ def test_train_step(tmp_path):
     for row in ours:
         expected = row['best'] / max(r['best'] for r in theirs) if theirs else None
         assert row['ratio'] == (expected and pytest.approx(expected))
+
+
+def test_backbones(tmp_path):
+    rows = run(backbones.main, tmp_path, '--networks', 'vgg16', '--width', '8', '--side', '32', '--batch', '2', '--seconds', '0')
+    assert [row['kind'] for row in rows[:2]] == ['forward', 'training step']
+    assert len(rows) == (6 if importlib.util.find_spec('torch') and importlib.util.find_spec('torchvision') else 2)
+    for row in rows[:2]:
+        theirs = [r['best'] for r in rows[2:] if r['kind'] == row['kind']]
+        assert row['ratio'] == (pytest.approx(row['best'] / max(theirs)) if theirs else None)
 
 
 def test_missing_torch_is_named(monkeypatch, capsys):

@@ -1,8 +1,8 @@
 """Inception-V3 (Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, CVPR 2016): torchvision's arrangement and names, NHWC.
 
 Against the paper: its table 1 is not the network that the authors released and everybody uses, which this is; average
-pools count the zeros at the border (the authors' do not), and the auxiliary head has one dense layer. torchvision's weights
-come from the authors': they expect pixels as (x - 0.5) / 0.5, not ImageNet's mean and deviation.
+pools count the zeros at the border (the authors' do not). torchvision's weights come from the authors': they expect
+pixels as (x - 0.5) / 0.5, not ImageNet's mean and deviation.
 """
 
 import functools
@@ -75,7 +75,8 @@ class InceptionB(nnx.Module):
 
     def __call__(self, x):
         return jnp.concatenate([
-            self.branch3x3(x), chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3), max_pool(x)], axis=-1)
+            self.branch3x3(x), chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3),
+            max_pool(x)], axis=-1)
 
 
 class InceptionC(nnx.Module):
@@ -115,7 +116,8 @@ class InceptionD(nnx.Module):
     def __call__(self, x):
         return jnp.concatenate([
             chain(x, self.branch3x3_1, self.branch3x3_2),
-            chain(x, self.branch7x7x3_1, self.branch7x7x3_2, self.branch7x7x3_3, self.branch7x7x3_4), max_pool(x)], axis=-1)
+            chain(x, self.branch7x7x3_1, self.branch7x7x3_2, self.branch7x7x3_3, self.branch7x7x3_4),
+            max_pool(x)], axis=-1)
 
 
 class InceptionE(nnx.Module):

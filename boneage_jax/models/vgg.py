@@ -1,7 +1,7 @@
-"""VGG16, with and without batch normalisation (Simonyan, Zisserman, ICLR 2015, configuration D): torchvision's arrangement.
+"""VGG16, with and without batch normalisation (Simonyan, Zisserman, ICLR 2015, configuration D), as in torchvision.
 
-Against the paper: the map that the dense layers read is averaged to 7x7 whatever the input's size (224 pixels give 7x7),
-the initial values are He's (2015), and batch normalisation, where switched on, stands before each rectifier.
+Against the paper: the map that the dense layers read is averaged to 7x7 whatever the input's size, the initial values are He's
+(2015), and batch normalisation, where switched on, stands before each rectifier.
 """
 
 import jax
@@ -71,7 +71,7 @@ class VGG(nnx.Module):
         x = self.stages(x)[-1]
         if self.classifier is None:
             return layers.global_average_pool(x)
-        x = layers.average_pool_to(x, POOLED).reshape(x.shape[0], -1)  # rows, columns, channels: the kernel is ordered so
+        x = layers.average_pool_to(x, POOLED).reshape(x.shape[0], -1)  # rows, columns, channels
         for layer in self.classifier:
             x = layer(x, rngs=rngs) if isinstance(layer, nnx.Dropout) else layer(x)
         return x
