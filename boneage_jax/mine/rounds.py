@@ -23,6 +23,8 @@ from boneage_jax.preprocess import hand_mask, review
 from tfds_rsna import lock, prepared
 from tfds_rsna.errors import UserError
 
+PIECE = 0.1  # of the largest component's area, from which on a second piece of a prediction makes it doubtful: letters of
+             # markers are smaller, and are gone once the largest component is kept
 MEASURES = ('agreement', 'stability', 'area', 'border', 'sides', 'components', 'holes', 'smoothness', 'solidity')
 
 
@@ -108,11 +110,11 @@ class _Round:
         refused = {row['id']: row['reasons'] for row in rows}
         accepted = verdicts.combine(ids, refused, eye.current, kept, self.number)
         verdicts.write_table(self.folder / 'accepted.csv', ('id', 'round', 'by'), [(i, *accepted[i]) for i in ids if i in accepted])
+        sheets.draw(self.films, lambda i: self._mask(self.number, i), rows, accepted, self.folder)
         if not accepted:
             raise UserError(f'{self.folder}: none of {len(ids)} masks was accepted; look at refused.png and review.csv there '
                             'for the reasons. Lower mine.agreement, begin with drawn masks, or accept some by eye (--review=web)')
         self._write_records(accepted)
-        sheets.draw(self.films, lambda i: self._mask(self.number, i), rows, accepted, self.folder)
         metrics = self._metrics(rows, accepted, kept, eye.current, report)
         log.write_json(self.folder / 'metrics.json', metrics)
         log.say(f'Round {self.number}: {len(accepted):,} of {len(ids):,} masks accepted ({metrics["new"]:,} new, '
@@ -189,8 +191,8 @@ class _Round:
 
 
 def _component(predicted):
-    """The findings of a predicted mask [H, W]: its largest component, and how many pieces of some size there were."""
+    """The findings of a predicted mask [H, W]: its largest component, and its number of larger pieces."""
     mask = hand_mask.largest_component(predicted)
     labels, _ = ndimage.label(predicted, structure=np.ones((3, 3)))
-    pieces = int((np.bincount(labels.ravel())[1:] > 0.01 * mask.sum()).sum())
+    pieces = int((np.bincount(labels.ravel())[1:] > PIECE * mask.sum()).sum())
     return {'hand_mask': mask.astype(np.uint8), 'pieces': np.int32(pieces)}

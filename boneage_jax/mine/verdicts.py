@@ -10,7 +10,6 @@ from boneage_jax import log
 from boneage_jax.preprocess import review
 
 VERDICTS = ('accept', 'reject', 'undo')
-_PIECE = 0.01  # of the mask; smaller pieces of a prediction do not count
 
 
 def by_rule(mask, pieces, classical, before, options):
@@ -18,7 +17,7 @@ def by_rule(mask, pieces, classical, before, options):
 
     Args:
         mask: largest component of the prediction, uint8 `[H, W]`.
-        pieces: how many pieces the prediction had before.
+        pieces: how many pieces of some size the prediction had before.
         classical: the film's classical mask, `[H, W]`.
         before: its mask of the round before, or None.
         options: `config.mine`: the mask must agree with the classical one, or be as it was the round before.
