@@ -72,7 +72,7 @@ def mine(config, workdir, data_dir=None, seed_masks=None):
             report = train.train(run_config(config, workdir, number, len(drawn)), folder / 'train', data_dir)
             if report is None:  # asked to stop
                 return done
-            done.append(_Round(config, workdir, number, films).finish(report))
+            done.append(_Round(config, workdir, number, films, bool(drawn)).finish(report))
         return done
 
 
@@ -94,8 +94,8 @@ def run_config(config, workdir, number, drawn=0):
 class _Round:
     """One round after its training: `finish(report of the training) -> its metrics`."""
 
-    def __init__(self, config, workdir, number, films):
-        self.config, self.workdir, self.number, self.films = config, workdir, number, films
+    def __init__(self, config, workdir, number, films, drawn):
+        self.config, self.workdir, self.number, self.films, self.drawn = config, workdir, number, films, drawn
         self.folder, self.began = workdir / f'round_{number}', time.monotonic()
 
     def finish(self, report):
@@ -108,7 +108,8 @@ class _Round:
         before = self.workdir / f'round_{self.number - 1}' / 'accepted.csv'
         kept = verdicts.read_accepted(before) if self.number > 1 else {}
         refused = {row['id']: row['reasons'] for row in rows}
-        accepted = verdicts.combine(ids, refused, eye.current, kept, self.number)
+        accepted = verdicts.combine(ids, refused, eye.current, kept, self.number,
+                                    classical=self.number == 1 and not self.drawn)
         verdicts.write_table(self.folder / 'accepted.csv', ('id', 'round', 'by'), [(i, *accepted[i]) for i in ids if i in accepted])
         sheets.draw(self.films, lambda i: self._mask(self.number, i), rows, accepted, self.folder)
         if not accepted:
@@ -136,7 +137,8 @@ class _Round:
         findings.ensure(self.folder / 'masks', counts, lambda job: list(job[1]), answer=answer)
 
     def _mask(self, number, i):
-        return findings.read(self.workdir / f'round_{number}' / 'masks', films_lib.SPLIT, i)['hand_mask']
+        folder = self.workdir / f'round_{number}' / 'masks' if number else self.workdir / 'classical'
+        return findings.read(folder, films_lib.SPLIT, i)['hand_mask']
 
     def _review(self):
         """Every film's measures and reasons by rule; review.csv."""

@@ -76,11 +76,13 @@ def _apply(current, film, verdict):
         current[film] = verdict
 
 
-def combine(ids, refused, eye, kept, number):
-    """`{id: (round of the mask, 'rule' | 'eye')}` of the accepted films.
+def combine(ids, refused, eye, kept, number, *, classical):
+    """`{id: (round of the mask, 'rule' | 'eye')}` of the accepted films; round 0 is the film's classical mask.
 
     `refused` `{id: reasons}` by rule, `eye` this round's verdicts, `kept` the accepted of the round before. A verdict by eye
-    goes over the rule, and a mask accepted by eye stays with the film until another verdict.
+    goes over the rule, and a mask accepted by eye stays with the film until another verdict. `classical`: what the rule
+    accepts enters with its classical mask. So begins mining from nothing, whose first network has seen phantoms alone: it
+    tells good classical masks from bad ones, but they follow a real hand's skin better than its own.
     """
     accepted = {}
     for film in ids:
@@ -90,7 +92,7 @@ def combine(ids, refused, eye, kept, number):
         elif kept.get(film, (0, ''))[1] == 'eye':
             accepted[film] = kept[film]
         elif not refused[film]:
-            accepted[film] = (number, 'rule')
+            accepted[film] = (0 if classical else number, 'rule')
     return accepted
 
 
