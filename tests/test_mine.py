@@ -29,8 +29,8 @@ def source(phantoms, tmp_path_factory):
     """Prepared films 'f0' .. 'f15' without masks."""
     folder = tmp_path_factory.mktemp('films') / 'records'
     prepared.write(folder, {'train': [
-        {'image': film['image'][..., None], 'id': f'f{i}', 'months': film['months'], 'male': film['male'], 'width': 80, 'height': 80}
-        for i, film in enumerate(phantoms)]}, metadata={})
+        {'image': film['image'][..., None], 'id': f'f{i}', 'months': film['months'], 'male': film['male'], 'width': 80,
+         'height': 80} for i, film in enumerate(phantoms)]}, metadata={})
     return folder
 
 
@@ -50,7 +50,8 @@ def config(source, extra=''):
 def blob(shift=0):
     y, x = np.mgrid[:60, :60]
     hand = (y - 35) ** 2 + (x - 30 - shift) ** 2 < 15 ** 2
-    return (hand | (abs(x - 24 - shift) < 3) & (y > 6) & (y < 35) | (abs(x - 36 - shift) < 3) & (y > 6) & (y < 35)).astype(np.uint8)
+    fingers = (abs(abs(x - 30 - shift) - 6) < 3) & (y > 6) & (y < 35)
+    return (hand | fingers).astype(np.uint8)
 
 
 def test_rule_wants_the_classical_mask_or_the_last_round_to_agree():
