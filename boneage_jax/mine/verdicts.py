@@ -10,7 +10,6 @@ from boneage_jax import log
 from boneage_jax.preprocess import review
 
 VERDICTS = ('accept', 'reject', 'undo')
-_PIECE = 0.01  # of the mask; smaller pieces of a prediction do not count
 
 
 def by_rule(mask, pieces, classical, before, options):
@@ -18,7 +17,7 @@ def by_rule(mask, pieces, classical, before, options):
 
     Args:
         mask: largest component of the prediction, uint8 `[H, W]`.
-        pieces: how many pieces the prediction had before.
+        pieces: how many pieces of some size the prediction had before.
         classical: the film's classical mask, `[H, W]`.
         before: its mask of the round before, or None.
         options: `config.mine`: the mask must agree with the classical one, or be as it was the round before.
@@ -77,11 +76,13 @@ def _apply(current, film, verdict):
         current[film] = verdict
 
 
-def combine(ids, refused, eye, kept, number):
-    """`{id: (round of the mask, 'rule' | 'eye')}` of the accepted films.
+def combine(ids, refused, eye, kept, number, *, classical):
+    """`{id: (round of the mask, 'rule' | 'eye')}` of the accepted films; round 0 is the film's classical mask.
 
     `refused` `{id: reasons}` by rule, `eye` this round's verdicts, `kept` the accepted of the round before. A verdict by eye
-    goes over the rule, and a mask accepted by eye stays with the film until another verdict.
+    goes over the rule, and a mask accepted by eye stays with the film until another verdict. `classical`: what the rule
+    accepts enters with its classical mask. So begins mining from nothing, whose first network has seen phantoms alone: it
+    tells good classical masks from bad ones, but they follow a real hand's skin better than its own.
     """
     accepted = {}
     for film in ids:
@@ -91,7 +92,7 @@ def combine(ids, refused, eye, kept, number):
         elif kept.get(film, (0, ''))[1] == 'eye':
             accepted[film] = kept[film]
         elif not refused[film]:
-            accepted[film] = (number, 'rule')
+            accepted[film] = (0 if classical else number, 'rule')
     return accepted
 
 
