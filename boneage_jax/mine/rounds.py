@@ -160,7 +160,10 @@ class _Round:
         return rows
 
     def _write_records(self, accepted):
-        """`accepted/`: the accepted films with their masks, as prepared records."""
+        """`accepted/`: the accepted films with their masks, as prepared records.
+
+        Their ids begin with 'mined-': phantoms have numbers for ids too, and a run that takes one film for another refuses.
+        """
         target, about = self.folder / 'accepted', {'accepted': {name: list(of) for name, of in sorted(accepted.items())}}
         if (target / prepared.MARKER).exists():
             if prepared.read_metadata(target) == about:
@@ -170,7 +173,7 @@ class _Round:
         def examples():
             for i, name in enumerate(self.films.ids):
                 if name in accepted:
-                    yield self.films[i] | {'hand_mask': self._mask(accepted[name][0], i)[..., None]}
+                    yield self.films[i] | {'id': f'mined-{name}', 'hand_mask': self._mask(accepted[name][0], i)[..., None]}
 
         prepared.write(target, {films_lib.SPLIT: examples()}, metadata=about)
 

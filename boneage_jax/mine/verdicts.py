@@ -31,7 +31,8 @@ def by_rule(mask, pieces, classical, before, options):
     reasons = review.reasons({k: v for k, v in measured.items() if k not in ('agreement', 'stability')})
     if agreement < options.agreement and stability < options.stability:
         reasons.append(f'agreement: {agreement:.2f} with the classical mask, not {options.agreement:g} or more'
-                       + (f'; {stability:.2f} with the round before, not {options.stability:g}' if before is not None else ''))
+                       + (f'; {stability:.2f} with the round before, not {options.stability:g}'
+                          if before is not None and options.stability <= 1 else ''))
     return measured, reasons
 
 
