@@ -87,7 +87,7 @@ def pairwise_distances(embeddings, *, distance='l2'):
 
 
 def relative_triplets(ages, valid=None):
-    """Ages `[B]` -> bool `[B, B, B]`: (anchor, positive, negative) distinct with |y_a - y_p| < |y_a - y_n| (Bae 2018, 2.2).
+    """Ages `[B]` -> bool `[B, B, B]`: (anchor, positive, negative) distinct with |y_a - y_p| < |y_a - y_n| (Bae 2018).
 
     Ties are out: at most B(B-1)(B-2)/2 triplets, 14,880 at B = 32. Films that are not `valid` (`[B]` bool) are in none.
     """
@@ -105,10 +105,11 @@ def triplet_ranking(embeddings, ages, *, distance='l2', reduction='mean', form='
     'softmax' (the paper): `softplus(d_ap - d_an)`, the cross-entropy of the softmax of the two;
     'margin' (ours): `max(0, d_ap - d_an + margin)`;
     'semi_hard' (ours): that of the triplets in the right order by less than `margin` alone (Schroff et al. 2015).
-    'sum' (the paper): of all triplets; 'mean': by their number, for 'semi_hard' by those that count; no triplet gives 0.
+    'sum' (the paper): of all triplets; 'mean': by their number ('semi_hard': of those that count); no triplet gives 0.
 
-    The batch is the global one however it is sharded: distances reach across devices. Memory grows with B^3 and with B^2 F:
-    168 MB in all, gradient included, at B = 128 and F = 2,048 on a CPU. Raises ValueError for another `distance`, `reduction` or `form`.
+    The batch is the global one however it is sharded: distances reach across devices. Memory grows with B^3 and B^2 F:
+    168 MB in all, gradient included, at B = 128 and F = 2,048 on a CPU. Raises ValueError for another `distance`,
+    `reduction` or `form`.
     """
     if reduction not in ('mean', 'sum'):
         raise ValueError(f"reduction={reduction!r}: expected 'mean' or 'sum'")
@@ -127,8 +128,9 @@ def rank_correlation(embeddings, ages, *, temperature=0.1, distance='l2', valid=
     """Ours: embeddings `[B, F]`, ages `[B]` -> scalar, 1 minus the mean over anchors of a smooth Spearman correlation
     between the distances to the others and the gaps in age.
 
-    A film's rank among an anchor's others is a sum of `sigmoid((d - d_other) / (temperature * mean distance))`: the scale of
-    the embeddings does not matter. Anchors whose gaps are all equal, and films that are not `valid`, count nowhere.
+    A film's rank among an anchor's others is a sum of `sigmoid((d - d_other) / (temperature * mean distance))`: the
+    scale of the embeddings does not matter. Anchors whose gaps are all equal, and films that are not `valid`, count
+    nowhere.
     """
     distances, gaps = pairwise_distances(embeddings, distance=distance), jnp.abs(ages[:, None] - ages[None])
     there = jnp.ones(ages.shape, bool) if valid is None else valid

@@ -1,21 +1,24 @@
-"""Triplet ranking: ordered embeddings beside the regression of ages (Bae, Bae, Jung 2018).
+r"""Triplet ranking: ordered embeddings beside the regression of ages (Bae, Bae, Jung 2018).
 
     python -m boneage_jax.main --config=configs/triplet.py --workdir=runs/triplet                  # RSNA at 500 px
     python -m boneage_jax.sweep --config=configs/triplet.py:rsna100 --workdir=runs/triplet100 --seeds=3
-    python -m boneage_jax.main --config=configs/triplet.py:phantom --workdir=runs/triplet_first    # phantoms, no data needed
-    python -m boneage_jax.embeddings --workdir=runs/triplet100/both-plain/seed0,runs/triplet100/both-triplet/seed0 --output=tsne
+    python -m boneage_jax.main --config=configs/triplet.py:phantom --workdir=runs/triplet_first    # phantoms, no data
+    python -m boneage_jax.embeddings --workdir=runs/triplet100/both-plain/seed0,runs/triplet100/both-triplet/seed0 \
+        --output=runs/triplet100/tsne
 
-The paper prints, on the 200 test films, a mean absolute error in months of 5.74 (boys) and 5.89 (girls) without the triplet
-loss, 4.69 and 4.85 with it, one network for each sex: the first four rows of `sweep()`; its 5.82 and 4.77 for all are the
-averages over the two. Inception-V3, pooled features (2,048) as embedding, L1 in months, 0.01 times the sum over all relative
-triplets. Not in the paper, ours: 500x500, batch 32, Adam 1e-4, 100 epochs, the dense layer, augmentation; and the rows
-'both', one network that reads the sex. Alone, the config is 'both triplet'. Not measured yet, on any data.
+The paper prints, on the 200 test films, a mean absolute error in months of 5.74 (boys) and 5.89 (girls) without the
+triplet loss, 4.69 and 4.85 with it, one network for each sex: the first four rows of `sweep()`; its 5.82 and 4.77 for
+all are the averages over the two. Inception-V3, pooled features (2,048) as embedding, L1 in months, 0.01 times the sum
+over all relative triplets. Not in the paper, ours: 500x500, batch 32, Adam 1e-4, 100 epochs, the dense layer,
+augmentation; and the rows 'both', one network that reads the sex (alone, the config is 'both triplet'). Not measured yet.
 
-`:rsna100` is ResNet-18 of half width on 100 px films, for two CPU cores (ten minutes or so less than an hour a row).
-`:rsna100,inception` puts Inception-V3 there, for an accelerator: its own stem would leave 1x1 maps of 100 px, the small stem
-leaves 10x10 at about 20 GFLOP a film, hours an epoch on two cores.
-`:aligned,data.stage.unet.run=RUN,data.stage.align.run=RUN` puts the paper's input stages first: the hand masked by a network
-of configs/unet.py, its contrast stretched, turned and centred by one of configs/transformation.py.
+`:rsna100` is ResNet-18 of half width on 100 px films, for two CPU cores: the network of configs/prsnet.py's baseline,
+whose 30 epochs take about 40 minutes. `:rsna100,semi_hard,row=both triplet` is a variant (also `margin`,
+`correlation`, which replaces the triplets).
+`:rsna100,inception` puts Inception-V3 there, for an accelerator: its own stem would leave 1x1 maps of 100 px, the
+small stem leaves 10x10 at 17 GFLOP a film, 94 times the ResNet's.
+`:aligned,data.stage.unet.run=RUN,data.stage.align.run=RUN` puts the paper's input stages first: the hand masked by a
+network of configs/unet.py, its contrast stretched, turned and centred by one of configs/transformation.py.
 """
 
 from boneage_jax import config as c
@@ -61,12 +64,15 @@ PRESETS = {
     },
     'inception': {'model.backbone': 'inception_v3', 'model.stem': 'small', 'model.dense': (1024,)},
     'aligned': {'data.stages': ('unet', 'contrast', 'align', 'register')},
+    'semi_hard': {'task.form': 'semi_hard'},  # as in :rsna100,semi_hard,row=both triplet
+    'margin': {'task.form': 'margin'},
+    'correlation': {'task.triplet_weight': 0.0, 'task.correlation_weight': 10.0},
     'phantom': {
         **CPU_RECIPE, 'data.source': 'hand_phantom', 'data.phantom.count': 3000, 'data.phantom.size': (96, 96),
         'data.size': (96, 96), 'data.validation': 300, 'data.holdout': 300, 'epochs': 12,
     },
     'tiny': {
-        'model.backbone': 'resnet18', 'model.width': 4, 'model.depth': 1, 'model.dense': (8,), 'statistics_batches': 2,
+        'model.backbone': 'resnet18', 'model.width': 4, 'model.depth': 1, 'model.dense': (8,), 'statistics_batches': 0,
         'data.source': 'hand_phantom', 'data.phantom.count': 32, 'data.phantom.size': (40, 40), 'data.size': (40, 40),
         'data.validation': 8, 'data.holdout': 8, 'batch_size': 4, 'epochs': 2, 'log_every': 1,
     },
@@ -85,5 +91,3 @@ def sweep():
         yield c.Row(f'{sex} triplet', one, with_triplets)
     yield c.Row('both plain', {'task.triplet_weight': 0.0})
     yield c.Row('both triplet', {})
-    yield c.Row('both semi-hard', {'task.form': 'semi_hard'})
-    yield c.Row('both correlation', {'task.triplet_weight': 0.0, 'task.correlation_weight': 10.0})

@@ -71,8 +71,10 @@ def test_errors_in_percent_of_the_hand_and_in_degrees():
 def test_a_film_is_aligned_and_registered(tmp_path, fit):
     size, shape = (60, 60), (240, 180)
     (tmp_path / 'metrics.json').write_text('{}')
-    (tmp_path / 'config.json').write_text(json.dumps({'data': {'size': size, 'fit': fit, 'source': 'hand_phantom', 'stages': []}}))
-    data = c.build(c.base(), f'stages=(align,register),data.stage.align.run={tmp_path},data.stage.register.size=(208,160)', {}).data
+    trained = {'size': size, 'fit': fit, 'source': 'hand_phantom', 'stages': []}
+    (tmp_path / 'config.json').write_text(json.dumps({'data': trained}))
+    data = c.build(c.base(), f'stages=(align,register),data.stage.align.run={tmp_path},'
+                   'data.stage.register.size=(208,160)', {}).data
     align, onto = stages.plan(data)
     points = 2 * POINTS[0]
     film = {'image': np.zeros(shape, np.uint8), 'id': 'a'}

@@ -1,4 +1,4 @@
-"""Triplet ranking: exact against a loop, ties out, finite everywhere, the same over devices; what it trains and what not."""
+"""Triplet ranking: exact against a loop, ties out, finite, the same over devices; what it trains, what not."""
 
 import math
 
@@ -48,7 +48,8 @@ def by_hand(x, ages, valid, distance='l2', form='softmax', margin=1.0):
     return terms
 
 
-@pytest.mark.parametrize('distance, form', [('l2', 'softmax'), ('squared_l2', 'softmax'), ('l2', 'margin'), ('l2', 'semi_hard')])
+@pytest.mark.parametrize('distance, form', [
+    ('l2', 'softmax'), ('squared_l2', 'softmax'), ('l2', 'margin'), ('l2', 'semi_hard')])
 def test_every_relative_triplet_and_no_other(distance, form):
     for seed in range(3):
         x, ages = films(seed=seed)
@@ -76,7 +77,8 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize('distance, form', [('l2', 'softmax'), ('squared_l2', 'margin'), ('l2', 'semi_hard'), ('l2', 'correlation')])
+@pytest.mark.parametrize('distance, form', [
+    ('l2', 'softmax'), ('squared_l2', 'margin'), ('l2', 'semi_hard'), ('l2', 'correlation')])
 def test_gradients_are_finite(distance, form):
     def loss(x, ages):
         if form == 'correlation':
@@ -175,8 +177,9 @@ def net(**options):
 
 def triplet_task(**changed):
     return ml_collections.ConfigDict({
-        'name': 'age_triplet', 'loss': 'l1', 'normalisation': 'zscore', 'triplet_weight': 0.01, 'reduction': 'sum', 'distance': 'l2',
-        'form': 'softmax', 'margin': 1.0, 'correlation_weight': 0.0, 'temperature': 0.1} | changed)
+        'name': 'age_triplet', 'loss': 'l1', 'normalisation': 'zscore', 'triplet_weight': 0.01,
+        'reduction': 'sum', 'distance': 'l2', 'form': 'softmax', 'margin': 1.0,
+        'correlation_weight': 0.0, 'temperature': 0.1} | changed)
 
 
 @pytest.mark.parametrize('backbone', ['inception_v3', 'vgg16'])  # the trunks have tests of their own
@@ -201,7 +204,7 @@ def test_the_triplet_term_does_not_reach_the_dense_layers():
         return losses.triplet_ranking(aux['embeddings'], ages) + losses.rank_correlation(aux['embeddings'], ages)
 
     gradient = nnx.to_pure_dict(jax.jit(jax.grad(triplets))(parameters))
-    largest = {part: max(float(np.abs(x).max()) for x in jax.tree.leaves(gradient[part])) for part in ('trunk', 'dense', 'head')}
+    largest = {part: max(float(np.abs(x).max()) for x in jax.tree.leaves(of)) for part, of in gradient.items()}
     assert largest['dense'] == largest['head'] == 0.0 < largest['trunk']
 
 
@@ -224,7 +227,8 @@ def test_the_loss_is_in_months_beside_the_weighted_sum():
     prediction, error = np.zeros(7, np.float32), np.abs(12.0 - ages)[valid].mean()
     for weights, expected in (((0.0, 0.0), error), ((0.01, 0.0), error + 0.01 * np.sum(by_hand(x, ages, valid))),
                               ((0.0, 5.0), error + 5 * losses.rank_correlation(x, ages, valid=valid))):
-        task = tasks.build(triplet_task(triplet_weight=weights[0], correlation_weight=weights[1]), {'centre': 12.0, 'scale': 40.0})
+        options = triplet_task(triplet_weight=weights[0], correlation_weight=weights[1])
+        task = tasks.build(options, {'centre': 12.0, 'scale': 40.0})
         loss, sums = task.loss(prediction, {'embeddings': x}, batch)
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
         np.testing.assert_allclose(sums['loss'][0] / sums['loss'][1], expected, rtol=1e-5)
@@ -233,21 +237,24 @@ def test_the_loss_is_in_months_beside_the_weighted_sum():
         np.testing.assert_allclose(sums['triplet_loss'][0] / sums['triplet_loss'][1], terms.mean(), rtol=1e-5)
         np.testing.assert_allclose(sums['ordered'][0] / sums['ordered'][1], (terms < math.log(2)).mean(), rtol=1e-6)
     squared = tasks.build(triplet_task(loss='l2', triplet_weight=0.0), {'centre': 12.0, 'scale': 40.0})
-    np.testing.assert_allclose(squared.loss(prediction, {'embeddings': x}, batch)[0], np.square(12.0 - ages)[valid].mean(), rtol=1e-4)
+    found = squared.loss(prediction, {'embeddings': x}, batch)[0]
+    np.testing.assert_allclose(found, np.square(12.0 - ages)[valid].mean(), rtol=1e-4)
 
 
 # One sex
 
 def split(male):
     male = np.asarray(male)
-    return source.Split('holdout', None, 10 * np.arange(len(male)), list('abcdef'[:len(male)]), np.arange(len(male), dtype=np.float32),
-                        male)
+    count = len(male)
+    return source.Split('holdout', None, 10 * np.arange(count), list('abcdef'[:count]),
+                        np.arange(count, dtype=np.float32), male)
 
 
 def test_films_of_one_sex():
     whole = split([True, False, True])
     boys = source.of_sex(whole, 'male')
-    assert (boys.ids, boys.positions.tolist(), boys.months.tolist()) == (['a', 'c'], [0, 20], [0, 2]) and boys.male.all()
+    assert (boys.ids, boys.positions.tolist(), boys.months.tolist()) == (['a', 'c'], [0, 20], [0, 2])
+    assert boys.male.all()
     assert source.of_sex(whole, 'both') is whole and source.of_sex(whole, 'female').ids == ['b']
     with pytest.raises(UserError, match="data.sex='female': none of the 2 holdout films"):
         source.of_sex(boys, 'female')
@@ -280,7 +287,7 @@ def test_a_picture_of_every_run_and_sex(tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings_lib, 'tsne', lambda vectors, seed: vectors[:, :2])  # half a second a panel
     whole = source.Split('holdout', None, np.arange(40), [str(i) for i in range(40)], months, np.arange(40) % 2 == 0)
     vectors = {'plain': rng.normal(size=(40, 4)), 'triplet': np.stack([months, months], axis=1)}
-    monkeypatch.setattr(embeddings_lib, 'of_run', lambda workdir, split, data_dir: (vectors[workdir.parent.name], whole))
+    monkeypatch.setattr(embeddings_lib, 'of_run', lambda run, split, data_dir: (vectors[run.parent.name], whole))
     report = embeddings_lib.embeddings([tmp_path / name / 'seed0' for name in vectors], tmp_path / 'out')
     assert list(report) == ['plain/seed0', 'triplet/seed0']
     ordered = {name: report[f'{name}/seed0']['orderedness'] for name in vectors}

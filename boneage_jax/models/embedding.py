@@ -12,12 +12,13 @@ class EmbeddingNet(nnx.Module):
     """`(image [B, H, W, 1] in [0, 1], male [B] bool, rngs=None) -> (prediction float32, aux)`.
 
     `trunk` is any of `backbones` ({name: constructor}) without its head, of one channel; its pooled last map is
-    `aux['embeddings']` `[B, features]` float32. `sex=True` appends the one-hot sex to what the dense layers read, not to the
-    embedding: a network for both sexes (the paper trains one each). `dense`: units of the hidden layers (ReLU; ours, the
-    paper gives none), () = none. The prediction is `[B]` for one output (an age, normalised), else `[B, outputs]`.
+    `aux['embeddings']` `[B, features]` float32. `sex=True` appends the one-hot sex to what the dense layers read, not
+    to the embedding: a network for both sexes (the paper trains one each). `dense`: units of the hidden layers (ReLU;
+    ours, the paper gives none), () = none. The prediction is `[B]` for one output (an age, normalised), else `[B,
+    outputs]`.
 
-    `width` (0 = the backbone's own), `depth` and `stem` are the backbone's options, `smallest_side` its limit. `dropout`
-    (ours) is before every dense layer and draws from `rngs`. Raises UserError for an unknown backbone.
+    `width` (0 = the backbone's own), `depth` and `stem` are the backbone's options, `smallest_side` its limit.
+    `dropout` (ours) is before every dense layer and draws from `rngs`. Raises UserError for an unknown backbone.
     """
 
     def __init__(self, backbones, *, backbone='inception_v3', width=0, depth=0, stem='imagenet', standardise='film',
@@ -25,7 +26,8 @@ class EmbeddingNet(nnx.Module):
         if backbone not in backbones:
             raise UserError(f'backbone={backbone!r}: expected one of {", ".join(backbones)}')
         own = {'width': width} if width else {}
-        self.trunk = backbones[backbone](num_outputs=0, channels=1, depth=depth, stem=stem, dtype=dtype, rngs=rngs, **own)
+        self.trunk = backbones[backbone](num_outputs=0, channels=1, depth=depth, stem=stem, dtype=dtype, rngs=rngs,
+                                         **own)
         self.smallest_side, self.standardise = self.trunk.smallest_side, standardise
         self.sex, self.outputs = sex, outputs
         self.dropout = nnx.Dropout(dropout)

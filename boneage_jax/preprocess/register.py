@@ -234,7 +234,8 @@ def parameters(keypoints, shape):
 
 
 def moved(values, points, shape):
-    """Points [..., K, 2] of an image of `shape` under five numbers [..., 5]: centred, in units of half SIZE's longer side.
+    """Points [..., K, 2] of an image of `shape` under five numbers [..., 5]: centred, in units of half SIZE's
+    longer side.
 
     In jnp, batched; what `from_parameters` does to one film (cos and sin need no unit length), without a mirror.
     """
@@ -245,14 +246,15 @@ def moved(values, points, shape):
 
 
 def unflip(values):
-    """The five numbers [..., 5] of a film, from those of its mirror image: its middle finger stands on the same column."""
+    """The five numbers [..., 5] of a film, from those of its mirror image: the axis stands on one column for both."""
     log_scale, cos, sin, dx, dy = (values[..., i] for i in range(5))
     column = _centred(jnp.asarray(CAPITATE, jnp.float32), SIZE)[0][1]
     return jnp.stack([log_scale, cos, -sin, 2 * column - dx, dy], -1)
 
 
 def axis_points(values, shape):
-    """Key points float32 [3, 2] in pixels of a film of `shape`, from its five numbers: fingertip and capitate, no thumb (NaN).
+    """Key points float32 [3, 2] in pixels of a film of `shape`, from its five numbers: fingertip and capitate, no
+    thumb (NaN).
 
     All NaN where the hand would be of a length that no real hand has: `register` then turns to the mask.
     """

@@ -41,8 +41,8 @@ def points(predictor, looks, *, run):
 
 
 def aligned(predictor, looks, *, run):
-    """Fingertip and capitate of each film as a transformation network places them, in its own pixels: `keypoints` float32
-    `[3, 2]`, the thumb NaN, with which `register` turns, zooms and centres the film and does not mirror it."""
+    """Fingertip and capitate of each film as a transformation network places them, in its own pixels: `keypoints`
+    float32 `[3, 2]`, the thumb NaN, with which `register` turns, zooms and centres the film and does not mirror it."""
     from boneage_jax.preprocess import register
     size, fit = _input(run)
     values, _ = predictor(np.stack([x['image'] for x in looks]))

@@ -1,4 +1,4 @@
-"""Ages as a number: regression of normalised months (Iglovikov 2018), with ranked parts (Ji 2019), with triplets (Bae 2018)."""
+"""Ages as a number: regression of months (Iglovikov 2018), with ranked parts (Ji 2019), with triplets (Bae 2018)."""
 
 import dataclasses
 
@@ -80,20 +80,23 @@ def age_parts(options, *, centre, scale):
 
 
 def age_triplet(options, *, centre, scale):
-    """Bae 2018, section 2.2: the age's loss in months (however the model's ages are normalised), and `triplet_weight` times
-    the ranking loss of the batch's relative triplets (`losses.triplet_ranking`: `distance`, `reduction`, `form`, `margin`).
+    """Bae 2018, section 2.2: the age's loss in months (however the model's ages are normalised), and `triplet_weight`
+    times the ranking loss of the batch's relative triplets (`losses.triplet_ranking`: `distance`, `reduction`, `form`,
+    `margin`).
 
-    Ours: `correlation_weight` times `losses.rank_correlation` at `temperature`. Reports `triplet_loss`, the mean of a triplet
-    of the paper's form whatever is trained (ln 2 where nothing is ordered), and `ordered`, the share of triplets with
-    d_ap < d_an; both of runs without the triplet loss too.
+    Ours: `correlation_weight` times `losses.rank_correlation` at `temperature`. Reports `triplet_loss`, the mean of a
+    triplet of the paper's form whatever is trained (ln 2 where nothing is ordered), and `ordered`, the share of
+    triplets with d_ap < d_an; both of runs without the triplet loss too.
     """
     plain = age(options, centre=centre, scale=scale)
-    for name, known in {'distance': losses.DISTANCES, 'form': losses.TRIPLET_FORMS, 'reduction': ('sum', 'mean')}.items():
+    one_of = {'distance': losses.DISTANCES, 'form': losses.TRIPLET_FORMS, 'reduction': ('sum', 'mean')}
+    for name, known in one_of.items():
         if options[name] not in known:
             raise UserError(f'task.{name}={options[name]!r}: expected one of {", ".join(known)}')
     for name, lowest in {'triplet_weight': 0, 'correlation_weight': 0, 'margin': 1e-9, 'temperature': 1e-9}.items():
         if options[name] < lowest:
-            raise UserError(f'task.{name}={options[name]}: expected {"a positive number" if lowest else "zero or more"}')
+            raise UserError(f'task.{name}={options[name]}: expected '
+                            f'{"a positive number" if lowest else "zero or more"}')
     in_months = {'l1': scale, 'l2': scale**2}[options.loss]
 
     def loss(prediction, aux, batch):
@@ -103,8 +106,8 @@ def age_triplet(options, *, centre, scale):
         sums |= {'age_loss': (value * count, count)}
         if options.triplet_weight:
             value += options.triplet_weight * losses.triplet_ranking(
-                *given, distance=options.distance, reduction=options.reduction, form=options.form, margin=options.margin,
-                valid=batch['valid'])
+                *given, distance=options.distance, reduction=options.reduction, form=options.form,
+                margin=options.margin, valid=batch['valid'])
         if options.correlation_weight:
             value += options.correlation_weight * losses.rank_correlation(
                 *given, temperature=options.temperature, distance=options.distance, valid=batch['valid'])

@@ -10,8 +10,8 @@ from tfds_rsna.errors import UserError
 
 
 def similarity(options):
-    """Prediction: `[B, 5]` as `preprocess.register.parameters` gives them (log-scale, cos, sin, dx, dy) from key points, which
-    the augmentation moves along: the film's similarity onto the registered film, without a mirror.
+    """Prediction: `[B, 5]` as `preprocess.register.parameters` gives them (log-scale, cos, sin, dx, dy) from key
+    points, which the augmentation moves along: the film's similarity onto the registered film, without a mirror.
 
     Columns: `error_percent` of the hand's length (1,500 of the registered film's 2,080 rows), by which the prediction
     misplaces fingertip and capitate, their mean; `degrees` by which it turns the hand.
