@@ -55,6 +55,7 @@ def base():
                 contrast=dict(low=1.0, high=99.0, bottom=11.0, top=245.0, background=0),
                 points=dict(files=()),  # COCO JSON files, here or below $BONEAGE_DATA
                 keypoints=dict(run=''),
+                align=dict(run=''),
                 register=dict(size=(2080, 1600)),
                 region=dict(region='A'),
                 enhance=dict(

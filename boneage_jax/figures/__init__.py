@@ -6,8 +6,9 @@ in brightness when printed grey, and in shape.
 """
 
 from boneage_jax.figures.boxes import anchors, parts
+from boneage_jax.figures.embedding import tsne
 from boneage_jax.figures.films import image_sheet
 from boneage_jax.figures.overlays import overlay
 from boneage_jax.figures.runs import from_run
 
-__all__ = ['anchors', 'from_run', 'image_sheet', 'overlay', 'parts']
+__all__ = ['anchors', 'from_run', 'image_sheet', 'overlay', 'parts', 'tsne']

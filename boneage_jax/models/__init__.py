@@ -21,7 +21,7 @@ import functools
 
 from flax import nnx
 
-from boneage_jax.models import efficientnet, inception, keypoint_nets, prsnet, resnet, unet, vgg
+from boneage_jax.models import efficientnet, embedding, inception, keypoint_nets, prsnet, resnet, unet, vgg
 from tfds_rsna.errors import UserError
 
 BACKBONES = {
@@ -34,6 +34,7 @@ BACKBONES = {
 MODELS = {
     **BACKBONES, 'prsnet': prsnet.PRSNet, 'unet': unet.UNet,
     'keypoints': keypoint_nets.keypoint_net,
+    'embedding': functools.partial(embedding.EmbeddingNet, BACKBONES),
 }
 
 

@@ -233,6 +233,38 @@ def parameters(keypoints, shape):
     return jnp.stack([jnp.log(scale), cos, sin, dx, dy], -1)
 
 
+def moved(values, points, shape):
+    """Points [..., K, 2] of an image of `shape` under five numbers [..., 5]: centred, in units of half SIZE's
+    longer side.
+
+    In jnp, batched; what `from_parameters` does to one film (cos and sin need no unit length), without a mirror.
+    """
+    points, (log_scale, cos, sin, dx, dy) = _centred(points, shape)[0], (values[..., i, None] for i in range(5))
+    zoom = jnp.exp(log_scale) / jnp.sqrt(jnp.maximum(cos**2 + sin**2, 1e-12))
+    rows, columns = points[..., 0], points[..., 1]
+    return jnp.stack([zoom * (cos * rows - sin * columns) + dy, zoom * (sin * rows + cos * columns) + dx], -1)
+
+
+def unflip(values):
+    """The five numbers [..., 5] of a film, from those of its mirror image: the axis stands on one column for both."""
+    log_scale, cos, sin, dx, dy = (values[..., i] for i in range(5))
+    column = _centred(jnp.asarray(CAPITATE, jnp.float32), SIZE)[0][1]
+    return jnp.stack([log_scale, cos, -sin, 2 * column - dx, dy], -1)
+
+
+def axis_points(values, shape):
+    """Key points float32 [3, 2] in pixels of a film of `shape`, from its five numbers: fingertip and capitate, no
+    thumb (NaN).
+
+    All NaN where the hand would be of a length that no real hand has: `register` then turns to the mask.
+    """
+    if not np.isfinite(values).all() or np.hypot(*values[1:3]) < 1e-6:
+        return np.full((3, 2), np.nan, np.float32)
+    tip, capitate = transforms.apply(np.linalg.inv(from_parameters(values, shape)), [TIP, CAPITATE])
+    likely = _within(np.hypot(*(tip - capitate)) / max(shape), _LENGTH)
+    return np.stack([tip, np.full(2, np.nan), capitate]).astype(np.float32) * (1 if likely else np.nan)
+
+
 def from_parameters(values, shape, mirrored=False, size=SIZE):
     """The [3, 3] transform of a film of `shape` onto `size`, from one film's five numbers.
 

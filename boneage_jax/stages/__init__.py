@@ -56,6 +56,7 @@ STAGES = {
     'contrast': Stage(draw=f'{_PREPROCESS}.contrast:contrast_stage'),  # inside the mask (Iglovikov 2018)
     'points': Stage(draw=f'{_HERE}.annotated:points_stage'),  # from annotation files; films without are left out
     'keypoints': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:points'),  # of configs/keypoints.py
+    'align': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:aligned'),  # of configs/transformation.py
     'register': Stage(draw=f'{_HERE}.registered:register'),  # upright, thumb to the right (Iglovikov 2018)
     'region': Stage(draw=f'{_HERE}.registered:region'),  # A, B or C of the registered hand, one resampling from the film
     'enhance': Stage(draw=f'{_PREPROCESS}.enhance:enhance_stage'),  # Hamrouni 2023; after 'resize', as the paper does
@@ -159,7 +160,7 @@ def _weights(name, run, before):
     if not (folder / 'metrics.json').exists():
         raise config_lib.ConfigError(f'{key}={run!r}: no finished run lies there (no metrics.json); train it first')
     config = json.loads((folder / 'config.json').read_text())
-    stages = [stage for stage in config['data']['stages'] if stage != 'resize']
+    stages = [stage for stage in config['data']['stages'] if stage not in ('resize', 'points')]
     if config['data']['source'] != 'hand_phantom' and stages != before:  # phantoms stand for films of any preparation
         raise config_lib.ConfigError(f'{key}={run!r}: that run saw films after the stages {stages}, here {before} come '
                                      f'before {name}; make data.stages agree')

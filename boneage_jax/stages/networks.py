@@ -40,6 +40,16 @@ def points(predictor, looks, *, run):
     return [{'keypoints': resize.restore_points(p, x['shape'], size, fit)} for p, x in zip(found, looks, strict=True)]
 
 
+def aligned(predictor, looks, *, run):
+    """Fingertip and capitate of each film as a transformation network places them, in its own pixels: `keypoints`
+    float32 `[3, 2]`, the thumb NaN, with which `register` turns, zooms and centres the film and does not mirror it."""
+    from boneage_jax.preprocess import register
+    size, fit = _input(run)
+    values, _ = predictor(np.stack([x['image'] for x in looks]))
+    found = [register.axis_points(value, size) for value in values]
+    return [{'keypoints': resize.restore_points(p, x['shape'], size, fit)} for p, x in zip(found, looks, strict=True)]
+
+
 @functools.cache
 def _input(run):
     """(size, fit) of the films that the run was trained on."""

@@ -1,7 +1,8 @@
-"""Ages as a number: regression of normalised months (Iglovikov 2018, Bae 2018), and PRSNet's with its parts (Ji 2019)."""
+"""Ages as a number: regression of months (Iglovikov 2018), with ranked parts (Ji 2019), with triplets (Bae 2018)."""
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -76,6 +77,52 @@ def age_parts(options, *, centre, scale):
         return total, sums | {name: (value, count) for name, value in terms.items()}
 
     return dataclasses.replace(plain, loss=loss)
+
+
+def age_triplet(options, *, centre, scale):
+    """Bae 2018, section 2.2: the age's loss in months (however the model's ages are normalised), and `triplet_weight`
+    times the ranking loss of the batch's relative triplets (`losses.triplet_ranking`: `distance`, `reduction`, `form`,
+    `margin`).
+
+    Ours: `correlation_weight` times `losses.rank_correlation` at `temperature`. Reports `triplet_loss`, the mean of a
+    triplet of the paper's form whatever is trained (ln 2 where nothing is ordered), and `ordered`, the share of
+    triplets with d_ap < d_an; both of runs without the triplet loss too.
+    """
+    plain = age(options, centre=centre, scale=scale)
+    one_of = {'distance': losses.DISTANCES, 'form': losses.TRIPLET_FORMS, 'reduction': ('sum', 'mean')}
+    for name, known in one_of.items():
+        if options[name] not in known:
+            raise UserError(f'task.{name}={options[name]!r}: expected one of {", ".join(known)}')
+    for name, lowest in {'triplet_weight': 0, 'correlation_weight': 0, 'margin': 1e-9, 'temperature': 1e-9}.items():
+        if options[name] < lowest:
+            raise UserError(f'task.{name}={options[name]}: expected '
+                            f'{"a positive number" if lowest else "zero or more"}')
+    in_months = {'l1': scale, 'l2': scale**2}[options.loss]
+
+    def loss(prediction, aux, batch):
+        value, sums = plain.loss(prediction, aux, batch)
+        count, given = sums['loss'][1], (aux['embeddings'], batch['months'])
+        value *= in_months
+        sums |= {'age_loss': (value * count, count)}
+        if options.triplet_weight:
+            value += options.triplet_weight * losses.triplet_ranking(
+                *given, distance=options.distance, reduction=options.reduction, form=options.form,
+                margin=options.margin, valid=batch['valid'])
+        if options.correlation_weight:
+            value += options.correlation_weight * losses.rank_correlation(
+                *given, temperature=options.temperature, distance=options.distance, valid=batch['valid'])
+        return value, sums | {'loss': (value * count, count), **_order(*given, batch['valid'], options.distance)}
+
+    return dataclasses.replace(plain, loss=loss)
+
+
+def _order(embeddings, months, valid, distance):
+    """How far a batch's embeddings are in order: (sum, count) pairs over its relative triplets, without a gradient."""
+    distances = losses.pairwise_distances(jax.lax.stop_gradient(embeddings), distance=distance)
+    triplets, excess = losses.relative_triplets(months, valid), distances[:, :, None] - distances[:, None, :]
+    number = triplets.sum().astype(jnp.float32)
+    return {'triplet_loss': (jnp.sum(jnp.where(triplets, jax.nn.softplus(excess), 0)), number),
+            'ordered': (jnp.sum(triplets & (excess < 0)).astype(jnp.float32), number)}
 
 
 def report(columns, split, train_months):

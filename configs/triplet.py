@@ -1,0 +1,93 @@
+r"""Triplet ranking: ordered embeddings beside the regression of ages (Bae, Bae, Jung 2018).
+
+    python -m boneage_jax.main --config=configs/triplet.py --workdir=runs/triplet                  # RSNA at 500 px
+    python -m boneage_jax.sweep --config=configs/triplet.py:rsna100 --workdir=runs/triplet100 --seeds=3
+    python -m boneage_jax.main --config=configs/triplet.py:phantom --workdir=runs/triplet_first    # phantoms, no data
+    python -m boneage_jax.embeddings --workdir=runs/triplet100/both-plain/seed0,runs/triplet100/both-triplet/seed0 \
+        --output=runs/triplet100/tsne
+
+The paper prints, on the 200 test films, a mean absolute error in months of 5.74 (boys) and 5.89 (girls) without the
+triplet loss, 4.69 and 4.85 with it, one network for each sex: the first four rows of `sweep()`; its 5.82 and 4.77 for
+all are the averages over the two. Inception-V3, pooled features (2,048) as embedding, L1 in months, 0.01 times the sum
+over all relative triplets. Not in the paper, ours: 500x500, batch 32, Adam 1e-4, 100 epochs, the dense layer,
+augmentation; and the rows 'both', one network that reads the sex (alone, the config is 'both triplet'). Not measured yet.
+
+`:rsna100` is ResNet-18 of half width on 100 px films, for two CPU cores: the network of configs/prsnet.py's baseline,
+whose 30 epochs take about 40 minutes. `:rsna100,semi_hard,row=both triplet` is a variant (also `margin`,
+`correlation`, which replaces the triplets).
+`:rsna100,inception` puts Inception-V3 there, for an accelerator: its own stem would leave 1x1 maps of 100 px, the
+small stem leaves 10x10 at 17 GFLOP a film, 94 times the ResNet's.
+`:aligned,data.stage.unet.run=RUN,data.stage.align.run=RUN` puts the paper's input stages first: the hand masked by a
+network of configs/unet.py, its contrast stretched, turned and centred by one of configs/transformation.py.
+"""
+
+from boneage_jax import config as c
+
+BASE = c.base()
+BASE['data'].update(size=(500, 500), fit='pad')
+BASE['model'] = dict(
+    name='embedding',
+    backbone='inception_v3',  # any of boneage_jax.models.BACKBONES
+    width=0,  # channels of the backbone's first stage, 0 = its own
+    depth=0,  # blocks a stage, 0 = its own; 1 in tests
+    stem='imagenet',  # 'imagenet' | 'small', for films of about 100 px
+    standardise='film',  # 'film': each film to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
+    dense=(1024,),  # units of the layers between embedding and age
+    dropout=0.0,
+    sex=True,  # the dense layers read the sex; False in networks of one sex
+)
+BASE['task'] = dict(
+    name='age_triplet',
+    loss='l1',  # 'l1' | 'l2', in months
+    normalisation='zscore',  # of what the network's last layer gives; the loss is in months all the same
+    triplet_weight=0.01,  # 0 = without
+    reduction='sum',  # 'sum' over the batch's triplets, as printed | 'mean': then 149 means the same at batch 32
+    distance='l2',  # 'l2' | 'squared_l2'
+    form='softmax',  # the paper's | 'margin' | 'semi_hard', which take `margin`
+    margin=1.0,  # in units of the distance
+    correlation_weight=0.0,  # of a smooth rank correlation (ours)
+    temperature=0.1,  # of its ranks, in shares of the mean distance
+)
+BASE['optimizer'].update(name='adam', learning_rate=1e-4)
+BASE['augment'].update(flip=0.5, rotation=15.0, shift=0.1, scale=0.1)
+BASE.update(batch_size=32, epochs=100)
+
+CPU_RECIPE = {
+    'model.backbone': 'resnet18', 'model.width': 32, 'model.dense': (256,),
+    'optimizer.name': 'adamw', 'optimizer.learning_rate': 2e-3, 'optimizer.weight_decay': 0.05,
+    'optimizer.schedule': 'one_cycle', 'data.placement': 'device', 'statistics_batches': 50,
+}
+PRESETS = {
+    'rsna100': {
+        **CPU_RECIPE, 'data.folder': 'rsna100', 'data.size': (100, 100), 'data.fit': 'squash', 'epochs': 30,
+        'augment.gamma': 0.2,
+    },
+    'inception': {'model.backbone': 'inception_v3', 'model.stem': 'small', 'model.dense': (1024,)},
+    'aligned': {'data.stages': ('unet', 'contrast', 'align', 'register')},
+    'semi_hard': {'task.form': 'semi_hard'},  # as in :rsna100,semi_hard,row=both triplet
+    'margin': {'task.form': 'margin'},
+    'correlation': {'task.triplet_weight': 0.0, 'task.correlation_weight': 10.0},
+    'phantom': {
+        **CPU_RECIPE, 'data.source': 'hand_phantom', 'data.phantom.count': 3000, 'data.phantom.size': (96, 96),
+        'data.size': (96, 96), 'data.validation': 300, 'data.holdout': 300, 'epochs': 12,
+    },
+    'tiny': {
+        'model.backbone': 'resnet18', 'model.width': 4, 'model.depth': 1, 'model.dense': (8,), 'statistics_batches': 0,
+        'data.source': 'hand_phantom', 'data.phantom.count': 32, 'data.phantom.size': (40, 40), 'data.size': (40, 40),
+        'data.validation': 8, 'data.holdout': 8, 'batch_size': 4, 'epochs': 2, 'log_every': 1,
+    },
+}
+
+
+def get_config(arg=None):
+    return c.build(BASE, arg, PRESETS, sweep())
+
+
+def sweep():
+    """Table 1 of the paper, months on the 200 test films, a network for each sex; the rows 'both' are ours."""
+    for sex, without, with_triplets in (('male', 5.74, 4.69), ('female', 5.89, 4.85)):
+        one = {'data.sex': sex, 'model.sex': False}
+        yield c.Row(f'{sex} plain', {**one, 'task.triplet_weight': 0.0}, without)
+        yield c.Row(f'{sex} triplet', one, with_triplets)
+    yield c.Row('both plain', {'task.triplet_weight': 0.0})
+    yield c.Row('both triplet', {})
