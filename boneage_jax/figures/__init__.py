@@ -8,6 +8,6 @@ in brightness when printed grey, and in shape.
 from boneage_jax.figures.boxes import anchors, parts
 from boneage_jax.figures.films import image_sheet
 from boneage_jax.figures.overlays import overlay
-from boneage_jax.figures.runs import from_run
+from boneage_jax.figures.runs import counts, from_run, near_edges
 
-__all__ = ['anchors', 'from_run', 'image_sheet', 'overlay', 'parts']
+__all__ = ['anchors', 'counts', 'from_run', 'image_sheet', 'near_edges', 'overlay', 'parts']
