@@ -47,7 +47,7 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['boneage_jax', 'boneage_jax.*', 'tfds_rsna', 'tfds_rsna.*']),
-    package_data={'boneage_jax': ['**/*.json', '**/*.csv'], 'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv']},
+    package_data={'boneage_jax': ['**/*.json', '**/*.csv', '**/*.html'], 'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv']},
     python_requires='>=3.11',
     install_requires=BASE,
     extras_require=EXTRAS,

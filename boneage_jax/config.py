@@ -68,6 +68,7 @@ def base():
             validation=1000,  # films taken from the training split where there is no official validation split
             holdout=1000,  # films taken from it where there is no official test split: reported once, never selected on
             split_seed=0,  # draws these; apart from `seed`, so that runs of several seeds share their splits
+            sex='both',  # 'both' | 'male' | 'female': these films alone, of the splits that all three share
             placement='host',  # 'host': grain threads; 'device': the split lives in device memory. Same batches.
         ),
         augment=dict(
@@ -167,6 +168,7 @@ def check(config):
         'data.source': ('rsna_bone_age', 'image_folder', 'hand_phantom', 'prepared'),
         'data.on_error': ('stop', 'skip'),
         'data.fit': ('pad', 'squash'),
+        'data.sex': ('both', 'male', 'female'),
         'data.placement': ('host', 'device'),
         'data.image_folder.age_unit': ('months', 'years'),
         'optimizer.name': ('sgd', 'adam', 'adamw'),

@@ -56,14 +56,14 @@ def train(config, workdir, data_dir=None):
 
 
 def open_splits(config, data_dir=None):
-    """Ensures the records and cuts them into splits; the films of `data.also` join the training split."""
+    """Ensures the records and cuts them into splits of `data.sex`; the films of `data.also` join the training split."""
     data, inputs = config.data, tasks.inputs(config.task)
     derive = functools.partial(splits_lib.derive, validation=data.validation, holdout=data.holdout,
                                seed=data.split_seed, official=data.official_splits)
     splits = source.open_splits(prepare.ensure(data, data_dir), derive, inputs)
     splits['train'] = source.join(splits['train'], [
         split for folder in data.also for split in source.open_splits(folder, splits_lib.whole, inputs).values()])
-    return splits
+    return {name: source.of_sex(split, data.sex) for name, split in splits.items()}
 
 
 def _report(workdir, task, splits, predict, **about):

@@ -29,9 +29,9 @@ def settle_config(workdir, config, *, write):
     path, wanted = workdir / 'config.json', json.loads(config.to_json())
     if path.exists() and has_results(workdir):
         saved = json.loads(path.read_text())
-        before, now = config_lib.flat(saved), config_lib.flat(wanted)  # neither has the knobs of another kind of task
+        now, then = config_lib.flat(wanted), config_lib.flat(saved)
         new = [key for key, value in config_lib.flat(config_lib.base()).items()
-               if key not in before and key in now and config_lib.same(now[key], value)]
+               if key not in then and key in now and config_lib.same(now[key], value)]
         changed = config_lib.differences(saved, wanted, ignore=(*HARMLESS, *new))
         if changed:
             raise config_lib.ConfigError(

@@ -35,6 +35,7 @@ BASE['mine'] = dict(  # boneage_jax.mine
     rounds=6,
     epochs=3,  # of every round but the first, which starts from nothing and takes `epochs`
     review='rule',  # 'rule' | 'web': by eye in a local web page, what is not judged there going by rule
+    port=8008,  # of that page, on this machine alone; 0 = any that is free
     agreement=0.90,  # intersection over union with the classical mask from which on a rule accepts
     stability=0.97,  # ... or with the mask of the round before, from the second round on; above 1 = never
 )
@@ -51,7 +52,7 @@ PRESETS = {
         'data.validation': 150, 'data.holdout': 150, 'epochs': 4,
     },
     'tiny': {
-        'model.width': 4, 'model.depth': 3, 'statistics_batches': 2,
+        'model.width': 4, 'model.depth': 2,
         'data.phantom.count': 32, 'data.phantom.size': (40, 40), 'data.size': (40, 40),
         'data.validation': 8, 'data.holdout': 8, 'batch_size': 4, 'epochs': 2, 'log_every': 1,
         'mine.rounds': 2, 'mine.epochs': 1,

@@ -23,7 +23,10 @@ def tiny(**options):
     return model
 
 
-@pytest.mark.parametrize('name, count', [('resnet18', 11_689_512), ('resnet34', 21_797_672)])
+@pytest.mark.parametrize('name, count', [
+    ('resnet18', 11_689_512), ('resnet34', 21_797_672), ('resnet50', 25_557_032), ('vgg16', 138_357_544),
+    ('vgg16_bn', 138_365_992), ('inception_v3', 27_161_264), ('efficientnet_b0', 5_288_548),
+])
 def test_imagenet_networks_have_the_published_size(name, count):
     assert parameters(name) == count
 

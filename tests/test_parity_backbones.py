@@ -56,7 +56,7 @@ def close(ours, theirs, relative, what, transpose=True):
         theirs = theirs.transpose(0, 2, 3, 1)
     assert ours.shape == theirs.shape
     largest = np.abs(theirs).max()
-    assert largest > 1e-3, f'{what}: all but zero, which proves nothing'
+    assert largest > 1e-6, f'{what}: all but zero, which proves nothing'
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=relative * largest, err_msg=what)
 
 
@@ -149,8 +149,15 @@ def test_one_training_step_agrees(name, size, options):
         kept, new = 0.9 * before[part], theirs[f'{part}.running_var']
         theirs[f'{part}.running_var'] = kept + (new - kept) * (n - 1) / n
     pretrained.load_arrays(model, theirs, names='torchvision')
-    for ours, kind, relative in ((gradients, nnx.Param, 1e-3), (after, nnx.BatchStat, 1e-4)):
-        expected = nnx.to_flat_state(nnx.state(model, kind))
-        for (path, value), (other, wanted) in zip(nnx.to_flat_state(ours), expected, strict=True):
-            assert path == other
-            close(value[...], wanted[...], relative, str(path), transpose=False)
+    wanted = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    overall = max(np.abs(x[...]).max() for x in wanted.values())
+    for path, value in nnx.to_flat_state(gradients):
+        if np.abs(wanted[path][...]).max() > 1e-9 * overall:
+            close(value[...], wanted[path][...], 1e-3, str(path), transpose=False)
+        else:  # what a batch normalisation right behind takes out again
+            assert np.abs(value[...]).max() < 1e-6 * overall, path
+    assert len(nnx.to_flat_state(gradients)) == len(wanted) == len(list(network.parameters()))
+    wanted = dict(nnx.to_flat_state(nnx.state(model, nnx.BatchStat)))
+    for path, value in nnx.to_flat_state(after):
+        close(value[...], wanted[path][...], 1e-4, str(path), transpose=False)
+    assert len(nnx.to_flat_state(after)) == len(wanted) == 2 * len(seen)

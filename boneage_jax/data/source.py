@@ -64,6 +64,17 @@ def join(split, others):
         male=np.concatenate([s.male for s in every]))
 
 
+def of_sex(split, sex):
+    """The films of one sex ('male' | 'female'), or all ('both'). UserError where the split has none."""
+    if sex == 'both':
+        return split
+    chosen = np.flatnonzero(split.male == (sex == 'male'))
+    if not len(chosen):
+        raise UserError(f'data.sex={sex!r}: none of the {len(split)} {split.name} films is of that sex')
+    return dataclasses.replace(split, positions=split.positions[chosen], ids=[split.ids[i] for i in chosen],
+                               months=split.months[chosen], male=split.male[chosen])
+
+
 class _Joined:
     """Records of several folders; an address is (folder number, position) in one integer."""
 

@@ -25,9 +25,7 @@ from boneage_jax.models import age_classifier, efficientnet, inception, keypoint
 from tfds_rsna.errors import UserError
 
 BACKBONES = {
-    'resnet18': functools.partial(resnet.ResNet, resnet.BLOCKS['resnet18']),
-    'resnet34': functools.partial(resnet.ResNet, resnet.BLOCKS['resnet34']),
-    'resnet50': functools.partial(resnet.ResNet, resnet.BOTTLENECKS['resnet50'], block=resnet.Bottleneck),
+    **{name: functools.partial(resnet.build, name) for name in resnet.BLOCKS | resnet.BOTTLENECKS},
     'vgg16': vgg.VGG,
     'vgg16_bn': functools.partial(vgg.VGG, batch_norm=True),
     'inception_v3': inception.InceptionV3,

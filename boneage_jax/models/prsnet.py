@@ -73,8 +73,8 @@ class PRSNet(nnx.Module):
     def __init__(self, *, backbone='resnet34', width=64, depth=0, stem='imagenet', standardise='film',
                  dropout=0.0, relation=False, selection=False, parts=3, part_size=96, part_features='crop',
                  nms_iou=0.25, anchor_sizes=parts_lib.SIZES, detach_scores=False, dtype=None, rngs):
-        if backbone not in resnet.BLOCKS:
-            raise UserError(f'backbone={backbone!r}: expected one of {", ".join(resnet.BLOCKS)}')
+        if backbone not in resnet.BLOCKS | resnet.BOTTLENECKS:
+            raise UserError(f'backbone={backbone!r}: expected one of {", ".join(resnet.BLOCKS | resnet.BOTTLENECKS)}')
         if part_features not in ('crop', 'level'):
             raise UserError(f"part_features={part_features!r}: expected 'crop' or 'level'")
         if part_size < resnet.ResNet.smallest_side:
@@ -87,15 +87,15 @@ class PRSNet(nnx.Module):
             parts_lib.anchors((448, 448), strides=self.strides, sizes=self.anchor_sizes)
 
         def trunk():
-            return resnet.ResNet(resnet.BLOCKS[backbone], num_outputs=0, channels=1, width=width, depth=depth,
-                                 stem=stem, dtype=dtype, rngs=rngs)
+            return resnet.build(backbone, num_outputs=0, channels=1, width=width, depth=depth, stem=stem, dtype=dtype,
+                                rngs=rngs)
 
         self.standardise, self.detach_scores = standardise, detach_scores
         self.parts, self.part_size, self.nms_iou = parts, part_size, nms_iou
         self.trunk = trunk()
         self.dropout = nnx.Dropout(dropout)
         features = self.trunk.features
-        channels = [width << level for level in (1, 2, 3)]
+        channels = self.trunk.widths[1:]
         # In float32: the age's last digit is a month.
         self.head = layers.linear(features * (2 if selection else 1) + 2, 1, rngs=rngs)
         self.relation = nnx.List(Relation(c, carried, dtype=dtype, rngs=rngs)

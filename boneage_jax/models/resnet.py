@@ -108,3 +108,9 @@ class ResNet(nnx.Module):
     def __call__(self, x, *, rngs=None):
         features = layers.global_average_pool(self.stages(x)[-1])
         return features if self.head is None else self.head(features)
+
+
+def build(name, **options):
+    """The `ResNet` called resnet18, resnet34 or resnet50."""
+    block = Bottleneck if name in BOTTLENECKS else BasicBlock
+    return ResNet((BLOCKS | BOTTLENECKS)[name], block=block, **options)

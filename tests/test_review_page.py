@@ -1,0 +1,182 @@
+"""The review page in a real browser: Chromium, driven through chromedriver by the WebDriver protocol."""
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+import requests
+
+from boneage_jax.mine import page, verdicts
+
+CHROMIUM, DRIVER = (shutil.which(name) for name in ('chromium', 'chromedriver'))
+KEYS = {'right': '\ue014'}
+ARGUMENTS = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
+             '--disable-dev-shm-usage', '--disable-background-networking', '--disable-component-update', '--window-size=1200,900']
+
+
+@pytest.fixture(scope='module')
+def driver():
+    """Address of a running chromedriver. BONEAGE_REQUIRE_BROWSER=1: a missing browser is a failure, not a skip."""
+    if not (CHROMIUM and DRIVER):
+        missing = 'chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver'
+        (pytest.fail if os.environ.get('BONEAGE_REQUIRE_BROWSER') == '1' else pytest.skip)(missing)
+    with subprocess.Popen([DRIVER, '--port=0'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            port = next(found[1] for line in process.stdout if (found := re.search(r'started successfully on port (\d+)', line)))
+            reader = threading.Thread(target=process.stdout.read)  # a full pipe would stop it
+            reader.start()
+            yield f'http://127.0.0.1:{port}/session'
+        finally:
+            process.terminate()
+            reader.join()
+
+
+class Browser:
+    """One window: `open(address)`, `press(keys)`, `text(selector)`, `run(script)`."""
+
+    def __init__(self, driver, profile):
+        options = {'binary': CHROMIUM, 'args': [*ARGUMENTS, f'--user-data-dir={profile}']}
+        wanted = {'capabilities': {'alwaysMatch': {'goog:chromeOptions': options}}}
+        self.base = f'{driver}/{self._ask("POST", driver, wanted)["sessionId"]}'
+
+    def _ask(self, how, address, body=None):
+        answer = requests.request(how, address, json=body, timeout=60).json()['value']
+        assert not isinstance(answer, dict) or 'error' not in answer, answer
+        return answer
+
+    def open(self, address):
+        self._ask('POST', f'{self.base}/url', {'url': address})
+
+    def press(self, keys):
+        actions = [{'type': kind, 'value': key} for key in keys for kind in ('keyDown', 'keyUp')]
+        self._ask('POST', f'{self.base}/actions', {'actions': [{'type': 'key', 'id': 'keyboard', 'actions': actions}]})
+
+    def run(self, script):
+        return self._ask('POST', f'{self.base}/execute/sync', {'script': f'return {script}', 'args': []})
+
+    def wait(self, script):
+        deadline = time.monotonic() + 60
+        while not (found := self.run(script)):
+            assert time.monotonic() < deadline, f'{script}: {self.run("document.body.innerText")}'
+            time.sleep(0.05)
+        return found
+
+    def close(self):
+        self._ask('DELETE', self.base)
+
+
+@pytest.fixture
+def window(driver, tmp_path):
+    opened = []
+
+    def make():
+        opened.append(Browser(driver, tmp_path / f'profile{len(opened)}'))
+        return opened[-1]
+
+    yield make
+    for one in opened[::-1]:
+        try:
+            one.close()
+        except AssertionError:  # closed in the test
+            pass
+
+
+def served(path, count=30):
+    """(server, thread) of films '0', '1', ..., film 2 agreeing least with its classical mask, then 0, 1, 3, 4, ..."""
+    films = [{'image': np.full((40, 30, 1), i, np.uint8)} for i in range(count)]
+    mask = np.zeros((40, 30), bool)
+    mask[5:30, 5:20] = True
+    rows = [{'id': str(i), 'measures': {'agreement': -1 if i == 2 else i / count}, 'reasons': [] if i % 2 else ['area: 0.9 <b>']}
+            for i in range(count)]
+    server = page.open_server(films, lambda i: mask, rows, verdicts.Verdicts(path), port=0, title='round 1')
+    thread = threading.Thread(target=server.serve_until_done)
+    thread.start()
+    return server, thread
+
+
+def end(server, thread):
+    server.done.set()
+    thread.join()
+    server.server_close()
+
+
+def said(path):
+    return [tuple(line.split(',')[:2]) for line in path.read_text().splitlines()[1:]]
+
+
+def test_verdicts_by_keyboard_are_on_disk_at_once_and_survive_the_browser(window, tmp_path):
+    path = tmp_path / 'verdicts.csv'
+    server, thread = served(path)
+    try:
+        address = f'http://127.0.0.1:{server.server_port}/'
+        browser = window()
+        browser.open(address)
+        assert browser.wait("document.querySelectorAll('figure').length") == 24
+        assert browser.run("document.querySelector('figure').innerText").startswith('2 (-1.00) rule refuses: area: 0.9 <b>')
+        browser.wait("[...document.images].every(x => x.complete && x.naturalWidth === 240 && x.naturalHeight === 320)")
+        browser.press('arra')
+        browser.wait("document.getElementById('counts').innerText.startsWith('4 of 30')")
+        assert said(path) == [('2', 'accept'), ('0', 'reject'), ('1', 'reject'), ('3', 'accept')]
+        browser.press('uu')  # takes back 3, then 1
+        browser.wait("document.getElementById('counts').innerText.startsWith('2 of 30')")
+        assert browser.run("document.querySelector('.current').dataset.id") == '1'
+        browser.press(KEYS['right'] + 'r')  # goes on to 3
+        browser.wait("document.querySelectorAll('figure.reject').length === 2")
+        assert verdicts.read(path) == {'2': 'accept', '0': 'reject', '3': 'reject'}
+        browser.press('n')
+        assert browser.wait("document.querySelectorAll('figure').length === 6")
+        browser.close()  # without a word to the page
+
+        again = window()
+        again.open(address)
+        again.wait("document.querySelectorAll('figure.accept, figure.reject').length === 3")
+        assert again.run("document.querySelector('.current').dataset.id") == '1'  # the first without a verdict
+        again.run("document.getElementById('done').click()")
+        thread.join(30)
+        assert not thread.is_alive()
+    finally:
+        end(server, thread)
+
+
+def test_a_verdict_that_cannot_be_saved_is_said(window, tmp_path):
+    server, thread = served(tmp_path / 'no such folder' / 'verdicts.csv', count=3)
+    try:
+        browser = window()
+        browser.open(f'http://127.0.0.1:{server.server_port}/')
+        browser.wait("document.querySelectorAll('figure').length === 3")
+        browser.press('a')
+        browser.wait("document.getElementById('problem').innerText.includes('Not saved, film 2: the verdict could not be written')")
+        assert browser.run("document.querySelectorAll('figure.accept').length") == 0
+    finally:
+        end(server, thread)
+
+
+def test_only_this_machine_and_this_page_may_judge(tmp_path):
+    server, thread = served(tmp_path / 'verdicts.csv', count=3)
+    try:
+        assert server.server_address[0] == '127.0.0.1'
+        address, body = f'http://127.0.0.1:{server.server_port}', {'id': '1', 'verdict': 'accept'}
+        assert requests.get(address, headers={'Host': 'evil.example:80'}, timeout=10).status_code == 403
+        assert requests.post(f'{address}/verdict', data=str(body), timeout=10).status_code == 400
+        for wrong in ({'id': 'x', 'verdict': 'accept'}, {'id': '1', 'verdict': 'like'}, ['1'], {}):
+            assert requests.post(f'{address}/verdict', json=wrong, timeout=10).status_code == 400
+        assert requests.get(f'{address}/film/3', timeout=10).status_code == 404
+        assert not (tmp_path / 'verdicts.csv').exists()
+        assert requests.post(f'{address}/verdict', json=body, timeout=10).status_code == 200
+        assert said(tmp_path / 'verdicts.csv') == [('1', 'accept')]
+    finally:
+        end(server, thread)
+
+
+def test_a_port_in_use_is_said(tmp_path):
+    server, thread = served(tmp_path / 'verdicts.csv', count=3)
+    try:
+        with pytest.raises(page.UserError, match=f'port {server.server_port} cannot be used .*mine.port'):
+            page.open_server([], None, [], None, port=server.server_port)
+    finally:
+        end(server, thread)
