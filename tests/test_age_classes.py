@@ -20,7 +20,7 @@ from tfds_rsna.errors import UserError
 
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'age_classes.py'
 RSNA = np.arange(1, 229)  # months
-# What pandas 3.0 says: (ages, K) -> pandas.cut(ages, K, retbins=True): the edges, and the codes of the ages.
+# What pandas 3.1 says: (ages, K) -> pandas.cut(ages, K, retbins=True): the edges, and the codes of the ages.
 PANDAS = [
     ([1, 4, 77, 76, 152, 153, 228, 229], 3, [0.772, 77.0, 153.0, 229.0], [0, 0, 0, 0, 1, 1, 2, 2]),
     ([0.0, 12.5, 100, 210.25], 5, [-0.21025, 42.05, 84.1, 126.14999999999999, 168.2, 210.25], [0, 0, 2, 4]),
@@ -141,7 +141,7 @@ def test_report_reads_as_a_line():
 def test_the_network_reads_the_sex_only_where_asked():
     image, male = jax.ShapeDtypeStruct((2, 64, 64, 1), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.bool_)
     for sex in (False, True):
-        model = nnx.eval_shape(lambda sex=sex: models.build('age_classifier', backbone='custom', width=0.125, sex=sex))
+        model = nnx.eval_shape(lambda sex=sex: models.build('age_classifier', backbone='custom', width=0.125, read_sex=sex))
         model.eval()
         parts, leaves = nnx.split(model)
         apply = lambda s, x, m, p=parts: nnx.merge(p, s)(x, m)  # noqa: E731
@@ -170,9 +170,9 @@ def test_unknown_choices_are_refused(chosen, message):
         nnx.eval_shape(lambda: models.build('age_classifier', **chosen))
 
 
-@pytest.mark.parametrize('row', ['efficientnet-10', 'inception-5', 'resnet-10'])
+@pytest.mark.parametrize('row', ['inception-5', 'custom-10,activation=elu,regulariser=dropout'])
 def test_rows_can_be_traced(row):
-    train.Run.check(c.load(f'{CONFIG}:tiny,row={row},sex=true')[1], fresh=True)
+    train.Run.check(c.load(f'{CONFIG}:tiny,row={row},read_sex=true')[1], fresh=True)
 
 
 ARG = 'tiny,row=custom-3,epochs=9,patience=2,learning_rate=0.03,placement=host'
@@ -184,10 +184,10 @@ class Killed(Exception):
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """One run; one that died after its second evaluation, and again before its report; one with the sex."""
+    """One run, and the same one that died after its second evaluation and was taken up again."""
     folder = tmp_path_factory.mktemp('classes')
     train.train(c.load(f'{CONFIG}:{ARG}')[1], folder / 'whole')
-    evaluate, report, count = train.Run._evaluate, train.Run._report_best, []
+    evaluate, count = train.Run._evaluate, []
 
     def dying(run, step):
         if len(count) == 2:
@@ -195,20 +195,11 @@ def runs(tmp_path_factory):
         count.append(step)
         evaluate(run, step)
 
-    def dead(run):
-        raise Killed
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.Run, '_evaluate', dying)
         with pytest.raises(Killed):
             train.train(c.load(f'{CONFIG}:{ARG}')[1], folder / 'broken')
-        patch.setattr(train.Run, '_evaluate', evaluate)
-        patch.setattr(train.Run, '_report_best', dead)
-        with pytest.raises(Killed):
-            train.train(c.load(f'{CONFIG}:{ARG}')[1], folder / 'broken')
-        patch.setattr(train.Run, '_report_best', report)
-        train.train(c.load(f'{CONFIG}:{ARG}')[1], folder / 'broken')
-    train.train(c.load(f'{CONFIG}:{ARG},sex=true,epochs=1,activation=elu,regulariser=dropout')[1], folder / 'sex')
+    train.train(c.load(f'{CONFIG}:{ARG}')[1], folder / 'broken')
     return folder
 
 
@@ -236,8 +227,8 @@ def test_a_run_leaves_its_figures_and_fits_the_table(runs):
     (one,) = table.results('custom-3', 0.761, [runs / 'whole'], 'accuracy')
     report = json.loads((runs / 'whole' / 'metrics.json').read_text())['splits']['holdout']
     assert one.value == report['overall']['accuracy']['value'] == np.trace(report['confusion']) / 8
-    _, both = table.results('custom-3', 0.761, [runs / 'whole', runs / 'sex'], 'accuracy')
-    assert both.row == 'custom-3, ensemble of 2' and len(both.values) == 8
+    _, both = table.results('custom-3', 0.761, [runs / 'whole', runs / 'broken'], 'accuracy')
+    assert both.row == 'custom-3, ensemble of 2' and both.values.tolist() == one.values.tolist()
 
 
 def test_prediction_uses_the_edges_of_the_training_ages(runs):
@@ -248,17 +239,18 @@ def test_prediction_uses_the_edges_of_the_training_ages(runs):
     assert found['class_months'] == [classes.names(fitted['edges'])[k] for k in found['class']]
     expected = sum(np.array(found[f'probability_{k}']) * fitted['centres'][k] for k in range(3))
     np.testing.assert_allclose(months, expected, rtol=1e-4)
-    assert not predictor.needs_sex and restore.Predictor(runs / 'sex').needs_sex
+    assert not predictor.needs_sex
 
 
 def test_where_a_second_run_gains(runs, tmp_path):
-    lines = near_edges.compare(runs / 'whole', runs / 'sex', tmp_path / 'out')
+    lines = near_edges.compare(runs / 'whole', runs / 'broken', tmp_path / 'out')
     overall = [line for line in lines if line['sex'] == 'all']
-    assert sum(line['films'] for line in overall) == 8 and (tmp_path / 'out' / 'near_edges_holdout.png').exists()
+    assert sum(line['films'] for line in overall) == 8 and not any(line['gain'] for line in lines)
+    assert (tmp_path / 'out' / 'near_edges_holdout.png').exists()
     with (tmp_path / 'out' / 'near_edges.csv').open() as file:
         assert len(list(csv.DictReader(file))) == len(lines)
     with pytest.raises(UserError, match='holds results already'):
-        near_edges.compare(runs / 'whole', runs / 'sex', tmp_path / 'out')
+        near_edges.compare(runs / 'whole', runs / 'broken', tmp_path / 'out')
     with pytest.raises(UserError, match='no task.json'):
         near_edges.compare(runs / 'whole', runs, tmp_path / 'other')
 

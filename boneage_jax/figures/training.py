@@ -32,8 +32,8 @@ def read(path):
 
 
 def draw(lines):
-    """Two panels over epochs: the losses, and the metric that selects with its best value marked; of classes the accuracy
-    in training and on validation (Figs. 8-13 of Hamrouni 2023), its value at the lowest validation loss marked."""
+    """Two panels over epochs: the losses, and the metric that selects with its best value marked; of classes accuracy,
+    in training and on validation (Figs. 8-13 of Hamrouni 2023), that at the lowest validation loss marked."""
     train = [line for line in lines if line['kind'] == 'train']
     evaluations = [line for line in lines if line['kind'] == 'eval']
     selecting = next((name for name in SELECTING if any(name in line for line in evaluations)), 'mae')

@@ -59,13 +59,13 @@ def _apply(regular, x, rngs):
 class AgeClassifier(nnx.Module):
     """`(image [B, H, W, 1] in [0, 1], male [B] bool)` -> `(logits [B, classes], {'embeddings': [B, F]})`, float32.
 
-    `backbone`: 'custom' or one of `backbones` {name: callable}, at `width` times its own width with `depth` blocks a stage
-    (0 = its own; not of the CNN). With `sex` a dense layer of 32 units reads the sex beside the film and joins the
+    `backbone`: 'custom' or one of `backbones` {name: callable}, at `width` times its own width with `depth` blocks a
+    stage (0 = its own; not of the CNN). With `read_sex` a dense layer of 32 units reads the sex beside the film and joins the
     features before the classes. `activation` and `regulariser` are the CNN's; `dropout` is the CNN's where its
     regulariser is 'dropout', else it stands before the classes.
     """
 
-    def __init__(self, backbones, *, backbone='resnet34', classes=3, sex=False, width=1.0, depth=0, stem='imagenet',
+    def __init__(self, backbones, *, backbone='resnet34', classes=3, read_sex=False, width=1.0, depth=0, stem='imagenet',
                  standardise='film', dropout=0.0, activation='relu', regulariser='norm', dtype=None, rngs):
         if backbone != 'custom' and backbone not in backbones:
             raise UserError(f'model.backbone={backbone!r}: expected one of custom, {", ".join(backbones)}')
@@ -80,8 +80,8 @@ class AgeClassifier(nnx.Module):
             full = 64 if backbone.startswith(('resnet', 'vgg')) else 32
             self.trunk = backbones[backbone](num_outputs=0, width=_scaled(full, width), depth=depth, stem=stem, **own)
         self.dropout = nnx.Dropout(0.0 if backbone == 'custom' and regulariser == 'dropout' else dropout)
-        self.sex = layers.linear(2, SEX_UNITS, rngs=rngs) if sex else None
-        self.head = layers.linear(self.trunk.features + (SEX_UNITS if sex else 0), classes, rngs=rngs)
+        self.sex = layers.linear(2, SEX_UNITS, rngs=rngs) if read_sex else None
+        self.head = layers.linear(self.trunk.features + (SEX_UNITS if read_sex else 0), classes, rngs=rngs)
 
     def __call__(self, image, male, *, rngs=None):
         x = layers.standardise(image, self.standardise)

@@ -16,8 +16,8 @@ def fit(options, months):
     """From the training ages (months `[N]`): `edges` `[K + 1]`, class `centres` `[K]` (months), loss `weights` `[K]`.
 
     Edges are those of `pandas.cut(months, K)`: class k holds edges[k] < age <= edges[k + 1]. Ages beyond either end,
-    which pandas leaves without a class, count to the class at that end. Weights are 1, or with `class_weights='balanced'`
-    N / (K N_k), which gives every class the same say.
+    which pandas leaves without a class, count to the class at that end. Weights are 1, or, 'balanced', N / (K N_k),
+    which gives every class the same say.
     """
     if options.classes < 2:
         raise UserError(f'task.classes={options.classes}: expected 2 or more')
@@ -38,7 +38,7 @@ def fit(options, months):
 
 
 def class_of(months, edges):
-    """The class `[N]` (int, from 0) of ages `[N]` in months: its right edge belongs to a class, its left one does not."""
+    """The class `[N]` (int, from 0) of ages `[N]` in months: the right edge belongs to a class, the left does not."""
     return np.searchsorted(np.asarray(edges, np.float64)[1:-1], np.asarray(months), side='left')
 
 
