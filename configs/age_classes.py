@@ -1,13 +1,13 @@
 """Age classes: a CNN, EfficientNet-B0, Inception and ResNet on 3, 5 and 10 classes (Hamrouni, Hassen 2023).
 
     python -m boneage_jax.main --config=configs/age_classes.py:row=resnet-3 --workdir=runs/classes  # the paper's scale
-    python -m boneage_jax.main --config=configs/age_classes.py:rsna100,row=resnet-3,read_sex=true --workdir=runs/resnet_3_sex
+    python -m boneage_jax.main --config=configs/age_classes.py:rsna100,row=resnet-3,read_sex=true --workdir=runs/sex_3
     python -m boneage_jax.sweep --config=configs/age_classes.py:rsna100 --workdir=runs/classes
-    python -m boneage_jax.near_edges --without=runs/resnet_3 --with_sex=runs/resnet_3_sex --output=runs/sex_3
+    python -m boneage_jax.near_edges --without=runs/resnet_3 --with_sex=runs/sex_3 --output=runs/gain_3
 
 The paper prints *validation* accuracies (at best 84.36 / 72.3 / 55.9% on 3 / 5 / 10 classes); validation selects, so
-ours are of holdout or test. Ages are cut into classes of equal width between the youngest and the oldest training film. Adam
-1e-3, batch 64 and early stopping on the validation loss are the paper's; film size, patience, augmentation, the CNN and
+ours are of holdout or test. Ages are cut into classes of equal width between the youngest and the oldest training
+film. Adam 1e-3, batch 64 and early stopping on the validation loss are the paper's; film size, patience, augmentation, the CNN and
 the sex branch are ours; Inception is V3 and ResNet has 34 layers. The paper fine-tunes ImageNet's weights:
 `init_from=hf:timm/resnet34.a1_in1k,init_parts=trunk` (README, Weights).
 

@@ -141,7 +141,8 @@ def test_report_reads_as_a_line():
 def test_the_network_reads_the_sex_only_where_asked():
     image, male = jax.ShapeDtypeStruct((2, 64, 64, 1), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.bool_)
     for sex in (False, True):
-        model = nnx.eval_shape(lambda sex=sex: models.build('age_classifier', backbone='custom', width=0.125, read_sex=sex))
+        chosen = dict(backbone='custom', width=0.125, read_sex=sex)
+        model = nnx.eval_shape(lambda chosen=chosen: models.build('age_classifier', **chosen))
         model.eval()
         parts, leaves = nnx.split(model)
         apply = lambda s, x, m, p=parts: nnx.merge(p, s)(x, m)  # noqa: E731

@@ -60,13 +60,13 @@ class AgeClassifier(nnx.Module):
     """`(image [B, H, W, 1] in [0, 1], male [B] bool)` -> `(logits [B, classes], {'embeddings': [B, F]})`, float32.
 
     `backbone`: 'custom' or one of `backbones` {name: callable}, at `width` times its own width with `depth` blocks a
-    stage (0 = its own; not of the CNN). With `read_sex` a dense layer of 32 units reads the sex beside the film and joins the
-    features before the classes. `activation` and `regulariser` are the CNN's; `dropout` is the CNN's where its
+    stage (0 = its own; not of the CNN). With `read_sex` a dense layer of 32 units reads the sex beside the film and
+    joins the features before the classes. `activation` and `regulariser` are the CNN's; `dropout` is the CNN's where its
     regulariser is 'dropout', else it stands before the classes.
     """
 
-    def __init__(self, backbones, *, backbone='resnet34', classes=3, read_sex=False, width=1.0, depth=0, stem='imagenet',
-                 standardise='film', dropout=0.0, activation='relu', regulariser='norm', dtype=None, rngs):
+    def __init__(self, backbones, *, backbone='resnet34', classes=3, read_sex=False, width=1.0, depth=0,
+                 stem='imagenet', standardise='film', dropout=0.0, activation='relu', regulariser='norm', dtype=None, rngs):
         if backbone != 'custom' and backbone not in backbones:
             raise UserError(f'model.backbone={backbone!r}: expected one of custom, {", ".join(backbones)}')
         if not width > 0:
