@@ -14,7 +14,7 @@ import sys
 
 from benchmarks import machine, report
 
-NAMES = ('reading', 'preparing', 'train_step', 'convolutions', 'backbones', 'start_up')
+NAMES = ('reading', 'preparing', 'train_step', 'convolutions', 'backbones', 'prsnet', 'hand_mask', 'start_up')
 
 
 def main(argv=None):
@@ -55,6 +55,8 @@ QUICK = {
     'train_step': ['--networks', 'resnet18:4:1', '--sizes', '32:2', '--repeats', '1'],
     'convolutions': ['--network', 'resnet18:4', '--size', '32:2', '--repeats', '1'],
     'backbones': ['--networks', 'vgg16', '--width', '8', '--side', '32', '--batch', '2', '--seconds', '0', '--repeats', '1'],
+    'prsnet': ['--width', '8', '--depth', '1', '--side', '64', '--batch', '2', '--part_sizes', '32', '--seconds', '0', '--repeats', '1'],
+    'hand_mask': ['--repeats', '1'],
     'start_up': ['--configs', 'configs/prsnet.py:tiny,row=baseline', '--repeats', '1'],
 }
 

@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks import machine, report  # noqa: E402
 from boneage_jax import config as config_lib  # noqa: E402
-from boneage_jax import models, optimizer, tasks  # noqa: E402
+from boneage_jax import cost, models, optimizer, tasks  # noqa: E402
 from boneage_jax import step as step_lib  # noqa: E402
 
 AUGMENT = dict(flip=0.5, rotation=15.0, shift=0.1, scale=0.1)  # as in configs/prsnet.py
@@ -66,7 +66,7 @@ def import_torch():
 def _compare(backbone, width, depth, side, batch, torch_step, on_gpu, arguments):
     types = ('bfloat16', 'float32') if on_gpu else ('float32',)
     model = functools.partial(models.build, 'prsnet', backbone=backbone, width=width, depth=depth)
-    films = _films(side, batch)
+    films = random_films(side, batch)
     contenders = {}
     for dtype in types:
         for name, augment in (('ours', {}), ('ours, augmenting', AUGMENT)):
@@ -107,17 +107,18 @@ def in_turns(contenders, batch, rounds, seconds):
     return found
 
 
-def _films(side, batch):
+def random_films(side, batch):
     draw = np.random.default_rng(0)
     return {'image': draw.integers(0, 256, (batch, side, side, 1), np.uint8), 'valid': np.ones(batch, bool),
             'months': draw.uniform(10, 220, batch).astype(np.float32), 'male': draw.random(batch) < 0.5}
 
 
-def ours(model, films, name, augmentation):
-    """`work(steps)` of our training step on one resident batch."""
+def ours(model, films, name, augmentation, task='age'):
+    """`work(steps)` of our training step on one resident batch; `work.flops()` counts those of one step."""
     settings = config_lib.base()
     settings['optimizer'].update(name=name, learning_rate=RATE, weight_decay=DECAY)
     settings['augment'].update(augmentation)
+    settings['task'].update(name=task, rank_weight=1.0, part_weight=1.0, form='corrected')
     config = config_lib.build(settings, None, {})
     transform = optimizer.build(config.optimizer, lambda step: RATE)
     state, graphs = step_lib.create(model, transform)
@@ -130,6 +131,8 @@ def ours(model, films, name, augmentation):
             kept[0], metrics = step(kept[0], batch, {}, key)
         jax.block_until_ready((kept[0], metrics))
 
+    work.flops = lambda: cost.flops(step, kept[0], batch, {}, key)
+    work.memory = lambda: step.lower(kept[0], batch, {}, key).compile().memory_analysis()
     return work
 
 

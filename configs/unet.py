@@ -3,10 +3,15 @@
     python -m boneage_jax.main --config=configs/unet.py --workdir=runs/unet                 # the paper's scale, 512 px
     python -m boneage_jax.main --config=configs/unet.py:rsna100 --workdir=runs/unet100      # 100 px, two CPU cores
     python -m boneage_jax.main --config=configs/unet.py:phantom --workdir=runs/unet_first   # a first run within minutes
+    python -m boneage_jax.mine --config=configs/unet.py:rsna100 --workdir=runs/mine         # real films join, in rounds
 
 U-Net with batch normalisation, loss `H - log J`. The paper prints no figure for its masks. No radiograph comes with a
-drawn mask, so the training set is phantoms, heavily augmented; `boneage_jax.mine` grows it by real films. `data.also` adds
-folders of prepared records with masks. Strengths of augmentation, optimiser and epochs are ours.
+drawn mask, so the training set is phantoms, heavily augmented; `boneage_jax.mine` grows it by real films. `data.also`
+adds folders of prepared records with masks. Strengths of augmentation, optimiser and epochs are ours.
+
+`:rsna100` takes about 7 minutes of CPU time. Measured (seed 0, 1,400 training phantoms): IoU on 300 held-out phantoms 0.960
+(0.955-0.964), Dice 0.979. On 256 annotated films of rsna100 such a net, which saw phantoms alone, has 95.7% of the 21 points
+inside its masks, and all of them on 47% of the films; the classical masks have 98.5% and 88%.
 """
 
 from boneage_jax import config as c
@@ -37,7 +42,8 @@ BASE['mine'] = dict(  # boneage_jax.mine
     review='rule',  # 'rule' | 'web': by eye in a local web page, what is not judged there going by rule
     port=8008,  # of that page, on this machine alone; 0 = any that is free
     agreement=0.90,  # intersection over union with the classical mask from which on a rule accepts
-    stability=0.97,  # ... or with the mask of the round before, from the second round on; above 1 = never
+    stability=1.01,  # ... or with the mask of the round before, from the second round on; above 1 = never: at 0.97 it let in
+                     # 6 more of 256 films, the worst of the accepted (all 21 points inside on 2 of them)
 )
 
 CPU_RECIPE = {'model.width': 8, 'batch_size': 32, 'data.placement': 'device', 'statistics_batches': 30,

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from benchmarks import backbones, convolutions, everything, machine, preparing, reading, report, start_up, train_step
+from benchmarks import backbones, convolutions, everything, machine, preparing, prsnet, reading, report, start_up, train_step
 from boneage_jax import models
 
 
@@ -65,6 +65,16 @@ def test_backbones(tmp_path):
     for row in rows[:2]:
         theirs = [r['best'] for r in rows[2:] if r['kind'] == row['kind']]
         assert row['ratio'] == (pytest.approx(row['best'] / max(theirs)) if theirs else None)
+
+
+def test_prsnet(tmp_path):
+    rows = run(prsnet.main, tmp_path, '--backbone', 'resnet18', '--width', '4', '--depth', '1', '--side', '64', '--batch', '2',
+               '--part_sizes', '32', '48', '--seconds', '0', '--count_only')
+    assert [row['network'] for row in rows[:4]] == [
+        'baseline', 'relation alone', 'full, parts of 32 px', 'full, parts of 48 px']
+    for kind in (rows[:4], rows[4:]):
+        ratios = [row['ratio'] for row in kind]
+        assert ratios[0] == 1 and ratios == sorted(ratios) and ratios[-1] > 1.5
 
 
 def test_missing_torch_is_named(monkeypatch, capsys):

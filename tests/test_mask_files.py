@@ -38,11 +38,13 @@ def images(folder):
 
 def labelme(folder):
     cut = BOX[10:30, 5:20]
-    shapes = {'1': [{'label': 'hand', 'shape_type': 'polygon', 'points': RING}, {'label': 'marker', 'points': [[0, 0], [3, 0], [3, 3]]}],
+    shapes = {'1': [{'label': 'hand', 'shape_type': 'polygon', 'points': RING},
+                    {'label': 'marker', 'points': [[0, 0], [3, 0], [3, 3]]}],
               '2': [{'label': 'left hand', 'shape_type': 'mask', 'points': [[5, 10], [19, 29]],
                      'mask': base64.b64encode(png(cut, '1')).decode()}]}
     for name, found in shapes.items():
-        write(folder / f'film{name}.json', {'imagePath': f'..\\films\\{name}.png', 'imageHeight': 40, 'imageWidth': 30, 'shapes': found})
+        about = {'imagePath': f'..\\films\\{name}.png', 'imageHeight': 40, 'imageWidth': 30}
+        write(folder / f'film{name}.json', about | {'shapes': found})
 
 
 def supervisely(folder):

@@ -16,7 +16,8 @@ from boneage_jax.mine import page, verdicts
 CHROMIUM, DRIVER = (shutil.which(name) for name in ('chromium', 'chromedriver'))
 KEYS = {'right': '\ue014'}
 ARGUMENTS = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
-             '--disable-dev-shm-usage', '--disable-background-networking', '--disable-component-update', '--window-size=1200,900']
+             '--disable-dev-shm-usage', '--disable-background-networking', '--disable-component-update',
+             '--window-size=1200,900']
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +28,8 @@ def driver():
         (pytest.fail if os.environ.get('BONEAGE_REQUIRE_BROWSER') == '1' else pytest.skip)(missing)
     with subprocess.Popen([DRIVER, '--port=0'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
-            port = next(found[1] for line in process.stdout if (found := re.search(r'started successfully on port (\d+)', line)))
+            lines = (re.search(r'started successfully on port (\d+)', line) for line in process.stdout)
+            port = next(found[1] for found in lines if found)
             reader = threading.Thread(target=process.stdout.read)  # a full pipe would stop it
             reader.start()
             yield f'http://127.0.0.1:{port}/session'
@@ -91,8 +93,8 @@ def served(path, count=30):
     films = [{'image': np.full((40, 30, 1), i, np.uint8)} for i in range(count)]
     mask = np.zeros((40, 30), bool)
     mask[5:30, 5:20] = True
-    rows = [{'id': str(i), 'measures': {'agreement': -1 if i == 2 else i / count}, 'reasons': [] if i % 2 else ['area: 0.9 <b>']}
-            for i in range(count)]
+    rows = [{'id': str(i), 'measures': {'agreement': -1 if i == 2 else i / count},
+             'reasons': [] if i % 2 else ['area: 0.9 <b>']} for i in range(count)]
     server = page.open_server(films, lambda i: mask, rows, verdicts.Verdicts(path), port=0, title='round 1')
     thread = threading.Thread(target=server.serve_until_done)
     thread.start()
@@ -150,7 +152,8 @@ def test_a_verdict_that_cannot_be_saved_is_said(window, tmp_path):
         browser.open(f'http://127.0.0.1:{server.server_port}/')
         browser.wait("document.querySelectorAll('figure').length === 3")
         browser.press('a')
-        browser.wait("document.getElementById('problem').innerText.includes('Not saved, film 2: the verdict could not be written')")
+        problem = 'Not saved, film 2: the verdict could not be written'
+        browser.wait(f"document.getElementById('problem').innerText.includes('{problem}')")
         assert browser.run("document.querySelectorAll('figure.accept').length") == 0
     finally:
         end(server, thread)

@@ -55,7 +55,8 @@ def test_up_is_a_transposed_convolution():
     up.pair = lambda x: x
     x = np.random.default_rng(1).normal(size=(2, 4, 5, 6)).astype(np.float32)
     grown = up(x, np.zeros((2, 8, 10, 3), np.float32))[..., 3:]
-    kernel = np.asarray(up.grow.kernel[...]).reshape(6, 2, 2, 3).transpose(1, 2, 0, 3)[::-1, ::-1]  # XLA correlates, so it is mirrored
+    kernel = np.asarray(up.grow.kernel[...]).reshape(6, 2, 2, 3).transpose(1, 2, 0, 3)
+    kernel = kernel[::-1, ::-1]  # XLA correlates
     expected = jax.lax.conv_transpose(x, kernel, (2, 2), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
     np.testing.assert_allclose(grown, expected, atol=1e-5)
 

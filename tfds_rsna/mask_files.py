@@ -197,8 +197,8 @@ def _coco(path):
                 rows.append((_stem(image['file_name']), path, _drawer(
                     shapes, (int(image['height']), int(image['width'])), f'{path}, image {image["file_name"]}')))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f'{path}: not a COCO instances JSON ({type(error).__name__}: {error}); needed are images (id, file_name, '
-                        'height, width) and annotations (image_id, segmentation)') from error
+        raise UserError(f'{path}: not a COCO instances JSON ({type(error).__name__}: {error}); needed are images (id, '
+                        'file_name, height, width) and annotations (image_id, segmentation)') from error
     return _once(rows)
 
 

@@ -4,10 +4,9 @@
     python -m boneage_jax.mine --config=configs/unet.py --workdir=runs/mine --seed_masks=masks/ --review=web
 
 `--seed_masks`: a folder of mask images named by film, a COCO JSON, or a folder of labelme or Supervisely files; 'none'
-begins with phantoms, and with the films on which their network and the classical masks agree. The films to be masked are
-`mine.source` and `mine.folder` of the config. Each round leaves `round_N/`: `review.csv`, `verdicts.csv` (by eye),
-`accepted.csv`, `accepted/` (prepared records for `data.also`), `metrics.json`, `accepted.png`, `refused.png`, and the run in
-`train/`. Running the same command again goes on where it stopped; a larger `--rounds` adds rounds.
+begins with phantoms, and with the classical masks with which their network agrees. The films to be masked are `mine.source`
+and `mine.folder` of the config. Each round leaves `round_N/`: `review.csv`, `verdicts.csv` (by eye), `accepted.csv`,
+`accepted/` (prepared records for `data.also`), `metrics.json`, `accepted.png`, `refused.png`, and the run in `train/`. Running the same command again goes on where it stopped; a larger `--rounds` adds rounds.
 """
 
 from absl import app, flags, logging

@@ -88,11 +88,11 @@ def write_seeds(config, path, folder, data_dir):
     drawn = mask_files.read(path)
     chosen = [i for i, name in enumerate(labels['ids']) if name in drawn]
     if len(chosen) < FEWEST_SEEDS:
-        raise UserError(f'{path}: {len(drawn)} masks, of which {len(chosen)} are of films in {source}; at least {FEWEST_SEEDS} are '
-                        f'needed, or --seed_masks=none. Masks are named by film: found {", ".join(list(drawn)[:4])}; films '
-                        f'are {", ".join(labels["ids"][:4])}')
+        raise UserError(f'{path}: {len(drawn)} masks, of which {len(chosen)} are of films in {source}; at least '
+                        f'{FEWEST_SEEDS} are needed, or --seed_masks=none. Masks are named by film: found '
+                        f'{", ".join(list(drawn)[:4])}; films are {", ".join(labels["ids"][:4])}')
     if len(chosen) < len(drawn):
-        log.say(f'{len(drawn) - len(chosen)} of {len(drawn)} masks in {path} belong to no film of the source; they are left out.')
+        log.say(f'{len(drawn) - len(chosen)} of {len(drawn)} masks in {path} belong to no film of the source: left out.')
 
     def examples():
         for i in chosen:
@@ -118,7 +118,7 @@ def _fitted(mask, film, config):
 
 
 def read_masks(folder, count):
-    """Yields the `hand_mask` findings of every film, in order: dicts with `hand_mask` uint8 `[H, W]` and what else was found."""
+    """Yields every film's findings in order: dicts with `hand_mask` uint8 `[H, W]` and what else was found."""
     for i in range(count):
         yield findings.read(folder, SPLIT, i)
 

@@ -6,6 +6,7 @@ eye, its accepted set. metrics.json is written last and says that the round is o
 
 import collections
 import copy
+import itertools
 import json
 import pathlib
 import shutil
@@ -23,7 +24,7 @@ from boneage_jax.preprocess import hand_mask, review
 from tfds_rsna import lock, prepared
 from tfds_rsna.errors import UserError
 
-PIECE = 0.1  # of the largest component's area, from which on a second piece of a prediction makes it doubtful: letters of
+PIECE = 0.1  # of the largest component's area, from which on a second piece makes a prediction doubtful: the letters of
              # markers are smaller, and are gone once the largest component is kept
 MEASURES = ('agreement', 'stability', 'area', 'border', 'sides', 'components', 'holes', 'smoothness', 'solidity')
 
@@ -72,7 +73,7 @@ def mine(config, workdir, data_dir=None, seed_masks=None):
             report = train.train(run_config(config, workdir, number, len(drawn)), folder / 'train', data_dir)
             if report is None:  # asked to stop
                 return done
-            done.append(_Round(config, workdir, number, films).finish(report))
+            done.append(_Round(config, workdir, number, films, bool(drawn)).finish(report))
         return done
 
 
@@ -94,8 +95,8 @@ def run_config(config, workdir, number, drawn=0):
 class _Round:
     """One round after its training: `finish(report of the training) -> its metrics`."""
 
-    def __init__(self, config, workdir, number, films):
-        self.config, self.workdir, self.number, self.films = config, workdir, number, films
+    def __init__(self, config, workdir, number, films, drawn):
+        self.config, self.workdir, self.number, self.films, self.drawn = config, workdir, number, films, drawn
         self.folder, self.began = workdir / f'round_{number}', time.monotonic()
 
     def finish(self, report):
@@ -108,12 +109,15 @@ class _Round:
         before = self.workdir / f'round_{self.number - 1}' / 'accepted.csv'
         kept = verdicts.read_accepted(before) if self.number > 1 else {}
         refused = {row['id']: row['reasons'] for row in rows}
-        accepted = verdicts.combine(ids, refused, eye.current, kept, self.number)
-        verdicts.write_table(self.folder / 'accepted.csv', ('id', 'round', 'by'), [(i, *accepted[i]) for i in ids if i in accepted])
+        accepted = verdicts.combine(ids, refused, eye.current, kept, self.number,
+                                    classical=self.number == 1 and not self.drawn)
+        verdicts.write_table(self.folder / 'accepted.csv', ('id', 'round', 'by'),
+                             [(i, *accepted[i]) for i in ids if i in accepted])
         sheets.draw(self.films, lambda i: self._mask(self.number, i), rows, accepted, self.folder)
         if not accepted:
-            raise UserError(f'{self.folder}: none of {len(ids)} masks was accepted; look at refused.png and review.csv there '
-                            'for the reasons. Lower mine.agreement, begin with drawn masks, or accept some by eye (--review=web)')
+            raise UserError(f'{self.folder}: none of {len(ids)} masks was accepted; look at refused.png and review.csv '
+                            'there for the reasons. Lower mine.agreement, begin with drawn masks, or accept some by eye '
+                            '(--review=web)')
         self._write_records(accepted)
         metrics = self._metrics(rows, accepted, kept, eye.current, report)
         log.write_json(self.folder / 'metrics.json', metrics)
@@ -136,18 +140,19 @@ class _Round:
         findings.ensure(self.folder / 'masks', counts, lambda job: list(job[1]), answer=answer)
 
     def _mask(self, number, i):
-        return findings.read(self.workdir / f'round_{number}' / 'masks', films_lib.SPLIT, i)['hand_mask']
+        folder = self.workdir / f'round_{number}' / 'masks' if number else self.workdir / 'classical'
+        return findings.read(folder, films_lib.SPLIT, i)['hand_mask']
 
     def _review(self):
         """Every film's measures and reasons by rule; review.csv."""
         count = len(self.films)
-        before = films_lib.read_masks(self.workdir / f'round_{self.number - 1}' / 'masks', count) if self.number > 1 else None
+        before = self.workdir / f'round_{self.number - 1}' / 'masks'
+        masks = films_lib.read_masks(self.folder / 'masks', count), films_lib.read_masks(self.workdir / 'classical', count)
+        befores = films_lib.read_masks(before, count) if self.number > 1 else itertools.repeat({'hand_mask': None}, count)
         rows = []
-        for i, (found, classical) in enumerate(zip(
-                films_lib.read_masks(self.folder / 'masks', count), films_lib.read_masks(self.workdir / 'classical', count))):
-            previous = next(before)['hand_mask'] if before else None
+        for i, (found, classical, previous) in enumerate(zip(*masks, befores, strict=True)):
             measured, reasons = verdicts.by_rule(
-                found['hand_mask'], int(found['pieces']), classical['hand_mask'], previous, self.config.mine)
+                found['hand_mask'], int(found['pieces']), classical['hand_mask'], previous['hand_mask'], self.config.mine)
             rows.append({'id': self.films.ids[i], 'measures': measured, 'reasons': reasons})
         verdicts.write_table(self.folder / 'review.csv', ('id', 'accepted', *MEASURES, 'reasons'), [
             (row['id'], not row['reasons'], *(f'{row["measures"][m]:.4f}' if m in row['measures'] else '' for m in MEASURES),
@@ -155,7 +160,10 @@ class _Round:
         return rows
 
     def _write_records(self, accepted):
-        """`accepted/`: the accepted films with their masks, as prepared records."""
+        """`accepted/`: the accepted films with their masks, as prepared records.
+
+        Their ids begin with 'mined-': phantoms have numbers for ids too, and a run that takes one film for another refuses.
+        """
         target, about = self.folder / 'accepted', {'accepted': {name: list(of) for name, of in sorted(accepted.items())}}
         if (target / prepared.MARKER).exists():
             if prepared.read_metadata(target) == about:
@@ -165,7 +173,7 @@ class _Round:
         def examples():
             for i, name in enumerate(self.films.ids):
                 if name in accepted:
-                    yield self.films[i] | {'hand_mask': self._mask(accepted[name][0], i)[..., None]}
+                    yield self.films[i] | {'id': f'mined-{name}', 'hand_mask': self._mask(accepted[name][0], i)[..., None]}
 
         prepared.write(target, {films_lib.SPLIT: examples()}, metadata=about)
 
@@ -174,10 +182,12 @@ class _Round:
         inside = np.array([row['id'] in accepted for row in rows])
         metrics = {
             'round': self.number, 'films': len(rows), 'accepted': len(accepted),
-            'by_rule': sum(by == 'rule' for _, by in accepted.values()), 'by_eye': sum(by == 'eye' for _, by in accepted.values()),
+            'by_rule': sum(by == 'rule' for _, by in accepted.values()),
+            'by_eye': sum(by == 'eye' for _, by in accepted.values()),
             'rejected_by_eye': sum(verdict == 'reject' for verdict in eye.values()),
             'new': len(set(accepted) - set(kept)), 'dropped': len(set(kept) - set(accepted)),
-            'refused_by_rule': dict(collections.Counter(reason.partition(':')[0] for row in rows for reason in row['reasons'])),
+            'refused_by_rule': dict(collections.Counter(
+                reason.partition(':')[0] for row in rows for reason in row['reasons'])),
             'iou_with_classical': float(column['agreement'].mean()),
             'iou_with_classical_accepted': float(column['agreement'][inside].mean()),
         }

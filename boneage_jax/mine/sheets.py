@@ -12,7 +12,7 @@ COLOURS = {True: (0, 200, 120), False: (230, 97, 0)}  # accepted, refused: apart
 
 
 def overlay(image, mask, side, colour):
-    """An RGB picture: a film uint8 `[H, W]`, its longer side `side` pixels, stretched to full contrast, and the mask's outline."""
+    """An RGB picture of a film uint8 `[H, W]` at full contrast, its longer side `side` pixels, with the mask's outline."""
     low, high = np.percentile(image, (1, 99))
     grey = np.clip((image.astype(np.float32) - low) * (255 / max(high - low, 1)), 0, 255).astype(np.uint8)
     factor = side / max(image.shape)

@@ -31,7 +31,8 @@ def by_rule(mask, pieces, classical, before, options):
     reasons = review.reasons({k: v for k, v in measured.items() if k not in ('agreement', 'stability')})
     if agreement < options.agreement and stability < options.stability:
         reasons.append(f'agreement: {agreement:.2f} with the classical mask, not {options.agreement:g} or more'
-                       + (f'; {stability:.2f} with the round before, not {options.stability:g}' if before is not None else ''))
+                       + (f'; {stability:.2f} with the round before, not {options.stability:g}'
+                          if before is not None and options.stability <= 1 else ''))
     return measured, reasons
 
 
@@ -76,11 +77,13 @@ def _apply(current, film, verdict):
         current[film] = verdict
 
 
-def combine(ids, refused, eye, kept, number):
-    """`{id: (round of the mask, 'rule' | 'eye')}` of the accepted films.
+def combine(ids, refused, eye, kept, number, *, classical):
+    """`{id: (round of the mask, 'rule' | 'eye')}` of the accepted films; round 0 is the film's classical mask.
 
     `refused` `{id: reasons}` by rule, `eye` this round's verdicts, `kept` the accepted of the round before. A verdict by eye
-    goes over the rule, and a mask accepted by eye stays with the film until another verdict.
+    goes over the rule, and a mask accepted by eye stays with the film until another verdict. `classical`: what the rule
+    accepts enters with its classical mask. So begins mining from nothing, whose first network has seen phantoms alone: it
+    tells good classical masks from bad ones, but they follow a real hand's skin better than its own.
     """
     accepted = {}
     for film in ids:
@@ -90,7 +93,7 @@ def combine(ids, refused, eye, kept, number):
         elif kept.get(film, (0, ''))[1] == 'eye':
             accepted[film] = kept[film]
         elif not refused[film]:
-            accepted[film] = (number, 'rule')
+            accepted[film] = (0 if classical else number, 'rule')
     return accepted
 
 
