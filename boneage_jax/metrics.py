@@ -1,4 +1,4 @@
-"""What is reported about ages: errors in months with bootstrap intervals, by sex and stage of puberty.
+"""What is reported about ages: errors in months with bootstrap intervals, by sex and stage; and about age classes.
 
 numpy on the host, over one split's predictions; the sums inside a step live in `tasks.py`. Every result is
 a plain dict ready for JSON. What cannot be computed (no film of a sex, of a stage) is left out: no NaN.
@@ -122,6 +122,43 @@ def median_baseline(train_months, age, *, seed=0, resamples=1000):
     """The floor: the MAE of always predicting the training films' median; `{'median', 'value', ..}`."""
     median = float(np.median(_films(train_months, 'age')))
     return {'median': median, **_error_metrics(median - _films(age, 'age'), seed, resamples)['mae']}
+
+
+def class_metrics(predicted, truth, count, *, seed=0, resamples=1000):
+    """How well classes are told apart, with percentile bootstrap intervals over films; all are shares from 0 to 1.
+
+    Args:
+        predicted, truth: [N] int, from 0 to `count` - 1, in order of age: neighbours are one class off.
+
+    Returns:
+        `{'overall': {'accuracy', 'balanced_accuracy' (mean recall of the classes that have films), 'macro_f1' (over
+        the classes that have films or are predicted), 'off_by_one_accuracy'}, 'by_class': [{'recall', 'films',
+        'predicted'}, ..], 'confusion': [K][K] films, rows true and columns predicted}`; a class without films has no recall.
+    """
+    predicted, truth = np.asarray(predicted, int), np.asarray(truth, int)
+    if not len(truth) or predicted.shape != truth.shape:
+        raise UserError(f'class_metrics: {predicted.shape} predicted and {truth.shape} true classes')
+    pairs = np.zeros((len(truth), count * count))
+    pairs[np.arange(len(truth)), truth * count + predicted] = 1
+    near = np.abs(np.subtract.outer(np.arange(count), np.arange(count))) <= 1
+
+    def statistic(shares):
+        """Shares of films by (true, predicted), [R, K * K] -> [R, 4 + K]; recall is NaN where a class has no films."""
+        table = shares.reshape(-1, count, count)
+        hits, films, given = np.diagonal(table, axis1=1, axis2=2), table.sum(2), table.sum(1)
+        recall = np.divide(hits, films, out=np.full(hits.shape, np.nan), where=films > 0)
+        f1 = np.divide(2 * hits, films + given, out=np.full(hits.shape, np.nan), where=films + given > 0)
+        return np.column_stack([hits.sum(1), np.nanmean(recall, 1), np.nanmean(f1, 1), (table * near).sum((1, 2)),
+                                np.where(np.isnan(recall), 0.0, recall)])  # of a class that a resample missed: rare
+
+    lower, upper = bootstrap(pairs, statistic=statistic, seed=seed, resamples=resamples)
+    values, table = statistic(pairs.mean(0)[None])[0], pairs.sum(0).reshape(count, count).astype(int)
+    figures = [{'value': float(value), 'lower': float(low), 'upper': float(high), 'count': len(truth)}
+               for value, low, high in zip(values, lower, upper)]
+    by_class = [{**({'recall': {**figure, 'count': int(films)}} if films else {}), 'films': int(films),
+                 'predicted': int(given)} for figure, films, given in zip(figures[4:], table.sum(1), table.sum(0))]
+    named = zip(('accuracy', 'balanced_accuracy', 'macro_f1', 'off_by_one_accuracy'), figures)
+    return {'overall': dict(named), 'by_class': by_class, 'confusion': table.tolist()}
 
 
 def _error_metrics(error, seed, resamples):

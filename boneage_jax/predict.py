@@ -4,7 +4,8 @@
     python -m boneage_jax.predict --workdir=runs/a --input=1377.png --sex=female --output=1377.csv
 
 Films (PNG, JPEG, TIFF, DICOM; a file, a folder, a zip) are prepared as the run's own were. OUTPUT holds
-`id,file,male,prediction,years,lower,upper[,age]`, ages in months. A film that cannot be read does not stop the others:
+`id,file,male,prediction,years,lower,upper[,age]`, ages in months (of a classifier also the class, its months and the
+probabilities). A film that cannot be read does not stop the others:
 it is listed in OUTPUT's neighbour `..._rejected.csv`, and the exit status is 1. Whether a film shows a hand at all is
 not checked: the network gives every picture an age.
 """
@@ -78,9 +79,10 @@ def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, ove
         problems, rows = Problems('skip'), []
         for chunk in _chunks(listed, predictor, problems, keep=bool(pictures)):
             sexes = [male[film.id] for film, *_ in chunk]
-            months, aux = _months(predictor, np.stack([seen['image'] for _, seen, _ in chunk]), sexes)
+            months, classes, aux = _months(predictor, np.stack([seen['image'] for _, seen, _ in chunk]), sexes)
             for i, (film, seen, native) in enumerate(chunk):
-                row = _row(film, place, sexes[i], float(months[i]), fitted)
+                of_classes = {name: values[i] for name, values in classes.items()}
+                row = _row(film, place, sexes[i], float(months[i]), fitted, of_classes)
                 rows.append(row)
                 if pictures:
                     _draw(pictures[film.id], row, native, seen, {name: _item(value, i) for name, value in aux.items()})
@@ -221,22 +223,25 @@ def _chunks(listed, predictor, problems, *, keep):
 
 
 def _months(predictor, images, male):
-    """(months [N], aux) as the run's evaluation had them: averaged with the mirror image under `flip_tta`."""
+    """(months [N], columns of a classifier {name: [N]}, aux) as the run's evaluation had them: averaged with the mirror
+    image under `flip_tta`."""
     male = np.array([bool(value) for value in male])
     prediction, aux = predictor(images, male)
     if predictor.config.flip_tta:
         prediction = (prediction + predictor.task.unflip(predictor(images[:, :, ::-1], male)[0])) / 2
-    return np.asarray(predictor.task.months(prediction)), aux
+    classes = predictor.task.classes(prediction) if predictor.task.classes else {}
+    return (np.asarray(predictor.task.months(prediction)),
+            {name: np.asarray(values).tolist() for name, values in classes.items()}, aux)
 
 
-def _row(film, place, male, months, fitted):
+def _row(film, place, male, months, fitted, classes):
     lower = upper = None
     if fitted:
         low, high = fitted.bounds([months] * 2, [True, False] if male is None else [male] * 2)
         lower, upper = float(low.min()), float(high.max())  # of an unknown sex: the wider one
     file = place if place.is_file() and place.name == film.entry.path else place / film.entry.path
     return {'id': film.id, 'file': str(file), 'male': male, 'prediction': months, 'years': in_years(months),
-            'lower': lower, 'upper': upper, 'age': film.months}
+            'lower': lower, 'upper': upper, **classes, 'age': film.months}
 
 
 def _table(rows):
@@ -257,6 +262,8 @@ def _caption(row):
     lines = [f'{row["id"]}{sex}: {row["years"]}', f'{row["prediction"]:.1f} months']
     if row['lower'] is not None:
         lines[1] += f', {100 * intervals.LEVEL:g}% interval {row["lower"]:.0f} to {row["upper"]:.0f}'
+    if 'class_months' in row:
+        lines.append(f'class {row["class"]}: {row["class_months"]} months')
     return lines + ([] if row['age'] is None else [f'labelled {in_years(row["age"])}, {row["age"]:.1f} months'])
 
 

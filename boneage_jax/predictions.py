@@ -9,11 +9,13 @@ import numpy as np
 from tfds_rsna.errors import UserError
 
 COLUMNS = ('id', 'split', 'male', 'age', 'prediction')
+_CLASSES = ('class', 'true_class')
 _TRUTH = {'true': True, '1': True, 'false': False, '0': False}
 
 
 def read(path):
-    """The columns as arrays `[N]`: `id`, `split` (str), `male` (bool), `age`, `prediction`[, `lower`, `upper`] (months).
+    """The columns as arrays `[N]`: `id`, `split` (str), `male` (bool), `age`, `prediction`[, `lower`, `upper`] (months);
+    of a classifier also `class`, `true_class` (int) and `probability_0` and so on.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -28,6 +30,8 @@ def read(path):
             raise UserError(f'{path}: column{"s" * (len(missing) > 1)} {", ".join(missing)} missing; found '
                             f'{", ".join(found) or "nothing"}. Predicted ages need {",".join(COLUMNS)}.')
         numbers = ['age', 'prediction'] + ['lower', 'upper'] * ({'lower', 'upper'} <= set(found))
+        if set(_CLASSES) <= set(found):
+            numbers += [*_CLASSES, *(name for name in found if name.startswith('probability_'))]
         rows = []
         for row in reader:
             try:
@@ -39,7 +43,8 @@ def read(path):
                 raise UserError(f'{path}, line {reader.line_num}: cannot read {row} ({error})') from error
     if not rows:
         raise UserError(f'{path} holds no predictions; was the run evaluated?')
-    return {name: np.asarray(column) for name, column in zip(('id', 'split', 'male', *numbers), zip(*rows))}
+    columns = {name: np.asarray(column) for name, column in zip(('id', 'split', 'male', *numbers), zip(*rows))}
+    return columns | {name: columns[name].astype(int) for name in _CLASSES if name in columns}
 
 
 def of_split(films, split):

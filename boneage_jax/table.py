@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from boneage_jax import ensemble, log, metrics
+from boneage_jax import ensemble, log, metrics, predictions
 from tfds_rsna.errors import UserError
 
 COLUMNS = ('row', 'paper', 'ours', 'lower', 'upper', 'delta', 'delta_lower', 'delta_upper', 'seeds', 'split', 'data',
@@ -59,11 +59,29 @@ def _column(name):
     return films
 
 
+def _hits(workdirs):
+    """Whether the likeliest class by the mean of the runs' probabilities is the true one, 0 or 1 for each film."""
+    tables, found = [predictions.read(pathlib.Path(workdir) / 'predictions.csv') for workdir in workdirs], {}
+    for split in dict.fromkeys(tables[0]['split'].tolist()):
+        first, *others = (predictions.of_split(table, split) for table in tables)
+        names, ids = [name for name in first if name.startswith('probability_')], first['id'].tolist()
+        if not names or any(not set(names) <= set(other) for other in others):
+            raise UserError(f'{", ".join(map(str, workdirs))}: not runs that tell the same classes apart')
+        total = np.stack([first[name] for name in names], axis=1)
+        for workdir, other in zip(workdirs[1:], others):
+            order = ensemble.align(split, workdirs[0], ids, workdir, other['id'].tolist())
+            total += np.stack([other[name] for name in names], axis=1)[order]
+        chosen = np.argmax(total, axis=1) if others else first['class']  # printed probabilities may tie
+        found[split] = ids, (chosen == first['true_class']).astype(float)
+    return found
+
+
 # A config names its table's figure as METRIC; 'mae' where it names none.
 METRICS = {
     'mae': Metric('MAE', 'months', 2, _absolute_errors, _absolute_errors_of_mean),
     'iou': Metric('IoU', 'shares of the union', 4, _column('iou'), None),
     'error_percent': Metric('Error', "percent of the hand's length", 2, _column('error_percent'), None),
+    'accuracy': Metric('Accuracy', 'share of films in their class', 4, lambda workdir: _hits([workdir]), _hits),
 }
 
 

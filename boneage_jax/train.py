@@ -221,13 +221,15 @@ class Run:
         return f'{cost.show(count / passes)} a film (forward); ' if count else ''
 
     def _draw_inputs(self):
-        """figures/inputs.png: the first films as the network sees them, augmented."""
+        """figures/inputs.png: the first films as the network sees them, augmented; of classes, counts.png."""
         train, first = self.splits['train'], self.batches.indices(0)[:16]
         batch = {'months': train.months[first], 'male': train.male[first], **train.arrays(first)}
         seen = jax.jit(functools.partial(augment.augment, options=self.config.augment.to_dict()))(
             jax.random.key(self.config.seed), batch)
         captions = [f'{train.ids[i]}: {train.months[i]:g} mo {"M" if train.male[i] else "F"}' for i in first]
         figures.image_sheet(np.asarray(seen['image']), captions, self.workdir / 'figures' / 'inputs.png')
+        if 'edges' in (fitted := json.loads((self.workdir / 'task.json').read_text())):
+            figures.counts(train.months, train.male, fitted['edges'], self.workdir / 'figures' / 'counts.png')
 
     def _loop(self, start, preemption):
         """True when the run reached its end, False when it was asked to stop (and saved)."""
@@ -273,8 +275,8 @@ class Run:
         self.log.write('train', step, epoch=round(epoch, 4), **means, images_per_second=round(rate, 1),
                        seconds=round(seconds, 3),
                        learning_rate=float(self.rate(step - 1)) * float(self.state.memory['rate_scale']))
-        self.progress.update(step, loss=means['loss'], **{self.task.selects: means[self.task.selects],
-                                                          'images/s': f'{rate:.0f}'})
+        self.progress.update(step, **{'loss': means['loss'], self.task.selects: means[self.task.selects],
+                                      'images/s': f'{rate:.0f}'})
 
     def _refresh_statistics(self):
         """Batch statistics of the first training batches, not augmented, in the place of the running ones."""

@@ -1,16 +1,20 @@
-"""The figures of one run, from its predictions.csv and metrics.jsonl."""
+"""The figures of one run, from its predictions.csv and metrics.jsonl, and those that need its films' ages."""
 
+import json
 from pathlib import Path
 
+import numpy as np
+
 from boneage_jax import predictions
-from boneage_jax.figures import ages, style, training
+from boneage_jax.figures import ages, classes, style, training
 
 
 def from_run(workdir):
     """Draws the figures of the run in `workdir` into `workdir/figures/`; returns their paths.
 
     From `predictions.csv` (`id,split,male,age,prediction[,lower,upper]`, months), for each split in it:
-    `predictions_SPLIT.png` and `error_by_age_SPLIT.png`; none where the run predicts no ages. From `metrics.jsonl`, which
+    `predictions_SPLIT.png` and `error_by_age_SPLIT.png`; none where the run predicts no ages; of classes also
+    `confusion_SPLIT.png`. From `metrics.jsonl`, which
     a classical run does not have: `training.png`.
 
     Raises:
@@ -26,6 +30,22 @@ def from_run(workdir):
         chosen = predictions.of_split(films, split)
         paths.append(style.save(ages.predicted_against_true, folder / f'predictions_{split}.png', split, chosen))
         paths.append(style.save(ages.error_by_age, folder / f'error_by_age_{split}.png', split, chosen))
+        if 'class' in chosen:
+            names = json.loads((workdir / 'metrics.json').read_text())['splits'][split]['by_class']
+            names = [row['months'] for row in names]
+            table = np.zeros((len(names), len(names)), int)
+            np.add.at(table, (chosen['true_class'], chosen['class']), 1)
+            paths.append(style.save(classes.confusion, folder / f'confusion_{split}.png', split, table, names))
     if history.exists():
         paths.append(style.save(training.draw, folder / 'training.png', training.read(history)))
     return paths
+
+
+def counts(months, male, edges, path):
+    """Training films `[N]` (months, bool) per year of age and sex, class `edges` (months) as lines, drawn to `path`."""
+    return style.save(classes.counts, Path(path), months, male, edges)
+
+
+def near_edges(split, lines, names, path):
+    """Accuracy of two runs by distance to the nearest class edge; `lines` as near_edges.by_distance gives them."""
+    return style.save(classes.near_edges, Path(path), split, lines, names)

@@ -9,9 +9,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from boneage_jax.figures import style
 from tfds_rsna.errors import UserError
 
-# The metric that selects, by what a run learns: its axis and its title.
-SELECTING = {'mae': ('MAE (months)', 'Mean absolute error'), 'iou_miss': ('1 - IoU', 'Masks'),
-             'error_percent': ("error (% of the hand's length)", 'Key points')}
+# The metric of the right panel, by what a run learns: axis and title. It selects; beside accuracy the loss does.
+SELECTING = {'accuracy': ('accuracy', 'Accuracy'), 'mae': ('MAE (months)', 'Mean absolute error'),
+             'iou_miss': ('1 - IoU', 'Masks'), 'error_percent': ("error (% of the hand's length)", 'Key points')}
 
 
 def read(path):
@@ -32,7 +32,8 @@ def read(path):
 
 
 def draw(lines):
-    """Two panels over epochs: the losses, and the metric that selects with its best value marked."""
+    """Two panels over epochs: the losses, and the metric that selects with its best value marked; of classes accuracy,
+    in training and on validation (Figs. 8-13 of Hamrouni 2023), that at the lowest validation loss marked."""
     train = [line for line in lines if line['kind'] == 'train']
     evaluations = [line for line in lines if line['kind'] == 'eval']
     selecting = next((name for name in SELECTING if any(name in line for line in evaluations)), 'mae')
@@ -42,6 +43,8 @@ def draw(lines):
     width = max(1, len(losses) // 60)
     colour = style.SEXES['boys']['color']
     raw = {'color': style.GREY, 'linewidth': 0.7, 'label': 'training, each line of the log'}
+    if selecting == 'accuracy':
+        right.plot(*_by_epoch(train, selecting), color=colour, label='training')
     left.plot(epochs, losses, **(raw if width > 1 else {'color': colour, 'label': 'training'}))
     if width > 1:
         smooth = np.convolve(losses, np.ones(width) / width, mode='valid')
@@ -59,7 +62,7 @@ def draw(lines):
             if axes is left:
                 drawn += list(curve[:, 1])
             else:
-                _mark_best(axes, curve)
+                _mark_best(axes, curve, [line['loss'] for line in points] if name == 'accuracy' else curve[:, 1])
     finite = [value for value in drawn if np.isfinite(value) and value > 0]
     if len(finite) == len(drawn) and finite and max(finite) > 20 * min(finite):
         left.set_yscale('log')
@@ -70,7 +73,7 @@ def draw(lines):
     right.set(xlabel='epoch', ylabel=SELECTING[selecting][0], title=SELECTING[selecting][1])
     left.legend(loc='upper right')
     if right.lines:
-        right.legend(loc='upper right')
+        right.legend(loc='lower right' if selecting == 'accuracy' else 'upper right')
     else:
         right.text(0.5, 0.5, 'no evaluation in the log yet', ha='center', va='center',
                    transform=right.transAxes)
@@ -80,10 +83,18 @@ def draw(lines):
     return figure
 
 
-def _mark_best(axes, curve):
-    """A star at the lowest value of `curve` [N, 2] and its value beside it."""
-    if np.isfinite(curve[:, 1]).any():
-        epoch, best = curve[np.nanargmin(curve[:, 1])]
+def _by_epoch(lines, name):
+    """Epochs and the mean of the log's lines in each, two arrays."""
+    ends = np.ceil([line['epoch'] for line in lines])
+    epochs = np.unique(ends)
+    values = np.asarray([line[name] for line in lines], np.float64)
+    return epochs, np.array([values[ends == epoch].mean() for epoch in epochs])
+
+
+def _mark_best(axes, curve, judged):
+    """A star at the point of `curve` [N, 2] whose value in `judged` [N] is the lowest, and its value beside it."""
+    if np.isfinite(judged).any():
+        epoch, best = curve[np.nanargmin(judged)]
         axes.plot(epoch, best, marker='*', markersize=11, color=style.INK, linestyle='none', zorder=5,
                   label=f'best: {best:.2f} at epoch {epoch:g}')
         axes.axhline(best, color=style.GREY, linewidth=0.8, linestyle=':', zorder=1)

@@ -21,7 +21,17 @@ import functools
 
 from flax import nnx
 
-from boneage_jax.models import efficientnet, embedding, inception, keypoint_nets, prsnet, resnet, unet, vgg
+from boneage_jax.models import (
+    age_classifier,
+    efficientnet,
+    embedding,
+    inception,
+    keypoint_nets,
+    prsnet,
+    resnet,
+    unet,
+    vgg,
+)
 from tfds_rsna.errors import UserError
 
 BACKBONES = {
@@ -34,6 +44,7 @@ BACKBONES = {
 MODELS = {
     **BACKBONES, 'prsnet': prsnet.PRSNet, 'unet': unet.UNet,
     'keypoints': keypoint_nets.keypoint_net,
+    'age_classifier': functools.partial(age_classifier.AgeClassifier, BACKBONES),
     'embedding': functools.partial(embedding.EmbeddingNet, BACKBONES),
 }
 

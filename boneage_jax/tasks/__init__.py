@@ -6,7 +6,7 @@ prediction in a year uses the same normalisation as training did.
 
 import numpy as np
 
-from boneage_jax.tasks import ages, hands, similarity
+from boneage_jax.tasks import ages, classes, hands, similarity
 from boneage_jax.tasks.task import Task
 from tfds_rsna.errors import UserError
 
@@ -17,6 +17,7 @@ TASKS = {
     'age': (ages.fit, ages.age),
     'age_parts': (ages.fit, ages.age_parts),
     'age_triplet': (ages.fit, ages.age_triplet),
+    'age_classes': (classes.fit, classes.age_classes),
     'segmentation': (hands.fit, hands.segmentation),
     'keypoints': (hands.fit, hands.keypoints),
     'similarity': (hands.fit, similarity.similarity),

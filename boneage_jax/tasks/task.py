@@ -18,6 +18,7 @@ class Task:
     `report(columns, split, train_months) -> dict`: one split's entry in metrics.json, from the columns as numpy arrays
     `[N]`, its labels (`split.months`, `.male`, `.ids`) and the training ages; `headline(report) -> str` says it in a line.
     `months(prediction) -> [B]`: predicted ages; None for a task that predicts none.
+    `classes(prediction) -> {name: [B]}`: what `predict` writes of a film besides its age; None where there is nothing.
     `selects`: the metric of `loss` whose smallest value on the validation split picks the checkpoint; `shows` says it.
     `unflip(prediction)`: the prediction for a film, from that for its mirror image (for `flip_tta`).
     `inputs`: what a batch must carry besides labels, of `image`, `hand_mask`, `keypoints`.
@@ -28,6 +29,7 @@ class Task:
     report: Callable
     headline: Callable
     months: Callable | None = None
+    classes: Callable | None = None
     selects: str = 'mae'
     shows: str = 'MAE {:.2f} months'
     unflip: Callable = _same
