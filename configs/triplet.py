@@ -10,7 +10,8 @@ The paper prints, on the 200 test films, a mean absolute error in months of 5.74
 triplet loss, 4.69 and 4.85 with it, one network for each sex: the first four rows of `sweep()`; its 5.82 and 4.77 for
 all are the averages over the two. Inception-V3, pooled features (2,048) as embedding, L1 in months, 0.01 times the sum
 over all relative triplets. Not in the paper, ours: 500x500, batch 32, Adam 1e-4, 100 epochs, the dense layer,
-augmentation; and the rows 'both', one network that reads the sex (alone, the config is 'both triplet'). Not measured yet.
+augmentation; and the rows 'both', one network that reads the sex (this config alone: with triplets).
+Not measured yet.
 
 `:rsna100` is ResNet-18 of half width on 100 px films, for two CPU cores: the network of configs/prsnet.py's baseline,
 whose 30 epochs take about 40 minutes. `:rsna100,semi_hard,row=both triplet` is a variant (also `margin`,
