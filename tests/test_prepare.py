@@ -125,7 +125,7 @@ def test_many_processes_write_the_same_records(folder, monkeypatch):
 
 
 @pytest.mark.parametrize('arg, message', [
-    ('stages=(mask,contrst)', 'data.stages: unknown mask, contrst'),
+    ('stages=(mask,contrst)', 'data.stages: unknown contrst; known: .*mask'),
     ('images=/nowhere/films', "images='/nowhere/films': no such file or folder"),
     ('data.image_folder.images=', 'data.image_folder.images is empty'),
     ('source=rsna_bone_age,data.folder=nothing-here', 'nothing-here: no such folder; set BONEAGE_DATA'),
