@@ -3,11 +3,12 @@
     python -m boneage_jax.inside --workdir=runs/prsnet --output=runs/prsnet/inside
 
 Draws Ji 2019's figure 3 (`anchors.png`) and figure 5 (`parts_res3.png` and so on, one for each relation map; `parts.png`
-without relation) for films of a split, evenly spaced by age. Where the films are phantoms, whose bones are known, it also
-counts over the whole split how many selected parts lie on a growth plate or the carpus, beside anchors drawn by chance:
-`parts.json`.
+without relation) for films of a split, evenly spaced by age. `parts.json` counts over the whole split: how well each part
+alone predicts the age, how many parts lie in a corner of the film, where there is no hand, by age, and, on phantoms, whose
+bones are known, how many lie on a growth plate or the carpus, beside anchors drawn by chance.
 """
 
+import itertools
 import pathlib
 
 import numpy as np
@@ -20,11 +21,13 @@ from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
 
 LEVELS = ('res3', 'res4', 'res5')
+CORNER = 0.2  # of each side of the film, on both sides
+AGES = (0, 60, 100, 150, 241)  # months
 SHARED = 0.5  # a part and a bone meet where half of the smaller one lies in the other (ours)
 
 
 def inside(workdir, output, *, split='validation', count=8, data_dir=None):
-    """Writes the figures, and parts.json where bones are known; returns its content or None.
+    """Writes the figures, and parts.json where the run selects parts; returns its content or None.
 
     Raises UserError for a run that neither selects parts nor has relation maps, or an unknown split.
     """
@@ -74,28 +77,54 @@ def on_bones(boxes, bones):
     return np.any(common >= SHARED * smaller, axis=-1, where=~np.isnan(smaller))
 
 
+def in_corner(boxes, size):
+    """Parts `[N, M, 4]` on films of `size` (rows, columns) -> bool `[N, M]`: centred within a fifth of both borders."""
+    centre = (np.asarray(boxes)[..., :2] + np.asarray(boxes)[..., 2:]) / 2
+    return np.all(np.minimum(centre, np.array(size) - centre) < CORNER * np.array(size), axis=-1)
+
+
 def _count(predictor, films, candidates, output):
-    """The share of selected parts on a growth plate or the carpus, where the records know the bones."""
-    names = films.records[int(films.positions[0])]
-    if 'bone_boxes' not in names:
-        log.say('These films do not say where their bones are (phantoms do): no share of parts on bones.')
-        return None
-    plates = [i for i, name in enumerate(BONE_NAMES) if name.endswith('growth_plate') or name == 'carpus']
+    """parts.json over the whole split: each part's own MAE, the share in corners by age, and the share on bones."""
     every = range(len(films))
-    bones = np.stack([films.records[int(films.positions[i])]['bone_boxes'][plates] for i in every])
-    _, aux = predictor(films.arrays(every)['image'], films.male)
-    met = on_bones(aux['part_boxes'], bones)
-    drawn = np.random.default_rng(0).integers(0, len(candidates), met.shape)
-    by_chance = on_bones(candidates[drawn], bones)
-    valid = aux['part_valid'].sum(1)
+    images = films.arrays(every)['image']
+    _, aux = predictor(images, films.male)
+    valid, size = aux['part_valid'], images.shape[1:3]
+    errors = np.abs(np.asarray(predictor.task.months(aux['part_ages'])) - films.months[:, None])
+    corner = in_corner(aux['part_boxes'], size)
+
+    def share(hits):
+        return np.where(valid, hits, False).sum(1) / np.maximum(valid.sum(1), 1)
+
     report = {'split': films.name, 'films': len(films), **metrics.intervals({
-        'selected': np.where(aux['part_valid'], met, False).sum(1) / np.maximum(valid, 1), 'by_chance': by_chance.mean(1)})}
+        'part_mae': share(errors), 'in_corner': share(corner)})}
+    report['in_corner_by_age'] = {
+        f'{low} to {high} months': metrics.intervals({'in_corner': share(corner)[chosen]})['in_corner']
+        for low, high in itertools.pairwise(AGES)
+        if (chosen := (low <= films.months) & (films.months < high)).any()}
+    if 'bone_boxes' in films.records[int(films.positions[0])]:
+        plates = [i for i, name in enumerate(BONE_NAMES) if name.endswith('growth_plate') or name == 'carpus']
+        bones = np.stack([films.records[int(films.positions[i])]['bone_boxes'][plates] for i in every])
+        drawn = np.random.default_rng(0).integers(0, len(candidates), valid.shape)
+        report |= metrics.intervals({'on_bones': share(on_bones(aux['part_boxes'], bones)),
+                                     'on_bones_by_chance': on_bones(candidates[drawn], bones).mean(1)})
     log.write_json(output / 'parts.json', report)
-    for name in ('selected', 'by_chance'):
-        value = report[name]
-        log.say(f'{name.replace("_", " ")}: {100 * value["value"]:.1f}% of parts on a growth plate or the carpus, 95% '
-                f'interval {100 * value["lower"]:.1f} to {100 * value["upper"]:.1f} ({len(films)} films)')
+    _say(report)
     return report
+
+
+def _say(report):
+    def percent(value):
+        return f'{100 * value["value"]:.1f}% ({100 * value["lower"]:.1f} to {100 * value["upper"]:.1f})'
+
+    mae = report['part_mae']
+    log.say(f'{report["split"]}, {report["films"]} films: a part alone predicts the age with a MAE of {mae["value"]:.1f} months '
+            f'({mae["lower"]:.1f} to {mae["upper"]:.1f}); {percent(report["in_corner"])} of the parts lie in a corner: '
+            + ', '.join(f'{ages} {percent(value)}' for ages, value in report['in_corner_by_age'].items()))
+    if 'on_bones' in report:
+        log.say(f'{percent(report["on_bones"])} of the parts lie on a growth plate or the carpus; drawn by chance '
+                f'{percent(report["on_bones_by_chance"])}')
+    else:
+        log.say('These films do not say where their bones are (phantoms do): no share of parts on bones.')
 
 
 def main(argv):

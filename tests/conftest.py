@@ -16,6 +16,7 @@ os.environ['JAX_PLATFORMS'] = os.environ.get('BONEAGE_TEST_PLATFORM', 'cpu')
 # the 40 s after which XLA aborts the process, and programs dispatched one behind another make that worse.
 os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=4',
+    '--xla_backend_optimization_level=1',  # tests compile much and compute little
     '--xla_cpu_collective_call_warn_stuck_timeout_seconds=60',
     '--xla_cpu_collective_call_terminate_timeout_seconds=240']).strip()
 os.environ['JAX_CPU_ENABLE_ASYNC_DISPATCH'] = '0'

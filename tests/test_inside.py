@@ -3,10 +3,11 @@
 import json
 
 import numpy as np
+import optax
 import pytest
 
 from boneage_jax import config as c
-from boneage_jax import inside, train
+from boneage_jax import checkpoint, inside, restore, step
 from tfds_rsna.errors import UserError
 
 
@@ -17,13 +18,24 @@ def test_a_part_is_on_a_bone_where_half_of_the_smaller_lies_in_the_other():
     assert not inside.on_bones(parts, bones * np.nan).any()
 
 
+def test_corners_are_near_both_borders():
+    boxes = np.array([[[0, 0, 10, 10], [0, 45, 10, 55], [90, 92, 110, 112]]], np.float32)
+    np.testing.assert_array_equal(inside.in_corner(boxes, (100, 100)), [[True, False, True]])
+
+
 def test_figures_and_the_share_of_parts_on_bones(tmp_path, monkeypatch):
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
-    run = tmp_path / 'run'
-    train.train(c.load('configs/prsnet.py:tiny,row=full')[1], run)
+    run, config = tmp_path / 'run', c.load('configs/prsnet.py:tiny,row=full')[1]
+    run.mkdir()
+    (run / 'config.json').write_text(config.to_json())
+    (run / 'task.json').write_text('{"centre": 120.0, "scale": 40.0}')
+    state, _ = step.create(restore.build_model(config), optax.sgd(1.0))  # parts of a network that has learnt nothing
+    with checkpoint.Checkpoints(run) as checkpoints:
+        checkpoints.save(1, state, 30.0)
     report = inside.inside(run, tmp_path / 'out', split='holdout', count=3)
     assert report == json.loads((tmp_path / 'out' / 'parts.json').read_text())
-    assert report['films'] == 8 and 0 <= report['selected']['value'] <= 1 and 0 < report['by_chance']['value'] < 1
+    assert report['films'] == 8 and 0 <= report['on_bones']['value'] <= 1 and 0 < report['on_bones_by_chance']['value'] < 1
+    assert report['part_mae']['value'] > 0 and sum(b['count'] for b in report['in_corner_by_age'].values()) == 8
     assert {p.name for p in (tmp_path / 'out').iterdir()} == {
         'anchors.png', 'parts.json', 'parts_res3.png', 'parts_res4.png', 'parts_res5.png'}
     with pytest.raises(UserError, match='--split=tset: expected one of train, validation, holdout'):
