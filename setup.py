@@ -37,7 +37,7 @@ EXTRAS = {
     # Beam holds pillow, protobuf and pyarrow below the lock's versions: give it an environment of its own.
     'beam': ['apache-beam>=2.60'],
     'parity': ['torch>=2.4', 'torchvision>=0.19'],
-    'test': ['pytest>=8.3', 'pytest-timeout>=2.3', 'pydicom>=3.0', 'tifffile>=2024.1'],
+    'test': ['pytest>=8.3', 'pytest-timeout>=2.3', 'pytest-xdist>=3.6', 'pydicom>=3.0', 'tifffile>=2024.1'],
 }
 
 setup(

@@ -6,34 +6,25 @@ Films are decoded and worked on one after the other in one process; stages run o
 the time. Real films are needed: doubtful ones are looked at twice.
 """
 
-import os
-import pathlib
-import sys
 import time
 
 import numpy as np
 from PIL import Image
 
-from benchmarks import machine, report
+from benchmarks import film_files, machine, report
 from boneage_jax.preprocess import contrast, enhance, hand_mask
 from tfds_rsna import films
-from tfds_rsna.image_folder import matching
 
 _RSNA = 12_611
 
 
 def main(argv=None):
     parser = report.parser('hand_mask', __doc__)
-    default = os.environ.get('BONEAGE_DATA')
-    parser.add_argument('--films', type=pathlib.Path, default=pathlib.Path(default, 'rsna_native') if default else None,
-                        help='a folder of films (default: $BONEAGE_DATA/rsna_native)')
+    film_files.argument(parser)
     parser.add_argument('--side', type=int, default=512, help='the longer side of the smaller films')
     parser.set_defaults(repeats=3)
     arguments = parser.parse_args(argv)
-    paths = sorted(p for p in arguments.films.iterdir() if matching.FILM.search(p.name)) \
-        if arguments.films and arguments.films.is_dir() else []
-    if not paths:
-        sys.exit(f'--films={arguments.films}: no films there; give a folder with full-size PNG, JPEG, TIFF or DICOM')
+    paths = film_files.find(arguments.films)
     facts = machine.facts()
     encoded = [path.read_bytes() for path in paths]
     native = [films.decode(data) for data in encoded]

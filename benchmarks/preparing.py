@@ -9,34 +9,26 @@ Real films decide this figure (PNG's decoding does), so it needs some; they are 
 import csv
 import functools
 import itertools
-import os
 import pathlib
-import sys
 import tempfile
 import time
 
 import tfds_rsna
-from benchmarks import machine, report
+from benchmarks import film_files, machine, report
 from boneage_jax import prepare
 from boneage_jax.preprocess import resize
 from tfds_rsna import films, pools, prepared
-from tfds_rsna.image_folder import matching
 
 
 def main(argv=None):
     parser = report.parser('preparing', __doc__)
-    default = os.environ.get('BONEAGE_DATA')
-    parser.add_argument('--films', type=pathlib.Path, default=pathlib.Path(default, 'rsna_native') if default else None,
-                        help='a folder of films (default: $BONEAGE_DATA/rsna_native)')
+    film_files.argument(parser)
     parser.add_argument('--count', type=int, default=512, help='films to prepare in one measurement')
     parser.add_argument('--side', type=int, default=512)
     parser.add_argument('--fit', choices=('pad', 'squash'), default='pad')
     parser.set_defaults(repeats=3)
     arguments = parser.parse_args(argv)
-    found = sorted(p for p in arguments.films.iterdir() if matching.FILM.search(p.name)) \
-        if arguments.films and arguments.films.is_dir() else []
-    if not found:
-        sys.exit(f'--films={arguments.films}: no films there; give a folder with full-size PNG, JPEG, TIFF or DICOM')
+    found = film_files.find(arguments.films)
     facts = machine.facts()
     with tempfile.TemporaryDirectory(prefix='boneage_preparing_') as folder:
         folder = pathlib.Path(folder)

@@ -47,7 +47,7 @@ def base():
                 images='', labels='', id_column='id', months_column='boneage', male_column='male',
                 image_column='', group_column='', age_unit='months',
             ),
-            stages=(),  # named preprocessing stages (boneage_jax/stages.py), in order, before the resize
+            stages=(),  # named preprocessing stages (boneage_jax/stages), in order, before the resize
             stage=dict(  # their options, by stage; `run`: the workdir of the trained run that a stage predicts with
                 mask=dict(on_doubt='flag', positive=True),
                 unet=dict(run='', threshold=0.5),

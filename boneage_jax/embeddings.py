@@ -10,8 +10,6 @@ the points. Any run whose network gives embeddings will do, configs/prsnet.py's 
 default is what the runs report.
 """
 
-import csv
-import io
 import pathlib
 
 import numpy as np
@@ -50,10 +48,8 @@ def embeddings(workdirs, output, *, split='', seed=0, data_dir=None):
                      for i, point in zip(np.flatnonzero(chosen), points)]
         log.say(f'{name}, {len(films)} {films.name} films: ' + '; '.join(
             f'{group} {of["value"]:.3f} ({of["lower"]:.3f} to {of["upper"]:.3f})' for group, of in found.items()))
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows([('run', 'split', 'id', 'sex', 'age', 'x', 'y'), *rows])
     output.mkdir(parents=True, exist_ok=True)
-    log.write_whole(output / 'tsne.csv', text.getvalue())
+    log.write_table(output / 'tsne.csv', ('run', 'split', 'id', 'sex', 'age', 'x', 'y'), rows)
     log.write_json(output / 'orderedness.json', report)
     log.say(str(figures.tsne(panels, output / 'tsne.png')))
     return report

@@ -1,8 +1,5 @@
 """Score each example of a split exactly once; write predictions.csv and metrics.json."""
 
-import csv
-import io
-
 import jax
 import numpy as np
 
@@ -34,9 +31,7 @@ def write_predictions(workdir, predictions):
         values = zip(*(columns[column] for column in names), strict=True)
         rows += [(i, name, bool(male), float(age), *map(_show, value))
                  for i, male, age, value in zip(split.ids, split.male, split.months, values, strict=True)]
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows([('id', 'split', 'male', 'age', *names), *rows])
-    log.write_whole(workdir / 'predictions.csv', text.getvalue())
+    log.write_table(workdir / 'predictions.csv', ('id', 'split', 'male', 'age', *names), rows)
 
 
 def _show(value):

@@ -13,6 +13,7 @@ import pathlib
 
 import numpy as np
 from absl import app, flags, logging
+from flax import nnx
 
 from boneage_jax import figures, log, metrics, restore, train
 from boneage_jax.data import splits as splits_lib
@@ -61,8 +62,8 @@ def inside(workdir, output, *, split='validation', count=8, data_dir=None):
 
 def candidates_of(config, size):
     """(boxes `[N, 4]`, level `[N]`) of the anchors that a run's network chooses from on films of `size`."""
-    strides = (2, 4, 8) if config.model.stem == 'small' else (8, 16, 32)
-    return parts_lib.anchors(size, strides=strides, sizes=tuple(config.model.anchor_sizes))
+    model = nnx.eval_shape(lambda: restore.build_model(config))
+    return parts_lib.anchors(size, strides=model.strides, sizes=model.anchor_sizes)
 
 
 def on_bones(boxes, bones):

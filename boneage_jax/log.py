@@ -1,5 +1,7 @@
 """What a run says: JSON lines in the workdir (and TensorBoard where tensorboardX is installed), a bar, plain words."""
 
+import csv
+import io
 import json
 import os
 import signal
@@ -95,6 +97,13 @@ def write_whole(path, text):
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
+
+
+def write_table(path, columns, rows):
+    """A CSV of `rows` (sequences in the order of `columns`), all of it or nothing."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows([columns, *rows])
+    write_whole(path, text.getvalue())
 
 
 def write_json(path, value):

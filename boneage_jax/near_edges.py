@@ -7,8 +7,6 @@ split, sex and distance: `split,sex,months,films,first,second,gain,lower,upper`,
 bootstrap interval) and a figure for each split. Any two finished runs of one set of class edges can be compared.
 """
 
-import csv
-import io
 import json
 import pathlib
 
@@ -52,12 +50,8 @@ def compare(first, second, output):
     for split in dict.fromkeys(line['split'] for line in lines):
         figures.near_edges(split, [line for line in lines if line['split'] == split and line['sex'] == 'all'],
                            [run.name for run in runs], output / f'near_edges_{split}.png')
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows({key: f'{value:.4f}' if isinstance(value, float) else value for key, value in line.items()}
-                     for line in lines)
-    log.write_whole(output / 'near_edges.csv', text.getvalue())
+    log.write_table(output / 'near_edges.csv', COLUMNS, [
+        [f'{line[key]:.4f}' if isinstance(line[key], float) else line[key] for key in COLUMNS] for line in lines])
     return lines
 
 

@@ -11,8 +11,6 @@ not checked: the network gives every picture an age.
 """
 
 import concurrent.futures
-import csv
-import io
 import json
 import pathlib
 import re
@@ -89,7 +87,7 @@ def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, ove
     rejected = output.with_name(f'{output.stem}_rejected.csv')
     if rows:
         output.parent.mkdir(parents=True, exist_ok=True)
-        log.write_whole(output, _table(rows))
+        log.write_table(output, *_table(rows))
     if len(problems):
         rejected.parent.mkdir(parents=True, exist_ok=True)
         problems.write(rejected)
@@ -226,9 +224,7 @@ def _months(predictor, images, male):
     """(months [N], columns of a classifier {name: [N]}, aux) as the run's evaluation had them: averaged with the mirror
     image under `flip_tta`."""
     male = np.array([bool(value) for value in male])
-    prediction, aux = predictor(images, male)
-    if predictor.config.flip_tta:
-        prediction = (prediction + predictor.task.unflip(predictor(images[:, :, ::-1], male)[0])) / 2
+    prediction, aux = predictor.evaluated(images, male)
     classes = predictor.task.classes(prediction) if predictor.task.classes else {}
     return (np.asarray(predictor.task.months(prediction)),
             {name: np.asarray(values).tolist() for name, values in classes.items()}, aux)
@@ -245,15 +241,9 @@ def _row(film, place, male, months, fitted, classes):
 
 
 def _table(rows):
-    """The text of OUTPUT; a column `age` where at least one is known."""
+    """(columns, lines) of OUTPUT; a column `age` where at least one is known."""
     names = [name for name in rows[0] if name != 'age' or any(row['age'] is not None for row in rows)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow(['' if row[name] is None else f'{row[name]:.2f}' if isinstance(row[name], float) else row[name]
-                         for name in names])
-    return text.getvalue()
+    return names, [[f'{row[name]:.2f}' if isinstance(row[name], float) else row[name] for name in names] for row in rows]
 
 
 def _caption(row):

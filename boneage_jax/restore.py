@@ -69,6 +69,14 @@ class Predictor:
                    for i in range(0, len(images), self.batch_size)]
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
+    def evaluated(self, images, male=None):
+        """The same as the run's evaluation has it: `prediction` averaged with that of the mirror image under `flip_tta`."""
+        prediction, aux = self(images, male)
+        if self.config.flip_tta:
+            mirrored, _ = self(np.asarray(images)[:, :, ::-1], male)
+            prediction = (prediction + self.task.unflip(mirrored)) / 2
+        return prediction, aux
+
     def _batch(self, images, male):
         """One program's worth of films: padded to a size that is compiled already, or else to a power of two."""
         count = len(images)

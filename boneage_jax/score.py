@@ -53,10 +53,7 @@ def _columns(predictor, split):
     for batch in pipeline.eval_batches(split, batch_size=size):
         count = int(batch['valid'].sum())
         batch = {name: array[:count] for name, array in batch.items()}
-        prediction, aux = predictor(batch['image'], batch['male'])
-        if predictor.config.flip_tta:
-            mirrored, _ = predictor(batch['image'][:, :, ::-1], batch['male'])
-            prediction = (prediction + predictor.task.unflip(mirrored)) / 2
+        prediction, aux = predictor.evaluated(batch['image'], batch['male'])
         columns = predictor.task.columns(prediction, aux, batch)
         parts.append({name: np.asarray(values) for name, values in columns.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -7,7 +7,6 @@ the seeds; so does the difference to the reference row, film by film on the same
 
 import csv
 import dataclasses
-import io
 import json
 import pathlib
 from collections.abc import Callable
@@ -171,12 +170,12 @@ def write(workdir, found, *, reference, metric, title, notes=()):
     workdir, table_metric = pathlib.Path(workdir), METRICS[metric]
     table, refused = lines(found, reference, metric)
     digits = table_metric.digits
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows({key: '' if value is None else f'{value:.{digits + 2}f}' if isinstance(value, float) and (
-        key not in ('paper', 'minutes')) else value for key, value in line.items()} for line in table)
-    log.write_whole(workdir / 'table.csv', text.getvalue())
+
+    def cell(key, value):
+        exact = value is None or key in ('paper', 'minutes') or not isinstance(value, float)
+        return value if exact else f'{value:.{digits + 2}f}'
+
+    log.write_table(workdir / 'table.csv', COLUMNS, [[cell(key, line[key]) for key in COLUMNS] for line in table])
 
     def interval(line, value, lower, upper, sign=''):
         if line[value] is None:

@@ -73,6 +73,8 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
 def pytest_sessionfinish(session, exitstatus):
     """No test ran: a failure (pytest itself says so only when none was collected)."""
     reporter = session.config.pluginmanager.get_plugin('terminalreporter')
+    if reporter is None:
+        return  # a worker of pytest-xdist: the process that started it counts
     ran = any(reporter.stats.get(name) for name in ('passed', 'failed', 'error', 'xfailed'))
     if exitstatus == pytest.ExitCode.OK and not ran and not session.config.option.collectonly:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED

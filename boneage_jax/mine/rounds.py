@@ -111,7 +111,7 @@ class _Round:
         refused = {row['id']: row['reasons'] for row in rows}
         accepted = verdicts.combine(ids, refused, eye.current, kept, self.number,
                                     classical=self.number == 1 and not self.drawn)
-        verdicts.write_table(self.folder / 'accepted.csv', ('id', 'round', 'by'),
+        log.write_table(self.folder / 'accepted.csv', ('id', 'round', 'by'),
                              [(i, *accepted[i]) for i in ids if i in accepted])
         sheets.draw(self.films, lambda i: self._mask(self.number, i), rows, accepted, self.folder)
         if not accepted:
@@ -154,7 +154,7 @@ class _Round:
             measured, reasons = verdicts.by_rule(
                 found['hand_mask'], int(found['pieces']), classical['hand_mask'], previous['hand_mask'], self.config.mine)
             rows.append({'id': self.films.ids[i], 'measures': measured, 'reasons': reasons})
-        verdicts.write_table(self.folder / 'review.csv', ('id', 'accepted', *MEASURES, 'reasons'), [
+        log.write_table(self.folder / 'review.csv', ('id', 'accepted', *MEASURES, 'reasons'), [
             (row['id'], not row['reasons'], *(f'{row["measures"][m]:.4f}' if m in row['measures'] else '' for m in MEASURES),
              '; '.join(row['reasons'])) for row in rows])
         return rows

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 
-from boneage_jax import log
 from boneage_jax.preprocess import review
 
 VERDICTS = ('accept', 'reject', 'undo')
@@ -95,13 +94,6 @@ def combine(ids, refused, eye, kept, number, *, classical):
         elif not refused[film]:
             accepted[film] = (0 if classical else number, 'rule')
     return accepted
-
-
-def write_table(path, columns, rows):
-    """A CSV, whole or not at all."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows([columns, *rows])
-    log.write_whole(path, text.getvalue())
 
 
 def read_accepted(path):

@@ -81,11 +81,6 @@ class PRSNet(nnx.Module):
             raise UserError(f'part_size={part_size}: expected at least {resnet.ResNet.smallest_side} pixels')
         if not 0 <= nms_iou < 1:
             raise UserError(f'nms_iou={nms_iou}: expected a number from 0 to below 1')
-        self.strides = (2, 4, 8) if stem == 'small' else (8, 16, 32)
-        self.anchor_sizes = tuple(anchor_sizes)
-        if selection:  # anchors grow with the film: what does not fit here fits no film
-            parts_lib.anchors((448, 448), strides=self.strides, sizes=self.anchor_sizes)
-
         def trunk():
             return resnet.build(backbone, num_outputs=0, channels=1, width=width, depth=depth, stem=stem, dtype=dtype,
                                 rngs=rngs)
@@ -93,6 +88,9 @@ class PRSNet(nnx.Module):
         self.standardise, self.detach_scores = standardise, detach_scores
         self.parts, self.part_size, self.nms_iou = parts, part_size, nms_iou
         self.trunk = trunk()
+        self.strides, self.anchor_sizes = self.trunk.strides[1:], tuple(anchor_sizes)
+        if selection:  # anchors grow with the film: what does not fit here fits no film
+            parts_lib.anchors((448, 448), strides=self.strides, sizes=self.anchor_sizes)
         self.dropout = nnx.Dropout(dropout)
         features = self.trunk.features
         channels = self.trunk.widths[1:]

@@ -28,7 +28,8 @@ class Stage:
     the pair `look(film, **options) -> what the network sees`, `answer(predictor, looks, **options) -> [findings]`.
 
     Findings are a dict of arrays and texts that join the film: `hand_mask` at any scale (it is enlarged to the film),
-    `keypoints` in the film's pixels, `flags`, `inverted` (the film is to be turned). `version`: raise it when a change alters what comes out.
+    `keypoints` in the film's pixels, `flags`, `inverted` (the film is to be turned). `version`: raise it when a change
+    alters what comes out.
     """
 
     draw: str = ''
@@ -142,8 +143,13 @@ def merge(film, found):
         grey = grey.resize(height_width[::-1], Image.Resampling.BILINEAR)
         found['hand_mask'] = (np.asarray(grey) >= 128).astype(np.uint8)
     if 'flags' in found:
-        found['flags'] = ';'.join(flag for flag in (film.get('flags', ''), found['flags']) if flag)
+        found['flags'] = join_flags(film, found['flags'])
     return film | found
+
+
+def join_flags(film, flag):
+    """The flags of a film (`a;b`) with another behind them; '' adds none."""
+    return ';'.join(each for each in (film.get('flags', ''), flag) if each)
 
 
 def function(name):

@@ -1,5 +1,6 @@
 """Registration and regions as stages: how a film was registered becomes a flag, the one text that records keep."""
 
+from boneage_jax import stages
 from boneage_jax.preprocess import regions
 from boneage_jax.preprocess import register as register_lib
 
@@ -17,5 +18,4 @@ def _flagged(before, film):
     how = film.pop('registered')
     film.pop('doubts', None)
     film.pop('transform', None)
-    flags = [flag for flag in (before.get('flags', ''), '' if how == 'keypoints' else f'registered_by_{how}') if flag]
-    return film | {'flags': ';'.join(flags)}
+    return film | {'flags': stages.join_flags(before, '' if how == 'keypoints' else f'registered_by_{how}')}

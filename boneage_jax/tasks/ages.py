@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from boneage_jax import losses, metrics
-from boneage_jax.tasks.task import Task
+from boneage_jax.tasks.task import Task, by_value, mean_of_films
 from tfds_rsna.errors import UserError
 
 
@@ -27,20 +27,15 @@ def fit(options, months):
 
 
 def age(options, *, centre, scale):
-    per_example = {'l1': losses.l1, 'l2': losses.l2}
-    if options.loss not in per_example:
-        raise UserError(f'task.loss={options.loss!r}: expected one of {", ".join(per_example)}')
+    per_film = by_value(options)
 
     def months(prediction):
         return prediction * scale + centre
 
     def loss(prediction, aux, batch):
         del aux
-        valid = batch['valid'].astype(jnp.float32)
-        count = jnp.maximum(valid.sum(), 1.0)
-        value = (per_example[options.loss](prediction, (batch['months'] - centre) / scale) * valid).sum()
-        error = (jnp.abs(months(prediction) - batch['months']) * valid).sum()
-        return value / count, {'loss': (value, count), 'mae': (error, count)}
+        value = per_film(prediction, (batch['months'] - centre) / scale)
+        return mean_of_films(batch, 'mae', value, jnp.abs(months(prediction) - batch['months']))
 
     def columns(prediction, aux, batch):
         del aux, batch

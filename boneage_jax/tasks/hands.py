@@ -5,8 +5,9 @@ import jax.numpy as jnp
 
 from boneage_jax import losses, metrics
 from boneage_jax.preprocess import keypoints as points_lib
-from boneage_jax.tasks.task import Task
+from boneage_jax.tasks.task import Task, by_value, mean_of_films
 from tfds_rsna.errors import UserError
+
 
 def fit(options, months):
     """Nothing is taken from the ages."""
@@ -54,9 +55,7 @@ def keypoints(options):
     (middle fingertip to capitate) and `error_pixels` of the film padded to 2080x1600, each the mean over the points, and
     `error_percent_0` and so on for each.
     """
-    per_value = {'l1': losses.l1, 'l2': losses.l2}
-    if options.loss not in per_value:
-        raise UserError(f"task.loss={options.loss!r}: expected one of {', '.join(per_value)}")
+    per_value = by_value(options)
 
     def columns(prediction, aux, batch):
         del aux
@@ -67,17 +66,11 @@ def keypoints(options):
                 **{f'error_percent_{k}': percent[:, k] for k in range(percent.shape[1])}}
 
     def loss(prediction, aux, batch):
-        valid = batch['valid'].astype(jnp.float32)
-        count, truth = jnp.maximum(valid.sum(), 1.0), points_lib.normalise(batch['keypoints'], batch['image'].shape[1:3])
-        value = (per_value[options.loss](prediction, truth).mean((1, 2)) * valid).sum()
+        truth = points_lib.normalise(batch['keypoints'], batch['image'].shape[1:3])
+        value = per_value(prediction, truth).mean((1, 2))
         if 'heatmaps' in aux:
-            value += options.heatmap_weight * (_map_entropy(aux['heatmaps'], truth).mean(1) * valid).sum()
-        error = (columns(prediction, aux, batch)['error_percent'] * valid).sum()
-        return value / count, {'loss': (value, count), 'error_percent': (error, count)}
-
-    def report(columns, split, train_months):
-        del split, train_months
-        return {'overall': metrics.intervals(columns | {'beyond_5_percent': columns['error_percent'] > 5})}
+            value += options.heatmap_weight * _map_entropy(aux['heatmaps'], truth).mean(1)
+        return mean_of_films(batch, 'error_percent', value, columns(prediction, aux, batch)['error_percent'])
 
     def headline(report):
         percent, pixels = report['overall']['error_percent'], report['overall']['error_pixels']
@@ -87,6 +80,15 @@ def keypoints(options):
 
     def unflip(prediction):
         return jnp.stack([prediction[..., 0], 1 - prediction[..., 1]], axis=-1)
+
+    return misplacement(loss, columns, headline, unflip)
+
+
+def misplacement(loss, columns, headline, unflip):
+    """A task learnt from key points, whose column `error_percent` (of the hand's length) selects and is reported."""
+    def report(columns, split, train_months):
+        del split, train_months
+        return {'overall': metrics.intervals(columns | {'beyond_5_percent': columns['error_percent'] > 5})}
 
     return Task(loss, columns, report, headline, selects='error_percent', shows="error {:.2f}% of the hand's length",
                 unflip=unflip, inputs=('image', 'keypoints'))

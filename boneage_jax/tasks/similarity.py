@@ -2,11 +2,10 @@
 
 import jax.numpy as jnp
 
-from boneage_jax import losses, metrics
 from boneage_jax.preprocess import keypoints as points_lib
 from boneage_jax.preprocess import register
-from boneage_jax.tasks.task import Task
-from tfds_rsna.errors import UserError
+from boneage_jax.tasks import hands
+from boneage_jax.tasks.task import by_value, mean_of_films
 
 
 def similarity(options):
@@ -16,9 +15,7 @@ def similarity(options):
     Columns: `error_percent` of the hand's length (1,500 of the registered film's 2,080 rows), by which the prediction
     misplaces fingertip and capitate, their mean; `degrees` by which it turns the hand.
     """
-    per_value = {'l1': losses.l1, 'l2': losses.l2}
-    if options.loss not in per_value:
-        raise UserError(f"task.loss={options.loss!r}: expected one of {', '.join(per_value)}")
+    per_value = by_value(options)
 
     def columns(prediction, aux, batch):
         del aux
@@ -31,15 +28,9 @@ def similarity(options):
         return {'error_percent': 100 * jnp.sqrt(jnp.sum(off**2, -1)).mean(1) / length, 'degrees': degrees}
 
     def loss(prediction, aux, batch):
-        valid = batch['valid'].astype(jnp.float32)
-        count, truth = jnp.maximum(valid.sum(), 1.0), register.parameters(batch['keypoints'], batch['image'].shape[1:3])
-        value = (per_value[options.loss](prediction, truth).mean(1) * valid).sum()
-        error = (columns(prediction, aux, batch)['error_percent'] * valid).sum()
-        return value / count, {'loss': (value, count), 'error_percent': (error, count)}
-
-    def report(columns, split, train_months):
-        del split, train_months
-        return {'overall': metrics.intervals(columns | {'beyond_5_percent': columns['error_percent'] > 5})}
+        truth = register.parameters(batch['keypoints'], batch['image'].shape[1:3])
+        value = per_value(prediction, truth).mean(1)
+        return mean_of_films(batch, 'error_percent', value, columns(prediction, aux, batch)['error_percent'])
 
     def headline(report):
         percent, degrees = report['overall']['error_percent'], report['overall']['degrees']
@@ -47,5 +38,4 @@ def similarity(options):
                 f'{percent["lower"]:.2f} to {percent["upper"]:.2f}; turned by {degrees["value"]:.1f} degrees; '
                 f'{100 * report["overall"]["beyond_5_percent"]["value"]:.1f}% of films beyond 5%')
 
-    return Task(loss, columns, report, headline, selects='error_percent', shows="error {:.2f}% of the hand's length",
-                unflip=register.unflip, inputs=('image', 'keypoints'))
+    return hands.misplacement(loss, columns, headline, register.unflip)

@@ -3,9 +3,30 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax.numpy as jnp
+
+from boneage_jax import losses
+from tfds_rsna.errors import UserError
+
+_BY_VALUE = {'l1': losses.l1, 'l2': losses.l2}
+
 
 def _same(prediction):
     return prediction
+
+
+def by_value(options):
+    """The function of `losses` that `task.loss` names, for losses of single numbers."""
+    if options.loss not in _BY_VALUE:
+        raise UserError(f'task.loss={options.loss!r}: expected one of {", ".join(_BY_VALUE)}')
+    return _BY_VALUE[options.loss]
+
+
+def mean_of_films(batch, selects, value, selected):
+    """What `Task.loss` returns from per-film values `[B]`: of the loss, and of the selecting metric called `selects`."""
+    valid = batch['valid'].astype(jnp.float32)
+    count, total = jnp.maximum(valid.sum(), 1.0), (value * valid).sum()
+    return total / count, {'loss': (total, count), selects: ((selected * valid).sum(), count)}
 
 
 @dataclasses.dataclass(frozen=True)

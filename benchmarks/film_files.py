@@ -1,0 +1,22 @@
+"""The films that benchmarks of preparing take: --films."""
+
+import os
+import pathlib
+import sys
+
+from tfds_rsna.image_folder import matching
+
+
+def argument(parser):
+    """Adds --films: a folder of films, by default $BONEAGE_DATA/rsna_native."""
+    default = os.environ.get('BONEAGE_DATA')
+    parser.add_argument('--films', type=pathlib.Path, default=pathlib.Path(default, 'rsna_native') if default else None,
+                        help='a folder of films (default: $BONEAGE_DATA/rsna_native)')
+
+
+def find(folder):
+    """The paths of the films in `folder`, sorted; ends the program where there is none."""
+    found = sorted(p for p in folder.iterdir() if matching.FILM.search(p.name)) if folder and folder.is_dir() else []
+    if not found:
+        sys.exit(f'--films={folder}: no films there; give a folder with full-size PNG, JPEG, TIFF or DICOM')
+    return found
