@@ -53,8 +53,9 @@ def base():
                 unet=dict(run='', threshold=0.5),
                 crop=dict(margin=0.02, mask=True),
                 contrast=dict(low=1.0, high=99.0, bottom=11.0, top=245.0, background=0),
-                points=dict(files=()),  # COCO JSON files, here or below $BONEAGE_DATA
+                points=dict(files=()),  # COCO JSON or landmark CSV files, here or below $BONEAGE_DATA
                 keypoints=dict(run=''),
+                refine=dict(run='', views=6),  # the hand seen again, registered, so many times
                 align=dict(run=''),
                 register=dict(size=(2080, 1600)),
                 region=dict(region='A'),

@@ -43,10 +43,8 @@ def ensure(data, data_dir=None):
     """
     if data.source == 'prepared':
         return _given(data)
-    steps = stages.plan(data, data_dir)
-    source, options = data.source, _options(data, data_dir)
-    described = tfds_rsna.builder_class(source).describe(**options)
-    source_folder = cache_folder() / 'sources' / f'{source}-{_fingerprint(described)}'
+    steps, source = stages.plan(data, data_dir), data.source
+    described = tfds_rsna.builder_class(source).describe(**_options(data, data_dir))
     steps = [dataclasses.replace(step, folder=str(
         cache_folder() / 'findings' / f'{step.name}-{source}-{_fingerprint([described, *(s.described for s in steps[:i + 1])])}'))
         for i, step in enumerate(steps)]
@@ -59,12 +57,7 @@ def ensure(data, data_dir=None):
     with lock.exclusive(folder.with_name(f'.{folder.name}.lock'), wait=True,
                         on_wait=lambda: log.say(f'Waiting for another process that prepares {folder}.')):
         if not (folder / prepared.MARKER).exists():
-            builder = tfds_rsna.builder_class(source)(data_dir=str(source_folder), **options)
-            if not builder.data_path.exists():
-                log.say(f'Building {source} into {source_folder} (once).')
-                begin = time.monotonic()
-                builder.download_and_prepare()
-                log.say(f'Built in {log.duration(time.monotonic() - begin)}.')
+            builder = source_of(data, data_dir)
             for i, step in enumerate(steps):
                 if not stages.STAGES[step.name].draw:
                     _find(builder, steps[:i], step)
@@ -72,12 +65,32 @@ def ensure(data, data_dir=None):
     return folder
 
 
+def source_of(data, data_dir=None):
+    """The TFDS builder of the source of `config.data`, its files written where they are not yet."""
+    options = _options(data, data_dir)
+    described = tfds_rsna.builder_class(data.source).describe(**options)
+    folder = cache_folder() / 'sources' / f'{data.source}-{_fingerprint(described)}'
+    builder = tfds_rsna.builder_class(data.source)(data_dir=str(folder), **options)
+    if not builder.data_path.exists():
+        log.say(f'Building {data.source} into {folder} (once).')
+        begin = time.monotonic()
+        builder.download_and_prepare()
+        log.say(f'Built in {log.duration(time.monotonic() - begin)}.')
+    return builder
+
+
 def process(films, data):
     """Films (dicts with `image` uint8 `[H, W]`, `id` and so on, any sizes) prepared as `config.data` says, here and now.
 
     A film that a stage leaves out comes back as None. For a few films: nothing is stored.
     """
-    for step in stages.plan(data):
+    films = through(films, stages.plan(data))
+    return [None if film is None else resize.resize(film, tuple(data.size), data.fit) for film in films]
+
+
+def through(films, steps):
+    """Films after `steps` at their own size, networks included; None for one that a stage left out."""
+    for step in steps:
         answer = stages.answerer(step)
         here = [film for film in films if film is not None]
         if answer is None:
@@ -86,7 +99,7 @@ def process(films, data):
             found = answer([stages.look(film, step) for film in here]) if here else []
             changed = map(stages.merge, here, found)
         films = [None if film is None else next(changed) for film in films]
-    return [None if film is None else resize.resize(film, tuple(data.size), data.fit) for film in films]
+    return films
 
 
 def _given(data):

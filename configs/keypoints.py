@@ -38,9 +38,9 @@ BASE['data']['placement'] = 'device'
 
 PRESETS = {
     'annotated': {
-        'data.source': 'rsna_bone_age', 'data.folder': 'rsna100', 'data.fit': 'squash', 'data.stages': ('points',),
-        'data.stage.points.files': ('annotations/rsna_hand_keypoints_train.json', 'annotations/rsna_hand_keypoints_val.json'),
-        'data.validation': 100, 'data.holdout': 100, 'epochs': 150,
+        'data.source': 'rsna_bone_age', 'data.folder': 'rsna100', 'data.stages': ('points',),
+        'data.stage.points.files': ('annotations/rsna_hand_keypoints_train.json',),
+        'data.validation': 50, 'data.holdout': 50, 'epochs': 100, 'statistics_batches': 30,
     },
     'tiny': {
         'model.width': 4, 'model.depth': 2, 'model.dense': 16, 'data.phantom.count': 32, 'data.phantom.size': (64, 56), 'data.size': (48, 40),

@@ -8,7 +8,8 @@ in brightness when printed grey, and in shape.
 from boneage_jax.figures.boxes import anchors, parts
 from boneage_jax.figures.embedding import tsne
 from boneage_jax.figures.films import image_sheet
+from boneage_jax.figures.hands import hand, hands
 from boneage_jax.figures.overlays import overlay
 from boneage_jax.figures.runs import counts, from_run, near_edges
 
-__all__ = ['anchors', 'counts', 'from_run', 'image_sheet', 'near_edges', 'overlay', 'parts', 'tsne']
+__all__ = ['anchors', 'counts', 'from_run', 'hand', 'hands', 'image_sheet', 'near_edges', 'overlay', 'parts', 'tsne']

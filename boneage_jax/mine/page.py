@@ -11,7 +11,7 @@ import json
 import pathlib
 import threading
 
-from boneage_jax import log
+from boneage_jax import figures, log
 from boneage_jax.mine import sheets
 from tfds_rsna.errors import UserError
 
@@ -72,7 +72,7 @@ class _Server(http.server.ThreadingHTTPServer):
     def _picture(self, i):
         with self._drawing:  # findings are read one at a time
             colour = sheets.COLOURS[not self.rows[i]['reasons']]
-            return sheets.png(sheets.overlay(self.films[i]['image'][..., 0], self.mask_of(i), _SIDE, colour))
+            return sheets.png(figures.hand(self.films[i]['image'][..., 0], self.mask_of(i), side=_SIDE, outline=colour))
 
     def listing(self):
         return {'title': self.title, 'films': [{

@@ -4,24 +4,12 @@ import io
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage
+
+from boneage_jax import figures
 
 _SIDE = 150  # pixels of a film on a sheet
 _COLUMNS, _ROWS = 10, 6
 COLOURS = {True: (0, 200, 120), False: (230, 97, 0)}  # accepted, refused: apart in brightness too
-
-
-def overlay(image, mask, side, colour):
-    """An RGB picture of a film uint8 `[H, W]` at full contrast, its longer side `side` pixels, with the mask's outline."""
-    low, high = np.percentile(image, (1, 99))
-    grey = np.clip((image.astype(np.float32) - low) * (255 / max(high - low, 1)), 0, 255).astype(np.uint8)
-    factor = side / max(image.shape)
-    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    picture = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert('RGB')).copy()
-    large = np.asarray(Image.fromarray((mask > 0).astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) > 127
-    outline = large & ~ndimage.binary_erosion(large, iterations=max(1, side // 200))
-    picture[outline] = colour
-    return Image.fromarray(picture)
 
 
 def png(picture):
@@ -42,7 +30,7 @@ def draw(films, mask_of, rows, accepted, folder):
         pen = ImageDraw.Draw(sheet)
         for place, i in enumerate(chosen):
             x, y = place % _COLUMNS * _SIDE, place // _COLUMNS * (_SIDE + 24)
-            sheet.paste(overlay(films[i]['image'][..., 0], mask_of(i), _SIDE - 2, COLOURS[wanted]), (x, y))
+            sheet.paste(figures.hand(films[i]['image'][..., 0], mask_of(i), side=_SIDE - 2, outline=COLOURS[wanted]), (x, y))
             why = rows[i]['reasons']
             pen.text((x + 2, y + _SIDE - 2), f'{rows[i]["id"]}: {rows[i]["measures"]["agreement"]:.2f}', fill='white')
             pen.text((x + 2, y + _SIDE + 9), ', '.join(reason.partition(':')[0] for reason in why)[:24], fill='white')

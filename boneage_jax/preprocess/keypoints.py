@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tfds_rsna import hand_landmarks
+
 NAMES = ('middle_fingertip', 'thumb_tip', 'capitate')
 PADDED = (2080, 1600)  # rows x columns to which films are padded and scaled before the key-point net (section 2.2)
 LENGTH = 1500  # rows between fingertip and capitate of a registered film
@@ -28,6 +30,13 @@ def from_coco(points):
     across = np.stack([-arm[..., 1], arm[..., 0]], -1)
     side = np.sign(np.sum(across * (thumb - mcp), -1, keepdims=True))
     return np.stack([tip, thumb, mcp + _TOWARDS * arm + _ASIDE * side * across], -2).astype(np.float32)
+
+
+def from_dha(landmarks):
+    """The DHA's 37 landmarks [..., 37, 2] -> the three key points [..., 3, 2] float32."""
+    landmarks = np.asarray(landmarks, np.float32)
+    capitate = landmarks[..., hand_landmarks.BESIDE_CAPITATE, :].mean(-2)
+    return np.stack([landmarks[..., hand_landmarks.MIDDLE_TIP, :], landmarks[..., hand_landmarks.THUMB_TIP, :], capitate], -2)
 
 
 def normalise(points, size):

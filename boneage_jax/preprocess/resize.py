@@ -20,13 +20,14 @@ def resize(film, size, fit):
 
     `pad` keeps the aspect ratio, centres the film and fills with zeros; `squash` stretches it. Images are averaged
     down (antialiased bilinear), masks take the nearest pixel; a film that has the size already is left untouched.
-    Pixel (r, c) has its centre at (r, c), so a point moves as (p + 1/2) scale - 1/2 + offset.
+    Pixel (r, c) has its centre at (r, c), so a point moves as (p + 1/2) scale - 1/2 + offset. A film that was stretched
+    before it came here says so in `native_shape` (rows, columns): `pad` gives it that aspect ratio back.
     """
     rows, columns = size
     height, width = film['image'].shape[:2]
-    taken, offset = inner((height, width), size, fit)
-    scale = np.array([taken[0] / height, taken[1] / width], np.float32)
     film = dict(film)
+    taken, offset = inner(film.pop('native_shape', (height, width)), size, fit)
+    scale = np.array([taken[0] / height, taken[1] / width], np.float32)
     for name, method in (('image', Image.Resampling.BILINEAR), ('hand_mask', Image.Resampling.NEAREST)):
         if name in film:
             pixels = film[name]

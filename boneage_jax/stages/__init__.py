@@ -57,12 +57,16 @@ STAGES = {
     'contrast': Stage(draw=f'{_PREPROCESS}.contrast:contrast_stage'),  # inside the mask (Iglovikov 2018)
     'points': Stage(draw=f'{_HERE}.annotated:points_stage'),  # from annotation files; films without are left out
     'keypoints': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:points'),  # of configs/keypoints.py
+    'refine': Stage(look=f'{_HERE}.networks:look_again', answer=f'{_HERE}.networks:points_again'),  # the same, registered
     'align': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:aligned'),  # of configs/transformation.py
     'register': Stage(draw=f'{_HERE}.registered:register'),  # upright, thumb to the right (Iglovikov 2018)
     'region': Stage(draw=f'{_HERE}.registered:region'),  # A, B or C of the registered hand, one resampling from the film
     'enhance': Stage(draw=f'{_PREPROCESS}.enhance:enhance_stage'),  # Hamrouni 2023; after 'resize', as the paper does
     'resize': Stage(draw=f'{_PREPROCESS}.resize:resize_stage'),  # to data.size; implied at the end where it is not named
 }
+
+
+_UNSEEN = ('resize', 'points', 'keypoints', 'refine', 'align')  # stages that change nothing of what a network sees
 
 
 def plan(data, data_dir=None):
@@ -83,7 +87,7 @@ def plan(data, data_dir=None):
         if 'run' in options:
             described['weights'] = _weights(name, options['run'], [step.name for step in steps])
         if 'files' in options:
-            options['files'] = tuple(_file(name, file, data_dir) for file in options['files'])
+            options['files'] = tuple(find_file(file, data_dir, f'data.stage.{name}.files') for file in options['files'])
             described['files'] = [hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in options['files']]
         steps.append(Step(name, options, described))
     return steps
@@ -166,15 +170,16 @@ def _weights(name, run, before):
     if not (folder / 'metrics.json').exists():
         raise config_lib.ConfigError(f'{key}={run!r}: no finished run lies there (no metrics.json); train it first')
     config = json.loads((folder / 'config.json').read_text())
-    stages = [stage for stage in config['data']['stages'] if stage not in ('resize', 'points')]
-    if config['data']['source'] != 'hand_phantom' and stages != before:  # phantoms stand for films of any preparation
-        raise config_lib.ConfigError(f'{key}={run!r}: that run saw films after the stages {stages}, here {before} come '
+    seen, given = ([stage for stage in stages if stage not in _UNSEEN] for stages in (config['data']['stages'], before))
+    if config['data']['source'] != 'hand_phantom' and seen != given:  # phantoms stand for films of any preparation
+        raise config_lib.ConfigError(f'{key}={run!r}: that run saw films after the stages {seen}, here {given} come '
                                      f'before {name}; make data.stages agree')
     texts = [(folder / file).read_bytes() for file in ('config.json', 'metrics.json')]
     return hashlib.sha256(b'\0'.join(texts)).hexdigest()[:12]
 
 
-def _file(name, file, data_dir):
+def find_file(file, data_dir, key):
+    """The path of a file named here or below `data_dir` (default: $BONEAGE_DATA); ConfigError, which names `key`."""
     places = [pathlib.Path(file).expanduser()]
     root = data_dir or os.environ.get('BONEAGE_DATA')
     if root:
@@ -182,7 +187,7 @@ def _file(name, file, data_dir):
     for path in places:
         if path.is_file():
             return path
-    raise config_lib.ConfigError(f'data.stage.{name}.files: {" and ".join(map(str, places))}: no such file')
+    raise config_lib.ConfigError(f'{key}: {" and ".join(map(str, places))}: no such file')
 
 
 def _jsonable(options):

@@ -11,6 +11,9 @@ import pathlib
 import numpy as np
 
 from boneage_jax.preprocess import hand_mask, resize
+from boneage_jax.preprocess import transform as transforms
+
+_TURN, _ZOOM, _MOVE = 6.0, 0.08, 0.02  # degrees, share, share of the longer side: how far the views of `look_again` differ
 
 
 def look(film, run, **_):
@@ -38,6 +41,44 @@ def points(predictor, looks, *, run):
     prediction, _ = predictor(np.stack([x['image'] for x in looks]))
     found = np.asarray(keypoints.denormalise(prediction, size))
     return [{'keypoints': resize.restore_points(p, x['shape'], size, fit)} for p, x in zip(found, looks, strict=True)]
+
+
+def look_again(film, run, *, views):
+    """The film registered by the key points that it has, as the network of `run` would take it, `views` times with small
+    turns, zooms and shifts and every other one mirrored: uint8 `[views, rows, columns, 1]` and the transforms `[views, 3, 3]`
+    that lead there. `{}` where the points are implausible: nothing is seen again then."""
+    from boneage_jax.preprocess import register
+    points, shape = film['keypoints'], film['image'].shape[:2]
+    if register.implausible(points, None, shape):
+        return {}
+    size = _input(run)[0]
+    onto = register.from_keypoints(points, size)
+    seen = [view @ onto for view in _views(size, views)]
+    return {'image': np.stack([transforms.warp(film['image'], each, size) for each in seen])[..., None],
+            'transform': np.stack(seen).astype(np.float32)}
+
+
+def _views(size, count):
+    """`count` transforms of a registered film of `size`, the first of which leaves it as it is; the same for every film."""
+    generator = np.random.default_rng(0)
+    centre = transforms.shift(*((side - 1) / 2 for side in size))
+    for i in range(count):
+        turn, zoom = np.radians(generator.uniform(-_TURN, _TURN)), generator.uniform(1 - _ZOOM, 1 + _ZOOM)
+        move = generator.uniform(-_MOVE, _MOVE, 2) * max(size)
+        cos, sin = zoom * np.cos(turn), zoom * np.sin(turn)
+        change = transforms.shift(*move) @ centre @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ np.linalg.inv(centre)
+        yield (transforms.mirror(size[1]) if i % 2 else np.eye(3)) @ (change if i else np.eye(3))
+
+
+def points_again(predictor, looks, *, run, views):
+    """The three key points of each film, in its own pixels, as the median over its views: `keypoints` float32 `[3, 2]`."""
+    from boneage_jax.preprocess import keypoints
+    size = _input(run)[0]
+    prediction, _ = predictor(np.concatenate([x['image'] for x in looks]))
+    found = np.asarray(keypoints.denormalise(prediction, size)).reshape(len(looks), views, -1, 2)
+    back = [[transforms.apply(np.linalg.inv(view), p) for view, p in zip(x['transform'], points)]
+            for x, points in zip(looks, found, strict=True)]
+    return [{'keypoints': np.median(each, axis=0).astype(np.float32)} for each in back]
 
 
 def aligned(predictor, looks, *, run):
