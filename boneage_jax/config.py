@@ -51,6 +51,7 @@ def base():
             stage=dict(  # their options, by stage; `run`: the workdir of the trained run that a stage predicts with
                 mask=dict(on_doubt='flag', positive=True),
                 unet=dict(run='', threshold=0.5),
+                snap=dict(inner=0.005, outer=0.012),  # of the longer side: how far the mask may move in and out
                 crop=dict(margin=0.02, mask=True),
                 contrast=dict(low=1.0, high=99.0, bottom=11.0, top=245.0, background=0),
                 points=dict(files=()),  # COCO JSON or landmark CSV files, here or below $BONEAGE_DATA

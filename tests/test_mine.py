@@ -84,12 +84,13 @@ def test_verdicts_survive_a_line_cut_short(tmp_path):
 
 
 def test_eyes_go_over_rules_and_their_masks_stay():
-    refused = {'rule': [], 'refused': ['area'], 'seen': ['area'], 'kept': ['area'], 'old': ['area'], 'bad': []}
-    kept = {'kept': (1, 'eye'), 'old': (1, 'rule'), 'bad': (1, 'eye')}
+    refused = {'rule': [], 'again': [], 'refused': ['area'], 'seen': ['area'], 'kept': ['area'], 'old': ['area'], 'bad': []}
+    kept = {'again': (1, 'rule'), 'kept': (1, 'eye'), 'old': (1, 'rule'), 'bad': (1, 'eye')}
     eye = {'seen': 'accept', 'bad': 'reject'}
     assert verdicts.combine(list(refused), refused, eye, kept, 2, classical=False) == {
-        'rule': (2, 'rule'), 'seen': (2, 'eye'), 'kept': (1, 'eye')}
-    assert verdicts.combine(list(refused), refused, eye, {}, 1, classical=True) == {'rule': (0, 'rule'), 'seen': (1, 'eye')}
+        'rule': (2, 'rule'), 'again': (1, 'rule'), 'seen': (2, 'eye'), 'kept': (1, 'eye')}
+    assert verdicts.combine(list(refused), refused, eye, {}, 1, classical=True) == {
+        'rule': (0, 'rule'), 'again': (0, 'rule'), 'seen': (1, 'eye')}
 
 
 def test_drawn_masks_lie_on_their_films(phantoms, source, drawn, tmp_path):

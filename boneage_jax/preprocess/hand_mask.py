@@ -49,23 +49,37 @@ def classical_steps(image):
         raise UserError(f'hand mask: image {image.dtype} {list(image.shape)}: give a uint8 film [H, W] of 16 pixels or more')
     coarse, score, inverted = silhouette.find(_resized(image, min(silhouette.SIDE, max(image.shape))))
     fine = _resized(image, min(max(max(image.shape), FINE[0]), FINE[1]))
-    fine = 255 - fine if inverted else fine
+    return _grown(255 - fine if inverted else fine, coarse, (0.012, 0.018), image.shape, inverted, score)
+
+
+def snapped(image, mask, *, inner=0.005, outer=0.012):
+    """A rough mask [h, w] (a network's, at any scale) brought to the skin of its film uint8 [H, W]: bool [H, W].
+
+    What lies deeper in the mask than `inner` is hand, what lies farther outside than `outer` is not (shares of the longer
+    side); between them the watershed of `classical` decides, and rims thinner than a finger are cut off.
+    """
+    fine = _resized(image, min(max(max(image.shape), FINE[0]), FINE[1]))
+    return _grown(fine, np.asarray(mask) > 0, (inner, outer), image.shape, False, 1.0).mask
+
+
+def _grown(fine, coarse, band, shape, inverted, score):
+    """`Steps` of a film [h, w] on the fine grid from a coarse mask: watershed, thin parts off, to `shape`."""
     soft = ndimage.gaussian_filter(fine.astype(np.float32), max(fine.shape) / 512 + 0.3)
     gradient = filters.sobel(soft)
-    markers = _markers(coarse, fine.shape)
+    markers = _markers(coarse, fine.shape, band)
     segments = segmentation.watershed(gradient, markers.astype(np.int32)).astype(np.uint8) if coarse.any() else \
         np.ones(fine.shape, np.uint8)
     small = ndimage.binary_fill_holes(largest_component(_without_thin_parts(segments == 2)))
-    return Steps(fine, gradient, markers, segments, _at_size(small, image.shape), inverted, score)
+    return Steps(fine, gradient, markers, segments, _at_size(small, shape), inverted, score)
 
 
-def _markers(coarse, shape):
-    """The silhouette's core (2) and what lies well outside it (1) on the fine grid."""
+def _markers(coarse, shape, band):
+    """The silhouette's core (2) and what lies well outside it (1) on the fine grid; `band`: shares of the longer side."""
     signed = silhouette.signed_distance(coarse)  # coarse pixels, positive inside
     rows, columns = (np.linspace(0, small - 1, large) for small, large in zip(coarse.shape, shape))
     signed = ndimage.map_coordinates(signed, np.meshgrid(rows, columns, indexing='ij'), order=1, mode='nearest')
-    band = 0.012 * max(coarse.shape)
-    return np.where(signed > band, 2, np.where(signed < -1.5 * band, 1, 0)).astype(np.uint8)
+    inner, outer = (share * max(coarse.shape) for share in band)
+    return np.where(signed > inner, 2, np.where(signed < -outer, 1, 0)).astype(np.uint8)
 
 
 def _without_thin_parts(mask):
