@@ -169,8 +169,17 @@ def test_points_go_back_to_where_they_came_from():
         assert resize.uncovered(resized['image'], (50, 40), fit).shape[:2] == resize.inner((50, 40), size, fit)[0]
 
 
+def test_a_stretched_film_gets_its_aspect_back():
+    film = {'image': np.full((100, 100), 9, np.uint8), 'keypoints': np.array([[49.5, 49.5], [-0.5, -0.5]], np.float32),
+            'native_shape': (1300, 650)}
+    padded = resize.resize(film, (130, 100), 'pad')
+    assert 'native_shape' not in padded and padded['image'].any(0).sum() == 65  # columns
+    np.testing.assert_allclose(padded['keypoints'], [[64.5, 49], [-0.5, 16.5]], atol=1)
+    assert resize.resize(film, (130, 100), 'squash')['image'].all()
+
+
 @pytest.mark.parametrize('chosen, size', [
-    ('mask,crop', (96, 80)), ('mask,contrast', (96, 80)), ('resize,enhance', (96, 80)),
+    ('mask,crop', (96, 80)), ('snap,crop', (96, 80)), ('mask,contrast', (96, 80)), ('resize,enhance', (96, 80)),
     ('mask,contrast,register', (104, 80)), ('mask,region', (500, 375)),
 ])
 def test_the_papers_stages_on_phantoms(monkeypatch, tmp_path, chosen, size):

@@ -1,0 +1,164 @@
+"""Masks, key points and registration checked against annotated hands."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boneage_jax import check_hands, restore, stages
+from boneage_jax import config as c
+from boneage_jax.preprocess import keypoints, register, transform
+from boneage_jax.stages import networks
+from tfds_rsna import hand_landmarks
+from tfds_rsna.errors import UserError
+from tfds_rsna.hand_phantom.render import phantom
+
+SIZE = (208, 160)
+
+
+@pytest.fixture(scope='module')
+def hands():
+    return {str(900 + i): phantom(3, i, SIZE) for i in (4, 5, 9)}
+
+
+@pytest.fixture
+def site(hands, tmp_path, monkeypatch):
+    """A folder of films with labels, and their key points in COCO's manner."""
+    monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
+    (tmp_path / 'films').mkdir()
+    images, annotations = [], []
+    for i, (name, hand) in enumerate(hands.items()):
+        Image.fromarray(hand['image']).save(tmp_path / 'films' / f'{name}.png')
+        points = hand['coco_keypoints']
+        low, high = points.min(0) - 3, points.max(0) + 3
+        images.append({'id': i, 'file_name': f'{name}.png', 'height': SIZE[0], 'width': SIZE[1]})
+        annotations.append({'image_id': i, 'bbox': [*map(float, (low[1], low[0], *(high - low)[::-1]))],
+                            'keypoints': [float(v) for r, col in points for v in (col, r, 2)]})
+    (tmp_path / 'truth.json').write_text(json.dumps({'images': images, 'annotations': annotations}))
+    (tmp_path / 'labels.csv').write_text('id,boneage,male\n' + ''.join(f'{name},100,True\n' for name in hands))
+    return tmp_path
+
+
+def config(site, chosen, **options):
+    given = f'source=image_folder,images={site}/films,labels={site}/labels.csv,size=(64,64),stages=({chosen})'
+    return c.build(c.base(), ','.join([given, *(f'data.stage.{k}={v}' for k, v in options.items())]), {})
+
+
+def test_classical_masks_are_measured(site):
+    report = check_hands.check(config(site, 'mask,contrast,crop'), [site / 'truth.json'], site / 'out')
+    assert report['films'] == 3 and report['left_out_as_seen'] == 0
+    assert report['overall']['near']['value'] == 1 and report['overall']['box_iou']['value'] > 0.6
+    assert report['overall']['registered_by_mask']['value'] == 1 and 'error_percent' not in report['overall']
+    with (site / 'out' / 'hands.csv').open() as file:
+        assert [row['id'] for row in csv.DictReader(file)] == ['904', '905', '909']
+    with Image.open(site / 'out' / 'sheet.png') as sheet:
+        assert sheet.size[0] > 500
+    with pytest.raises(c.ConfigError, match='holds results already'):
+        check_hands.check(config(site, 'mask'), [site / 'truth.json'], site / 'out')
+    with pytest.raises(c.ConfigError, match='finds a mask or key points'):
+        check_hands.check(config(site, ''), [site / 'truth.json'], site / 'none')
+    with pytest.raises(c.ConfigError, match='no such file'):
+        check_hands.check(config(site, 'mask'), ['elsewhere.json'], site / 'none')
+
+
+class Oracle:
+    """A key-point network that is off by `ERROR` pixels of its own, in a direction that the film decides."""
+
+    ERROR, SIZE = 3.0, (104, 80)
+
+    def __init__(self, workdir):
+        self.truth = json.loads((workdir / 'truth.json').read_text())
+
+    def __call__(self, images):
+        points = np.array([self.truth[str(int(image.sum()))] for image in images], np.float32)
+        return np.asarray(keypoints.normalise(points, self.SIZE)), {}
+
+
+def test_points_seen_again_are_the_median_of_their_views(hands, tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, '_input', lambda run: (Oracle.SIZE, 'pad'))
+    truth, looks, films = {}, [], []
+    generator = np.random.default_rng(0)
+    for hand in hands.values():
+        film = {'image': hand['image'], 'keypoints': hand['keypoints'] + 2}  # a little off, as a first look is
+        seen = networks.look_again(film, 'run', views=6)
+        assert seen['image'].shape == (6, *Oracle.SIZE, 1)
+        for image, onto in zip(seen['image'], seen['transform']):
+            wrong = 0.4 * generator.normal(size=(3, 2))
+            truth[str(int(image.sum()))] = (transform.apply(onto, hand['keypoints']) + wrong).tolist()
+        looks.append(seen)
+        films.append(hand)
+    (tmp_path / 'truth.json').write_text(json.dumps(truth))
+    found = networks.points_again(Oracle(tmp_path), looks, run='run', views=6)
+    for film, answer in zip(films, found, strict=True):
+        assert np.abs(answer['keypoints'] - film['keypoints']).max() < 1.5  # of 208 rows; mirrored views came back right
+    nowhere = {'image': films[0]['image'], 'keypoints': np.zeros((3, 2), np.float32)}
+    assert networks.look_again(nowhere, 'run', views=6) == {}
+
+
+def test_films_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
+    run = site / 'run'
+    run.mkdir()
+    for name, content in {'config.json': {'data': {'source': 'image_folder', 'stages': [], 'size': [104, 80], 'fit': 'pad'}},
+                          'splits.json': {'train': ['904'], 'validation': ['mined-905'], 'holdout': ['909']},
+                          'metrics.json': {}}.items():
+        (run / name).write_text(json.dumps(content))
+    assert check_hands.seen_by(run) >= {'904', '905'} and '909' not in check_hands.seen_by(run)
+
+    class Middle:
+        def __init__(self, workdir):
+            del workdir
+
+        def __call__(self, images):
+            return np.full((len(images), 3, 2), 0.5, np.float32), {}
+
+    monkeypatch.setattr(restore, 'Predictor', Middle)
+    stages._predictor.cache_clear()
+    report = check_hands.check(config(site, 'keypoints,register', **{'keypoints.run': run}), [site / 'truth.json'], site / 'out')
+    assert report['films'] == 1 and report['left_out_as_seen'] == 2
+    assert report['overall']['error_percent']['value'] > 20 and report['overall']['registered_by_none']['value'] == 1
+
+
+def test_measures_of_a_film():
+    mask = np.zeros((100, 80), np.uint8)
+    mask[10:90, 20:60] = 1
+    points = np.array([[12, 40], [40, 58], [80, 40], [50, 61]], np.float32)
+    truth = {'points': points, 'keypoints': points[:3], 'box': np.array([10, 20, 90, 60], np.float32)}
+    row = check_hands.measure({'id': '1', 'image': mask * 200, 'hand_mask': mask, 'keypoints': points[:3] + [[3, 4]]}, truth)
+    assert not row['inside'] and not row['near'] and row['points_outside'] == 1 and row['box_iou'] == 1
+    assert row['error_percent'] == pytest.approx(100 * 5 / 68, rel=1e-4)
+    assert row['registered'] == 'mask' and 'fingertip inside the hand' in row['doubts'] and not row['within']
+    truth['points'] = points[:3]
+    assert check_hands.measure({'id': '1', 'image': mask, 'hand_mask': mask}, truth)['inside']
+    nothing = {'id': '1', 'image': mask, 'keypoints': np.full((3, 2), np.nan)}
+    assert check_hands.measure(nothing, truth)['error_percent'] == 100
+
+
+def test_landmarks_of_the_dha(tmp_path):
+    path = tmp_path / 'landmarks.csv'
+    values = np.arange(74, dtype=float).reshape(37, 2)  # x, y
+    line = '3143,' + ','.join(map(str, values.ravel()))
+    path.write_text('id,' + ','.join(f'x{i},y{i}' for i in range(37)) + '\n' + line + '\n')
+    found = hand_landmarks.read(path)['3143']
+    np.testing.assert_array_equal(found, values[:, ::-1])
+    three = keypoints.from_dha(found)
+    np.testing.assert_array_equal(three, [found[28], found[20], (found[10] + found[15]) / 2])
+    path.write_text(line + '\n')  # as its authors give it
+    assert list(hand_landmarks.read(path)) == ['3143']
+    for content, message in ((f'{line}\n{line}\n', 'line 2: film 3143 stands there twice'), ('1,2,3\n', 'line 1: .* found 2'),
+                             ('1,' + 'x,' * 73 + 'x\n', 'could not convert'), ('', 'no landmarks in it')):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            hand_landmarks.read(path)
+    with pytest.raises(UserError, match='cannot be read'):
+        hand_landmarks.read(tmp_path / 'none.csv')
+
+
+def test_registration_by_a_check_is_that_of_the_stage(hands):
+    hand = next(iter(hands.values()))
+    row = check_hands.measure({'id': '1', 'image': hand['image'], 'keypoints': hand['keypoints']},
+                              {'points': hand['coco_keypoints'], 'keypoints': hand['keypoints'], 'box': None})
+    assert row['tip_off'] < 0.01 and row['capitate_off'] < 0.01 and row['within']
+    assert row['registered'] == register.register_stage({'image': hand['image'], 'keypoints': hand['keypoints'],
+                                                         'id': '1'})['registered']
