@@ -49,6 +49,7 @@ class Step:
     folder: str = ''
 
 
+_UNSEEN = ('resize', 'aspect', 'points')  # what a network sees of a film is the same without them
 _PREPROCESS, _HERE = 'boneage_jax.preprocess', 'boneage_jax.stages'
 STAGES = {
     'mask': Stage(find=f'{_HERE}.masked:classical'),  # Sobel and watershed (Castillo 2018)
@@ -60,6 +61,7 @@ STAGES = {
     'align': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:aligned'),  # of configs/transformation.py
     'register': Stage(draw=f'{_HERE}.registered:register'),  # upright, thumb to the right (Iglovikov 2018)
     'region': Stage(draw=f'{_HERE}.registered:region'),  # A, B or C of the registered hand, one resampling from the film
+    'aspect': Stage(draw=f'{_PREPROCESS}.resize:aspect_stage'),  # stretched, where the films lost their aspect
     'enhance': Stage(draw=f'{_PREPROCESS}.enhance:enhance_stage'),  # Hamrouni 2023; after 'resize', as the paper does
     'resize': Stage(draw=f'{_PREPROCESS}.resize:resize_stage'),  # to data.size; implied at the end where it is not named
 }
@@ -81,7 +83,7 @@ def plan(data, data_dir=None):
             raise config_lib.ConfigError('data.stage.points.files is empty: give the COCO JSON files of annotated hands')
         described = {'name': name, 'version': STAGES[name].version, 'options': _jsonable(options)}
         if 'run' in options:
-            described['weights'] = _weights(name, options['run'], [step.name for step in steps])
+            described['weights'] = _weights(name, options['run'], [step.name for step in steps if step.name not in _UNSEEN])
         if 'files' in options:
             options['files'] = tuple(_file(name, file, data_dir) for file in options['files'])
             described['files'] = [hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in options['files']]
@@ -166,7 +168,7 @@ def _weights(name, run, before):
     if not (folder / 'metrics.json').exists():
         raise config_lib.ConfigError(f'{key}={run!r}: no finished run lies there (no metrics.json); train it first')
     config = json.loads((folder / 'config.json').read_text())
-    stages = [stage for stage in config['data']['stages'] if stage not in ('resize', 'points')]
+    stages = [stage for stage in config['data']['stages'] if stage not in _UNSEEN]
     if config['data']['source'] != 'hand_phantom' and stages != before:  # phantoms stand for films of any preparation
         raise config_lib.ConfigError(f'{key}={run!r}: that run saw films after the stages {stages}, here {before} come '
                                      f'before {name}; make data.stages agree')
