@@ -1,26 +1,28 @@
-"""Regional age nets: regression, and the expectation over 240 months (Iglovikov, Rakhlin, Kalinin, Shvets 2018).
+r"""Regional age nets: regression, and the expectation over 240 months (Iglovikov, Rakhlin, Kalinin, Shvets 2018).
 
-    python -m boneage_jax.main --config=configs/regions.py:classical,row=regression both A --workdir=runs/region_a
+    python -m boneage_jax.main --config=configs/regions.py:classical,row=regression-both-A --workdir=runs/region_a
     python -m boneage_jax.sweep --config=configs/regions.py:data.stage.unet.run=MASKS,data.stage.keypoints.run=POINTS \
         --workdir=runs/regions                                     # MASKS of configs/unet.py, POINTS of configs/keypoints.py
-    python -m boneage_jax.grid --config=configs/regions.py:data.stage.unet.run=MASKS,data.stage.keypoints.run=POINTS \
-        --workdir=runs/regions                                     # Fig. 5 and Fig. 6 from the finished rows
-    python -m boneage_jax.sweep --config=configs/regions.py:rsna100 --workdir=runs/regions100 --rows=ROWS    # two CPU cores
+    python -m boneage_jax.sweep --config=configs/regions.py:rsna100 --workdir=runs/regions100 --reference=regression-both-A \
+        --rows="original,segmented,regression-both-A,regression-male-A,regression-female-A,\
+        classification-both-A,classification-male-A,classification-female-A"               # 100 px films, two cores
+    python -m boneage_jax.grid --config=configs/regions.py:rsna100 --workdir=runs/regions100     # Figs. 5 and 6 of these
 
 The rows of `sweep()`: {regression, classification} x {male, female, both} x region {A hand, B carpus, C metacarpals and
 proximal phalanges}, 18 nets (the paper shows 15: none of classification for both sexes), and the preprocessing ablation
-('original', 'segmented'; its third, registered, is 'regression both A'). The paper prints validation MAE in months, of
+('original', 'segmented'; its third, registered, is 'regression-both-A'). The paper prints validation MAE in months, of
 1,000 films: `PAPER`, and 31.56 / 8.76 / 8.08 for the ablation; 4.97 on the 200 test films.
 Adam 2e-5, betas .5 and .999, batch 8, 50 epochs; pixels (x - 127.5) / 127.5, ages (months - 120) / 120. Second
 convolution, dense layers and augmentation are the second author's released code's; `second=3x3` is the usual VGG block.
 `:classical` takes masks by Sobel and watershed and registers by them: no trained network is needed. Not measured yet.
 
-`:rsna100`: films of 100x100, stretched to a film's usual aspect (it was lost; 534 films have 1.26 or 1.35), masked, registered and cut, a quarter of the
-paper's pixels a side. Four blocks of small width end in the same 6x4 map, and AdamW with one cycle replaces the paper's
-recipe. `:rsna100,points,data.stage.keypoints.run=POINTS` registers by key points, else the masks do it.
-What means something there: the ablation (rows 'original', 'segmented', 'regression both A') and region A, whose registered
-hand has most of the film's own detail. Regions B and C do not: one pixel of such a film is 10 to 20 native ones, so the carpus
-is a square of about 30 and a growth plate one or two pixels wide; their rows run, their figures say nothing of the paper's.
+`:rsna100`: films of 100x100, stretched to a film's usual aspect (it was lost; 534 annotated films have 1.26 or 1.35),
+masked, registered and cut, a quarter of the paper's pixels a side. Four blocks of small width end in the same 6x4 map, and
+AdamW with one cycle replaces the paper's recipe. `:rsna100,points,data.stage.keypoints.run=POINTS` registers by key
+points, else the masks do it. Of a doubtful mask (6 of 300 films) the whole film is taken.
+What means something there: the ablation (rows 'original', 'segmented', 'regression-both-A') and region A, whose registered
+hand has most of the film's own detail. Regions B and C do not: one pixel of such a film is 10 to 20 native ones, so the
+carpus is about 30 pixels wide and a growth plate one or two; their rows run, their figures say nothing of the paper's.
 """
 
 from boneage_jax import config as c
@@ -93,7 +95,7 @@ def get_config(arg=None):
 
 def cell(form, sex, region):
     """The row's name of one net of the grid."""
-    return f'{form} {sex} {region}'
+    return f'{form}-{sex}-{region}'
 
 
 def sweep(scale=1):
