@@ -107,10 +107,10 @@ def combine(members):
 
 def _mean(split, films, sexes):
     """The mean of one split; `sexes` `{name: the sexes that the member has in any split}`."""
-    for sex in (False, True):
+    for sex, whose in ((False, 'girls'), (True, 'boys')):
         (first, reference), *others = [(name, of_sex(films[name], sex)) for name in films if sex in sexes[name]] or [('', None)]
         for name, other in others:
-            _require_same(split, first, reference, name, other)
+            _require_same(split, whose, first, reference, name, other)
     union = join(list(films.values()))
     total, count = np.zeros(len(union)), np.zeros(len(union))
     for name, member in films.items():
@@ -146,8 +146,8 @@ def _places(films, member):
     return np.asarray([place[film] for film in member.ids], int)
 
 
-def _require_same(split, first, reference, name, other):
-    order = align(split, first, reference.ids, name, other.ids)
+def _require_same(split, whose, first, reference, name, other):
+    order = align(f'{split}, {whose}', first, reference.ids, name, other.ids)
     if not (same := np.isclose(reference.months, other.months[order])).all():
         at = int(np.flatnonzero(~same)[0])
         raise UserError(f'{split}, film {reference.ids[at]}: age is {reference.months[at]} in {first}, but '
@@ -222,7 +222,10 @@ def write(workdirs, output):
 def _report(split, members, films, mae, output):
     """Prints each member beside the ensemble; prints, writes and draws the correlation of their errors."""
     width = max(len(name) for name in (*members, 'ensemble'))
-    log.say(f'\n{split}, {len(films):,} films: MAE in months (95% interval); the ensemble minus the member')
+    of_sexes = [(who, len(of_sex(films, sex)), sum(len(of_sex(member[split], sex)) > 0 for member in members.values()))
+                for who, sex in (('girls', False), ('boys', True))]
+    log.say(f'\n{split}, {len(films):,} films (' + ', '.join(f'{count:,} {who} by {n} members' for who, count, n in of_sexes)
+            + '): MAE in months (95% interval); the ensemble minus the member')
     for name, member in members.items():
         errors = member[split].errors
         lower, upper = metrics.bootstrap(np.abs(errors))

@@ -42,10 +42,21 @@ def finished(swept, seed):
     return nets, missing
 
 
+def columns_of(module):
+    """(form, sex) of each column of the table; the last one is the mean over the nets of one sex."""
+    return [(form, sex) for form in module.FORMS for sex in module.SEXES] + [(ALL, ALL)]
+
+
+def paper_of(module, split):
+    """The paper's `{(form, sex, region): months}` that may stand beside figures of `split`: its 1,000 validation films are a
+    draw of the training films as our holdout is; of the test films it prints one figure."""
+    return {'holdout': module.PAPER, 'test': {(ALL, ALL, ALL): module.TEST}}[split]
+
+
 def cells(module):
     """`{(form, sex, region): the nets of which it is the mean}`: every net, and the paper's means; `ALL` as in `COLUMNS`."""
-    forms, regions = list(module.FORMS), list(module.REGIONS)
-    columns = [(form, sex) for form in forms for sex in module.SEXES]
+    regions = list(module.REGIONS)
+    columns = columns_of(module)[:-1]
     of_one_sex = [(form, sex) for form, sex in columns if sex != 'both']
     found = {(*column, region): [(*column, region)] for column in columns for region in regions}
     found |= {(*column, ALL): [(*column, region) for region in regions] for column in columns}
@@ -68,7 +79,7 @@ def lines_of(module, nets):
             continue
         for split, films in predicted(nets, members).items():
             lower, upper = metrics.bootstrap(np.abs(films.errors))
-            values = (split, *key, module.PAPER.get(key), float(np.abs(films.errors).mean()), lower, upper, len(films),
+            values = (split, *key, paper_of(module, split).get(key), float(np.abs(films.errors).mean()), lower, upper, len(films),
                       len(members))
             lines.append(dict(zip(COLUMNS, values, strict=True)))
     return lines
@@ -121,13 +132,14 @@ def write(swept, output, seed=0):
     text = [f'# {swept.spec}, seed {seed}', '']
     for split in dict.fromkeys(line['split'] for line in lines):
         shown = {(line['form'], line['sex'], line['region']): line for line in lines if line['split'] == split}
-        text += [f'## {split}', '', *_markdown(module, shown), '', *_test_line(module, split, shown)]
-        grid_figures.bars(split, shown, module, output / f'grid_{split}.png')
+        text += [f'## {split}', '', *_markdown(module, split, shown), '']
+        grid_figures.bars(split, shown, columns_of(module), paper_of(module, split), output / f'grid_{split}.png')
         grid_figures.stages(split, [line for line in stages if line['split'] == split], output / f'stages_{split}.png')
         _correlate(module, nets, split, output)
     config = swept.run(swept.rows[0], seed).config
-    text += ['- MAE in months (95% bootstrap interval over films) [the paper\'s, of its 1,000 validation films]; "all": '
-             'unweighted means, by region over the nets of one sex in both forms, at the end over all of these.',
+    text += ['- MAE in months (95% bootstrap interval over films) [the paper\'s: beside holdout of its 1,000 '
+             'validation films, beside test of the 200 test films]; "all": unweighted means, by region over the nets of one '
+             'sex in both forms, at the end over all of these.',
              f'- Data: {table.describe(config.data)} (the first row\'s); validation selected the checkpoints and is not shown.',
              *([f'- Not finished, its cells are empty: {"; ".join(missing)}.'] if missing else [])]
     log.write_whole(output / 'table.md', '\n'.join(text) + '\n')
@@ -135,27 +147,18 @@ def write(swept, output, seed=0):
     return lines
 
 
-def _markdown(module, shown):
-    columns = [(form, sex) for form in module.FORMS for sex in module.SEXES] + [(ALL, ALL)]
+def _markdown(module, split, shown):
+    columns, paper = columns_of(module), paper_of(module, split)
     rows = [['region', *(f'{form} {sex}' if form != ALL else ALL for form, sex in columns)]]
     rows.append(['---'] * len(rows[0]))
-    rows += [[region, *(_cell(module, shown, (*column, region)) for column in columns)] for region in (*module.REGIONS, ALL)]
+    rows += [[region, *(_cell(shown.get((*column, region)), paper.get((*column, region))) for column in columns)]
+             for region in (*module.REGIONS, ALL)]
     return ['| ' + ' | '.join(row) + ' |' for row in rows]
 
 
-def _cell(module, shown, key):
-    line, paper = shown.get(key), module.PAPER.get(key)
+def _cell(line, paper):
     ours = '–' if line is None else f'{line["ours"]:.2f} ({line["lower"]:.2f} to {line["upper"]:.2f})'
     return ours if paper is None else f'{ours} [{paper:.2f}]'
-
-
-def _test_line(module, split, shown):
-    """What stands beside the paper's figure of the challenge's 200 test films."""
-    if split != 'test':
-        return []
-    line = shown.get((ALL, ALL, ALL))
-    ours = 'not finished' if line is None else f'{line["ours"]:.2f} ({line["lower"]:.2f} to {line["upper"]:.2f})'
-    return [f'Test films: the mean of all nets of one sex {ours}; the paper {module.TEST:.2f}.', '']
 
 
 def _correlate(module, nets, split, output):

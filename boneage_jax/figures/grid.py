@@ -13,13 +13,13 @@ REGIONS = {  # Okabe and Ito's, without the two that stand for the sexes
 _SEXES = {'female': 'Girls', 'male': 'Boys'}
 
 
-def bars(split, lines, module, path):
-    """Draws the MAE of every finished cell `{(form, sex, region): line of grid.lines_of}`, the paper's as diamonds; -> path."""
-    return style.save(_bars, pathlib.Path(path), split, lines, module)
+def bars(split, lines, columns, paper, path):
+    """Draws the MAE of every finished cell `{(form, sex, region): line of grid.lines_of}` by column (form, sex), and as
+    diamonds the paper's `{(form, sex, region): months}`; -> path."""
+    return style.save(_bars, pathlib.Path(path), split, lines, columns, paper)
 
 
-def _bars(split, lines, module):
-    columns = [(form, sex) for form in module.FORMS for sex in module.SEXES] + [('all', 'all')]
+def _bars(split, lines, columns, paper):
     figure = Figure(figsize=(8.4, 3.8))
     axes = figure.subplots()
     for number, (region, (name, colour)) in enumerate(REGIONS.items()):
@@ -29,10 +29,9 @@ def _bars(split, lines, module):
             values = np.array([[line['ours'], line['lower'], line['upper']] for _, line in there])
             axes.bar([place for place, _ in there], values[:, 0], 0.18, color=colour, label=name,
                      yerr=np.abs(values[:, 1:] - values[:, :1]).T, error_kw={'elinewidth': 0.8, 'ecolor': '#777777'})
-        paper = [(place, module.PAPER[(*column, region)]) for place, column in zip(places, columns)
-                 if (*column, region) in module.PAPER]
-        if paper:
-            axes.plot(*zip(*paper), 'D', markersize=3.5, markerfacecolor='white', markeredgecolor=style.INK, linestyle='none',
+        theirs = [(place, paper[*column, region]) for place, column in zip(places, columns) if (*column, region) in paper]
+        if theirs:
+            axes.plot(*zip(*theirs), 'D', markersize=3.5, markerfacecolor='white', markeredgecolor=style.INK, linestyle='none',
                       label="the paper's, of its own films" if region == 'all' else None)
     axes.set_xticks(range(len(columns)), ['all of\none sex' if form == 'all' else f'{form}\n{sex}' for form, sex in columns])
     counts = [line['films'] for line in lines.values()]
@@ -63,9 +62,10 @@ def _stages(split, lines):
                               linewidth=1.2, label=name)
         axes.set_xticks(range(len(names)), [_tick(line) for line in names.values()])
         axes.set(title=f'{title}, {split}', xlabel='stage, months, films')
-        axes.set_ylim(bottom=0)
     panels[0].set_ylabel('mean absolute error (months)')
-    panels[0].legend(loc='lower left')
+    panels[0].set_ylim(bottom=0)  # of both panels, once all is drawn
+    known = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels())}
+    figure.legend(known.values(), known.keys(), loc='outside upper center', ncols=len(REGIONS))
     return figure
 
 
