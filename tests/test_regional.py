@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from boneage_jax import config as c
-from boneage_jax import losses, models, restore, tasks, train
+from boneage_jax import losses, models, restore, stages, tasks, train
 from boneage_jax.data import source
 from boneage_jax.models import regional
 from boneage_jax.preprocess import resize
@@ -125,3 +125,13 @@ def test_a_lost_aspect_and_a_film_as_it_lies():
     assert out['image'].shape == (13, 10)
     np.testing.assert_allclose(out['keypoints'], [[6.0, 4.5]])
     assert registered.region(film, region='film') is film
+
+
+def test_what_changes_no_pixel_may_come_before_a_network(tmp_path):
+    (tmp_path / 'metrics.json').write_text('{}')
+    (tmp_path / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": ["points"]}}')
+    runs = f'data.stage.keypoints.run={tmp_path},data.stage.unet.run={tmp_path}'
+    config = load(f'rsna100,points,{runs},stages=(aspect,unet,keypoints,contrast,region)')
+    assert [step.name for step in stages.plan(config.data)] == ['aspect', 'unet', 'keypoints', 'contrast', 'region']
+    with pytest.raises(c.ConfigError, match=r"here \['contrast'\] come before keypoints"):
+        stages.plan(load(f'{runs}').data)  # the paper's order: for key points trained on normalised films

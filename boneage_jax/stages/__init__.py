@@ -49,7 +49,8 @@ class Step:
     folder: str = ''
 
 
-_UNSEEN = ('resize', 'aspect', 'points')  # what a network sees of a film is the same without them
+# What a network sees of a film is the same without these, but for its size.
+_UNSEEN = ('resize', 'aspect', 'points', 'unet', 'keypoints', 'align')
 _PREPROCESS, _HERE = 'boneage_jax.preprocess', 'boneage_jax.stages'
 STAGES = {
     'mask': Stage(find=f'{_HERE}.masked:classical'),  # Sobel and watershed (Castillo 2018)
