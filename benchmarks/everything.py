@@ -14,7 +14,7 @@ import sys
 
 from benchmarks import machine, report
 
-NAMES = ('reading', 'preparing', 'train_step', 'convolutions', 'backbones', 'prsnet', 'hand_mask', 'start_up')
+NAMES = ('reading', 'preparing', 'train_step', 'convolutions', 'backbones', 'prsnet', 'regions', 'hand_mask', 'start_up')
 
 
 def main(argv=None):
@@ -56,6 +56,7 @@ QUICK = {
     'convolutions': ['--network', 'resnet18:4', '--size', '32:2', '--repeats', '1'],
     'backbones': ['--networks', 'vgg16', '--width', '8', '--side', '32', '--batch', '2', '--seconds', '0', '--repeats', '1'],
     'prsnet': ['--width', '8', '--depth', '1', '--side', '64', '--batch', '2', '--part_sizes', '32', '--seconds', '0', '--repeats', '1'],
+    'regions': ['--size', '40', '32', '--widths', '4', '4', '--dense', '8', '--batch', '2', '--seconds', '0', '--repeats', '1'],
     'hand_mask': ['--repeats', '1'],
     'start_up': ['--configs', 'configs/prsnet.py:tiny,row=baseline', '--repeats', '1'],
 }

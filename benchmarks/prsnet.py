@@ -40,7 +40,7 @@ def main(argv=None):
                               depth=arguments.depth, dtype=dtype)
     training = {name: train_step.ours(build(**switches), films, 'sgd', train_step.AUGMENT, 'age_parts')
                 for name, switches in networks.items()}
-    answering = {name: _inference(build(**switches)) for name, switches in networks.items()}
+    answering = {name: inference(build(**switches)) for name, switches in networks.items()}
     rows = _relative('training step', {name: [work.flops() / 1e9] for name, work in training.items()}, 'GFLOP')
     rows += _relative('one film', {name: [cost.flops(*answer(films, 1)) / 1e9] for name, answer in answering.items()}, 'GFLOP')
     if not arguments.count_only:
@@ -48,7 +48,7 @@ def main(argv=None):
         rows += _relative(f'training step, batch {arguments.batch}', {
             name: [1000 * arguments.batch / rate for rate in rates] for name, rates in found.items()}, 'ms')
         for batch in (1, arguments.batch):
-            works = {name: functools.partial(_repeat, *answer(films, batch)) for name, answer in answering.items()}
+            works = {name: functools.partial(repeat, *answer(films, batch)) for name, answer in answering.items()}
             found = train_step.in_turns(works, batch, arguments.repeats, arguments.seconds)
             rows += _relative('latency of one film' if batch == 1 else f'inference, batch {batch}, a film', {
                 name: [1000 / rate for rate in rates] for name, rates in found.items()}, 'ms')
@@ -59,7 +59,7 @@ def main(argv=None):
     return report.finish('prsnet', arguments, facts, rows)
 
 
-def _inference(model):
+def inference(model):
     """`answer(films, batch) -> (jitted function, its arguments)`."""
     model.eval()
     graph, state = nnx.split(model)
@@ -72,7 +72,7 @@ def _inference(model):
     return answer
 
 
-def _repeat(predict, state, image, male, steps):
+def repeat(predict, state, image, male, steps):
     for _ in range(steps):
         ages = predict(state, image, male)
         jax.block_until_ready(ages)  # one film after the other, as a clinic's films come

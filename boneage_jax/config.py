@@ -59,7 +59,8 @@ def base():
                 refine=dict(run='', views=6),  # the hand seen again, registered, so many times
                 align=dict(run=''),
                 register=dict(size=(2080, 1600)),
-                region=dict(region='A'),
+                aspect=dict(ratio=1.0),  # rows by columns
+                region=dict(region='A'),  # 'A' | 'B' | 'C' | 'bones', or 'film': as it lies, not registered
                 enhance=dict(
                     bilateral=True, bilateral_radius=2, bilateral_colour=20.0, bilateral_spatial=1.5, brightness=1.1,
                     contrast=1.2, normalise=True, normalise_low=0.5, normalise_high=99.5, blur=0.5, equalise=True,

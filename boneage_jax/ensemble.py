@@ -5,8 +5,9 @@
 
 The output folder reads like a run's workdir: predictions.csv, metrics.json (with the members), splits.json, figures/;
 beside them the correlation of the members' errors on each reported split (CSV and figure): where it is high, averaging
-gains little. Members count alike: no weight is fitted, so none can be fitted on films that are reported. Members that
-predict other films, or trained on films reported here, are refused.
+gains little. Members count alike: no weight is fitted, so none can be fitted on films that are reported. Networks of one
+sex (`data.sex`) join: a film gets the mean of the members that predict it, and all members of a sex must predict the same
+films of it. Members that predict other films, or trained on films reported here, are refused.
 """
 
 import dataclasses
@@ -81,16 +82,18 @@ def load(workdirs):
 
 
 def combine(members):
-    """The unweighted mean prediction of each film.
+    """The unweighted mean prediction of each film, over the members that predict it.
 
     Args:
-        members: `{name: {split: Films}}`, two or more; the names are used in messages.
+        members: `{name: {split: Films}}`, two or more; the names are used in messages. A member with films of one sex
+            alone is a network of that sex.
 
     Returns:
-        `{split: Films}` in the first member's order.
+        `{split: Films}`: the films of all members, in the first one's order, further ones behind.
 
     Raises:
-        UserError: members differ in splits, films, ages or sexes; the message names the first difference.
+        UserError: members differ in splits, in the films of a sex that both have, or in ages; the message names the
+            first difference.
     """
     if len(members) < 2:
         raise UserError(f'an ensemble needs two members or more; found {", ".join(members) or "none"}')
@@ -98,22 +101,57 @@ def combine(members):
     for name, other in others:
         if set(other) != set(reference):
             raise UserError(f'{first} predicts {", ".join(reference)}, but {name} {", ".join(other)}: not the same splits')
-    return {split: _mean(split, {name: member[split] for name, member in members.items()}) for split in reference}
+    sexes = {name: {bool(sex) for films in member.values() for sex in films.male} for name, member in members.items()}
+    return {split: _mean(split, {name: member[split] for name, member in members.items()}, sexes) for split in reference}
 
 
-def _mean(split, films):
-    (first, reference), *others = films.items()
-    predictions = [reference.prediction]
-    for name, other in others:
-        order = align(split, first, reference.ids, name, other.ids)
-        for what, a, b, same in (('age', reference.months, other.months[order], np.isclose),
-                                 ('male', reference.male, other.male[order], np.equal)):
-            if not (equal := same(a, b)).all():
-                at = int(np.flatnonzero(~equal)[0])
-                raise UserError(f'{split}, film {reference.ids[at]}: {what} is {a[at]} in {first}, but {b[at]} in {name}: '
-                                'not the same labels')
-        predictions.append(other.prediction[order])
-    return dataclasses.replace(reference, prediction=np.mean(predictions, axis=0))
+def _mean(split, films, sexes):
+    """The mean of one split; `sexes` `{name: the sexes that the member has in any split}`."""
+    for sex, whose in ((False, 'girls'), (True, 'boys')):
+        (first, reference), *others = [(name, of_sex(films[name], sex)) for name in films if sex in sexes[name]] or [('', None)]
+        for name, other in others:
+            _require_same(split, whose, first, reference, name, other)
+    union = join(list(films.values()))
+    total, count = np.zeros(len(union)), np.zeros(len(union))
+    for name, member in films.items():
+        places = _places(union, member)
+        wrong = np.flatnonzero(union.male[places] != member.male)
+        if len(wrong):
+            raise UserError(f'{split}, film {member.ids[wrong[0]]}: male is {member.male[wrong[0]]} in {name}, but not in '
+                            'every member: not the same labels')
+        total[places] += member.prediction
+        count[places] += 1
+    return dataclasses.replace(union, prediction=total / count)
+
+
+def of_sex(films, male):
+    """The Films of one sex (bool)."""
+    chosen = np.flatnonzero(films.male == male)
+    return Films([films.ids[i] for i in chosen], films.male[chosen], films.months[chosen], films.prediction[chosen])
+
+
+def join(parts):
+    """One Films of all films in `parts`, each once, as the first part that has it says."""
+    ids = list(dict.fromkeys(film for part in parts for film in part.ids))
+    known = {}
+    for part in parts:
+        for i, film in enumerate(part.ids):
+            known.setdefault(film, (part.male[i], part.months[i], part.prediction[i]))
+    return Films(ids, *(np.asarray(column) for column in zip(*(known[film] for film in ids))))
+
+
+def _places(films, member):
+    """Where the films of `member` stand in `films`, which has them all: `[M]`."""
+    place = {film: i for i, film in enumerate(films.ids)}
+    return np.asarray([place[film] for film in member.ids], int)
+
+
+def _require_same(split, whose, first, reference, name, other):
+    order = align(f'{split}, {whose}', first, reference.ids, name, other.ids)
+    if not (same := np.isclose(reference.months, other.months[order])).all():
+        at = int(np.flatnonzero(~same)[0])
+        raise UserError(f'{split}, film {reference.ids[at]}: age is {reference.months[at]} in {first}, but '
+                        f'{other.months[order][at]} in {name}: not the same labels')
 
 
 def align(split, first, ids, name, other):
@@ -125,7 +163,7 @@ def align(split, first, ids, name, other):
         if alone:
             raise UserError(f'{split}: {len(alone)} of the {len(films)} films of {one} are not in {two}, the first: '
                             f'{alone[0]}; compare runs of the same data, data.split_seed, data.validation and data.holdout')
-    return np.asarray([place[film] for film in ids])
+    return np.asarray([place[film] for film in ids], int)
 
 
 def refuse_leak(trained, films):
@@ -140,13 +178,17 @@ def refuse_leak(trained, films):
 
 
 def error_correlation(members, split):
-    """Pearson correlation `[M, M]` of the members' signed errors on `split`; None below two films or without spread."""
-    members = list(members.values())
-    orders = [align(split, '', members[0][split].ids, '', member[split].ids) for member in members]
-    errors = np.stack([member[split].errors[order] for member, order in zip(members, orders)])
-    if errors.shape[1] < 2 or errors.std(axis=1).min() < 1e-6:  # months
-        return None
-    return np.corrcoef(errors)
+    """Pearson correlation `[M, M]` of the members' signed errors on the films of `split` that both predict; NaN for pairs
+    with fewer than two such films or errors without spread, None where that leaves no pair.
+    """
+    errors = [dict(zip(member[split].ids, member[split].errors)) for member in members.values()]
+    matrix = np.full((len(errors),) * 2, np.nan)
+    for i, one in enumerate(errors):
+        for j, other in enumerate(errors[:i + 1]):
+            pairs = np.array([(one[film], other[film]) for film in one if film in other]).reshape(-1, 2)
+            if len(pairs) > 1 and pairs.std(axis=0).min() >= 1e-6:  # months
+                matrix[i, j] = matrix[j, i] = np.corrcoef(pairs.T)[0, 1]
+    return None if np.isnan(matrix[~np.eye(len(errors), dtype=bool)]).all() else matrix
 
 
 def write(workdirs, output):
@@ -180,25 +222,32 @@ def write(workdirs, output):
 def _report(split, members, films, mae, output):
     """Prints each member beside the ensemble; prints, writes and draws the correlation of their errors."""
     width = max(len(name) for name in (*members, 'ensemble'))
-    log.say(f'\n{split}, {len(films):,} films: MAE in months (95% interval); the ensemble minus the member')
+    of_sexes = [(who, len(of_sex(films, sex)), sum(len(of_sex(member[split], sex)) > 0 for member in members.values()))
+                for who, sex in (('girls', False), ('boys', True))]
+    log.say(f'\n{split}, {len(films):,} films (' + ', '.join(f'{count:,} {who} by {n} members' for who, count, n in of_sexes)
+            + '): MAE in months (95% interval); the ensemble minus the member')
     for name, member in members.items():
-        order = align(split, 'the ensemble', films.ids, name, member[split].ids)
-        errors = member[split].errors[order]
+        errors = member[split].errors
         lower, upper = metrics.bootstrap(np.abs(errors))
-        delta = metrics.paired_difference(films.errors, errors)
+        delta = metrics.paired_difference(films.errors[_places(films, member[split])], errors)
         log.say(f'  {name:<{width}}  {np.abs(errors).mean():6.2f} ({lower:.2f} to {upper:.2f})   '
-                f'{delta[0]:+.2f} ({delta[1]:+.2f} to {delta[2]:+.2f})')
+                f'{delta[0]:+.2f} ({delta[1]:+.2f} to {delta[2]:+.2f})'
+                + (f'   its {len(errors):,} films' if len(errors) < len(films) else ''))
     log.say(f'  {"ensemble":<{width}}  {mae["value"]:6.2f} ({mae["lower"]:.2f} to {mae["upper"]:.2f})')
     matrix = error_correlation(members, split)
     if matrix is None:
         log.say('  No correlation of errors: too few films, or errors without spread.')
         return
-    names = list(members)
+    write_correlation(matrix, list(members), split, output)
     log.say('  Correlation of their errors:')
-    for name, row in zip(names, matrix):
-        log.say(f'  {name:<{width}}  ' + ' '.join(f'{value:5.2f}' for value in row))
-    lines = [','.join(['member', *names]), *(','.join([n, *(f'{v:.4f}' for v in row)]) for n, row in zip(names, matrix))]
-    log.write_whole(output / f'error_correlation_{split}.csv', '\n'.join(lines) + '\n')
+    for name, row in zip(members, matrix):
+        log.say(f'  {name:<{width}}  ' + ' '.join('    –' if np.isnan(value) else f'{value:5.2f}' for value in row))
+
+
+def write_correlation(matrix, names, split, output):
+    """error_correlation_SPLIT.csv and its figure, of the matrix that `error_correlation` gives; NaN is an empty cell."""
+    rows = [[name, *('' if np.isnan(value) else f'{value:.4f}' for value in row)] for name, row in zip(names, matrix)]
+    log.write_table(output / f'error_correlation_{split}.csv', ['member', *names], rows)
     ensemble_figures.error_correlation(matrix, names, split, output / 'figures' / f'error_correlation_{split}.png')
 
 

@@ -18,6 +18,12 @@ def l2(prediction, target):
     return jnp.square(prediction - target)
 
 
+def expected_age(logits):
+    """Logits `[B, K]` of the ages 0 to K - 1 months -> `[B]` float32: their expectation (Iglovikov 2018, section 2.3)."""
+    shares = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    return jnp.sum(shares * jnp.arange(logits.shape[-1], dtype=jnp.float32)[None], axis=-1)
+
+
 def part_ranking(scores, errors, *, form='corrected', valid=None):
     """Scores `[B, M]` and age errors `[B, M]` of the selected parts -> `[B]`: better parts should score higher.
 

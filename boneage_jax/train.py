@@ -63,7 +63,9 @@ def open_splits(config, data_dir=None):
     splits = source.open_splits(prepare.ensure(data, data_dir), derive, inputs)
     splits['train'] = source.join(splits['train'], [
         split for folder in data.also for split in source.open_splits(folder, splits_lib.whole, inputs).values()])
-    return {name: source.of_sex(split, data.sex) for name, split in splits.items()}
+    splits = {name: source.of_sex(split, data.sex) for name, split in splits.items()}
+    tasks.refuse(config.task, splits)
+    return splits
 
 
 def _report(workdir, task, splits, predict, **about):

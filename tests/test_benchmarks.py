@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from benchmarks import backbones, convolutions, everything, machine, preparing, prsnet, reading, report, start_up, train_step
+from benchmarks import backbones, convolutions, everything, machine, preparing, prsnet, reading, regions, report, start_up, train_step
 from boneage_jax import models
 
 
@@ -75,6 +75,13 @@ def test_prsnet(tmp_path):
     for kind in (rows[:4], rows[4:]):
         ratios = [row['ratio'] for row in kind]
         assert ratios[0] == 1 and ratios == sorted(ratios) and ratios[-1] > 1.5
+
+
+def test_regions(tmp_path):
+    rows = run(regions.main, tmp_path, '--size', '20', '15', '--widths', '4', '4', '--dense', '8', '--batch', '2', '--seconds', '0')
+    assert [row['unit'] for row in rows] == ['GFLOP'] * 6 + ['ms'] * 6
+    one, _, three = (row['best'] for row in rows[:3])
+    assert three > one
 
 
 def test_missing_torch_is_named(monkeypatch, capsys):

@@ -76,7 +76,7 @@ def test_an_ensemble_reads_like_a_run(tmp_path):
 def test_a_film_in_other_hands_is_refused_by_name(tmp_path):
     a, b = members(tmp_path, 2)
     change(b / 'predictions.csv', 'h7,holdout', 'x7,holdout')
-    with pytest.raises(UserError, match='holdout: 1 of the 24 films of run0 are not in run1, the first: h7'):
+    with pytest.raises(UserError, match=r'holdout, (girls|boys): 1 of the \d+ films of run0 are not in run1, the first: h7'):
         ensemble.load([a, b])
 
 
@@ -135,3 +135,44 @@ def test_globs_are_expanded(tmp_path):
 def test_errors_without_spread_have_no_correlation():
     runs = {'a': {'holdout': films(0.1)}, 'b': {'holdout': films(np.arange(FILMS))}}
     assert ensemble.error_correlation(runs, 'holdout') is None
+
+
+def part(whole, male, errors):
+    chosen = ensemble.of_sex(whole, male)
+    return ensemble.Films(chosen.ids, chosen.male, chosen.months, chosen.months + errors)
+
+
+def test_networks_of_one_sex_join():
+    both, other = films(1.0), films(7.0)
+    boys, girls = part(both, True, 3.0), part(both, False, 5.0)
+    mean = ensemble.combine({'b': {'holdout': boys}, 'g': {'holdout': girls}})['holdout']
+    assert sorted(mean.ids) == sorted(both.ids) and mean.ids[:len(boys)] == boys.ids
+    np.testing.assert_allclose(mean.errors, np.where(mean.male, 3.0, 5.0))
+    members = {'both': {'holdout': both}, 'b': {'holdout': boys}, 'g': {'holdout': girls}, 'other': {'holdout': other}}
+    mean = ensemble.combine(members)['holdout']
+    assert mean.ids == both.ids
+    np.testing.assert_allclose(mean.errors, np.where(both.male, (1 + 3 + 7) / 3, (1 + 5 + 7) / 3))
+
+
+def test_members_of_a_sex_must_have_the_same_films_of_it():
+    both = films(1.0)
+    boys, girls = part(both, True, 3.0), part(both, False, 5.0)
+    fewer = ensemble.Films(*(column[1:] for column in (boys.ids, boys.male, boys.months, boys.prediction)))
+    with pytest.raises(UserError, match=f'holdout, boys: 1 of the {len(boys)} films of b are not in c, the first: {boys.ids[0]}'):
+        ensemble.combine({'g': {'holdout': girls}, 'b': {'holdout': boys}, 'c': {'holdout': fewer}})
+    turned = ensemble.Films(girls.ids, ~girls.male, girls.months, girls.prediction)
+    with pytest.raises(UserError, match=f'film {girls.ids[0]}: male is True in t, but not in every member'):
+        ensemble.combine({'g': {'holdout': girls}, 't': {'holdout': turned}})
+
+
+def test_errors_correlate_over_the_films_that_two_members_share(tmp_path):
+    generator = np.random.default_rng(2)
+    both = films(generator.normal(0, 8, FILMS))
+    boys, girls = (part(both, sex, generator.normal(0, 8, (both.male == sex).sum())) for sex in (True, False))
+    matrix = ensemble.error_correlation({n: {'holdout': f} for n, f in (('both', both), ('b', boys), ('g', girls))}, 'holdout')
+    assert matrix[0, 1] == pytest.approx(np.corrcoef(both.errors[both.male], boys.errors)[0, 1])
+    assert np.isnan(matrix[1, 2]) and matrix[2, 0] == matrix[0, 2]
+    (tmp_path / 'figures').mkdir()
+    ensemble.write_correlation(matrix, ['both', 'b', 'g'], 'holdout', tmp_path)
+    with (tmp_path / 'error_correlation_holdout.csv').open() as file:
+        assert [row[-1] for row in csv.reader(file)][1:3] == [f'{matrix[0, 2]:.4f}', '']

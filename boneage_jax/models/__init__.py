@@ -28,6 +28,7 @@ from boneage_jax.models import (
     inception,
     keypoint_nets,
     prsnet,
+    regional,
     resnet,
     unet,
     vgg,
@@ -44,6 +45,7 @@ BACKBONES = {
 MODELS = {
     **BACKBONES, 'prsnet': prsnet.PRSNet, 'unet': unet.UNet,
     'keypoints': keypoint_nets.keypoint_net,
+    'regional': regional.RegionalNet,
     'age_classifier': functools.partial(age_classifier.AgeClassifier, BACKBONES),
     'embedding': functools.partial(embedding.EmbeddingNet, BACKBONES),
 }

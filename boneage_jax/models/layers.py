@@ -106,12 +106,14 @@ def standardise(image, how):
     """Films `[B, H, W, 1]` in [0, 1] -> network input.
 
     `film`: each film to mean 0 and deviation 1, which takes exposure out (RSNA has films ten times darker than others);
-    `fixed`: (x - 0.5) / 0.25.
+    `fixed`: (x - 0.5) / 0.25; `range`: 2 x - 1, which is (g - 127.5) / 127.5 of grey values g.
     """
+    if how == 'range':
+        return 2.0 * image - 1.0
     if how == 'fixed':
         return (image - 0.5) / 0.25
     if how != 'film':
-        raise UserError(f"standardise={how!r}: expected 'film' or 'fixed'")
+        raise UserError(f"standardise={how!r}: expected 'film', 'fixed' or 'range'")
     mean = jnp.mean(image, axis=(1, 2, 3), keepdims=True)
     deviation = jnp.std(image, axis=(1, 2, 3), keepdims=True)
     return (image - mean) / jnp.maximum(deviation, 1e-3)

@@ -51,6 +51,12 @@ def resize_stage(film, size, fit):
     return film | {name: film[name][..., 0] for name in ('image', 'hand_mask') if name in film}
 
 
+def aspect_stage(film, *, ratio):
+    """The film stretched to rows = `ratio` x columns, its columns as they are: for films whose aspect was lost."""
+    size = (max(1, round(ratio * film['image'].shape[1])), film['image'].shape[1])
+    return resize_stage(film, size, 'squash')
+
+
 def restore_points(points, shape, size, fit):
     """The inverse for points (row, column) `[..., 2]`: from the resized film to pixels of the film of `shape`."""
     taken, offset = inner(shape, size, fit)

@@ -49,6 +49,8 @@ class Step:
     folder: str = ''
 
 
+# What a network sees of a film is the same without these, but for its size.
+_UNSEEN = ('resize', 'aspect', 'points', 'unet', 'snap', 'keypoints', 'refine', 'align')
 _PREPROCESS, _HERE = 'boneage_jax.preprocess', 'boneage_jax.stages'
 STAGES = {
     'mask': Stage(find=f'{_HERE}.masked:classical'),  # Sobel and watershed (Castillo 2018)
@@ -62,12 +64,10 @@ STAGES = {
     'align': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:aligned'),  # of configs/transformation.py
     'register': Stage(draw=f'{_HERE}.registered:register'),  # upright, thumb to the right (Iglovikov 2018)
     'region': Stage(draw=f'{_HERE}.registered:region'),  # A, B or C of the registered hand, one resampling from the film
+    'aspect': Stage(draw=f'{_PREPROCESS}.resize:aspect_stage'),  # stretched, where the films lost their aspect
     'enhance': Stage(draw=f'{_PREPROCESS}.enhance:enhance_stage'),  # Hamrouni 2023; after 'resize', as the paper does
     'resize': Stage(draw=f'{_PREPROCESS}.resize:resize_stage'),  # to data.size; implied at the end where it is not named
 }
-
-
-_UNSEEN = ('resize', 'points', 'keypoints', 'refine', 'align')  # stages that change nothing of what a network sees
 
 
 def plan(data, data_dir=None):

@@ -10,11 +10,12 @@ from boneage_jax.tasks import ages, classes, hands, similarity
 from boneage_jax.tasks.task import Task
 from tfds_rsna.errors import UserError
 
-__all__ = ['TASKS', 'Task', 'build', 'fit', 'inputs']
+__all__ = ['TASKS', 'Task', 'build', 'fit', 'inputs', 'refuse']
 
 # name -> (fit(options, months) -> dict of plain numbers, build(options, **fitted) -> Task)
 TASKS = {
     'age': (ages.fit, ages.age),
+    'age_expectation': (ages.fit, ages.age_expectation),
     'age_parts': (ages.fit, ages.age_parts),
     'age_triplet': (ages.fit, ages.age_triplet),
     'age_classes': (classes.fit, classes.age_classes),
@@ -34,6 +35,13 @@ def fit(options, months):
 def inputs(options):
     """What a batch must carry for the task `config.task` besides labels: `Task.inputs`."""
     return build(options, fit(options, np.array([0.0, 240.0]))).inputs
+
+
+def refuse(options, splits):
+    """Raises UserError where a film of `splits` (`{name: Split}`) has a label that the task `config.task` cannot hold."""
+    task = build(options, fit(options, np.array([0.0, 240.0])))
+    for split in splits.values():
+        task.refuse(split)
 
 
 def build(options, fitted):

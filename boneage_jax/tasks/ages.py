@@ -10,6 +10,8 @@ from boneage_jax import losses, metrics
 from boneage_jax.tasks.task import Task, by_value, mean_of_films
 from tfds_rsna.errors import UserError
 
+AGES = 240  # classes of a month each: 0 to 239 (Iglovikov 2018)
+
 
 def fit(options, months):
     """The `centre` and `scale` in months of the normalised ages, from the training ages (float32 months `[N]`)."""
@@ -34,6 +36,9 @@ def age(options, *, centre, scale):
 
     def loss(prediction, aux, batch):
         del aux
+        if prediction.ndim != 1:
+            raise UserError(f'task.name={options.name!r} takes one number a film, this network gives {prediction.shape[-1]}; '
+                            "set model.outputs=1 or task.name='age_expectation'")
         value = per_film(prediction, (batch['months'] - centre) / scale)
         return mean_of_films(batch, 'mae', value, jnp.abs(months(prediction) - batch['months']))
 
@@ -42,6 +47,37 @@ def age(options, *, centre, scale):
         return {'prediction': months(prediction)}
 
     return Task(loss, columns, report, headline, months=months)
+
+
+def age_expectation(options, *, centre, scale):
+    """Iglovikov 2018, section 2.3: logits `[B, K]` of the ages 0 to K - 1 months, whose expectation is the age. The loss is
+    that of the normalised expectation, as of a regressed age. Films of other ages are refused.
+    """
+    plain = age(options, centre=centre, scale=scale)
+
+    def normalised(logits):
+        return (losses.expected_age(logits) - centre) / scale
+
+    def loss(logits, aux, batch):
+        if logits.ndim != 2 or logits.shape[-1] != AGES:
+            raise UserError(f"task.name='age_expectation' takes {AGES} logits a film, found {list(logits.shape)}; set "
+                            f'model.outputs={AGES}')
+        return plain.loss(normalised(logits), aux, batch)
+
+    def columns(logits, aux, batch):
+        del aux, batch
+        return {'prediction': losses.expected_age(logits)}
+
+    return dataclasses.replace(plain, loss=loss, columns=columns, months=losses.expected_age, refuse=_refuse_other_ages)
+
+
+def _refuse_other_ages(split):
+    """UserError where a film's age lies outside [0, 240) months."""
+    bad = np.flatnonzero(~((split.months >= 0) & (split.months < AGES)))
+    if len(bad):
+        named = ', '.join(f'{split.ids[i]} ({split.months[i]:g})' for i in bad[:5])
+        raise UserError(f'{len(bad)} of the {len(split)} {split.name} films are outside 0 to {AGES} months, which the classes '
+                        f"of task.name='age_expectation' cannot say: {named}; leave them out or take task.name='age'")
 
 
 def age_parts(options, *, centre, scale):

@@ -11,8 +11,8 @@ from tfds_rsna.errors import UserError
 _BY_VALUE = {'l1': losses.l1, 'l2': losses.l2}
 
 
-def _same(prediction):
-    return prediction
+def _same(value):
+    return value
 
 
 def by_value(options):
@@ -42,6 +42,7 @@ class Task:
     `classes(prediction) -> {name: [B]}`: what `predict` writes of a film besides its age; None where there is nothing.
     `selects`: the metric of `loss` whose smallest value on the validation split picks the checkpoint; `shows` says it.
     `unflip(prediction)`: the prediction for a film, from that for its mirror image (for `flip_tta`).
+    `refuse(split)`: raises UserError where a film's label is one that this task cannot hold.
     `inputs`: what a batch must carry besides labels, of `image`, `hand_mask`, `keypoints`.
     """
 
@@ -54,4 +55,5 @@ class Task:
     selects: str = 'mae'
     shows: str = 'MAE {:.2f} months'
     unflip: Callable = _same
+    refuse: Callable = _same
     inputs: tuple = ('image',)

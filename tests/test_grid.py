@@ -1,0 +1,99 @@
+"""The grid of regional nets: which nets a cell is the mean of, what is missing, tables and figures of finished rows."""
+
+import csv
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from boneage_jax import ensemble, evaluate, grid, log, sweep
+from tfds_rsna.errors import UserError
+
+FILMS = 60
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SPEC = f'{ROOT}/configs/regions.py:tiny'
+
+
+def finish(run, splits=('holdout',)):
+    """Leaves in `run.workdir` what a finished run of that row leaves: errors of 4 to 20 months, the larger the later the region."""
+    draw = np.random.default_rng(5)
+    months, male = draw.integers(30, 220, FILMS).astype(float), draw.random(FILMS) < 0.5
+    spread = 4.0 * ('ABC'.index(run.row.name[-1]) + 1)
+    noise = np.random.default_rng(sum(map(ord, run.row.name))).normal(0, spread, FILMS)
+    sex, predictions = run.config.data.sex, {}
+    for split in ('validation', *splits):
+        films = ensemble.Films([f'{split[0]}{i}' for i in range(FILMS)], male, months, months + noise)
+        films = films if sex == 'both' else ensemble.of_sex(films, sex == 'male')
+        predictions[split] = films, {'prediction': films.prediction}
+    run.workdir.mkdir(parents=True)
+    log.write_json(run.workdir / 'config.json', json.loads(run.config.to_json()))
+    log.write_json(run.workdir / 'splits.json', {'train': ['a'], **{split: f.ids for split, (f, _) in predictions.items()}})
+    evaluate.write_predictions(run.workdir, predictions)
+    evaluate.write_metrics(run.workdir, predictions, ensemble.TASK, np.array([100.0]), {})
+
+
+def swept(workdir, names, **options):
+    found = sweep.Sweep(SPEC, workdir)
+    for name in names:
+        finish(found.run(found.find(name), 0), **options)
+    return found
+
+
+def read(path):
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def test_cells_are_the_paper_s():
+    module = sweep.Sweep(SPEC, None).module
+    cells = grid.cells(module)
+    assert len(cells) == 18 + 6 + 3 + 1
+    assert cells['regression', 'male', 'all'] == [('regression', 'male', region) for region in 'ABC']
+    assert set(cells['all', 'all', 'B']) == {(form, sex, 'B') for form in module.FORMS for sex in ('male', 'female')}
+    assert len(cells['all', 'all', 'all']) == 12 and not [key for key in cells['all', 'all', 'all'] if key[1] == 'both']
+    assert set(module.PAPER) <= set(cells)
+
+
+def test_a_whole_grid(tmp_path):
+    names = [row.name for row in sweep.Sweep(SPEC, tmp_path).rows[:18]]
+    found = swept(tmp_path, names, splits=('test',))
+    lines = {(line['split'], line['form'], line['sex'], line['region']): line for line in grid.write(found, tmp_path / 'grid')}
+    assert len(lines) == 28
+    one, mean = lines['test', 'regression', 'male', 'C'], lines['test', 'regression', 'male', 'all']
+    assert one['members'] == 1 and mean['members'] == 3 and mean['ours'] < one['ours'] and one['films'] < FILMS
+    overall = lines['test', 'all', 'all', 'all']
+    assert (overall['films'], overall['members'], overall['paper']) == (FILMS, 12, 4.97)
+    assert mean['paper'] is None and grid.paper_of(found.module, 'holdout')['regression', 'male', 'all'] == 6.30  # never mixed
+    members = [ensemble.read(tmp_path / name / 'seed0')['test'] for name in map(sweep.slug, names) if '-both-' not in name]
+    total = {}
+    for member in members:
+        for film, error in zip(member.ids, member.errors):
+            total.setdefault(film, []).append(error)
+    assert overall['ours'] == pytest.approx(np.mean([abs(np.mean(errors)) for errors in total.values()]), abs=1e-3)
+    text = (tmp_path / 'grid' / 'table.md').read_text()
+    assert text.count('[4.97]') == 1 and '[7.52]' not in text and 'Not finished' not in text and 'validation |' not in text
+    stages = read(tmp_path / 'grid' / 'stages.csv')
+    assert {row['stage'] for row in stages} == set(grid.STAGES) and {row['region'] for row in stages} == {*'ABC', 'all'}
+    late = next(row for row in stages if (row['sex'], row['stage'], row['region']) == ('male', 'late puberty', 'A'))
+    assert (late['from_months'], late['to_months']) == ('168', '192')
+    assert late['members'] == 'regression-male-A; classification-male-A'
+    drawn = {path.name for path in (tmp_path / 'grid').rglob('*.png')}
+    assert drawn == {f'{name}_test.png' for name in ('grid', 'stages', 'error_correlation')}
+
+
+def test_what_is_missing_is_empty_and_named(tmp_path):
+    found = swept(tmp_path, ['regression-male-A', 'regression-female-A', 'classification-both-B'])
+    lines = grid.write(found, tmp_path / 'grid')
+    assert [(line['form'], line['sex'], line['region'], line['paper']) for line in lines] == [
+        ('regression', 'male', 'A', None), ('regression', 'female', 'A', 7.12), ('classification', 'both', 'B', None)]
+    text = (tmp_path / 'grid' / 'table.md').read_text()
+    assert 'Not finished, its cells are empty: regression-male-B, seed 0; ' in text and '– [7.52]' in text
+    assert {row['region'] for row in read(tmp_path / 'grid' / 'stages.csv')} == {'A'}
+
+
+def test_nothing_finished_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match='no row of .*/configs/regions.py:tiny is finished with seed 0; train them first: python'):
+        grid.write(sweep.Sweep(SPEC, tmp_path), tmp_path / 'grid')
+    with pytest.raises(UserError, match='no grid of regional nets; give configs/regions.py'):
+        grid.write(sweep.Sweep(f'{ROOT}/configs/prsnet.py:tiny', tmp_path), tmp_path / 'grid')
