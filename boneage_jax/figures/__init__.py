@@ -9,6 +9,6 @@ from boneage_jax.figures.boxes import anchors, parts
 from boneage_jax.figures.embedding import tsne
 from boneage_jax.figures.films import image_sheet
 from boneage_jax.figures.overlays import overlay
-from boneage_jax.figures.runs import counts, from_run, near_edges
+from boneage_jax.figures.runs import components, counts, from_run, near_edges
 
-__all__ = ['anchors', 'counts', 'from_run', 'image_sheet', 'near_edges', 'overlay', 'parts', 'tsne']
+__all__ = ['anchors', 'components', 'counts', 'from_run', 'image_sheet', 'near_edges', 'overlay', 'parts', 'tsne']
