@@ -23,6 +23,7 @@ from boneage_jax import (
     features,
     figures,
     log,
+    look,
     optimizer,
     prepare,
     restore,
@@ -88,7 +89,7 @@ class Run:
         self.films = self.splits = splits  # `splits` is what the network reads: films, or kept features of them
         self.mesh = sharding.make_mesh()
         model = restore.build_model(config)
-        self.keeps_features = features.reusable(config, model)
+        self.keeps_features, self.attends = features.reusable(config, model), getattr(model, 'gate', None) is not None
         self.batches = self._batches('host' if self.keeps_features else config.data.placement)
         self.total = config.epochs * self.batches.steps_per_epoch
         self.task = self._fit_task()
@@ -318,8 +319,13 @@ class Run:
             return evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
                                     mesh=self.mesh)[0]
 
-        return report(self.workdir, self.task, self.splits, predict, step=best, epoch=best / self.batches.steps_per_epoch,
-                       flip_tta=self.config.flip_tta, minutes=log.minutes(self.workdir))
+        written = report(self.workdir, self.task, self.splits, predict, step=best,
+                         epoch=best / self.batches.steps_per_epoch, flip_tta=self.config.flip_tta,
+                         minutes=log.minutes(self.workdir))
+        if self.main and self.attends:
+            seen = look.at(restore.Predictor(self.workdir), self.films[splits_lib.SELECTING], 8)
+            look.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')
+        return written
 
 
 def _find(spec):

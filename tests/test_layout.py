@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Imports go down this list, or sideways within a row as long as no circle comes of it.
 ROWS = [
     ['main', 'sweep', 'predict', 'inside', 'embeddings', 'export', 'score', 'near_edges'],
-    ['train', 'mine', 'figures', 'ensemble', 'table', 'report', 'baseline'],
+    ['train', 'mine', 'figures', 'ensemble', 'table', 'report', 'baseline', 'look'],
     ['prepare', 'evaluate', 'features'],
     ['findings', 'stages'],
     ['step', 'restore'],
