@@ -26,6 +26,7 @@ from tfds_rsna.errors import UserError
 
 VERSION = 1  # raise it when a change here, or in a network, alters the features
 TRUNK = 'trunk'  # the part of a model that makes them
+OF_HEADS = ('head', 'units', 'sex')  # options of a model that change no feature
 CHUNK = 256  # films between two marks of progress
 
 
@@ -78,7 +79,7 @@ def _about(parts, config):
         if f'.{TRUNK}.' in path:
             digest.update(f'{path.partition(".")[2]} {array.shape} {array.dtype}'.encode())
             digest.update(np.ascontiguousarray(array))
-    options = {name: value for name, value in config.model.items()}
+    options = {name: value for name, value in config.model.items() if name not in OF_HEADS}  # heads share their features
     return json.dumps([VERSION, digest.hexdigest(), options, config.features, config.dtype, jax.default_backend()],
                       sort_keys=True)
 

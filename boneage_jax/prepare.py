@@ -46,7 +46,6 @@ def ensure(data, data_dir=None):
     steps = stages.plan(data, data_dir)
     source, options = data.source, _options(data, data_dir)
     described = tfds_rsna.builder_class(source).describe(**options)
-    source_folder = cache_folder() / 'sources' / f'{source}-{_fingerprint(described)}'
     steps = [dataclasses.replace(step, folder=str(
         cache_folder() / 'findings' / f'{step.name}-{source}-{_fingerprint([described, *(s.described for s in steps[:i + 1])])}'))
         for i, step in enumerate(steps)]
@@ -59,17 +58,34 @@ def ensure(data, data_dir=None):
     with lock.exclusive(folder.with_name(f'.{folder.name}.lock'), wait=True,
                         on_wait=lambda: log.say(f'Waiting for another process that prepares {folder}.')):
         if not (folder / prepared.MARKER).exists():
-            builder = tfds_rsna.builder_class(source)(data_dir=str(source_folder), **options)
-            if not builder.data_path.exists():
-                log.say(f'Building {source} into {source_folder} (once).')
-                begin = time.monotonic()
-                builder.download_and_prepare()
-                log.say(f'Built in {log.duration(time.monotonic() - begin)}.')
+            builder = _build(source, options)
             for i, step in enumerate(steps):
                 if not stages.STAGES[step.name].draw:
                     _find(builder, steps[:i], step)
             _write_records(builder, folder, data, steps, recipe)
     return folder
+
+
+def _build(source, options):
+    """The builder of a source, its records built where they are not yet."""
+    builder = tfds_rsna.builder_class(source)
+    folder = cache_folder() / 'sources' / f'{source}-{_fingerprint(builder.describe(**options))}'
+    builder = builder(data_dir=str(folder), **options)
+    if not builder.data_path.exists():
+        log.say(f'Building {source} into {folder} (once).')
+        begin = time.monotonic()
+        builder.download_and_prepare()
+        log.say(f'Built in {log.duration(time.monotonic() - begin)}.')
+    return builder
+
+
+def native(data, count, data_dir=None):
+    """At most `count` training films of the source, evenly spaced, as they came: dicts with `image` uint8 `[H, W]`, `id`."""
+    if data.source == 'prepared':
+        raise config_lib.ConfigError("data.source='prepared' holds no films as they came; name their own source")
+    records = _open_split(str(_build(data.source, _options(data, data_dir)).data_path), 'train')
+    chosen = sorted({round(i * (len(records) - 1) / max(count - 1, 1)) for i in range(min(count, len(records)))})
+    return [read_film(records[i]) for i in chosen]
 
 
 def process(films, data):

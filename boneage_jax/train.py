@@ -143,13 +143,14 @@ class Run:
         return tasks.build(self.config.task, json.loads(path.read_text()))
 
     def go(self):
-        with (checkpoint.Checkpoints(self.workdir, clean=self.main) as self.checkpoints,
-              sharding.Preemption() as preemption):
+        with contextlib.ExitStack() as stack:
+            self.checkpoints = stack.enter_context(checkpoint.Checkpoints(self.workdir, clean=self.main))
             start = self._resume()
-            if self.keeps_features:
+            if self.keeps_features:  # before SIGTERM waits for the end of a step: here a stop at once loses nothing
                 self.splits = features.ensure(self.films, self.state, self.graphs, self.config,
                                               prepare.cache_folder() / 'features')
                 self.batches = self._batches(self.config.data.placement)
+            preemption = stack.enter_context(sharding.Preemption())
             self._introduce(start)
             self.log = log.Log(self.workdir, step=start, active=self.main)
             self.progress = log.Progress(self.total, start, active=self.main)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Imports go down this list, or sideways within a row as long as no circle comes of it.
 ROWS = [
-    ['main', 'sweep', 'predict', 'inside', 'embeddings', 'export', 'score', 'near_edges'],
+    ['main', 'sweep', 'predict', 'inside', 'embeddings', 'export', 'score', 'near_edges', 'survey'],
     ['train', 'mine', 'figures', 'ensemble', 'table', 'report', 'baseline', 'look'],
     ['prepare', 'evaluate', 'features'],
     ['findings', 'stages'],

@@ -34,13 +34,15 @@ def test_attention_is_the_gated_mean_and_knows_its_place():
     model = models.build('transfer', **SMALL)
     model.eval()
     image = np.random.default_rng(0).random((3, 64, 64, 1), np.float32)
-    _, aux = model(image, np.zeros(3, bool))
-    gate, x = np.asarray(aux['attention'])[..., None], np.asarray(model.norm(model.features(image)))
+    graph, state = nnx.split(model)
+    run = jax.jit(lambda state, image: nnx.merge(graph, state)(image, jnp.zeros(3, bool))[1])
+    aux = run(state, image)
+    gate, x = np.asarray(aux['attention'])[..., None], np.asarray(jax.jit(lambda image: model.norm(model.features(image)))(image))
     np.testing.assert_allclose(aux['masked'], gate * x, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(aux['embeddings'], (gate * x).sum((1, 2)) / gate.sum((1, 2)), rtol=1e-4, atol=1e-5)
     assert ((0 < gate) & (gate < 1)).all()
     model.gate.bias[...] = jnp.array([[50.0, -50.0], [-50.0, -50.0]])  # locally connected: one place may be all that counts
-    _, aux = model(image, np.zeros(3, bool))
+    aux = run(nnx.state(model), image)
     np.testing.assert_allclose(aux['embeddings'], x[:, 0, 0], rtol=1e-3, atol=1e-4)
 
 
@@ -55,7 +57,8 @@ def test_places_look_where_first_place_says(backbone, side, level, options):
     image = np.random.default_rng(0).random((1, side, side, 1), np.float32)
     shape = jax.eval_shape(lambda x: trunk.stages(x)[level], image).shape
     place = shape[1] // 2
-    seen = np.asarray(jax.grad(lambda x: trunk.stages(x)[level][0, place, place].sum())(image))[0, ..., 0]
+    seen = jax.jit(jax.grad(lambda x: trunk.stages(x)[level][0, place, place].sum()))(image)
+    seen = np.asarray(seen)[0, ..., 0]
     rows = np.flatnonzero(np.abs(seen).sum(1))
     middle = (rows.min() + rows.max()) / 2
     assert 0 < rows.min() and rows.max() < side - 1  # the film holds all of it

@@ -42,9 +42,9 @@ def from_run(workdir):
     return paths
 
 
-def counts(months, male, edges, path):
-    """Training films `[N]` (months, bool) per year of age and sex, class `edges` (months) as lines, drawn to `path`."""
-    return style.save(classes.counts, Path(path), months, male, edges)
+def counts(months, male, edges, path, title='Training films'):
+    """Films `[N]` (months, bool) per year of age and sex, class `edges` (months) as lines, drawn to `path`."""
+    return style.save(classes.counts, Path(path), months, male, edges, title)
 
 
 def components(model, size, path):
