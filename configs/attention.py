@@ -15,7 +15,7 @@ patience of the plateau and the trunk's normalisation for weights of ours are ou
 net, `trunk_from.age` (a run of configs/prsnet.py:rsna100,row=baseline, or of another net with a `trunk` of model.backbone),
 and rows of ours on the encoder of a segmenter, `trunk_from.unet` (a run of configs/unet.py:rsna100), on a trunk as drawn,
 and trained from scratch. Nothing is augmented, so features are computed once; a row takes some minutes on two cores, the
-scratch rows half an hour. `:phantom` trains from scratch and needs no data.
+scratch rows up to an hour. (`trunk_from` belongs behind the colon: `--config.trunk_from.age=` comes too late.) `:phantom` trains from scratch and needs no data.
 """
 
 from boneage_jax import config as c

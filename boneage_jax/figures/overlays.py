@@ -19,9 +19,10 @@ def overlay(image, caption, path, *, boxes=None, valid=None, maps=None, boxes_of
     """Writes a film [H, W] uint8, caption above it; -> path.
 
     `boxes` [M, 4] (row0, column0, row1, column1, best first), `valid` [M] (False: no box) and the `maps`, {title: [h, w]},
-    are of the film as the network saw it, `size` = (rows, columns); a map covers all of it, or its box in `boxes_of_maps`. `matrix` [2, 3] takes places there
-    to places on `image`, both (row, column) with pixel (r, c) covering [r, r + 1] x [c, c + 1]; None where the two are
-    one. The maps stand beside the film in its own frame, each from its least value to its greatest.
+    are of the film as the network saw it, `size` = (rows, columns); a map covers all of it, or its box in `boxes_of_maps`.
+    `matrix` [2, 3] takes places there to places on `image`, both (row, column) with pixel (r, c) covering [r, r + 1] x
+    [c, c + 1]; None where the two are one. The maps stand beside the film in its own frame, each from its least value to its
+    greatest.
     """
     size = image.shape[:2] if size is None else size
     matrix = np.eye(2, 3) if matrix is None else np.asarray(matrix, np.float64)
