@@ -48,6 +48,7 @@ class ClassicalRun:
 def _with_readings(of_task, columns, split, train_months):
     """The task's report, and the MAE of each other reading of the classes."""
     found = of_task(columns, split, train_months)
-    errors = {f'{name}_mae': np.abs(columns[name] - split.months) for name in ('argmax', 'expectation') if name in columns}
+    errors = {f'{name}_mae': np.abs(columns[name] - split.months)
+              for name in ('argmax', 'expectation') if name in columns}
     found['overall'] |= metrics.intervals(errors) if errors else {}
     return found
