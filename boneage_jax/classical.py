@@ -1,57 +1,146 @@
-"""The baselines without a network (Castillo et al. 2018, section "Baseline models"): scikit-learn on flattened pixels.
+"""The baselines without a network (Castillo et al. 2018, section "Regression"): scikit-learn on flattened pixels.
 
-Arrays in, predictions out; `train.py` reads the records and writes the same files as for a network.
+Arrays in, predictions out; `train.py` reads the records and writes the same files as for a network. One model per sex, as
+in the paper: principal components of the pixels, then linear regression, or logistic regression over the months 1 to 200.
 """
 
 import dataclasses
 
 import numpy as np
+from scipy import optimize, special
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
 from tfds_rsna.errors import UserError
 
+MONTHS = (1, 200)  # the youngest and the oldest class of the logistic regression, as printed
+
+
+class Linear:
+    """Least squares on the components' scores `[N, n]`; columns: `prediction` (months)."""
+
+    def __init__(self, options):
+        del options
+        self.model = LinearRegression()
+
+    def fit(self, scores, months):
+        self.model.fit(scores, months)
+        return self
+
+    def columns(self, scores):
+        return {'prediction': self.model.predict(scores).astype(np.float32)}
+
+
+class Logistic:
+    """One sigmoid a month against all others (section IV.A.2), L2 penalty on scores scaled to deviation 1.
+
+    The same objective as scikit-learn's `OneVsRestClassifier(LogisticRegression(C=inverse_penalty))`, all months at once: one
+    by one they take minutes. Columns in months: `argmax`, the likeliest class, the paper's reading; `expectation`, the mean of
+    the classes weighted by their sigmoids; `prediction`, that of the two which `options.predicts` names.
+    """
+
+    def __init__(self, options):
+        if options.predicts not in ('argmax', 'expectation'):
+            raise UserError(f"model.predicts={options.predicts!r}: expected 'argmax' or 'expectation'")
+        self.predicts, self.inverse_penalty = options.predicts, options.inverse_penalty
+
+    def fit(self, scores, months):
+        self.months, place = np.unique(month_classes(months), return_inverse=True)
+        self.deviation = np.maximum(scores.std(0), 1e-6)
+        inputs, truth = self._inputs(scores), np.eye(len(self.months))[place]
+        free = np.r_[np.ones(inputs.shape[1] - 1), 0.0][:, None] / self.inverse_penalty  # the intercept is not penalised
+
+        def loss(flat):
+            weights = flat.reshape(-1, len(self.months))
+            logits = inputs @ weights
+            value = np.logaddexp(0, logits).sum() - (truth * logits).sum() + (free * weights**2).sum() / 2
+            return value, (inputs.T @ (special.expit(logits) - truth) + free * weights).ravel()
+
+        start = np.zeros((inputs.shape[1], len(self.months)))
+        start[-1] = special.logit(np.clip(truth.mean(0), 1e-4, 1 - 1e-4))
+        found = optimize.minimize(loss, start.ravel(), jac=True, method='L-BFGS-B',
+                                  options={'maxiter': 300, 'ftol': 1e-7, 'gtol': 1e-2})
+        self.weights = found.x.reshape(start.shape)
+        return self
+
+    def _inputs(self, scores):
+        return np.c_[scores / self.deviation, np.ones(len(scores))]
+
+    def shares(self, scores):
+        """`[N, K]`: the sigmoids, divided by their sum."""
+        logits = self._inputs(scores) @ self.weights
+        log_sigmoids = -np.logaddexp(0, -logits)
+        return special.softmax(log_sigmoids, axis=1)
+
+    def columns(self, scores):
+        shares = self.shares(scores)
+        found = {'argmax': self.months[shares.argmax(1)].astype(np.float32),
+                 'expectation': (shares @ self.months).astype(np.float32)}
+        return {'prediction': found[self.predicts], **found}
+
+
+MODELS = {'pca_linear': Linear, 'pca_logistic': Logistic}
+
+
+def month_classes(months):
+    """Ages `[N]` in months -> their classes, int: whole months, those below the first and above the last count to it."""
+    return np.clip(np.rint(np.asarray(months, np.float64)).astype(int), *MONTHS)
+
 
 @dataclasses.dataclass(frozen=True)
-class PCALinear:
-    """One PCA and linear regression per sex; `components` {sex: number kept}, `curve` {sex: {number: validation MAE}}."""
+class PCARegression:
+    """What was fitted, by sex (True: boys): `models` (pca, regression), `components` kept, `curve` {sex: {number tried:
+    validation MAE}}."""
 
     models: dict
     components: dict
     curve: dict
 
     def predict(self, images, male):
-        """`images` uint8 `[N, H, W, 1]`, `male` bool `[N]` -> months float32 `[N]`."""
-        months = np.empty(len(male), np.float32)
+        """`images` uint8 `[N, H, W, 1]`, `male` bool `[N]` -> `{column: float32 [N]}`, months.
+
+        Raises UserError for a sex that no model was fitted on.
+        """
+        missing = set(np.unique(male).tolist()) - set(self.models)
+        if missing:
+            raise UserError(f'no {_name(missing.pop())} films were trained on, yet some are to be predicted')
+        columns = {}
         for sex, (pca, regression) in self.models.items():
             rows = np.flatnonzero(male == sex)
             if len(rows):
-                months[rows] = regression.predict(pca.transform(_flat(images[rows]))[:, :self.components[sex]])
-        return months
+                scores = pca.transform(_flat(images[rows]))[:, :self.components[sex]]
+                for name, values in regression.columns(scores).items():
+                    columns.setdefault(name, np.empty(len(male), np.float32))[rows] = values
+        return columns
 
 
-def fit_pca_linear(train, validation, *, components, seed=0):
-    """Fits PCA + linear regression for each sex apart, as the paper does.
+def fit(train, validation, options, *, seed=0):
+    """Fits PCA and the regression `options.name` of `MODELS` for each sex apart, as the paper does -> `PCARegression`.
 
-    `train`, `validation`: `(images uint8 [N, H, W, 1], months [N], male bool [N])`. `components`: the numbers tried; the
-    one with the smallest validation MAE is kept. Raises UserError where a sex has fewer training films than components.
+    `train`, `validation`: `(images uint8 [N, H, W, 1], months [N], male bool [N])`. `options.components`: the numbers tried;
+    the one with the smallest validation MAE is kept. Raises UserError where a sex has fewer training films than components.
     """
     models, kept, curve = {}, {}, {}
-    for sex in (False, True):
+    for sex in sorted(set(train[2].tolist())):
         images, months = _of_sex(train, sex)
-        most = max(components)
+        most = max(options.components)
         if len(months) <= most:
-            raise UserError(f'{len(months)} {"male" if sex else "female"} training films are too few for {most} '
-                             'principal components; lower model.components')
+            raise UserError(f'{len(months)} {_name(sex)} training films are too few for {most} '
+                            'principal components; lower model.components')
         pca = PCA(most, svd_solver='randomized', random_state=seed).fit(_flat(images))
         scores, (other, truth) = pca.transform(_flat(images)), _of_sex(validation, sex)
-        candidates = {n: LinearRegression().fit(scores[:, :n], months) for n in components}
+        candidates = {n: MODELS[options.name](options).fit(scores[:, :n], months) for n in options.components}
         others = pca.transform(_flat(other)) if len(truth) else scores
         truth = truth if len(truth) else months
-        curve[sex] = {n: float(np.abs(m.predict(others[:, :n]) - truth).mean()) for n, m in candidates.items()}
+        curve[sex] = {n: float(np.abs(m.columns(others[:, :n])['prediction'] - truth).mean())
+                      for n, m in candidates.items()}
         kept[sex] = min(curve[sex], key=curve[sex].get)
         models[sex] = (pca, candidates[kept[sex]])
-    return PCALinear(models, kept, curve)
+    return PCARegression(models, kept, curve)
+
+
+def _name(sex):
+    return 'male' if sex else 'female'
 
 
 def _of_sex(data, sex):

@@ -99,6 +99,8 @@ def base():
             plateau_patience=5,  # 'plateau': evaluations without improvement before the rate drops
         ),
         frozen=(),  # parameter path prefixes that are not trained, as 'trunk' or 'trunk/stem'
+        features='off',  # 'float16' | 'float32': what a frozen trunk makes of a film is computed once and kept in that type,
+                         # where nothing is augmented and the model can start from it (boneage_jax/features.py)
         batch_size=32,  # global: over all devices and hosts
         epochs=30,
         evaluate_every=1,  # epochs between evaluations on the validation split; a checkpoint is saved at each
@@ -110,7 +112,8 @@ def base():
         flip_tta=False,  # evaluation averages the film and its mirror image
         dtype='auto',  # compute type: 'float32' | 'bfloat16' | 'auto' = bfloat16 on accelerators; parameters stay float32
         deterministic=False,  # accelerators: deterministic kernels (slower), so that a resumed run is bit-identical
-        init_from='',  # a run's workdir whose best parameters this one starts from, a file of weights, or hf:<owner>/<repo>
+        init_from='',  # a run's workdir whose best parameters this one starts from, a file of weights, or hf:<owner>/<repo>;
+                       # 'fresh': as drawn at random, which a run with `frozen` parts must say
         init_parts=(),  # what it takes of them: () = all, which must fit, else paths as 'trunk', or 'part_trunk=trunk'
                         # for its trunk as our part_trunk ('part_trunk?=trunk': where we have one); the rest starts fresh
     )
@@ -179,6 +182,7 @@ def check(config):
         'optimizer.schedule': ('constant', 'step', 'cosine', 'one_cycle', 'plateau'),
         'dtype': ('auto', 'float32', 'bfloat16'),
         'augment.fill': ('zero', 'nearest'),
+        'features': ('off', 'float16', 'float32'),
     }
     for key, known in one_of.items():
         _require(config, key, lambda x, known=known: x in known, 'one of ' + ', '.join(known))

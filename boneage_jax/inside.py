@@ -1,4 +1,4 @@
-"""Look inside a trained PRSNet: its anchors, relation maps and selected parts, and how often a part is a bone that counts.
+"""Look inside a trained network: PRSNet's anchors, relation maps and selected parts, or an attention map.
 
     python -m boneage_jax.inside --workdir=runs/prsnet --output=runs/prsnet/inside
 
@@ -6,6 +6,10 @@ Draws Ji 2019's figure 3 (`anchors.png`) and figure 5 (`parts_res3.png` and so o
 without relation) for films of a split, evenly spaced by age. `parts.json` counts over the whole split: how well each part
 alone predicts the age, how many parts lie in a corner of the film, where there is no hand, by age, and, on phantoms, whose
 bones are known, how many lie on a growth plate or the carpus, beside anchors drawn by chance.
+
+Of a run of configs/attention.py: Castillo 2018's figure 10 (`attention.png`), and `attention.json` over the whole split: how
+many places of the map a film uses (the exponential of the entropy of its shares), and how much of the maps' variance is
+the same in all films, which is what the locally connected layer knows without looking.
 """
 
 import itertools
@@ -15,7 +19,7 @@ import numpy as np
 from absl import app, flags, logging
 from flax import nnx
 
-from boneage_jax import figures, log, metrics, restore, train
+from boneage_jax import figures, log, look, metrics, restore, train
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.models import parts as parts_lib
 from tfds_rsna.errors import UserError
@@ -28,9 +32,9 @@ SHARED = 0.5  # a part and a bone meet where half of the smaller one lies in the
 
 
 def inside(workdir, output, *, split='validation', count=8, data_dir=None):
-    """Writes the figures, and parts.json where the run selects parts; returns its content or None.
+    """Writes the figures, and parts.json or attention.json; returns its content, None where there are relation maps alone.
 
-    Raises UserError for a run that neither selects parts nor has relation maps, or an unknown split.
+    Raises UserError for a run that has nothing of all this, or an unknown split.
     """
     output, predictor = pathlib.Path(output), restore.Predictor(workdir)
     config = predictor.config
@@ -39,17 +43,16 @@ def inside(workdir, output, *, split='validation', count=8, data_dir=None):
     if split not in opened:
         raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
     films = opened[split]
-    chosen = np.argsort(films.months, kind='stable')[np.linspace(0, len(films) - 1, min(count, len(films))).astype(int)]
-    images = films.arrays(chosen)['image']
-    prediction, aux = predictor(images, films.male[chosen])
+    images, captions, aux = look.at(predictor, films, count)
+    output.mkdir(parents=True, exist_ok=True)
+    if 'attention' in aux:
+        log.say(str(look.draw_attention(images, captions, aux, output / 'attention.png')))
+        return _measure_attention(predictor, films, output)
     selects, maps = 'part_boxes' in aux, aux.get('relation_maps', [])
     if not selects and not len(maps):
-        raise UserError(f'{workdir}: this run selects no parts and has no relation maps (model.selection, model.relation)')
-    months = np.asarray(predictor.task.months(prediction))
-    captions = [f'{films.ids[i]} {"M" if films.male[i] else "F"}\n{films.months[i]:.0f} mo, predicted {m:.0f}'
-                for i, m in zip(chosen, months)]
-    output.mkdir(parents=True, exist_ok=True)
-    boxes = aux['part_boxes'] if selects else np.zeros((len(chosen), 0, 4))
+        raise UserError(f'{workdir}: this run selects no parts and has neither relation maps nor attention '
+                        '(model.selection, model.relation, model.head)')
+    boxes = aux['part_boxes'] if selects else np.zeros((len(images), 0, 4))
     valid = aux['part_valid'] if selects else None
     for name, relation in zip([f'parts_{level}' for level in LEVELS] if len(maps) else ['parts'], maps or [None]):
         log.say(str(figures.parts(images, relation, boxes, captions, output / f'{name}.png', valid)))
@@ -82,6 +85,28 @@ def in_corner(boxes, size):
     """Parts `[N, M, 4]` on films of `size` (rows, columns) -> bool `[N, M]`: centred within a fifth of both borders."""
     centre = (np.asarray(boxes)[..., :2] + np.asarray(boxes)[..., 2:]) / 2
     return np.all(np.minimum(centre, np.array(size) - centre) < CORNER * np.array(size), axis=-1)
+
+
+def _measure_attention(predictor, films, output):
+    """attention.json over the whole split, batch by batch: the multiply layer's output of all films would not fit."""
+    size, gates = predictor.batch_size, []
+    for start in range(0, len(films), size):
+        rows = range(start, min(start + size, len(films)))
+        gates.append(predictor(films.arrays(rows)['image'], films.male[rows.start:rows.stop])[1]['attention'])
+    gates = np.concatenate(gates).astype(np.float64)
+    shares = gates.reshape(len(gates), -1) / gates.sum((1, 2))[:, None]
+    entropy = -(shares * np.log(np.maximum(shares, 1e-12))).sum(1)
+    variance = gates.var()
+    report = {'split': films.name, 'films': len(films), 'places': shares.shape[1],
+              **metrics.intervals({'places_used': np.exp(entropy)}),
+              'same_in_all_films': float(gates.mean(0).var() / variance) if variance else 1.0,
+              'mean_map': gates.mean(0).round(4).tolist()}
+    log.write_json(output / 'attention.json', report)
+    used = report['places_used']
+    log.say(f'{films.name}, {len(films)} films: of {report["places"]} places a film uses {used["value"]:.1f} '
+            f'({used["lower"]:.1f} to {used["upper"]:.1f}); {100 * report["same_in_all_films"]:.0f}% of the variance of the maps '
+            'is the same in all films')
+    return report
 
 
 def _count(predictor, films, candidates, output):

@@ -262,8 +262,11 @@ def _item(value, i):
 
 
 def _draw(path, row, native, seen, aux):
+    maps = {f'relation, res{level}': values for level, values in enumerate(aux.get('relation_maps', ()), start=3)}
+    if 'attention' in aux:
+        maps['attention'] = aux['attention']
     figures.overlay(native, '\n'.join(_caption(row)), path, boxes=aux.get('part_boxes'), valid=aux.get('part_valid'),
-                    maps=aux.get('relation_maps', ()), size=seen['image'].shape[:2],
+                    maps=maps, boxes_of_maps={'attention': aux.get('map_box')}, size=seen['image'].shape[:2],
                     matrix=seen['matrix'])
 
 
@@ -302,7 +305,7 @@ if __name__ == '__main__':
     flags.DEFINE_string('output', None, 'CSV to write', required=True)
     flags.DEFINE_string('labels', None, 'CSV or xlsx with the sex and, where known, the age of each film')
     flags.DEFINE_string('sex', None, 'male or female: of the films whose sex --labels does not give')
-    flags.DEFINE_string('overlays', None, 'folder for a picture of each film with its age, parts and relation maps')
+    flags.DEFINE_string('overlays', None, 'folder for a picture of each film with its age, parts, relation or attention maps')
     flags.DEFINE_boolean('overwrite', False, 'replace an output that exists')
     flags.DEFINE_integer('batch_size', 0, 'films at once; 0 = as in training', lower_bound=0)
     for _name, _what in {'id': 'films', 'male': 'sex', 'months': 'age', 'image': 'file'}.items():

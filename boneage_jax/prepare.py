@@ -79,6 +79,15 @@ def source_of(data, data_dir=None):
     return builder
 
 
+def native(data, count, data_dir=None):
+    """At most `count` training films of the source, evenly spaced, as they came: dicts with `image` uint8 `[H, W]`, `id`."""
+    if data.source == 'prepared':
+        raise config_lib.ConfigError("data.source='prepared' holds no films as they came; name their own source")
+    records = _open_split(str(source_of(data, data_dir).data_path), 'train')
+    chosen = sorted({round(i * (len(records) - 1) / max(count - 1, 1)) for i in range(min(count, len(records)))})
+    return [read_film(records[i]) for i in chosen]
+
+
 def process(films, data):
     """Films (dicts with `image` uint8 `[H, W]`, `id` and so on, any sizes) prepared as `config.data` says, here and now.
 

@@ -82,6 +82,17 @@ def create(model, optimizer, frozen=()):
     return State(jnp.int32(0), trainable, fixed, statistics, optimizer.init(trainable), memory), graphs
 
 
+def predict(model, batch, **options):
+    """The model on a batch of films, or on what its frozen trunk made of them (boneage_jax/features.py)."""
+    if 'features' in batch:
+        return model.from_features(batch['features'], batch['male'], **options)
+    return model(batch['image'], batch['male'], **options)
+
+
+def _unaugmented(batch):
+    return batch if 'features' in batch else augment.to_float(batch)
+
+
 def make_train_step(graphs, task, optimizer, augmentation):
     """`train_step(state, batch, resident, key) -> (state, {name: (sum, count)})`, to be jitted with `state` donated.
 
@@ -91,11 +102,13 @@ def make_train_step(graphs, task, optimizer, augmentation):
 
     def train_step(state, batch, resident, key):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = augment.augment(augment_key, pipeline.gather(batch, resident), augmentation)
+        batch = pipeline.gather(batch, resident)
+        if 'features' not in batch:
+            batch = augment.augment(augment_key, batch, augmentation)
 
         def loss_of(trainable):
             model = nnx.merge(graphs.train, trainable, state.frozen, state.statistics, copy=True)
-            prediction, aux = model(batch['image'], batch['male'], rngs=nnx.Rngs(dropout_key))
+            prediction, aux = predict(model, batch, rngs=nnx.Rngs(dropout_key))
             loss, metrics = task.loss(prediction, aux, batch)
             return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
@@ -123,12 +136,12 @@ def make_statistics_step(graphs):
     """
 
     def statistics_step(state, batch, resident):
-        batch = augment.to_float(pipeline.gather(batch, resident))
+        batch = _unaugmented(pipeline.gather(batch, resident))
         model = nnx.merge(graphs.train, state.trainable, state.frozen, state.statistics, copy=True)
         for _, module in nnx.iter_modules(model):
             if isinstance(module, nnx.BatchNorm):
                 module.momentum = 0.0  # nothing of the past
-        model(batch['image'], batch['male'], rngs=nnx.Rngs(0))
+        predict(model, batch, rngs=nnx.Rngs(0))
         return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
     return statistics_step
@@ -141,9 +154,9 @@ def make_eval_step(graphs, task, *, flip_tta):
     """
 
     def eval_step(state, batch, resident):
-        batch = augment.to_float(pipeline.gather(batch, resident))
+        batch = _unaugmented(pipeline.gather(batch, resident))
         model = nnx.merge(graphs.evaluate, state.trainable, state.frozen, state.statistics)
-        prediction, aux = model(batch['image'], batch['male'])
+        prediction, aux = predict(model, batch)
         if flip_tta:
             mirrored, _ = model(augment.flip(batch)['image'], batch['male'])
             prediction = (prediction + task.unflip(mirrored)) / 2

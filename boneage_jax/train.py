@@ -16,10 +16,25 @@ import numpy as np
 from clu import parameter_overview
 from flax import nnx
 
-from boneage_jax import checkpoint, classical, cost, evaluate, figures, log, optimizer, prepare, restore, sharding, tasks
+from boneage_jax import (
+    checkpoint,
+    cost,
+    evaluate,
+    features,
+    figures,
+    log,
+    look,
+    optimizer,
+    prepare,
+    restore,
+    sharding,
+    tasks,
+)
 from boneage_jax import config as config_lib
 from boneage_jax import step as step_lib
 from boneage_jax import workdir as workdir_lib
+from boneage_jax.baseline import ClassicalRun
+from boneage_jax.conclude import conclude
 from boneage_jax.data import augment, pipeline, source
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.models import pretrained, weight_files
@@ -68,70 +83,23 @@ def open_splits(config, data_dir=None):
     return splits
 
 
-def _report(workdir, task, splits, predict, **about):
-    """Predicts the selecting split and each reported split once; writes predictions.csv, metrics.json, the figures.
-
-    `predict(split) -> {column: [N]}` is called on every host; the main one writes. metrics.json says that the run is
-    finished: a figure that cannot be drawn takes nothing back.
-    """
-    names = [name for name in (splits_lib.SELECTING, *splits_lib.REPORTED) if name in splits]
-    predictions = {name: (splits[name], predict(splits[name])) for name in names}
-    if not sharding.is_main():
-        return None
-    evaluate.write_predictions(workdir, predictions)
-    about |= {'selected_by': f'{splits_lib.SELECTING} {task.selects}', **workdir_lib.provenance(),
-              'device': f'{jax.device_count()} {jax.devices()[0].device_kind}'}
-    report = evaluate.write_metrics(workdir, predictions, task, splits['train'].months, about)
-    figures.from_run(workdir)
-    for name, split in report['splits'].items():
-        log.say(f'{name} ({split["role"]}, {split["films"]} films): {task.headline(split)}')
-    log.say(f'All figures: {workdir / "metrics.json"}\nEvery prediction: {workdir / "predictions.csv"}\n'
-            f'Pictures: {workdir / "figures"}')
-    return report
-
-
-class ClassicalRun:
-    """Principal components and linear regression: nothing to resume, minutes at most."""
-
-    def __init__(self, config, workdir, splits):
-        self.config, self.workdir, self.splits = config, workdir, splits
-
-    @staticmethod
-    def check(config, *, fresh):
-        if config.model.name != 'pca_linear':
-            raise config_lib.ConfigError(f"model.name={config.model.name!r}: trainer='classical' knows pca_linear")
-
-    def go(self):
-        splits, began = self.splits, time.monotonic()
-        log.say(f'Fitting PCA and linear regression on {len(splits["train"]):,} films.')
-        images = {name: split.arrays(range(len(split)))['image'] for name, split in splits.items()}
-        data = [(images[name], splits[name].months, splits[name].male) for name in ('train', splits_lib.SELECTING)]
-        model = classical.fit_pca_linear(*data, components=self.config.model.components, seed=self.config.seed)
-        kept = {'male' if sex else 'female': n for sex, n in model.components.items()}
-        log.say(f'Components kept by validation MAE: {kept}')
-
-        def predict(split):
-            return {'prediction': model.predict(images[split.name], split.male)}
-
-        return _report(self.workdir, tasks.build(self.config.task, tasks.fit(self.config.task, splits['train'].months)),
-                       splits, predict, components=kept, minutes=round((time.monotonic() - began) / 60, 2))
-
-
 class Run:
     """Everything that one gradient-trained run holds; `go()` is the loop."""
 
     def __init__(self, config, workdir, splits):
-        self.config, self.workdir, self.main, self.splits = config, workdir, sharding.is_main(), splits
+        self.config, self.workdir, self.main = config, workdir, sharding.is_main()
+        self.films = self.splits = splits  # `splits` is what the network reads: films, or kept features of them
         self.mesh = sharding.make_mesh()
-        self.batches = pipeline.TrainBatches(
-            self.splits['train'], batch_size=config.batch_size, seed=config.seed, placement=config.data.placement,
-            mesh=self.mesh)
+        model = restore.build_model(config)
+        self.keeps_features, self.attends = features.reusable(config, model), getattr(model, 'gate', None) is not None
+        self.batches = self._batches('host' if self.keeps_features else config.data.placement)
         self.total = config.epochs * self.batches.steps_per_epoch
         self.task = self._fit_task()
         self.rate = optimizer.schedule(config.optimizer, steps_per_epoch=self.batches.steps_per_epoch,
                                        total_steps=self.total)
         transform = optimizer.build(config.optimizer, self.rate)
-        state, graphs = step_lib.create(restore.build_model(config), transform, config.frozen)
+        state, graphs = step_lib.create(model, transform, config.frozen)
+        self.graphs = graphs
         self.state = sharding.put_replicated(jax.tree.map(np.asarray, state), self.mesh)
         replicated = sharding.replicated(self.mesh)
         self.train_step = jax.jit(
@@ -141,6 +109,10 @@ class Run:
         self.eval_step = jax.jit(step_lib.make_eval_step(graphs, self.task, flip_tta=config.flip_tta),
                                  out_shardings=replicated)
 
+    def _batches(self, placement):
+        return pipeline.TrainBatches(self.splits['train'], batch_size=self.config.batch_size, seed=self.config.seed,
+                                     placement=placement, mesh=self.mesh)
+
     @staticmethod
     def check(config, *, fresh):
         """Refuses, within a second and before any data is touched, what could not be built or traced later."""
@@ -148,7 +120,13 @@ class Run:
         augment.check(config.augment.to_dict())
         task = tasks.build(config.task, tasks.fit(config.task, np.array([0.0, 240.0])))
         model = nnx.eval_shape(lambda: restore.build_model(config))
+        features.reusable(config, model)
         _, *arrays = step_lib.partition(model, config.frozen)
+        if fresh and config.frozen and not config.init_from:
+            raise config_lib.ConfigError(
+                f"frozen={tuple(config.frozen)} but init_from='': what is frozen would stay as it was drawn at random. Give a "
+                'run or a file of weights as init_from (and init_parts), train all of it with frozen=(), or say '
+                'init_from=fresh')
         if fresh and weight_files.is_named(config.init_from):
             pretrained.load_state(step_lib.State(None, *arrays, None, None), _find(config.init_from), config.init_parts)
         batch = {'image': jnp.float32, 'hand_mask': jnp.uint8}
@@ -167,9 +145,14 @@ class Run:
         return tasks.build(self.config.task, json.loads(path.read_text()))
 
     def go(self):
-        with (checkpoint.Checkpoints(self.workdir, clean=self.main) as self.checkpoints,
-              sharding.Preemption() as preemption):
+        with contextlib.ExitStack() as stack:
+            self.checkpoints = stack.enter_context(checkpoint.Checkpoints(self.workdir, clean=self.main))
             start = self._resume()
+            if self.keeps_features:  # before SIGTERM waits for the end of a step: here a stop at once loses nothing
+                self.splits = features.ensure(self.films, self.state, self.graphs, self.config,
+                                              prepare.cache_folder() / 'features')
+                self.batches = self._batches(self.config.data.placement)
+            preemption = stack.enter_context(sharding.Preemption())
             self._introduce(start)
             self.log = log.Log(self.workdir, step=start, active=self.main)
             self.progress = log.Progress(self.total, start, active=self.main)
@@ -188,7 +171,7 @@ class Run:
         if self.checkpoints.latest is not None:
             self.state = self.checkpoints.load(self.state)
             log.say(f'Resuming {self.workdir} at step {self.checkpoints.latest}.')
-        elif self.config.init_from:
+        elif self.config.init_from not in ('', 'fresh'):
             self._start_from(self.config.init_from, self.config.init_parts)
         return int(self.state.step)
 
@@ -224,7 +207,7 @@ class Run:
 
     def _draw_inputs(self):
         """figures/inputs.png: the first films as the network sees them, augmented; of classes, counts.png."""
-        train, first = self.splits['train'], self.batches.indices(0)[:16]
+        train, first = self.films['train'], self.batches.indices(0)[:16]
         batch = {'months': train.months[first], 'male': train.male[first], **train.arrays(first)}
         seen = jax.jit(functools.partial(augment.augment, options=self.config.augment.to_dict()))(
             jax.random.key(self.config.seed), batch)
@@ -339,8 +322,13 @@ class Run:
             return evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
                                     mesh=self.mesh)[0]
 
-        return _report(self.workdir, self.task, self.splits, predict, step=best, epoch=best / self.batches.steps_per_epoch,
-                       flip_tta=self.config.flip_tta, minutes=log.minutes(self.workdir))
+        written = conclude(self.workdir, self.task, self.splits, predict, step=best,
+                         epoch=best / self.batches.steps_per_epoch, flip_tta=self.config.flip_tta,
+                         minutes=log.minutes(self.workdir))
+        if self.main and self.attends:
+            seen = look.at(restore.Predictor(self.workdir), self.films[splits_lib.SELECTING], 8)
+            look.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')
+        return written
 
 
 def _find(spec):

@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Imports go down this list, or sideways within a row as long as no circle comes of it.
 ROWS = [
-    ['main', 'sweep', 'predict', 'inside', 'embeddings', 'export', 'score', 'near_edges', 'check_hands', 'grid'],
-    ['train', 'mine', 'figures', 'ensemble', 'table'],
-    ['prepare', 'evaluate'],
+    ['main', 'sweep', 'predict', 'inside', 'embeddings', 'export', 'score', 'near_edges', 'check_hands', 'grid', 'survey'],
+    ['train', 'mine', 'figures', 'ensemble', 'table', 'conclude', 'baseline', 'look'],
+    ['prepare', 'evaluate', 'features'],
     ['findings', 'stages'],
     ['step', 'restore'],
     ['optimizer', 'tasks'],

@@ -184,8 +184,8 @@ def test_boxes_and_maps_are_drawn_on_the_film(tmp_path, monkeypatch):
     monkeypatch.setattr(overlays, '_draw', lambda *a: kept.append(draw(*a)) or kept[0])
     matrix = [[0, 2, 10], [-2, 0, 100]]  # a quarter turn
     path = figures.overlay(np.zeros((120, 80), np.uint8), 'f00: 3 years\n36 months', tmp_path / 'f.png',
-                           boxes=[[1, 2, 3, 6], [0, 0, 9, 9]], valid=[True, False], maps=[np.eye(4)], size=(40, 30),
-                           matrix=matrix)
+                           boxes=[[1, 2, 3, 6], [0, 0, 9, 9]], valid=[True, False], size=(40, 30), matrix=matrix,
+                           maps={'relation, res3': np.eye(4)})
     with Image.open(path) as image:
         assert image.format == 'PNG'
     film, relation = kept[0].axes

@@ -5,11 +5,14 @@ Girls are orange circles, boys blue triangles: apart in colour (Okabe and Ito's 
 in brightness when printed grey, and in shape.
 """
 
+from boneage_jax.figures.attention import attention
 from boneage_jax.figures.boxes import anchors, parts
 from boneage_jax.figures.embedding import tsne
+from boneage_jax.figures.extraction import extraction
 from boneage_jax.figures.films import image_sheet
 from boneage_jax.figures.hands import hand, hands
 from boneage_jax.figures.overlays import overlay
-from boneage_jax.figures.runs import counts, from_run, near_edges
+from boneage_jax.figures.runs import components, counts, from_run, near_edges
 
-__all__ = ['anchors', 'counts', 'from_run', 'hand', 'hands', 'image_sheet', 'near_edges', 'overlay', 'parts', 'tsne']
+__all__ = ['anchors', 'attention', 'components', 'counts', 'extraction', 'from_run', 'hand', 'hands', 'image_sheet', 'near_edges',
+           'overlay', 'parts', 'tsne']

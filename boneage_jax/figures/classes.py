@@ -29,7 +29,7 @@ def confusion(split, table, names):
     return figure
 
 
-def counts(months, male, edges=()):
+def counts(months, male, edges=(), title='Training films'):
     """Films per year of age, by sex, class edges as lines (Fig. 3 of Hamrouni 2023)."""
     months, male = np.asarray(months), np.asarray(male, bool)
     figure = Figure(figsize=(6.4, 3.2))
@@ -40,7 +40,7 @@ def counts(months, male, edges=()):
               label=[f'{name} (n = {len(ages):,})' for name, ages in groups])
     for number, edge in enumerate(edges[1:-1]):
         axes.axvline(edge, color=style.INK, linewidth=0.8, linestyle=':', label='class edges' if number == 0 else None)
-    axes.set(xlabel='bone age (months)', ylabel='films per year of age', title=f'Training films: {len(months):,}')
+    axes.set(xlabel='bone age (months)', ylabel='films per year of age', title=f'{title}: {len(months):,}')
     axes.xaxis.set_major_locator(MultipleLocator(24))
     axes.legend(loc='upper left')
     return figure

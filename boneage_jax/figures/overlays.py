@@ -1,4 +1,4 @@
-"""One film with what a network made of it: the age as caption, the selected parts, the relation maps."""
+"""One film with what a network made of it: the age as caption, the selected parts, relation or attention maps."""
 
 from pathlib import Path
 
@@ -14,22 +14,25 @@ _HEIGHT = 4.5  # inches of the film
 _SIDE = 900  # pixels: a larger film is drawn smaller, in its own coordinates
 
 
-def overlay(image, caption, path, *, boxes=None, valid=None, maps=(), size=None, matrix=None):
+def overlay(image, caption, path, *, boxes=None, valid=None, maps=None, boxes_of_maps=None, size=None,
+            matrix=None):
     """Writes a film [H, W] uint8, caption above it; -> path.
 
-    `boxes` [M, 4] (row0, column0, row1, column1, best first), `valid` [M] (False: no box) and the relation `maps`, a
-    list of [h, w], are of the film as the network saw it, `size` = (rows, columns). `matrix` [2, 3] takes places there
-    to places on `image`, both (row, column) with pixel (r, c) covering [r, r + 1] x [c, c + 1]; None where the two are
-    one. The maps stand beside the film in its own frame, each from its least value to its greatest.
+    `boxes` [M, 4] (row0, column0, row1, column1, best first), `valid` [M] (False: no box) and the `maps`, {title: [h, w]},
+    are of the film as the network saw it, `size` = (rows, columns); a map covers all of it, or its box in `boxes_of_maps`.
+    `matrix` [2, 3] takes places there to places on `image`, both (row, column) with pixel (r, c) covering [r, r + 1] x
+    [c, c + 1]; None where the two are one. The maps stand beside the film in its own frame, each from its least value to its
+    greatest.
     """
     size = image.shape[:2] if size is None else size
     matrix = np.eye(2, 3) if matrix is None else np.asarray(matrix, np.float64)
     boxes = np.zeros((0, 4)) if boxes is None else np.asarray(boxes, np.float64)
     valid = np.ones(len(boxes), bool) if valid is None else np.asarray(valid, bool)
-    return style.save(_draw, Path(path), np.asarray(image), caption, boxes, valid, list(maps), size, matrix)
+    return style.save(_draw, Path(path), np.asarray(image), caption, boxes, valid, maps or {}, boxes_of_maps or {}, size,
+                      matrix)
 
 
-def _draw(image, caption, boxes, valid, maps, size, matrix):
+def _draw(image, caption, boxes, valid, maps, boxes_of_maps, size, matrix):
     height, width = image.shape[:2]
     film_width = max(_HEIGHT * width / height, 2.6)  # a narrow film leaves room for its caption
     map_width = _HEIGHT / 3 * width / height if maps else 0
@@ -44,13 +47,14 @@ def _draw(image, caption, boxes, valid, maps, size, matrix):
         _draw_box(axes, _corners(boxes[rank], matrix), style.RANKS[min(rank, len(style.RANKS) - 1)], str(rank + 1))
     figure.suptitle(caption, fontsize=8)
     cells = [axes]
-    for row, relation in enumerate(maps):
+    for row, (title, values) in enumerate(maps.items()):
+        top, left, bottom, right = boxes_of_maps.get(title, (0, 0, *size))
         cell = figure.add_subplot(grid[row, 1])
         (a, b, c), (d, e, f) = matrix
         place = Affine2D(np.array([[e, d, f], [b, a, c], [0, 0, 1]]))  # matplotlib counts x, y: columns, rows
-        drawn = cell.imshow(relation, cmap='inferno', extent=(0, size[1], size[0], 0), interpolation='bilinear')
+        drawn = cell.imshow(values, cmap='inferno', extent=(left, right, bottom, top), interpolation='bilinear')
         drawn.set_transform(place + cell.transData)
-        cell.set_title(f'relation, res{row + 3}', fontsize=7, pad=2)
+        cell.set_title(title, fontsize=7, pad=2)
         cells.append(cell)
     for cell in cells:
         cell.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0), aspect='equal')

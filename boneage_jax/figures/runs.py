@@ -7,6 +7,7 @@ import numpy as np
 
 from boneage_jax import predictions
 from boneage_jax.figures import ages, classes, style, training
+from boneage_jax.figures import components as components_lib
 
 
 def from_run(workdir):
@@ -41,9 +42,14 @@ def from_run(workdir):
     return paths
 
 
-def counts(months, male, edges, path):
-    """Training films `[N]` (months, bool) per year of age and sex, class `edges` (months) as lines, drawn to `path`."""
-    return style.save(classes.counts, Path(path), months, male, edges)
+def counts(months, male, edges, path, title='Training films'):
+    """Films `[N]` (months, bool) per year of age and sex, class `edges` (months) as lines, drawn to `path`."""
+    return style.save(classes.counts, Path(path), months, male, edges, title)
+
+
+def components(model, size, path):
+    """Principal components, weights and errors of a `classical.PCARegression` on films of `size` (rows, columns)."""
+    return style.save(components_lib.draw, Path(path), model, size)
 
 
 def near_edges(split, lines, names, path):

@@ -6,6 +6,7 @@
 
 - `stages(x, rngs=None)`: a list of feature maps `[B, h, w, c]`, finest first, the last one what the head pools;
   `strides` and `widths` are tuples with the stride and the channels of each map, `features` is `widths[-1]`.
+- `first_place(level)`: the pixel, row and column alike, about which the first place of a map looks.
 - `smallest_side`: fewer pixels a side are refused when the network is traced, and so are other channels.
 - Options of all: `num_outputs`, `channels`, `width` and `depth` (for small networks), `stem` ('imagenet', or 'small' for
   films of 96 to 112 pixels), `dtype` (of computing; parameters stay float32). Some: `dropout`, `stochastic_depth`,
@@ -23,6 +24,7 @@ from flax import nnx
 
 from boneage_jax.models import (
     age_classifier,
+    attention,
     efficientnet,
     embedding,
     inception,
@@ -42,11 +44,13 @@ BACKBONES = {
     'inception_v3': inception.InceptionV3,
     'efficientnet_b0': efficientnet.EfficientNet,
 }
+TRUNKS = BACKBONES | {'unet': unet.Encoder}
 MODELS = {
     **BACKBONES, 'prsnet': prsnet.PRSNet, 'unet': unet.UNet,
     'keypoints': keypoint_nets.keypoint_net,
     'regional': regional.RegionalNet,
     'age_classifier': functools.partial(age_classifier.AgeClassifier, BACKBONES),
+    'transfer': functools.partial(attention.Transfer, TRUNKS),
     'embedding': functools.partial(embedding.EmbeddingNet, BACKBONES),
 }
 

@@ -103,6 +103,10 @@ class EfficientNet(nnx.Module):
             layers.linear(self.features, num_outputs, init=head_init, dtype=dtype, rngs=rngs),
         ]) if num_outputs else None
 
+    def first_place(self, level):
+        """The row, and column, of the pixel about which the first place of map `level` looks."""
+        return 0.0  # every stride pads both sides alike
+
     def stages(self, x, *, rngs=None):
         """`[B, H, W, channels]` -> five maps `[B, h, w, c]` in the compute type, the last one after the widening 1x1."""
         layers.require_input(x, self.channels, self.smallest_side, 'EfficientNet')

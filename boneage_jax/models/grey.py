@@ -18,6 +18,12 @@ from flax import nnx
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's and timm's, red, green, blue
 
 
+def as_colours(image, backbone):
+    """A film `[B, H, W, 1]` in [0, 1], repeated to three channels and normalised as `backbone`'s ImageNet weights expect."""
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if backbone == 'inception_v3' else (MEAN, STD)
+    return (image - jnp.asarray(mean).reshape(1, 1, 1, 3)) / jnp.asarray(std).reshape(1, 1, 1, 3)
+
+
 class GreyStem(nnx.Module):
     """`[B, H, W, 1]` in [0, 1] -> what a three-channel convolution makes of the same film, repeated and normalised.
 

@@ -211,6 +211,10 @@ class InceptionV3(nnx.Module):
         self.fc = layers.linear(self.features, num_outputs, init=nnx.initializers.normal(0.1), dtype=dtype, rngs=rngs
                                 ) if num_outputs else None
 
+    def first_place(self, level):
+        """The row, and column, of the pixel about which the first place of map `level` looks: nothing there is padded."""
+        return ((2, 3, 4, 6, 10) if self.small_stem else (3, 9, 13, 21, 37))[level]
+
     def stages(self, x, *, rngs=None):
         """`[B, H, W, channels]` -> five maps `[B, h, w, c]` in the compute type."""
         layers.require_input(x, self.channels, self.smallest_side, 'Inception-V3')

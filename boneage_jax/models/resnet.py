@@ -92,6 +92,10 @@ class ResNet(nnx.Module):
             self.res.append(stage)
         self.head = layers.linear(inputs, num_outputs, dtype=dtype, rngs=rngs) if num_outputs else None
 
+    def first_place(self, level):
+        """The row, and column, of the pixel about which the first place of map `level` looks."""
+        return 0.0  # every stride pads both sides alike
+
     def stages(self, x, *, rngs=None):
         """`[B, H, W, channels]` -> `[res2, res3, res4, res5]`, each `[B, h, w, c]` in the compute type."""
         layers.require_input(x, self.channels, self.smallest_side, 'ResNet')

@@ -44,6 +44,37 @@ class Up(nnx.Module):
         return self.pair(jnp.concatenate([skip, x], axis=-1))
 
 
+class Encoder(nnx.Module):
+    """The way down of a U-Net, whose names it has: as a trunk it takes a trained one's (`init_parts=('trunk/down=down',)`).
+
+    `stages(x [B, H, W, channels]) -> [B, H / 2^level, W / 2^level, width 2^level]`, one for each level, the film's own first.
+    Borders are not mirrored: what does not fill a place of the next level is left out.
+    """
+
+    def __init__(self, *, num_outputs=0, channels=1, width=64, depth=4, stem='imagenet', dtype=None, rngs):
+        del num_outputs, stem  # of the backbones' interface: an encoder has neither
+        depth = depth or 4
+        if width < 1:
+            raise UserError(f'width={width}: U-Net needs at least 1')
+        self.channels, self.smallest_side = channels, 2 ** depth
+        self.strides = tuple(2 ** level for level in range(depth + 1))
+        self.widths = tuple(width * 2 ** level for level in range(depth + 1))
+        self.features = self.widths[-1]
+        self.down = nnx.List([Pair(inputs, outputs, dtype=dtype, rngs=rngs)
+                              for inputs, outputs in zip([channels, *self.widths], self.widths)])
+
+    def first_place(self, level):
+        """The row, and column, of the pixel about which the first place of map `level` looks."""
+        return (self.strides[level] - 1) / 2
+
+    def stages(self, x, *, rngs=None):
+        layers.require_input(x, self.channels, self.smallest_side, f'U-Net of depth {len(self.strides) - 1}')
+        maps = []
+        for pair in self.down:
+            maps.append(pair(nnx.max_pool(maps[-1], (2, 2), strides=(2, 2)) if maps else x))
+        return maps
+
+
 class UNet(nnx.Module):
     """`model(image [B, H, W, 1] in [0, 1], male, rngs=None) -> (logits [B, H, W] float32, aux)` for any H and W.
 

@@ -55,6 +55,10 @@ class VGG(nnx.Module):
         return nnx.List([linear(POOLED * POOLED * self.features, hidden), jax.nn.relu, nnx.Dropout(dropout),
                          linear(hidden, hidden), jax.nn.relu, nnx.Dropout(dropout), linear(hidden, num_outputs)])
 
+    def first_place(self, level):
+        """The row, and column, of the pixel about which the first place of map `level` looks."""
+        return (self.strides[level] - 1) / 2  # the middle of the pixels that were pooled
+
     def stages(self, x, *, rngs=None):
         """`[B, H, W, channels]` -> five maps `[B, h, w, c]` in the compute type, each after its max-pool."""
         layers.require_input(x, self.channels, self.smallest_side, 'VGG')

@@ -1,0 +1,147 @@
+"""Transfer learning: the paper's parameter counts, features kept and not kept, attention maps where they belong."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from boneage_jax import config as c
+from boneage_jax import features, figures, inside, models, step, train
+from tfds_rsna.errors import UserError
+
+SMALL = dict(backbone='resnet18', width=4, depth=1, units=8, size=(64, 64))
+
+
+def tiny(arg):
+    return c.load(f'configs/attention.py:tiny,{arg}')[1]
+
+
+@pytest.mark.parametrize('head, side, count', [('fc', 256, 1_576_961), ('attention', 500, 565_058)])
+def test_trainable_parameters_are_the_papers(head, side, count):
+    paper = c.load(f'configs/attention.py:row=both-{head},init_from=x.npz')[1]
+    assert paper.frozen == ('trunk',) and paper.model.backbone == 'vgg16' and paper.task.normalisation == 'months'
+    model = nnx.eval_shape(lambda: models.build('transfer', head=head, size=(side, side), channels=3, standardise='imagenet'))
+    assert head == 'fc' or model.map_size() == (15, 15)
+    _, trainable, frozen, _ = step.partition(model, paper.frozen)
+    assert sum(x.size for x in jax.tree.leaves(trainable)) == count
+    assert sum(x.size for x in jax.tree.leaves(frozen)) == 14_714_688  # VGG16 without its head
+
+
+def test_attention_is_the_gated_mean_and_knows_its_place():
+    model = models.build('transfer', **SMALL)
+    model.eval()
+    image = np.random.default_rng(0).random((3, 64, 64, 1), np.float32)
+    graph, state = nnx.split(model)
+    run = jax.jit(lambda state, image: nnx.merge(graph, state)(image, jnp.zeros(3, bool))[1])
+    aux = run(state, image)
+    gate, x = np.asarray(aux['attention'])[..., None], np.asarray(jax.jit(lambda image: model.norm(model.features(image)))(image))
+    np.testing.assert_allclose(aux['masked'], gate * x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(aux['embeddings'], (gate * x).sum((1, 2)) / gate.sum((1, 2)), rtol=1e-4, atol=1e-5)
+    assert ((0 < gate) & (gate < 1)).all()
+    model.gate.bias[...] = jnp.array([[50.0, -50.0], [-50.0, -50.0]])  # locally connected: one place may be all that counts
+    aux = run(nnx.state(model), image)
+    np.testing.assert_allclose(aux['embeddings'], x[:, 0, 0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('backbone, side, level, options', [
+    ('vgg16', 96, 2, {'width': 4, 'depth': 1}), ('resnet18', 128, 1, {'width': 4, 'depth': 1}),
+    ('unet', 64, 2, {'width': 2, 'depth': 2})])
+def test_places_look_where_first_place_says(backbone, side, level, options):
+    """The middle of what a place of the map can see, by its gradient. (EfficientNet's sees all: squeeze and excite.)"""
+    trunk = models.TRUNKS[backbone](num_outputs=0, channels=1, rngs=nnx.Rngs(0), **options)
+    trunk.eval()
+    image = np.random.default_rng(0).random((1, side, side, 1), np.float32)
+    shape = jax.eval_shape(lambda x: trunk.stages(x)[level], image).shape
+    place = shape[1] // 2
+    seen = jax.jit(jax.grad(lambda x: trunk.stages(x)[level][0, place, place].sum()))(image)
+    seen = np.asarray(seen)[0, ..., 0]
+    rows = np.flatnonzero(np.abs(seen).sum(1))
+    middle = (rows.min() + rows.max()) / 2
+    assert 0 < rows.min() and rows.max() < side - 1  # the film holds all of it
+    assert abs(middle - trunk.first_place(level) - trunk.strides[level] * place) <= trunk.strides[level] / 4
+
+
+def test_inceptions_places_lie_evenly_about_the_middle():
+    """Nothing is padded there, so that 299 pixels, which it is made for, leave the same border on both sides."""
+    trunk = nnx.eval_shape(lambda: models.TRUNKS['inception_v3'](num_outputs=0, channels=1, width=2, depth=1, rngs=nnx.Rngs(0)))
+    for level, places in enumerate((147, 71, 35, 17, 8)):
+        assert trunk.first_place(level) + trunk.strides[level] * (places - 1) / 2 == 149
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """The same run with and without kept features."""
+    folder = tmp_path_factory.mktemp('transfer')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('BONEAGE_CACHE', str(folder / 'cache'))
+        for kind in ('float32', 'off'):
+            train.train(tiny(f'row=both-attention,features={kind},epochs=2'), folder / kind)
+        yield folder
+
+
+def test_kept_features_give_the_same_losses(runs):
+    losses = {}
+    for kind in ('float32', 'off'):
+        lines = [json.loads(line) for line in (runs / kind / 'metrics.jsonl').read_text().splitlines()]
+        losses[kind] = [(line['kind'], line['step'], line['loss']) for line in lines]
+    assert len(losses['off']) == 10 and [x[:2] for x in losses['off']] == [x[:2] for x in losses['float32']]
+    np.testing.assert_allclose(*([x[2] for x in losses[kind]] for kind in losses), rtol=1e-3)
+    kept = list((runs / 'cache' / 'features').glob('*.npy'))
+    assert len(kept) == 3 and {np.load(path).shape for path in kept} == {(16, 2, 2, 32), (8, 2, 2, 32)}
+    assert not list((runs / 'cache' / 'features').glob('.*.tmp'))
+
+
+def test_a_stopped_computation_goes_on_and_what_changes_it_has_another_name(runs, monkeypatch, tmp_path):
+    monkeypatch.setattr(features, 'CHUNK', 4)
+    monkeypatch.setenv('BONEAGE_CACHE', str(runs / 'cache'))
+    split = train.open_splits(tiny('row=both-attention'))['train']
+    seen = []
+
+    def compute(images):
+        if len(seen) == 2 and not (tmp_path / 'go').exists():
+            raise KeyboardInterrupt
+        seen.append(len(images))
+        return images[:, :2, :2].astype(np.float32)
+
+    with pytest.raises(KeyboardInterrupt):
+        features._ensure(split, compute, 'a', tmp_path)
+    assert not list(tmp_path.glob('*.npy'))
+    (tmp_path / 'go').touch()
+    kept = features._ensure(split, compute, 'a', tmp_path)
+    assert seen == [1, 4, 4, 4, 4]  # a film for the shape; no film twice
+    np.testing.assert_array_equal(kept.arrays([15, 3])['features'], split.arrays([15, 3])['image'][:, :2, :2])
+    names = {features._fingerprint(split, about) for about in ('a', 'b')} | {
+        features._fingerprint(train.open_splits(tiny('row=both-attention'))['holdout'], 'a')}
+    assert len(names) == 3 and kept.months is split.months
+
+
+def test_maps_are_drawn_after_evaluation_and_by_command(runs, monkeypatch, tmp_path):
+    monkeypatch.setenv('BONEAGE_CACHE', str(runs / 'cache'))
+    assert (runs / 'off' / 'figures' / 'attention.png').exists()
+    report = inside.inside(runs / 'off', tmp_path, split='holdout', count=3)
+    assert report == json.loads((tmp_path / 'attention.json').read_text())
+    assert {p.name for p in tmp_path.iterdir()} == {'attention.json', 'attention.png'}
+    assert 1 <= report['places_used']['value'] <= 4 and 0 <= report['same_in_all_films'] <= 1
+    figures.overlay(np.zeros((64, 64), np.uint8), 'one', tmp_path / 'one.png', maps={'attention': np.eye(2)},
+                    boxes_of_maps={'attention': (-15.5, -15.5, 48.5, 48.5)})
+    assert (tmp_path / 'one.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('arg, message', [
+    ('row=both-fc,trunk=named,init_parts=trunk', "init_from='': what is frozen would stay as it was drawn"),
+    ('row=both-fc,data.size=(72,72)', 'films of 72x72, model.size=\\(64, 64\\)'),
+    ('row=both-fc,frozen=head', "no whole frozen trunk; set features=off"),
+])
+def test_what_cannot_be_meant_is_refused(arg, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train.train(tiny(arg), tmp_path)
+
+
+def test_imagenets_normalisation_needs_its_channels():
+    with pytest.raises(UserError, match='set model.channels=3'):
+        models.build('transfer', **SMALL, standardise='imagenet')
+    with pytest.raises(UserError, match="trunk='sega'"):
+        tiny('trunk=sega')
