@@ -45,7 +45,7 @@ def base():
             phantom=dict(count=4000, size=(512, 512), seed=0),
             image_folder=dict(  # a user's own films: paths, and the names of the CSV's columns
                 images='', labels='', id_column='id', months_column='boneage', male_column='male',
-                image_column='', group_column='', age_unit='months',
+                image_column='', group_column='', source_column='', age_unit='months',
             ),
             stages=(),  # named preprocessing stages (boneage_jax/stages), in order, before the resize
             stage=dict(  # their options, by stage; `run`: the workdir of the trained run that a stage predicts with

@@ -38,6 +38,7 @@ class Films:
     male: np.ndarray
     months: np.ndarray
     prediction: np.ndarray
+    sources: tuple = ()
 
     def __len__(self):
         return len(self.ids)
