@@ -8,6 +8,7 @@ This module imports no jax: a config can be read, printed and checked on any mac
 import ast
 import dataclasses
 import importlib.util
+import json
 import pathlib
 import sys
 
@@ -227,9 +228,31 @@ def from_command_line(spec, argv):
     return config.lock()
 
 
+def from_json(path, arg=None):
+    """The configuration that a run wrote as its config.json, locked, with the `key=value` pairs of `arg` applied.
+
+    Knobs that a newer release added have their neutral value. ConfigError where the file is no such configuration.
+    """
+    path, config = pathlib.Path(path), ml_collections.ConfigDict(base())
+    try:
+        config.update(_tuples(json.loads(path.read_text())))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ConfigError(f'{path}: not the configuration of a run of this release ({error})') from error
+    return build(config, arg, {})
+
+
+def _tuples(value):
+    """JSON's lists as the tuples that they were."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def load(spec):
-    """The config module of `path[:arg]` and its built config, as `--config` reads it."""
+    """The config module of `path[:arg]` and its built config, as `--config` reads it; no module for a run's config.json."""
     path, _, arg = spec.partition(':')
+    if path.endswith('.json'):
+        return None, from_json(path, arg)
     module = load_module(path)
     return module, module.get_config(arg or None)
 

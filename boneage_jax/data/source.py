@@ -21,6 +21,7 @@ class Split:
     male: np.ndarray
     inputs: tuple = ('image',)  # what a batch carries besides its labels, of `image`, `hand_mask`, `keypoints`
     sources: tuple | list = ()
+    folder: str = ''  # of the prepared records
 
     def __len__(self):
         return len(self.positions)
@@ -48,7 +49,7 @@ def open_splits(folder, derive, inputs=('image',)):
         splits[name] = Split(name, opened.splits[source], positions, [labels['ids'][i] for i in positions],
                              np.asarray(labels['months'], np.float32)[positions],
                              np.asarray(labels['male'], bool)[positions], inputs,
-                             [labels['sources'][i] for i in positions])
+                             [labels['sources'][i] for i in positions], str(folder))
     return splits
 
 
