@@ -10,8 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Imports go down this list, or sideways within a row as long as no circle comes of it.
 ROWS = [
-    ['main', 'sweep', 'predict', 'inside', 'embeddings', 'export', 'score', 'near_edges'],
+    ['main', 'sweep', 'predict', 'inside', 'embeddings', 'export', 'score', 'near_edges', 'report', 'calibrate', 'stress'],
     ['train', 'mine', 'figures', 'ensemble', 'table'],
+    ['leaks', 'calibration'],
     ['prepare', 'evaluate'],
     ['findings', 'stages'],
     ['step', 'restore'],

@@ -35,5 +35,5 @@ def svg(draw, *arguments):
     """The figure as the text of an SVG, the same for the same data: for a page that holds its pictures itself."""
     file = io.StringIO()
     with matplotlib.rc_context(STYLE | {'svg.hashsalt': 'boneage_jax'}):
-        draw(*arguments).savefig(file, format='svg', metadata={'Date': None, 'Creator': None})
+        draw(*arguments).savefig(file, format='svg', dpi=130, metadata={'Date': None, 'Creator': None})
     return re.sub(r'^.*?(?=<svg)', '', file.getvalue(), flags=re.DOTALL)

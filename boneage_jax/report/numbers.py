@@ -19,14 +19,23 @@ class Measure:
     def number(self, value):
         return f'{self.factor * value:{"+" if self.sign else ""}.{self.digits}f}{self.unit}'
 
-    def cell(self, found):
-        """'11.50 (10.89 to 12.07)' of `{'value', 'lower', 'upper'}`, a dash where there is none."""
-        if not found:
-            return '–'
-        return [self.number(found['value']), ' ', tag('span', self.range(found), class_='range')]
+    def texts(self, overall):
+        """('11.50', '(10.89 to 12.07)') of a group of metrics.json, None where it lacks this figure."""
+        found = overall.get(self.key)
+        return found and (self.number(found['value']), f'({self.number(found["lower"])} to {self.number(found["upper"])})')
 
-    def range(self, found):
-        return f'({self.number(found["lower"])} to {self.number(found["upper"])})'
+    def cell(self, overall):
+        """The same as a table's cell, a dash where there is none."""
+        texts = self.texts(overall)
+        return [texts[0], ' ', tag('span', texts[1], class_='range')] if texts else '–'
+
+
+class Limits(Measure):
+    """The limits of agreement, both in one; their own intervals are in metrics.json and in the plot."""
+
+    def texts(self, overall):
+        both = [overall.get(f'agreement_{end}') for end in ('lower', 'upper')]
+        return (' to '.join(self.number(end['value']) for end in both), '') if all(both) else None
 
 
 def _percent(key, title, digits=1):
@@ -34,10 +43,8 @@ def _percent(key, title, digits=1):
 
 
 AGES = (Measure('mae', 'MAE (months)'), Measure('bias', 'bias (months)', sign=True),
-        Measure('agreement_lower', 'lower limit of agreement', digits=1, sign=True),
-        Measure('agreement_upper', 'upper limit of agreement', digits=1, sign=True),
-        _percent('within_12_months', 'within 12 months'), _percent('within_24_months', 'within 24 months'),
-        Measure('rmse', 'RMSE (months)'))
+        Limits('agreement', '95% limits of agreement', digits=1, sign=True),
+        _percent('within_12_months', 'within 12 months'), _percent('within_24_months', 'within 24 months'))
 # By kind of run; the first is the one that is drawn.
 MEASURES = {
     'ages': AGES,

@@ -20,20 +20,25 @@ def write(folders, output, *, title='', data_dir=None, films=True):
     """Writes the page over everything below `folders`; -> its path. UserError where nothing lies there."""
     output = pathlib.Path(output)
     found, sweeps, extras = collect.find(folders)
-    anchors = {id(thing): f's{i}' for i, thing in enumerate([*sweeps, *found, *extras])}
+    # What was found inside a run stands behind it.
+    parts = [[run, *(extra for extra in extras if extra.place.is_relative_to(run.place))] for run in found]
+    parts = [thing for part in parts for thing in part]
+    parts += [extra for extra in extras if extra not in parts]
+    anchors = {id(thing): f's{i}' for i, thing in enumerate([*sweeps, *parts])}
     title = title or f'Bone age: {found[0].name if len(found) == 1 else f"{len(found)} runs"}'
     sections = []
-    for number, run in enumerate(found, 1):
-        log.say(f'[{number}/{len(found)}] {run.name}')
-        sections.append(runs.section(run, anchors[id(run)], data_dir, films))
+    for number, thing in enumerate(parts, 1):
+        log.say(f'[{number}/{len(parts)}] {thing.name}')
+        anchor = anchors[id(thing)]
+        sections.append(_extra(thing, anchor) if isinstance(thing, collect.Extra) else runs.section(
+            thing, anchor, data_dir, films))
     body = [
         _header(title, found, sweeps),
         tag('main', [
-            tag('nav', [tag('a', _name(thing), href=f'#{anchors[id(thing)]}') for thing in [*sweeps, *found, *extras]],
+            tag('nav', [tag('a', _name(thing), href=f'#{anchors[id(thing)]}') for thing in [*sweeps, *parts]],
                 aria_label='contents'),
             [_sweep(sweep, anchors[id(sweep)], found) for sweep in sweeps],
-            _overview(found, anchors), sections, [_extra(extra, anchors[id(extra)]) for extra in extras],
-            _footer(films)])]
+            _overview(found, anchors), sections, _footer(films)])]
     text = string.Template(_TEMPLATE.read_text()).substitute(title=tag('i', title)[3:-4], body=''.join(body))
     output.parent.mkdir(parents=True, exist_ok=True)
     log.write_whole(output, text)
@@ -92,7 +97,7 @@ def _curves(named):
         return None
     uri = pictures.chart(agreement.curves, histories, key, training.SELECTING[key][0])
     caption = 'What selected the checkpoints, run by run.'
-    return tag('div', tag('figure', tag('img', src=uri, alt=caption), tag('figcaption', caption)), class_='figures')
+    return tag('div', tag('figure', tag('img', src=uri, alt=caption), tag('figcaption', caption)), class_='figures narrow')
 
 
 def _number(text):
@@ -112,12 +117,12 @@ def _overview(found, anchors):
                   if split in splits_lib.REPORTED]
         if not chosen:
             continue
-        measures = [m for m in numbers.MEASURES[kind] if any(m.key in overall for _, _, overall in chosen)]
+        measures = [m for m in numbers.MEASURES[kind] if any(m.texts(overall) for _, _, overall in chosen)]
         first = measures[0]
         scale, drawn = numbers.forest([tuple(first.factor * overall[first.key][part] for part in ('value', 'lower', 'upper'))
                                        + (None,) for _, _, overall in chosen])
         rows = [[tag('a', run.name, href=f'#{anchors[id(run)]}'), split, f'{run.splits[split].get("films", 0):,}',
-                 first.cell(overall.get(first.key)), picture, *(m.cell(overall.get(m.key)) for m in measures[1:])]
+                 first.cell(overall), picture, *(m.cell(overall) for m in measures[1:])]
                 for (run, split, overall), picture in zip(chosen, drawn)]
         header = ['run', 'split', 'films', first.title, scale, *(m.title for m in measures[1:])]
         parts += [tag('h3', title), table(header, rows, numbers=(2,))]

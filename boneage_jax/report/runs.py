@@ -12,7 +12,7 @@ from boneage_jax.report.html import table, tag
 from boneage_jax.report.numbers import AGES, MEASURES
 
 WORST = 12  # films of each reported split
-_GROUPS = {'by_sex': 'sex', 'by_stage': 'stage of puberty', 'by_source': 'source'}
+_GROUPS = {'by_sex': 'sex', 'by_stage': 'stage', 'by_source': 'source'}
 _DRAWN = ('predictions_', 'error_by_age_', 'bland_altman_', 'confusion_', 'training')  # drawn here anew, as SVG
 CAPTIONS = {
     'inputs': 'The first training films as the network sees them, augmented.',
@@ -44,8 +44,7 @@ def section(run, anchor, data_dir=None, films=True):
         body += [_groups(run, split), _worst(run, split, data_dir) if films else None]
     if reported and others:
         body.append(tag('details', tag('summary', f'{", ".join(others).capitalize()}: what selected the checkpoint, not a result'),
-                        [[_cards(run, split), tag('div', _charts(run, split), class_='figures'), _groups(run, split)]
-                         for split in others], class_='long'))
+                        [[_cards(run, split), _groups(run, split)] for split in others], class_='long'))
     body += [left_pictures(run.place), _provenance(run)]
     if run.notes:  # last: reading the files above may have added some
         body.insert(1, tag('div', [tag('div', note) for note in dict.fromkeys(run.notes)], class_='warning'))
@@ -69,21 +68,20 @@ def left_pictures(place):
     paths = [path for path in sorted(place.glob('figures/*.png')) if not path.name.startswith(_DRAWN)]
     paths += sorted(place.glob('*.png'))
     found = [(path, pictures.of_file(path)) for path in paths]
-    found = [_figure(uri, CAPTIONS.get(path.stem, path.stem.replace('_', ' ')), class_='wide') for path, uri in found if uri]
-    return tag('div', found, class_='figures') if found else None
+    found = [_figure(uri, CAPTIONS.get(path.stem, path.stem.replace('_', ' '))) for path, uri in found if uri]
+    return tag('div', found, class_='figures wide') if found else None
 
 
-def _figure(uri, caption, class_=None):
-    return tag('figure', tag('img', src=uri, alt=caption), tag('figcaption', caption), class_=class_)
+def _figure(uri, caption):
+    return tag('figure', tag('img', src=uri, alt=caption), tag('figcaption', caption))
 
 
 def _cards(run, split):
     of = run.complete[split]
     cards = []
     for measure in MEASURES.get(run.kind, ()):
-        if found := of['overall'].get(measure.key):
-            cards.append(tag('div', tag('span', measure.title), tag('b', measure.number(found['value'])),
-                             tag('span', measure.range(found)), class_='card'))
+        if texts := measure.texts(of['overall']):
+            cards.append(tag('div', tag('span', measure.title), tag('b', texts[0]), tag('span', texts[1]), class_='card'))
     floor = of.get('median_mae')
     if floor:
         cards.append(tag('div', tag('span', 'predicting the median'), tag('b', f'{floor["value"]:.2f}'),
@@ -118,7 +116,7 @@ def _charts(run, split):
 def _groups(run, split):
     of, rows = run.complete[split], []
     for key, what in _GROUPS.items():
-        rows += [[name, what, f'{found["mae"]["count"]:,}', *(measure.cell(found.get(measure.key)) for measure in AGES)]
+        rows += [[name, what, f'{found["mae"]["count"]:,}', *(measure.cell(found) for measure in AGES)]
                  for name, found in of.get(key, {}).items()]
     if not rows:
         return None
