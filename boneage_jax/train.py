@@ -16,7 +16,8 @@ import numpy as np
 from clu import parameter_overview
 from flax import nnx
 
-from boneage_jax import checkpoint, classical, cost, evaluate, figures, log, optimizer, prepare, restore, sharding, tasks
+from boneage_jax import (
+    checkpoint, classical, cost, evaluate, figures, leaks, log, optimizer, prepare, restore, sharding, tasks)
 from boneage_jax import config as config_lib
 from boneage_jax import step as step_lib
 from boneage_jax import workdir as workdir_lib
@@ -52,7 +53,10 @@ def train(config, workdir, data_dir=None):
         trainer.check(config, fresh=not workdir_lib.has_results(workdir))
         splits = open_splits(config, data_dir)
         workdir_lib.settle_splits(workdir, splits, write=main)
-        return trainer(config, workdir, splits).go()
+        found = leaks.check(splits, workdir) if main else {}
+        run = trainer(config, workdir, splits)
+        run.about = {'labels': workdir_lib.labels(splits), 'records': splits['train'].folder, 'leaks': found}
+        return run.go()
 
 
 def open_splits(config, data_dir=None):
@@ -103,7 +107,8 @@ class ClassicalRun:
         splits, began = self.splits, time.monotonic()
         log.say(f'Fitting PCA and linear regression on {len(splits["train"]):,} films.')
         images = {name: split.arrays(range(len(split)))['image'] for name, split in splits.items()}
-        data = [(images[name], splits[name].months, splits[name].male) for name in ('train', splits_lib.SELECTING)]
+        selecting = splits_lib.selecting(splits_lib.SELECTING, 'the number of components')
+        data = [(images[name], splits[name].months, splits[name].male) for name in ('train', selecting)]
         model = classical.fit_pca_linear(*data, components=self.config.model.components, seed=self.config.seed)
         kept = {'male' if sex else 'female': n for sex, n in model.components.items()}
         log.say(f'Components kept by validation MAE: {kept}')
@@ -112,7 +117,7 @@ class ClassicalRun:
             return {'prediction': model.predict(images[split.name], split.male)}
 
         return _report(self.workdir, tasks.build(self.config.task, tasks.fit(self.config.task, splits['train'].months)),
-                       splits, predict, components=kept, minutes=round((time.monotonic() - began) / 60, 2))
+                       splits, predict, **self.about, components=kept, minutes=round((time.monotonic() - began) / 60, 2))
 
 
 class Run:
@@ -290,7 +295,7 @@ class Run:
             self.state = dataclasses.replace(self.state, statistics=mean)
 
     def _evaluate(self, step):
-        split, began = self.splits[splits_lib.SELECTING], time.monotonic()
+        split, began = self.splits[splits_lib.selecting(splits_lib.SELECTING, 'the checkpoint')], time.monotonic()
         self._refresh_statistics()
         _, means = evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
                                     mesh=self.mesh)
@@ -337,7 +342,7 @@ class Run:
             return evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
                                     mesh=self.mesh)[0]
 
-        return _report(self.workdir, self.task, self.splits, predict, step=best, epoch=best / self.batches.steps_per_epoch,
+        return _report(self.workdir, self.task, self.splits, predict, **self.about, step=best, epoch=best / self.batches.steps_per_epoch,
                        flip_tta=self.config.flip_tta, minutes=log.minutes(self.workdir))
 
 
