@@ -95,6 +95,8 @@ def _report(workdir, task, splits, predict, **about):
 class ClassicalRun:
     """Principal components and linear regression: nothing to resume, minutes at most."""
 
+    about = {}  # what metrics.json says of the films: set before `go`
+
     def __init__(self, config, workdir, splits):
         self.config, self.workdir, self.splits = config, workdir, splits
 
@@ -122,6 +124,8 @@ class ClassicalRun:
 
 class Run:
     """Everything that one gradient-trained run holds; `go()` is the loop."""
+
+    about = {}  # what metrics.json says of the films: set before `go`
 
     def __init__(self, config, workdir, splits):
         self.config, self.workdir, self.main, self.splits = config, workdir, sharding.is_main(), splits
