@@ -46,7 +46,10 @@ def calibrate(workdir, output, *, place=None, labels=None, predictions=None, spl
             raise UserError('--labels: give the table with the sex and age of each film')
         with tempfile.TemporaryDirectory() as folder:
             predictions = pathlib.Path(folder) / 'ages.csv'
-            predict.predict(workdir, place, predictions, labels=labels, **options)
+            try:
+                predict.predict(workdir, place, predictions, labels=labels, **options)
+            except predict.Unreadable as error:  # the others are there
+                log.say(str(error))
             films = read(predictions, split)
     else:
         films = read(predictions, split)

@@ -1,7 +1,7 @@
 """Straight lines, one for each sex, from a run's ages to a site's own readings; made by `calibrate`, used by `predict`.
 
-A site reads films its own way and has its own population: a network trained elsewhere is off there by a shift and a slope
-(Larson et al. 2018 and many after them found such shifts). age = intercept + slope x prediction, by least squares on films
+A site reads films its own way and has its own population: a network trained elsewhere may be off there by a shift and a
+slope. age = intercept + slope x prediction, by least squares on films
 of that site. What it is worth is said by leaving out each film once: the line of the others judges it.
 """
 

@@ -75,6 +75,8 @@ def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, ove
         site = calibration and calibration_lib.read(calibration, calibration_lib.identify(workdir, predictor.step))
         male = _sexes(listed, sex, predictor.needs_sex or site, labels)
         fitted = site.intervals() if site else _fit_intervals(workdir)
+        if site:
+            log.say(f'Ages and 90% intervals are calibrated by {calibration}.')
         _warn_of_training_films(workdir, listed)
         pictures = _name_pictures(listed, overlays, overwrite)
         problems, rows = Problems('skip'), []
