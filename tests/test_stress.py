@@ -11,7 +11,7 @@ FILMS = np.random.default_rng(0).integers(40, 200, (3, 48, 40, 1), np.uint8)
 
 @pytest.mark.parametrize('kind', stress.KINDS)
 def test_every_kind_keeps_the_form_and_changes_the_film(kind):
-    for strength in stress.KINDS[kind][0][-2:]:
+    for strength in stress.KINDS[kind][0][-1:]:
         out = stress.disturb(FILMS, kind, strength)
         assert out.shape == FILMS.shape and out.dtype == np.uint8
         assert (out != FILMS).any(axis=(1, 2, 3)).all()
