@@ -64,7 +64,8 @@ def join(split, others):
     return dataclasses.replace(
         split, records=_Joined([s.records for s in every]),
         positions=np.concatenate([_Joined.address(number, s.positions) for number, s in enumerate(every)]),
-        ids=[i for s in every for i in s.ids], sources=[i for s in every for i in s.sources], months=np.concatenate([s.months for s in every]),
+        ids=[i for s in every for i in s.ids], sources=[i for s in every for i in s.sources],
+        months=np.concatenate([s.months for s in every]),
         male=np.concatenate([s.male for s in every]))
 
 

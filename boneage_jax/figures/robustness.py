@@ -24,7 +24,8 @@ def _panels(lines, kinds, about):
         at = next(line for line in of if line['strength'] == neutral)
         axes.axhline(at['mae'], color=style.GREY, linewidth=0.9)
         if len(of) > 2:
-            axes.fill_between(table[:, 0], table[:, 2], table[:, 3], color=style.SEXES['boys']['color'], alpha=0.18, linewidth=0)
+            axes.fill_between(table[:, 0], table[:, 2], table[:, 3], color=style.SEXES['boys']['color'], alpha=0.18,
+                              linewidth=0)
             axes.plot(table[:, 0], table[:, 1], color=style.SEXES['boys']['color'], marker='o', markersize=3.5)
             axes.plot(neutral, at['mae'], marker='D', color=style.INK, markersize=5, linestyle='none')
         else:
@@ -39,5 +40,6 @@ def _panels(lines, kinds, about):
     for axes in cells[len(kinds):]:
         axes.set_visible(False)
     cells[0].set_ylim(bottom=0)
-    figure.suptitle(f'MAE against the strength of a disturbance, {about}; bands: 95% intervals, line: untouched films', fontsize=10)
+    figure.suptitle(f'MAE against the strength of a disturbance, {about}; bands: 95% intervals, line: '
+                    'untouched films', fontsize=10)
     return figure

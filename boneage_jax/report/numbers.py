@@ -53,7 +53,8 @@ MEASURES = {
                 Measure('mae', 'MAE (months)'), Measure('bias', 'bias (months)', sign=True)),
     'masks': (Measure('iou', 'IoU', digits=4), Measure('dice', 'Dice', digits=4),
               _percent('iou_below_0.9', 'films below IoU 0.9')),
-    'points': (Measure('error_percent', "error (% of the hand's length)"), Measure('error_pixels', 'error (pixels of 2080x1600)', digits=1),
+    'points': (Measure('error_percent', "error (% of the hand's length)"),
+               Measure('error_pixels', 'error (pixels of 2080x1600)', digits=1),
                Measure('degrees', 'turned by (degrees)', digits=1), _percent('beyond_5_percent', 'films beyond 5%')),
 }
 TITLES = {'ages': 'Ages', 'classes': 'Age classes', 'masks': 'Hand masks', 'points': 'Key points and alignment'}
@@ -78,7 +79,7 @@ def forest(rows, *, width=190, height=22):
         return raw(f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
                    f'aria-label="{what}">{inner}</svg>')
 
-    ticks = [known_low + (known_high - known_low) * i / 2 for known_low, known_high in [(low + pad, high - pad)] for i in range(3)]
+    ticks = [low + pad + (high - low - 2 * pad) * i / 2 for i in range(3)]
     anchors = ('start', 'middle', 'end')
     scale = drawing(''.join(
         f'<text x="{place(x):.1f}" y="14" font-size="11" fill="#5b6873" text-anchor="{anchor}">{x:.3g}</text>'

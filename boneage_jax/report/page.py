@@ -119,8 +119,9 @@ def _overview(found, anchors):
             continue
         measures = [m for m in numbers.MEASURES[kind] if any(m.texts(overall) for _, _, overall in chosen)]
         first = measures[0]
-        scale, drawn = numbers.forest([tuple(first.factor * overall[first.key][part] for part in ('value', 'lower', 'upper'))
-                                       + (None,) for _, _, overall in chosen])
+        scale, drawn = numbers.forest([
+            (*(first.factor * overall[first.key][part] for part in ('value', 'lower', 'upper')), None)
+            for _, _, overall in chosen])
         rows = [[tag('a', run.name, href=f'#{anchors[id(run)]}'), split, f'{run.splits[split].get("films", 0):,}',
                  first.cell(overall), picture, *(m.cell(overall) for m in measures[1:])]
                 for (run, split, overall), picture in zip(chosen, drawn)]
@@ -163,7 +164,7 @@ def _flat(report, name=''):
 def _footer(films):
     lines = ['Research code; not a medical device.']
     if films:
-        lines.append('This page holds radiographs: their terms of use apply to the page as well (--nofilms leaves them out).')
+        lines.append('This page holds radiographs: their terms of use apply to it as well (--nofilms leaves them out).')
     return tag('footer', ' '.join(lines))
 
 

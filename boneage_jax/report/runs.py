@@ -19,8 +19,7 @@ CAPTIONS = {
     'counts': 'Training films by age and sex, with the class edges.',
     'anchors': 'The anchors that parts are chosen from.',
     'parts': 'The selected parts, best first.',
-    'parts_res3': 'Relation map of res3 and the selected parts.', 'parts_res4': 'Relation map of res4 and the selected parts.',
-    'parts_res5': 'Relation map of res5 and the selected parts.',
+    **{f'parts_res{k}': f'Relation map of res{k} and the selected parts.' for k in (3, 4, 5)},
     'tsne': 't-SNE of the embeddings, coloured by age.',
     'stress': 'MAE against the strength of each disturbance.',
 }
@@ -43,8 +42,9 @@ def section(run, anchor, data_dir=None, films=True):
     for split in reported:
         body += [_groups(run, split), _worst(run, split, data_dir) if films else None]
     if reported and others:
-        body.append(tag('details', tag('summary', f'{", ".join(others).capitalize()}: what selected the checkpoint, not a result'),
-                        [[_cards(run, split), _groups(run, split)] for split in others], class_='long'))
+        title = f'{", ".join(others).capitalize()}: what selected the checkpoint, not a result'
+        inner = [[_cards(run, split), _groups(run, split)] for split in others]
+        body.append(tag('details', tag('summary', title), inner, class_='long'))
     body += [left_pictures(run.place), _provenance(run)]
     if run.notes:  # last: reading the files above may have added some
         body.insert(1, tag('div', [tag('div', note) for note in dict.fromkeys(run.notes)], class_='warning'))
@@ -157,7 +157,7 @@ def _what_happened(run, films, i):
 
 def _provenance(run):
     report, config, rows = run.report or {}, run.config or {}, [('folder', run.place)]
-    for key, what in {'commit': 'commit', 'processor': 'processor', 'device': 'devices', 'minutes': 'minutes of training and evaluation',
+    for key, what in {'commit': 'commit', 'processor': 'processor', 'device': 'devices', 'minutes': 'minutes',
                       'step': 'step of the checkpoint', 'epoch': 'epoch of the checkpoint', 'selected_by': 'selected by',
                       'flip_tta': 'averaged with the mirror image', 'components': 'components', 'run': 'run',
                       'records': 'records'}.items():

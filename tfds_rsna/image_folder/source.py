@@ -55,7 +55,8 @@ class FolderSource:
     def columns(self) -> Columns:
         """The table's columns."""
         return Columns(id=self.id_column, months=self.months_column, male=self.male_column,
-                              image=self.image_column or None, group=self.group_column or None, source=self.source_column or None,
+                              image=self.image_column or None, group=self.group_column or None,
+                              source=self.source_column or None,
                               per_year=PER_YEAR[self.age_unit])
 
     @functools.cached_property
@@ -96,7 +97,9 @@ class FolderSource:
             used = [entry for _, entry in self._pair(entries, Problems('skip'))]
             # What a packed inner zip holds is not known here; as a part of its outer zip it counts.
             used += [entry for entry in entries if entry.is_zip]
-        columns = {key: value for key, value in dataclasses.asdict(self.columns).items() if key != 'source' or value}
+        columns = dataclasses.asdict(self.columns)
+        if not self.source_column:
+            del columns['source']
         return {'columns': columns, 'films': fingerprint.of_files(used, self.place),
                 'labels': self.table_digest()}
 

@@ -21,8 +21,8 @@ def write(folder, splits: Mapping[str, Iterable[dict]], *, description: str = ''
         folder: must not exist yet, or be empty.
         splits: {split: iterable of examples}. An example has `image` uint8 [H, W, 1], `id` str, `months` float
             (months), `male` bool, `width`, `height` int (native pixels), optionally `flags`, `group` (the
-            patient) and `source` (where it comes from) str and fixed-size arrays such as `hand_mask` uint8 [H, W, 1] and `keypoints` float32 [K, 2]. All
-            examples have the entries, shapes and types of the first.
+            patient) and `source` (where it comes from) str and fixed-size arrays such as `hand_mask` uint8 [H, W, 1]
+            and `keypoints` float32 [K, 2]. All examples have the entries, shapes and types of the first.
         description: one line for people, kept by TFDS.
         metadata: anything JSON can hold; `open(folder).metadata` gives it back.
 
