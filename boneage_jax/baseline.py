@@ -15,6 +15,8 @@ from boneage_jax.data import splits as splits_lib
 class ClassicalRun:
     """Principal components and a regression: nothing to resume, minutes at most."""
 
+    about = {}  # what metrics.json says of the films: set before `go`
+
     def __init__(self, config, workdir, splits):
         self.config, self.workdir, self.splits = config, workdir, splits
 
@@ -33,7 +35,8 @@ class ClassicalRun:
             log.say(f'{above:,} training films older than {classical.MONTHS[1]} months count to the class of '
                     f'{classical.MONTHS[1]} months; errors are against the true ages.')
         images = {name: split.arrays(range(len(split)))['image'] for name, split in splits.items()}
-        data = [(images[name], splits[name].months, splits[name].male) for name in ('train', splits_lib.SELECTING)]
+        selecting = splits_lib.selecting(splits_lib.SELECTING, 'the number of components')
+        data = [(images[name], splits[name].months, splits[name].male) for name in ('train', selecting)]
         model = classical.fit(*data, self.config.model, seed=self.config.seed)
         kept = {'male' if sex else 'female': n for sex, n in model.components.items()}
         log.say(f'Components kept by validation MAE: {kept}')
@@ -41,8 +44,8 @@ class ClassicalRun:
         figures.counts(train.months, train.male, (), self.workdir / 'figures' / 'counts.png')
         task = tasks.build(self.config.task, tasks.fit(self.config.task, train.months))
         return conclude(self.workdir, dataclasses.replace(task, report=functools.partial(_with_readings, task.report)),
-                       splits, lambda split: model.predict(images[split.name], split.male), components=kept,
-                       minutes=round((time.monotonic() - began) / 60, 2))
+                        splits, lambda split: model.predict(images[split.name], split.male), **self.about, components=kept,
+                        minutes=round((time.monotonic() - began) / 60, 2))
 
 
 def _with_readings(of_task, columns, split, train_months):

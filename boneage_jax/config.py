@@ -8,6 +8,7 @@ This module imports no jax: a config can be read, printed and checked on any mac
 import ast
 import dataclasses
 import importlib.util
+import json
 import pathlib
 import sys
 
@@ -45,7 +46,7 @@ def base():
             phantom=dict(count=4000, size=(512, 512), seed=0),
             image_folder=dict(  # a user's own films: paths, and the names of the CSV's columns
                 images='', labels='', id_column='id', months_column='boneage', male_column='male',
-                image_column='', group_column='', age_unit='months',
+                image_column='', group_column='', source_column='', age_unit='months',
             ),
             stages=(),  # named preprocessing stages (boneage_jax/stages), in order, before the resize
             stage=dict(  # their options, by stage; `run`: the workdir of the trained run that a stage predicts with
@@ -234,9 +235,31 @@ def from_command_line(spec, argv):
     return config.lock()
 
 
+def from_json(path, arg=None):
+    """The configuration that a run wrote as its config.json, locked, with the `key=value` pairs of `arg` applied.
+
+    Knobs that a newer release added have their neutral value. ConfigError where the file is no such configuration.
+    """
+    path, config = pathlib.Path(path), ml_collections.ConfigDict(base())
+    try:
+        config.update(_tuples(json.loads(path.read_text())))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ConfigError(f'{path}: not the configuration of a run of this release ({error})') from error
+    return build(config, arg, {})
+
+
+def _tuples(value):
+    """JSON's lists as the tuples that they were."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def load(spec):
-    """The config module of `path[:arg]` and its built config, as `--config` reads it."""
+    """The config module of `path[:arg]` and its built config, as `--config` reads it; no module for a run's config.json."""
     path, _, arg = spec.partition(':')
+    if path.endswith('.json'):
+        return None, from_json(path, arg)
     module = load_module(path)
     return module, module.get_config(arg or None)
 

@@ -39,6 +39,7 @@ class Films:
     male: np.ndarray
     months: np.ndarray
     prediction: np.ndarray
+    sources: tuple = ()
 
     def __len__(self):
         return len(self.ids)
@@ -74,6 +75,8 @@ def load(workdirs):
         if missing:
             raise UserError(f'{workdir}: no {", ".join(missing)}; members are workdirs of finished runs')
     names = _short_names(workdirs)
+    for workdir in workdirs:
+        splits_lib.refuse_selected(_json(workdir / 'metrics.json'), workdir)
     members = {name: read(workdir) for name, workdir in zip(names, workdirs)}
     films = combine(members)
     trained = {name: _json(workdir / 'splits.json', 'train') for name, workdir in zip(names, workdirs)}
@@ -258,9 +261,9 @@ def _short_names(workdirs):
     return [os.path.relpath(place, common).replace(',', '_') for place in places]
 
 
-def _json(path, key):
+def _json(path, key=None):
     try:
-        return json.loads(path.read_text())[key]
+        return json.loads(path.read_text())[key] if key else json.loads(path.read_text())
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{path}: cannot be read ({error!r}); is its run finished?') from error
 

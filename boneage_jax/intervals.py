@@ -14,6 +14,7 @@ import statistics
 import numpy as np
 
 from boneage_jax import predictions as predictions_lib
+from boneage_jax.data import splits
 from tfds_rsna.errors import UserError
 
 LEVEL = 0.9
@@ -60,6 +61,7 @@ def fit(predictions, *, split='validation', level=LEVEL):
     Raises:
         UserError: the split has too few films altogether, or a level that is not between 0 and 1.
     """
+    splits.selecting(split, 'the intervals')
     if not 0 < level < 1:
         raise UserError(f'level={level}: expected a number between 0 and 1, as 0.9')
     films = predictions_lib.of_split(predictions, split)

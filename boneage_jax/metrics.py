@@ -20,6 +20,7 @@ STAGES = {
 }
 SEXES = tuple(STAGES)
 LEVEL = 0.95
+AGREEMENT = 1.96  # standard deviations to either side hold 95% of errors where these are normal
 _CHUNK = 2_000_000      # resampled entries held at once: 16 MB of indices
 
 
@@ -35,7 +36,7 @@ def stage(months, male):
     return names[np.where(male, index[1], index[0])]
 
 
-def age_metrics(prediction, age, male, *, seed=0, resamples=1000, ids=None):
+def age_metrics(prediction, age, male, *, seed=0, resamples=1000, ids=None, source=()):
     """Errors of predicted ages, each with its percentile bootstrap interval (95 %) over films.
 
     Args:
@@ -43,11 +44,13 @@ def age_metrics(prediction, age, male, *, seed=0, resamples=1000, ids=None):
         male: [N] bool.
         seed: of the resampling; the same call gives the same interval.
         ids: [N] names of the films, used in error messages only.
+        source: [N] where each film comes from ('' = not known); empty where nothing says so.
 
     Returns:
-        `{'overall': M, 'by_sex': {'female': M, ..}, 'by_stage': {'pre-puberty': M, ..}}` where M maps each of
-        `mae`, `rmse`, `bias` (months) and `within_12_months`, `within_24_months` (share of films, 0 to 1) to
-        `{'value', 'lower', 'upper', 'count'}`. Sexes and stages without films are absent.
+        `{'overall': M, 'by_sex': {'female': M, ..}, 'by_stage': {'pre-puberty': M, ..}[, 'by_source': {name: M}]}` where
+        M maps each of `mae`, `rmse`, `bias` (months), `within_12_months`, `within_24_months` (share of films, 0 to 1) and
+        `agreement_lower`, `agreement_upper` (months: the 95% limits of agreement of Bland and Altman 1986, bias -+ 1.96
+        standard deviations of the error) to `{'value', 'lower', 'upper', 'count'}`. Groups without films are absent.
 
     Raises:
         UserError: no films, arrays of unequal length, a prediction or age that is not finite.
@@ -65,12 +68,17 @@ def age_metrics(prediction, age, male, *, seed=0, resamples=1000, ids=None):
     def group(chosen):
         return _error_metrics(error[chosen], seed, resamples)
 
-    sexes = {'female': ~male, 'male': male}
-    return {
+    sexes, sources = {'female': ~male, 'male': male}, np.asarray(source, str)
+    if sources.size and sources.shape != age.shape:
+        raise UserError(f'unequal lengths: {len(age)} ages, {sources.size} sources')
+    found = {
         'overall': group(slice(None)),
         'by_sex': {sex: group(chosen) for sex, chosen in sexes.items() if chosen.any()},
         'by_stage': {name: group(stages == name) for name in STAGES['male'] if (stages == name).any()},
     }
+    if (sources != '').any():
+        found['by_source'] = {name or 'not known': group(sources == name) for name in sorted(set(sources.tolist()))}
+    return found
 
 
 def bootstrap(values, *, statistic=lambda means: means, seed=0, resamples=1000, level=LEVEL):
@@ -163,16 +171,16 @@ def class_metrics(predicted, truth, count, *, seed=0, resamples=1000):
 
 def _error_metrics(error, seed, resamples):
     """Errors [N] in months -> {name: {'value', 'lower', 'upper', 'count'}}."""
-    size = np.abs(error)
-    columns = {'mae': size, 'rmse': error ** 2, 'bias': error, 'within_12_months': size <= 12,
-               'within_24_months': size <= 24}
-    root = np.asarray([name == 'rmse' for name in columns])
+    size, count = np.abs(error), len(error)
+    names = ('mae', 'rmse', 'bias', 'within_12_months', 'within_24_months', 'agreement_lower', 'agreement_upper')
+    table = np.stack([size, error ** 2, error, size <= 12, size <= 24], axis=1).astype(np.float64)
 
     def statistic(means):
-        return np.where(root, np.sqrt(np.abs(means)), means)
+        mae, square, bias, *shares = np.moveaxis(means, -1, 0)
+        half = AGREEMENT * np.sqrt(np.maximum(square - bias ** 2, 0) * count / max(count - 1, 1))
+        return np.stack([mae, np.sqrt(square), bias, *shares, bias - half, bias + half], axis=-1)
 
-    table = np.stack(list(columns.values()), axis=1).astype(np.float64)
-    rows = zip(columns, statistic(table.mean(0)), *bootstrap(
+    rows = zip(names, statistic(table.mean(0)), *bootstrap(
         table, statistic=statistic, seed=seed, resamples=resamples))
     return {name: {'value': float(value), 'lower': float(lower), 'upper': float(upper), 'count': len(error)}
             for name, value, lower, upper in rows}

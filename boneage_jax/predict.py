@@ -20,6 +20,7 @@ import numpy as np
 import tqdm
 from absl import app, flags, logging
 
+from boneage_jax import calibration as calibration_lib
 from boneage_jax import figures, intervals, log, metrics, prepare, train
 from boneage_jax import predictions as predictions_lib
 from boneage_jax.restore import Predictor, read_config, read_task
@@ -38,7 +39,7 @@ class Unreadable(UserError):
 
 
 def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, overwrite=False, batch_size=0,
-            columns=None, age_unit='months'):
+            columns=None, age_unit='months', calibration=None):
     """Predicts the films at `place` with the best network of the run in `workdir` and writes `output`.
 
     Args:
@@ -47,6 +48,7 @@ def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, ove
         sex: 'male' or 'female', of the films whose sex no table gives.
         overlays: a folder for one picture a film.
         batch_size: films at once; 0 = as in training.
+        calibration: a file of `boneage_jax.calibrate`, made for this very network: ages and intervals are the site's.
 
     Returns:
         The rows of `output` as dicts; what is not known is None.
@@ -70,14 +72,18 @@ def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, ove
         for line in lines:
             log.say(f'{labels}: {line}')
         predictor = Predictor(workdir, batch_size=batch_size)
-        male = _sexes(listed, sex, predictor.needs_sex, labels)
-        fitted = _fit_intervals(workdir)
+        site = calibration and calibration_lib.read(calibration, calibration_lib.identify(workdir, predictor.step))
+        male = _sexes(listed, sex, predictor.needs_sex or site, labels)
+        fitted = site.intervals() if site else _fit_intervals(workdir)
+        if site:
+            log.say(f'Ages and 90% intervals are calibrated by {calibration}.')
         _warn_of_training_films(workdir, listed)
         pictures = _name_pictures(listed, overlays, overwrite)
         problems, rows = Problems('skip'), []
         for chunk in _chunks(listed, predictor, problems, keep=bool(pictures)):
             sexes = [male[film.id] for film, *_ in chunk]
             months, classes, aux = _months(predictor, np.stack([seen['image'] for _, seen, _ in chunk]), sexes)
+            months = site.apply(months, sexes) if site else months
             for i, (film, seen, native) in enumerate(chunk):
                 of_classes = {name: values[i] for name, values in classes.items()}
                 row = _row(film, place, sexes[i], float(months[i]), fitted, of_classes)
@@ -293,7 +299,7 @@ def main(argv):
     try:
         predict(_FLAGS.workdir, _FLAGS.input, _FLAGS.output, labels=_FLAGS.labels, sex=_FLAGS.sex,
                 overlays=_FLAGS.overlays, overwrite=_FLAGS.overwrite, batch_size=_FLAGS.batch_size, columns=columns,
-                age_unit=_FLAGS.age_unit)
+                age_unit=_FLAGS.age_unit, calibration=_FLAGS.calibration)
     except DataError as error:  # written for the builder, whose options these flags are
         raise UserError(str(error).replace('data.image_folder.', '--')) from error
 
@@ -306,6 +312,7 @@ if __name__ == '__main__':
     flags.DEFINE_string('labels', None, 'CSV or xlsx with the sex and, where known, the age of each film')
     flags.DEFINE_string('sex', None, 'male or female: of the films whose sex --labels does not give')
     flags.DEFINE_string('overlays', None, 'folder for a picture of each film with its age, parts, relation or attention maps')
+    flags.DEFINE_string('calibration', None, "a site's calibration, as boneage_jax.calibrate writes it")
     flags.DEFINE_boolean('overwrite', False, 'replace an output that exists')
     flags.DEFINE_integer('batch_size', 0, 'films at once; 0 = as in training', lower_bound=0)
     for _name, _what in {'id': 'films', 'male': 'sex', 'months': 'age', 'image': 'file'}.items():

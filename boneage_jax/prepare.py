@@ -43,15 +43,7 @@ def ensure(data, data_dir=None):
     """
     if data.source == 'prepared':
         return _given(data)
-    steps, source = stages.plan(data, data_dir), data.source
-    described = tfds_rsna.builder_class(source).describe(**_options(data, data_dir))
-    steps = [dataclasses.replace(step, folder=str(
-        cache_folder() / 'findings' / f'{step.name}-{source}-{_fingerprint([described, *(s.described for s in steps[:i + 1])])}'))
-        for i, step in enumerate(steps)]
-    recipe = {'source': described, 'stages': [step.described for step in steps], 'size': list(data.size),
-              'fit': data.fit, 'version': VERSION}
-    rows, columns = data.size
-    folder = cache_folder() / 'records' / f'{source}-{rows}x{columns}-{_fingerprint(recipe)}'
+    folder, steps, recipe = _places(data, _options(data, data_dir), data_dir)
     if (folder / prepared.MARKER).exists():
         return folder
     with lock.exclusive(folder.with_name(f'.{folder.name}.lock'), wait=True,
@@ -86,6 +78,32 @@ def native(data, count, data_dir=None):
     records = _open_split(str(source_of(data, data_dir).data_path), 'train')
     chosen = sorted({round(i * (len(records) - 1) / max(count - 1, 1)) for i in range(min(count, len(records)))})
     return [read_film(records[i]) for i in chosen]
+
+
+def existing(data, data_dir=None):
+    """The folder that `ensure` would give where its records are there already, else None; builds and fetches nothing."""
+    if data.source == 'prepared':
+        return _given(data)
+    if data.download:
+        data = data.copy_and_resolve_references()
+        with data.unlocked():
+            data.download = False
+    folder = _places(data, _options(data, data_dir), data_dir)[0]
+    return folder if (folder / prepared.MARKER).exists() else None
+
+
+def _places(data, options, data_dir):
+    """(folder of the records, the stages' steps with their folders, recipe of the records)."""
+    source, steps = data.source, stages.plan(data, data_dir)
+    described = tfds_rsna.builder_class(source).describe(**options)
+    steps = [dataclasses.replace(step, folder=str(
+        cache_folder() / 'findings' / f'{step.name}-{source}-{_fingerprint([described, *(s.described for s in steps[:i + 1])])}'))
+        for i, step in enumerate(steps)]
+    recipe = {'source': described, 'stages': [step.described for step in steps], 'size': list(data.size),
+              'fit': data.fit, 'version': VERSION}
+    rows, columns = data.size
+    folder = cache_folder() / 'records' / f'{source}-{rows}x{columns}-{_fingerprint(recipe)}'
+    return folder, steps, recipe
 
 
 def process(films, data):

@@ -5,7 +5,6 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax import nnx
 
@@ -99,15 +98,11 @@ def read_config(workdir):
     path = workdir / 'config.json'
     if not path.is_file():
         raise UserError(f'{workdir}: no run lies there (no config.json); give the --workdir of a training')
-    config = ml_collections.ConfigDict(config_lib.base())
-    try:
-        config.update(_tuples(json.loads(path.read_text())))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f'{path}: not the configuration of a run of this release ({error})') from error
+    config = config_lib.from_json(path)
     if config.trainer != 'gradient':
         raise UserError(f'{workdir} holds a run with trainer={config.trainer!r}, which keeps no network to predict '
                         'with; give the workdir of a gradient-trained run')
-    return config.lock()
+    return config
 
 
 def read_task(workdir):
@@ -125,13 +120,6 @@ def build_model(config):
     if name == 'auto':
         name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
     return models.build(config.model.name, seed=config.seed, dtype=jnp.dtype(name), **options)
-
-
-def _tuples(value):
-    """JSON's lists as the tuples that they were."""
-    if isinstance(value, dict):
-        return {key: _tuples(inner) for key, inner in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _reads_last(function, *arguments):

@@ -13,7 +13,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from boneage_jax import config as config_lib
-from boneage_jax import evaluate, figures, log, train, workdir
+from boneage_jax import evaluate, figures, leaks, log, train, workdir
 from boneage_jax.data import pipeline, splits
 from boneage_jax.restore import Predictor
 
@@ -39,7 +39,9 @@ def score(run, config, output, data_dir=None):
     output.mkdir(parents=True, exist_ok=True)
     scored = {name: (split, _columns(predictor, split)) for name, split in chosen.items()}
     evaluate.write_predictions(output, scored)
-    about = {'run': str(run), 'step': predictor.step, 'selected_by': 'nothing: a finished run', **workdir.provenance()}
+    about = {'run': str(run), 'step': predictor.step, 'selected_by': 'nothing: a finished run',
+             'labels': workdir.labels(chosen), 'records': next(iter(chosen.values())).folder,
+             'leaks': leaks.check(chosen, output), **workdir.provenance()}
     report = evaluate.write_metrics(output, scored, predictor.task, opened['train'].months, about)
     figures.from_run(output)
     for name, split in report['splits'].items():

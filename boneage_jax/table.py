@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from boneage_jax import ensemble, log, metrics, predictions
+from boneage_jax.data import splits
 from tfds_rsna.errors import UserError
 
 COLUMNS = ('row', 'paper', 'ours', 'lower', 'upper', 'delta', 'delta_lower', 'delta_upper', 'seeds', 'split', 'data',
@@ -106,6 +107,8 @@ def results(row, paper, workdirs, name):
     """
     metric, workdirs = METRICS[name], [pathlib.Path(workdir) for workdir in workdirs]
     reports = [_read(workdir / 'metrics.json') for workdir in workdirs]
+    for workdir, report in zip(workdirs, reports):
+        splits.refuse_selected(report, workdir)
     data = describe(_read(workdirs[0] / 'config.json')['data'])
     films = [metric.films(workdir) for workdir in workdirs]
     mean = metric.mean(workdirs) if metric.mean and len(workdirs) > 1 else {}

@@ -17,19 +17,7 @@ from clu import parameter_overview
 from flax import nnx
 
 from boneage_jax import (
-    checkpoint,
-    cost,
-    evaluate,
-    features,
-    figures,
-    log,
-    look,
-    optimizer,
-    prepare,
-    restore,
-    sharding,
-    tasks,
-)
+    checkpoint, cost, evaluate, features, figures, leaks, log, look, optimizer, prepare, restore, sharding, tasks)
 from boneage_jax import config as config_lib
 from boneage_jax import step as step_lib
 from boneage_jax import workdir as workdir_lib
@@ -67,7 +55,10 @@ def train(config, workdir, data_dir=None):
         trainer.check(config, fresh=not workdir_lib.has_results(workdir))
         splits = open_splits(config, data_dir)
         workdir_lib.settle_splits(workdir, splits, write=main)
-        return trainer(config, workdir, splits).go()
+        found = leaks.check(splits, workdir) if main else {}
+        run = trainer(config, workdir, splits)
+        run.about = {'labels': workdir_lib.labels(splits), 'records': splits['train'].folder, 'leaks': found}
+        return run.go()
 
 
 def open_splits(config, data_dir=None):
@@ -85,6 +76,8 @@ def open_splits(config, data_dir=None):
 
 class Run:
     """Everything that one gradient-trained run holds; `go()` is the loop."""
+
+    about = {}  # what metrics.json says of the films: set before `go`
 
     def __init__(self, config, workdir, splits):
         self.config, self.workdir, self.main = config, workdir, sharding.is_main()
@@ -275,7 +268,7 @@ class Run:
             self.state = dataclasses.replace(self.state, statistics=mean)
 
     def _evaluate(self, step):
-        split, began = self.splits[splits_lib.SELECTING], time.monotonic()
+        split, began = self.splits[splits_lib.selecting(splits_lib.SELECTING, 'the checkpoint')], time.monotonic()
         self._refresh_statistics()
         _, means = evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
                                     mesh=self.mesh)
@@ -322,9 +315,9 @@ class Run:
             return evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
                                     mesh=self.mesh)[0]
 
-        written = conclude(self.workdir, self.task, self.splits, predict, step=best,
-                         epoch=best / self.batches.steps_per_epoch, flip_tta=self.config.flip_tta,
-                         minutes=log.minutes(self.workdir))
+        written = conclude(self.workdir, self.task, self.splits, predict, **self.about, step=best,
+                           epoch=best / self.batches.steps_per_epoch, flip_tta=self.config.flip_tta,
+                           minutes=log.minutes(self.workdir))
         if self.main and self.attends:
             seen = look.at(restore.Predictor(self.workdir), self.films[splits_lib.SELECTING], 8)
             look.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')

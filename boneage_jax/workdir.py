@@ -103,6 +103,18 @@ def _refuse_trained(other, trained, theirs, config, ids):
                 'the same data.split_seed, data.validation and data.holdout in both runs')
 
 
+def labels(splits):
+    """What a run was taught and asked: `{split: {'films', 'sha256'}}`, the digest over (id, months, sex) sorted by id.
+
+    The same films with the same labels give the same digest, whatever file they came in.
+    """
+    found = {}
+    for name, split in splits.items():
+        rows = sorted(zip(split.ids, (float(m) for m in split.months), (bool(m) for m in split.male)))
+        found[name] = {'films': len(rows), 'sha256': hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
+    return found
+
+
 def provenance():
     """With what a figure was made: commit (with '+' where files differ from it), versions, processor."""
     here = pathlib.Path(__file__).parent

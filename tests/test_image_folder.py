@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 import tfds_rsna
+from boneage_jax import config as c
+from boneage_jax import prepare
+from boneage_jax.data import source, splits
 from tfds_rsna import films, streamed
 from tfds_rsna.errors import UserError
 from tfds_rsna.problems import DataError
@@ -265,3 +268,14 @@ def test_descriptions_refuse_as_the_build_does(described, tmp_path):
                            ({'age_unit': 'days'}, 'days')):
         with pytest.raises(UserError, match=found):
             described(**options)
+
+
+def test_where_films_come_from_reaches_the_split(build, tmp_path, monkeypatch):
+    monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
+    table = 'id,boneage,male,site\n' + ''.join(f'{name},{i}0,M,{"Bonn" if i > 2 else ""}\n' for i, name in enumerate('abcd', 1))
+    built = build({f'{name}.png': encoded(array=GREY + i) for i, name in enumerate('abcd')}, table, source_column='site')
+    assert [record['source'] for record in built.as_data_source('train')] == ['', '', 'Bonn', 'Bonn']
+    config = c.load('configs/prsnet.py:size=(16,16),source=image_folder,source_column=site,'
+                    f'images={tmp_path / "films"},labels={tmp_path / "ages.csv"}')[1]
+    split = source.open_splits(prepare.ensure(config.data), splits.whole)['train']
+    assert source.of_sex(source.join(split, [split]), 'male').sources == ['', '', 'Bonn', 'Bonn'] * 2

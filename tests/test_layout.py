@@ -10,8 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Imports go down this list, or sideways within a row as long as no circle comes of it.
 ROWS = [
-    ['main', 'sweep', 'predict', 'inside', 'embeddings', 'export', 'score', 'near_edges', 'check_hands', 'grid', 'survey'],
+    ['main', 'sweep', 'predict', 'inside', 'embeddings', 'export', 'score', 'near_edges', 'check_hands', 'grid', 'survey', 'report',
+     'calibrate', 'stress'],
     ['train', 'mine', 'figures', 'ensemble', 'table', 'conclude', 'baseline', 'look'],
+    ['leaks', 'calibration'],
     ['prepare', 'evaluate', 'features'],
     ['findings', 'stages'],
     ['step', 'restore'],

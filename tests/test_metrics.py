@@ -24,17 +24,27 @@ def test_stage_bounds():
 
 def test_values_counted_by_hand():
     age = np.array([100.0, 100.0, 100.0, 50.0])
-    prediction = age + [12.0, -24.0, 0.0, 30.0]
+    prediction = age + (error := np.array([12.0, -24.0, 0.0, 30.0]))
     out = metrics.age_metrics(prediction, age, [True, True, False, False])
     overall = {name: entry['value'] for name, entry in out['overall'].items()}
     assert overall == pytest.approx({'mae': 16.5, 'rmse': np.sqrt(405), 'bias': 4.5, 'within_12_months': 0.5,
-                                     'within_24_months': 0.75})
+                                     'within_24_months': 0.75, 'agreement_lower': 4.5 - 1.96 * np.std(error, ddof=1),
+                                     'agreement_upper': 4.5 + 1.96 * np.std(error, ddof=1)})
     assert out['by_sex']['male']['mae']['value'] == 18 and out['by_sex']['male']['mae']['count'] == 2
     assert {name: m['mae']['count'] for name, m in out['by_stage'].items()} == {
         'pre-puberty': 3, 'early and mid puberty': 1}
     assert out['by_stage']['early and mid puberty']['mae']['value'] == 0
     for m in out['overall'].values():
         assert m['lower'] <= m['value'] <= m['upper'] and m['count'] == 4
+
+
+def test_films_are_also_grouped_by_where_they_come_from():
+    age = np.array([100.0, 100.0, 50.0])
+    out = metrics.age_metrics(age + [6.0, 2.0, -3.0], age, [True, False, True], source=['b', '', 'b'])
+    assert {name: m['mae']['value'] for name, m in out['by_source'].items()} == {'not known': 2.0, 'b': 4.5}
+    assert 'by_source' not in metrics.age_metrics(age, age, [True, False, True], source=['', '', ''])
+    with pytest.raises(ValueError, match='3 ages, 2 sources'):
+        metrics.age_metrics(age, age, [True, False, True], source=['b', 'c'])
 
 
 def test_absent_sex_is_left_out_and_everything_is_json():

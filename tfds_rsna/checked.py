@@ -63,7 +63,7 @@ def _check(item: tuple[Label, Entry]) -> dict:
     data = entry.read()
     height, width = films.decode(data, entry.path).shape
     return {'image': data, 'id': label.id, 'group': label.group, 'months': label.months, 'male': label.male,
-            'width': width, 'height': height}
+            'width': width, 'height': height, **({'source': label.source} if label.source is not None else {})}
 
 
 def match(labels: Sequence[Label], images: dict[str, Entry], table: str, images_name: str,

@@ -20,14 +20,15 @@ _MANY = 20
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """One row: the film's id, its age in months, its sex, the image's name where the table gives one, and the
-    patient (or study) it belongs to, '' where nothing says so."""
+    """One row: the film's id, its age in months, its sex, the image's name where the table gives one, the patient (or
+    study) it belongs to, '' where nothing says so, and where it comes from (a hospital), None without such a column."""
 
     id: str
     months: float
     male: bool
     image: str | None = None
     group: str = ''
+    source: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Columns:
     male: str
     image: str | None = None
     group: str | None = None
+    source: str | None = None
     per_year: int = 1
 
 
@@ -116,13 +118,13 @@ def parse(rows: list[dict[str, str]], columns: Columns, name: str, problems: Pro
         DataError: a column is missing (the message lists those that are there), or sexes are given as answers
             (0 and 1, yes and no) under a header that does not ask for boys.
     """
-    wanted = [columns.id, columns.months, columns.male, *filter(None, (columns.image, columns.group))]
+    wanted = [columns.id, columns.months, columns.male, *filter(None, (columns.image, columns.group, columns.source))]
     missing = [column for column in wanted if column not in rows[0]]
     if missing:
         raise DataError(f'{name}: no column {", ".join(map(repr, missing))}; it has '
                         f'{", ".join(map(repr, rows[0]))}. Name the columns that are meant: '
-                        'data.image_folder.id_column=..., and so on with months_column, male_column, image_column and '
-                        'group_column')
+                        'data.image_folder.id_column=..., and so on with months_column, male_column, image_column, '
+                        'group_column and source_column')
     _check_sexes(rows, columns.male, name)
     twice = duplicates(filter(None, (row[columns.id] for row in rows)))
     labels = []
@@ -141,7 +143,8 @@ def parse(rows: list[dict[str, str]], columns: Columns, name: str, problems: Pro
                          'True (male) or False')
         else:
             labels.append(Label(film, months, male, row[columns.image] if columns.image else None,
-                                row[columns.group] if columns.group else ''))
+                                row[columns.group] if columns.group else '',
+                                row[columns.source] if columns.source else None))
     return labels
 
 

@@ -66,7 +66,7 @@ def augment(key, batch, options, *, first=0):
     mean = jnp.mean(_unit(batch['image']), axis=(1, 2, 3), keepdims=True)
     if any(options[name] for name in _GEOMETRIC):
         matrix, shift = _affine(signed[:, 1:6], batch['image'].shape[1:3], options)
-        batch = _warp(batch, matrix, shift, options['fill'])
+        batch = warp(batch, matrix, shift, options['fill'])
     else:
         batch = to_float(batch)
 
@@ -129,8 +129,11 @@ def _affine(signed, sides, options):
     return ((cos - sin * shear, -sin), (sin + cos * shear, cos)), shift
 
 
-def _warp(batch, matrix, shift, fill):
-    """Applies one affine map per example to image, hand mask and key points."""
+def warp(batch, matrix, shift, fill):
+    """Applies one affine map per example to image, hand mask and key points: p -> matrix (p - centre) + centre + shift.
+
+    `matrix`: ((a, b), (c, d)), each [B], on (row, column); `shift` [B, 2] pixels; `fill` as in `OPTIONS`.
+    """
     height, width = batch['image'].shape[1:3]
     centre = jnp.asarray([(height - 1) / 2, (width - 1) / 2], jnp.float32)
     (a, b), (c, d) = matrix

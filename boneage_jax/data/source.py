@@ -10,7 +10,8 @@ from tfds_rsna.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """`records[positions[i]]` is example i. `ids` list of str, `months` float32 `[N]`, `male` bool `[N]`."""
+    """`records[positions[i]]` is example i. `ids` list of str, `months` float32 `[N]`, `male` bool `[N]`;
+    `sources` list of str: where each film comes from, '' where nothing says so."""
 
     name: str
     records: object
@@ -19,6 +20,8 @@ class Split:
     months: np.ndarray
     male: np.ndarray
     inputs: tuple = ('image',)  # what a batch carries besides its labels, of `image`, `hand_mask`, `keypoints`
+    sources: tuple | list = ()
+    folder: str = ''  # of the prepared records
 
     def __len__(self):
         return len(self.positions)
@@ -45,7 +48,8 @@ def open_splits(folder, derive, inputs=('image',)):
         labels = opened.labels[source]
         splits[name] = Split(name, opened.splits[source], positions, [labels['ids'][i] for i in positions],
                              np.asarray(labels['months'], np.float32)[positions],
-                             np.asarray(labels['male'], bool)[positions], inputs)
+                             np.asarray(labels['male'], bool)[positions], inputs,
+                             [labels['sources'][i] for i in positions], str(folder))
     return splits
 
 
@@ -60,7 +64,8 @@ def join(split, others):
     return dataclasses.replace(
         split, records=_Joined([s.records for s in every]),
         positions=np.concatenate([_Joined.address(number, s.positions) for number, s in enumerate(every)]),
-        ids=[i for s in every for i in s.ids], months=np.concatenate([s.months for s in every]),
+        ids=[i for s in every for i in s.ids], sources=[i for s in every for i in s.sources],
+        months=np.concatenate([s.months for s in every]),
         male=np.concatenate([s.male for s in every]))
 
 
@@ -72,6 +77,7 @@ def of_sex(split, sex):
     if not len(chosen):
         raise UserError(f'data.sex={sex!r}: none of the {len(split)} {split.name} films is of that sex')
     return dataclasses.replace(split, positions=split.positions[chosen], ids=[split.ids[i] for i in chosen],
+                               sources=[split.sources[i] for i in chosen] if split.sources else (),
                                months=split.months[chosen], male=split.male[chosen])
 
 

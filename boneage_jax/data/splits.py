@@ -15,6 +15,22 @@ class SplitError(UserError):
     """The source has too few films for the splits that the config asks for."""
 
 
+def selecting(name, what):
+    """`name`, the split that `what` (a checkpoint, a threshold, a calibration) is chosen by; SplitError where it may not."""
+    if name in REPORTED:
+        raise SplitError(f'{what} would be chosen by the {name} split, which is reported and must never select: a figure on '
+                         f'films that chose what it measures says nothing of new films. Choose by {SELECTING}')
+    return name
+
+
+def refuse_selected(report, where):
+    """Refuses (SplitError) a run whose metrics.json says that a reported split selected anything in it."""
+    by = str(report.get('selected_by', '')).split(' ')[0]
+    roles = [name for name, of in report.get('splits', {}).items() if name in REPORTED and of.get('role') == 'selects']
+    for name in filter(REPORTED.__contains__, [by, *roles]):
+        selecting(name, f'{where}: its checkpoint')
+
+
 def derive(labels, *, validation, holdout, seed, official=True):
     """`{split: (source split, int64 positions in it)}` from `labels = {source split: {'ids', 'months', 'male'[, 'groups']}}`.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from boneage_jax import predictions
-from boneage_jax.figures import ages, classes, style, training
+from boneage_jax.figures import ages, agreement, classes, style, training
 from boneage_jax.figures import components as components_lib
 
 
@@ -14,7 +14,7 @@ def from_run(workdir):
     """Draws the figures of the run in `workdir` into `workdir/figures/`; returns their paths.
 
     From `predictions.csv` (`id,split,male,age,prediction[,lower,upper]`, months), for each split in it:
-    `predictions_SPLIT.png` and `error_by_age_SPLIT.png`; none where the run predicts no ages; of classes also
+    `predictions_SPLIT.png`, `error_by_age_SPLIT.png` and `bland_altman_SPLIT.png`; none where the run predicts no ages; of classes also
     `confusion_SPLIT.png`. From `metrics.jsonl`, which
     a classical run does not have: `training.png`.
 
@@ -31,6 +31,7 @@ def from_run(workdir):
         chosen = predictions.of_split(films, split)
         paths.append(style.save(ages.predicted_against_true, folder / f'predictions_{split}.png', split, chosen))
         paths.append(style.save(ages.error_by_age, folder / f'error_by_age_{split}.png', split, chosen))
+        paths.append(style.save(agreement.bland_altman, folder / f'bland_altman_{split}.png', split, chosen))
         if 'class' in chosen:
             names = json.loads((workdir / 'metrics.json').read_text())['splits'][split]['by_class']
             names = [row['months'] for row in names]

@@ -159,7 +159,8 @@ def _order(embeddings, months, valid, distance):
 def report(columns, split, train_months):
     """`metrics.age_metrics` of a split, and as `median_mae` the floor: the error of predicting the training median."""
     return {'median_mae': metrics.median_baseline(train_months, split.months),
-            **metrics.age_metrics(columns['prediction'], split.months, split.male, ids=split.ids)}
+            **metrics.age_metrics(columns['prediction'], split.months, split.male, ids=split.ids,
+                                  source=split.sources)}
 
 
 def headline(report):

@@ -92,7 +92,8 @@ def age_classes(options, *, edges, centres, weights):
     def report(columns, split, train_months):
         largest = np.argmax(np.bincount(class_of(train_months, edges), minlength=len(centres)))
         truth, chosen = class_of(split.months, edges), np.asarray(columns['class'])
-        found = metrics.age_metrics(columns['prediction'], split.months, split.male, ids=split.ids)
+        found = metrics.age_metrics(columns['prediction'], split.months, split.male, ids=split.ids,
+                                    source=split.sources)
         classes = metrics.class_metrics(chosen, truth, len(centres))
         error = np.abs(np.asarray(centres)[chosen] - split.months)
         found['overall'] |= classes.pop('overall') | metrics.intervals({'centre_mae': error})

@@ -12,7 +12,7 @@ _LETTERS = {
 _INITIALS = tuple(_LETTERS)
 
 
-def _strokes(letter):
+def strokes(letter):
     """[N, 2, 2] segments of a letter in a unit square."""
     segments = []
     for stroke in _LETTERS[letter].split():
@@ -23,10 +23,10 @@ def _strokes(letter):
 
 def _layout(side, initials, stacked):
     """Segments [N, 2, 2] (x, y) with the side's letter 1 high, and the whole's (width, height)."""
-    parts = [_strokes(side) * (.55, 1)]
+    parts = [strokes(side) * (.55, 1)]
     for k, letter in enumerate(initials):
         size, place = ((.32, .40), (.10, 1.2 + .55 * k)) if stacked else ((.28, .45), (.42 * k, 1.25))
-        parts.append(_strokes(letter) * size + place)
+        parts.append(strokes(letter) * size + place)
     segments = np.concatenate(parts)
     return segments, segments.max((0, 1))
 

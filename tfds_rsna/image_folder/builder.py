@@ -39,8 +39,9 @@ class ImageFolder(streamed.StreamedBuilder):
                 'on_error': Problems(on_error).on_error, **FolderSource(**source).describe()}
 
     def _info(self) -> tfds.core.DatasetInfo:
+        more = {'source': streamed.Str(doc='where it comes from')} if self._source.source_column else {}
         return tfds.core.DatasetInfo(builder=self, description="A user's own hand radiographs with ages.",
-                                     features=streamed.film_features(), disable_shuffling=True)
+                                     features=streamed.film_features(**more), disable_shuffling=True)
 
     def _options(self) -> dict | None:
         if not self._source.images or not self._source.labels:

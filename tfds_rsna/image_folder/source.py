@@ -33,6 +33,7 @@ class FolderSource:
         male_column: the sex: M/F, male/female, boy/girl in any case; True/False or 1/0 under a header like 'male'.
         image_column: the file below `images`, where the ids are not the files' names.
         group_column: the patient (or study) a film belongs to, where one has several.
+        source_column: where a film comes from (a hospital, a machine): errors are then reported for each.
         age_unit: 'months' or 'years'.
     """
 
@@ -43,6 +44,7 @@ class FolderSource:
     male_column: str = 'male'
     image_column: str | None = None
     group_column: str | None = None
+    source_column: str | None = None
     age_unit: str = 'months'
 
     def __post_init__(self):
@@ -54,6 +56,7 @@ class FolderSource:
         """The table's columns."""
         return Columns(id=self.id_column, months=self.months_column, male=self.male_column,
                               image=self.image_column or None, group=self.group_column or None,
+                              source=self.source_column or None,
                               per_year=PER_YEAR[self.age_unit])
 
     @functools.cached_property
@@ -94,7 +97,10 @@ class FolderSource:
             used = [entry for _, entry in self._pair(entries, Problems('skip'))]
             # What a packed inner zip holds is not known here; as a part of its outer zip it counts.
             used += [entry for entry in entries if entry.is_zip]
-        return {'columns': dataclasses.asdict(self.columns), 'films': fingerprint.of_files(used, self.place),
+        columns = dataclasses.asdict(self.columns)
+        if not self.source_column:
+            del columns['source']
+        return {'columns': columns, 'films': fingerprint.of_files(used, self.place),
                 'labels': self.table_digest()}
 
     def table_digest(self) -> str:

@@ -9,7 +9,7 @@ from tfds_rsna import streamed
 from tfds_rsna.errors import UserError
 
 SCALARS = {'months': np.float32, 'male': np.bool_, 'width': np.int32, 'height': np.int32}
-STRINGS = ('id', 'group', 'flags')
+STRINGS = ('id', 'group', 'source', 'flags')
 
 
 class PreparedError(UserError):

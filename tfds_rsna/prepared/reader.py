@@ -19,7 +19,8 @@ class PreparedRecords:
         splits: {split: `Records`}.
         labels: {split: {'ids': list of str, 'months': float32 [N], 'male': bool [N], 'width': int32 [N],
             'height': int32 [N], 'flags': list of str, 'groups': list of str (the patient, '' where nothing
-            says)}}, in the order of `splits`, read without touching an image.
+            says), 'sources': list of str (where a film comes from, or '')}}, in the order of `splits`, read
+            without touching an image.
         metadata: what `write` was given.
     """
 
@@ -71,5 +72,6 @@ def _read_labels(path: pathlib.Path, splits: list[str]) -> dict[str, dict]:
         'width': np.array([int(row['width']) for row in of_split], np.int32),
         'height': np.array([int(row['height']) for row in of_split], np.int32),
         'flags': [row['flags'] for row in of_split],
-        'groups': [row.get('group', '') for row in of_split],  # older folders have no such column
+        'groups': [row.get('group', '') for row in of_split],  # older folders have no such columns
+        'sources': [row.get('source', '') for row in of_split],
     } for split, of_split in rows.items()}

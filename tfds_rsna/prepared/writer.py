@@ -11,7 +11,7 @@ from tfds_rsna.prepared.builder import Prepared, PreparedError, infer_features
 
 MARKER = 'prepared.json'
 SIDECAR = 'records.csv'
-COLUMNS = ('split', 'index', 'id', 'months', 'male', 'width', 'height', 'flags', 'group')
+COLUMNS = ('split', 'index', 'id', 'months', 'male', 'width', 'height', 'flags', 'group', 'source')
 
 
 def write(folder, splits: Mapping[str, Iterable[dict]], *, description: str = '', metadata: dict) -> pathlib.Path:
@@ -20,9 +20,9 @@ def write(folder, splits: Mapping[str, Iterable[dict]], *, description: str = ''
     Args:
         folder: must not exist yet, or be empty.
         splits: {split: iterable of examples}. An example has `image` uint8 [H, W, 1], `id` str, `months` float
-            (months), `male` bool, `width`, `height` int (native pixels), optionally `flags` and `group` str (the
-            patient) and fixed-size arrays such as `hand_mask` uint8 [H, W, 1] and `keypoints` float32 [K, 2]. All
-            examples have the entries, shapes and types of the first.
+            (months), `male` bool, `width`, `height` int (native pixels), optionally `flags`, `group` (the
+            patient) and `source` (where it comes from) str and fixed-size arrays such as `hand_mask` uint8 [H, W, 1]
+            and `keypoints` float32 [K, 2]. All examples have the entries, shapes and types of the first.
         description: one line for people, kept by TFDS.
         metadata: anything JSON can hold; `open(folder).metadata` gives it back.
 
@@ -77,7 +77,7 @@ def _write_into(folder: pathlib.Path, splits, description: str, metadata: dict) 
                                      f'the first has {sorted(features)}')
                 rows.writerow([split, counts[split], example['id'], repr(float(example['months'])),
                                int(example['male']), int(example['width']), int(example['height']),
-                               example.get('flags', ''), example.get('group', '')])
+                               example.get('flags', ''), example.get('group', ''), example.get('source', '')])
                 counts[split] += 1
                 yield example
 
