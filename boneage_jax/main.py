@@ -22,7 +22,8 @@ def main(argv):
     # Imported here, so that worker processes that re-import this module do not load JAX.
     from boneage_jax import sharding, train
     sharding.start()
-    train.train(config, _WORKDIR.value, _DATA_DIR.value)
+    with sharding.together():
+        train.train(config, _WORKDIR.value, _DATA_DIR.value)
 
 
 if __name__ == '__main__':

@@ -4,8 +4,11 @@ The mesh has one axis, `data`, of type Auto: JAX's default Explicit axes refuse 
 losses. Every host holds the whole state (replicated) and its slice of each global batch.
 """
 
+import contextlib
 import os
 import signal
+import sys
+import traceback
 
 import jax
 from jax.experimental import multihost_utils
@@ -14,19 +17,61 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from boneage_jax import log
 from tfds_rsna.errors import UserError
 
+# How JAX's errors speak of a host that is gone: the collectives' (Gloo, NCCL) and the coordination service's.
+_LOST = ('Gloo', 'gloo', 'NCCL', 'Connection closed', 'Connection reset', 'heartbeat', 'UNAVAILABLE', 'coordination',
+         'DEADLINE_EXCEEDED')
+
 
 def start(environ=os.environ):
-    """Joins the other hosts where BONEAGE_COORDINATOR, BONEAGE_PROCESSES, BONEAGE_PROCESS are set (before any jax call)."""
+    """Joins the other hosts where BONEAGE_COORDINATOR, BONEAGE_PROCESSES, BONEAGE_PROCESS are set (before any jax call).
+
+    `BONEAGE_COORDINATOR=auto` alone lets JAX ask the machine (a TPU slice tells its hosts all three). BONEAGE_HEARTBEAT:
+    seconds of silence after which a host counts as dead and the run ends (60). Raises UserError where a variable is
+    missing or the hosts do not find each other.
+    """
     names = ('BONEAGE_COORDINATOR', 'BONEAGE_PROCESSES', 'BONEAGE_PROCESS')
-    given = [name for name in names if environ.get(name)]
+    given = {name: environ[name] for name in names if environ.get(name)}
     if not given:
         return
-    if len(given) < len(names):
-        missing = ', '.join(set(names) - set(given))
-        raise UserError(f'a multi-host run needs {", ".join(names)}; missing: {missing}')
+    place = {}
+    if given.get(names[0]) != 'auto':
+        if len(given) < len(names):
+            missing = ', '.join(name for name in names if name not in given)
+            raise UserError(f'a multi-host run needs {", ".join(names)}; missing: {missing}')
+        place = dict(coordinator_address=given[names[0]], num_processes=int(given[names[1]]), process_id=int(given[names[2]]))
+    silence = int(environ.get('BONEAGE_HEARTBEAT') or 60)
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    jax.distributed.initialize(
-        environ['BONEAGE_COORDINATOR'], int(environ['BONEAGE_PROCESSES']), int(environ['BONEAGE_PROCESS']))
+    try:
+        jax.distributed.initialize(**place, heartbeat_timeout_seconds=silence)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f'the hosts of this run did not find each other ({", ".join(f"{k}={v}" for k, v in given.items())}); '
+                        f'is the port open, and does every host run? ({error})') from error
+    if is_main():
+        log.say(f'{jax.process_count()} hosts. One that dies ends the run within about {silence} s; the same command goes '
+                'on from the last save, on any number of hosts.')
+
+
+@contextlib.contextmanager
+def together():
+    """An error of this host ends its process at once, with its message; with one host it goes its usual way.
+
+    An orderly end waits for all hosts, which wait for this one, or are gone.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not many_hosts():
+            raise
+        if isinstance(error, UserError):
+            log.say(f'Error: {error}')
+        elif isinstance(error, jax.errors.JaxRuntimeError) and any(sign in str(error) for sign in _LOST):
+            log.say(f'Error: host {jax.process_index()} of {jax.process_count()} lost another host, which died or was cut '
+                    'off; its own output says why. The same command goes on from the last save, on any number of hosts. '
+                    f'({str(error).splitlines()[0][:200]})')
+        else:
+            traceback.print_exception(error)
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def make_mesh():
