@@ -14,6 +14,7 @@ from boneage_jax.preprocess import hand_mask, resize
 from boneage_jax.preprocess import transform as transforms
 
 _TURN, _ZOOM, _MOVE = 6.0, 0.08, 0.02  # degrees, share, share of the longer side: how far the views of `look_again` differ
+_TRUST = 0.06  # of the hand's length, by which a second look may move a point
 
 
 def look(film, run, **_):
@@ -55,7 +56,7 @@ def look_again(film, run, *, views):
     onto = register.from_keypoints(points, size)
     seen = [view @ onto for view in _views(size, views)]
     return {'image': np.stack([transforms.warp(film['image'], each, size) for each in seen])[..., None],
-            'transform': np.stack(seen).astype(np.float32)}
+            'transform': np.stack(seen).astype(np.float32), 'keypoints': np.asarray(points, np.float32)}
 
 
 def _views(size, count):
@@ -71,14 +72,26 @@ def _views(size, count):
 
 
 def points_again(predictor, looks, *, run, views):
-    """The three key points of each film, in its own pixels, as the median over its views: `keypoints` float32 `[3, 2]`."""
+    """Fingertip and capitate of each film, in its own pixels, as the median over its views: `keypoints` float32 `[3, 2]`.
+
+    A point that would move by more than `_TRUST` of the hand's length stays where it was, and so does the thumb: the views
+    may cut it off, and only the side that it is on counts.
+    """
     from boneage_jax.preprocess import keypoints
     size = _input(run)[0]
     prediction, _ = predictor(np.concatenate([x['image'] for x in looks]))
     found = np.asarray(keypoints.denormalise(prediction, size)).reshape(len(looks), views, -1, 2)
     back = [[transforms.apply(np.linalg.inv(view), p) for view, p in zip(x['transform'], points)]
             for x, points in zip(looks, found, strict=True)]
-    return [{'keypoints': np.median(each, axis=0).astype(np.float32)} for each in back]
+    return [{'keypoints': _taken(x['keypoints'], np.median(each, axis=0))} for x, each in zip(looks, back, strict=True)]
+
+
+def _taken(first, again):
+    """The points [3, 2] of the first look where the second one says something else altogether, or sees the thumb."""
+    length = np.hypot(*(first[0] - first[2]))
+    keep = np.hypot(*(again - first).T) > _TRUST * length
+    keep[1] = True
+    return np.where(keep[:, None], first, again).astype(np.float32)
 
 
 def aligned(predictor, looks, *, run):
