@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import re
 import sys
 
 import ml_collections
@@ -103,6 +104,10 @@ def base():
         features='off',  # 'float16' | 'float32': what a frozen trunk makes of a film is computed once and kept in that type,
                          # where nothing is augmented and the model can start from it (boneage_jax/features.py)
         batch_size=32,  # global: over all devices and hosts
+        accumulate=1,  # parts that a batch is computed in, one after the other, where its memory does not suffice: the same
+                       # gradient, but batch normalisation takes the statistics of each part; refused where a loss compares
+                       # films with one another
+        sharding='replicated',  # 'replicated': every device holds parameters and optimiser; 'fsdp': each holds its share
         epochs=30,
         evaluate_every=1,  # epochs between evaluations on the validation split; a checkpoint is saved at each
         save_every=500,  # steps between further checkpoints
@@ -110,6 +115,7 @@ def base():
                                # each evaluation; 0 = the running ones, which are of augmented films
         patience=0,  # evaluations without improvement before training stops; 0 = never
         log_every=20,  # steps between lines in metrics.jsonl
+        profile_steps='',  # '10:15': a profiler trace of steps 10 to 15 into the workdir's `profile`
         flip_tta=False,  # evaluation averages the film and its mirror image
         dtype='auto',  # compute type: 'float32' | 'bfloat16' | 'auto' = bfloat16 on accelerators; parameters stay float32
         deterministic=False,  # accelerators: deterministic kernels (slower), so that a resumed run is bit-identical
@@ -184,10 +190,11 @@ def check(config):
         'dtype': ('auto', 'float32', 'bfloat16'),
         'augment.fill': ('zero', 'nearest'),
         'features': ('off', 'float16', 'float32'),
+        'sharding': ('replicated', 'fsdp'),
     }
     for key, known in one_of.items():
         _require(config, key, lambda x, known=known: x in known, 'one of ' + ', '.join(known))
-    for key in ('batch_size', 'epochs', 'evaluate_every', 'save_every', 'log_every', 'data.validation', 'data.holdout',
+    for key in ('batch_size', 'accumulate', 'epochs', 'evaluate_every', 'save_every', 'log_every', 'data.validation', 'data.holdout',
                 'data.phantom.count', 'optimizer.step_epochs', 'optimizer.plateau_patience'):
         _require(config, key, lambda x: x >= 1, 'at least 1')
     for key in ('augment.rotation', 'augment.shift', 'augment.scale', 'augment.shear', 'augment.gamma',
@@ -197,6 +204,9 @@ def check(config):
     for key in ('data.size', 'data.phantom.size'):
         _require(config, key, lambda x: len(x) == 2 and all(type(n) is int and n >= 8 for n in x),
                  '(rows, columns), each at least 8')
+    _require(config, 'batch_size', lambda x: x % config.accumulate == 0, f'a multiple of accumulate={config.accumulate}')
+    _require(config, 'features', lambda x: x == 'off' or config.sharding == 'replicated', "off, with sharding='fsdp'")
+    _require(config, 'profile_steps', _is_range, "'' or 'FIRST:LAST' steps, as 10:15")
     for key in ('optimizer.momentum', 'optimizer.second_momentum'):
         _require(config, key, lambda x: 0 <= x < 1, 'at least 0 and below 1')
     for key in ('augment.flip', 'augment.contrast'):
@@ -207,6 +217,11 @@ def check(config):
         _require(config, 'optimizer.warmup_epochs', lambda x: x == 0, "0: 'one_cycle' has a warm-up of its own")
     else:
         _require(config, 'optimizer.warmup_epochs', lambda x: x < config.epochs, 'fewer than epochs')
+
+
+def _is_range(text):
+    found = re.fullmatch(r'(\d+):(\d+)', text)
+    return not text or bool(found) and 1 <= int(found[1]) <= int(found[2])
 
 
 def _require(config, key, holds, expected):

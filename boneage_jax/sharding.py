@@ -1,7 +1,7 @@
 """One mesh over all devices of all hosts, batches onto it, and the start of a multi-host run.
 
 The mesh has one axis, `data`, of type Auto: JAX's default Explicit axes refuse the pairwise differences of ranking
-losses. Every host holds the whole state (replicated) and its slice of each global batch.
+losses. Every device holds the whole state, or (`fsdp`) its share of the large arrays, and its slice of each global batch.
 """
 
 import contextlib
@@ -87,10 +87,27 @@ def replicated(mesh):
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch_size(batch_size, mesh):
-    if batch_size % mesh.size:
-        raise UserError(f'batch_size={batch_size} does not divide over {mesh.size} devices; '
-                         f'take a multiple of {mesh.size}')
+SMALL = 1024  # numbers; below that a share for each device costs more than it saves
+
+
+def in_shares(mesh):
+    """`array -> sharding`: a share of a parameter, or of its optimiser's memory, on each device, cut along its longest axis
+    that divides; small arrays, and those that do not divide, whole."""
+    def place(x):
+        axes = [axis for axis, length in enumerate(x.shape) if length % mesh.size == 0]
+        if not axes or x.size < SMALL:
+            return replicated(mesh)
+        axis = max(axes, key=lambda axis: x.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, 'data'))
+
+    return place
+
+
+def check_batch_size(batch_size, mesh, accumulate=1):
+    if batch_size % (mesh.size * accumulate):
+        parts = f' in {accumulate} parts' if accumulate > 1 else ''
+        raise UserError(f'batch_size={batch_size} does not divide over {mesh.size} devices{parts}; '
+                        f'take a multiple of {mesh.size * accumulate}')
 
 
 def host_rows(batch_size):
@@ -109,6 +126,12 @@ def put_replicated(tree, mesh):
     """The same host values on every device of the mesh."""
     sharding = replicated(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def put(tree, shardings):
+    """The same host values, given on every host, placed as `shardings` (a tree alike) says."""
+    return jax.tree.map(lambda x, sharding: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]),
+                        tree, shardings)
 
 
 def is_main():

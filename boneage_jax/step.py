@@ -93,12 +93,23 @@ def _unaugmented(batch):
     return batch if 'features' in batch else augment.to_float(batch)
 
 
-def make_train_step(graphs, task, optimizer, augmentation):
+def make_train_step(graphs, task, optimizer, augmentation, *, accumulate=1, whole=lambda parameters: parameters):
     """`train_step(state, batch, resident, key) -> (state, {name: (sum, count)})`, to be jitted with `state` donated.
 
     `resident` is the split's arrays where they live on the device, else an empty dict. `key` is the run's key: the
-    step's own randomness is `fold_in(key, step)`, which is why no random state is saved.
+    step's own randomness is `fold_in(key, step)`, which is why no random state is saved. `accumulate`: the parts that the
+    batch goes through the network in (`in_parts`). `whole`: brings parameters of which each device holds a share together.
     """
+
+    def loss_of(trainable, frozen, statistics, batch, key):
+        model = nnx.merge(graphs.train, whole(trainable), frozen, statistics, copy=True)
+        prediction, aux = predict(model, batch, rngs=nnx.Rngs(key))
+        loss, metrics = task.loss(prediction, aux, batch)
+        return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+    gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+    if accumulate > 1:
+        gradient_of = in_parts(gradient_of, accumulate)
 
     def train_step(state, batch, resident, key):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -106,13 +117,8 @@ def make_train_step(graphs, task, optimizer, augmentation):
         if 'features' not in batch:
             batch = augment.augment(augment_key, batch, augmentation)
 
-        def loss_of(trainable):
-            model = nnx.merge(graphs.train, trainable, state.frozen, state.statistics, copy=True)
-            prediction, aux = predict(model, batch, rngs=nnx.Rngs(dropout_key))
-            loss, metrics = task.loss(prediction, aux, batch)
-            return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
-
-        (loss, (metrics, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
+        (loss, (metrics, statistics)), gradients = gradient_of(
+            state.trainable, state.frozen, state.statistics, batch, dropout_key)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
         updates = jax.tree.map(lambda u: u * state.memory['rate_scale'], updates)
         norm = optax.tree.norm(gradients)
@@ -125,6 +131,32 @@ def make_train_step(graphs, task, optimizer, augmentation):
         return state, metrics
 
     return train_step
+
+
+def in_parts(gradient_of, parts):
+    """`gradient_of` (see `make_train_step`) over `parts` parts of the batch, one after the other in a `lax.scan`.
+
+    Loss and gradients are means over the parts, metrics their sums: those of the batch at once, since all of a training
+    batch's films are valid and the loss is a mean over films. Batch normalisation normalises by the statistics of each part,
+    and the running ones move once a part. Films i, i + parts, ... make a part, so that each device keeps its own films.
+    """
+
+    def accumulated(trainable, frozen, statistics, batch, key):
+        batch = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
+
+        def add(carry, part):
+            statistics, sums = carry
+            (loss, (metrics, statistics)), gradients = gradient_of(trainable, frozen, statistics, *part)
+            return (statistics, jax.tree.map(jnp.add, sums, (loss, metrics, gradients))), None
+
+        first = jax.tree.map(lambda x: x[0], (batch, jax.random.split(key, parts)))
+        (loss, (metrics, _)), gradients = jax.eval_shape(gradient_of, trainable, frozen, statistics, *first)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, metrics, gradients))
+        (statistics, (loss, metrics, gradients)), _ = jax.lax.scan(
+            add, (statistics, zeros), (batch, jax.random.split(key, parts)))
+        return (loss / parts, (metrics, statistics)), jax.tree.map(lambda x: x / parts, gradients)
+
+    return accumulated
 
 
 def make_statistics_step(graphs):

@@ -17,7 +17,7 @@ from clu import parameter_overview
 from flax import nnx
 
 from boneage_jax import (
-    checkpoint, cost, evaluate, features, figures, leaks, log, look, optimizer, prepare, restore, sharding, tasks)
+    checkpoint, cost, evaluate, features, figures, leaks, log, look, optimizer, prepare, restore, sharding, tasks, trace)
 from boneage_jax import config as config_lib
 from boneage_jax import step as step_lib
 from boneage_jax import workdir as workdir_lib
@@ -93,11 +93,17 @@ class Run:
         transform = optimizer.build(config.optimizer, self.rate)
         state, graphs = step_lib.create(model, transform, config.frozen)
         self.graphs = graphs
-        self.state = sharding.put_replicated(jax.tree.map(np.asarray, state), self.mesh)
         replicated = sharding.replicated(self.mesh)
-        self.train_step = jax.jit(
-            step_lib.make_train_step(graphs, self.task, transform, config.augment.to_dict()), donate_argnums=0,
-            out_shardings=replicated)
+        places, whole = jax.tree.map(lambda x: replicated, state), lambda parameters: parameters
+        if config.sharding == 'fsdp':
+            place = sharding.in_shares(self.mesh)
+            places = dataclasses.replace(places, trainable=jax.tree.map(place, state.trainable),
+                                         optimizer=jax.tree.map(place, state.optimizer))
+            whole = functools.partial(jax.lax.with_sharding_constraint, shardings=replicated)
+        self.state = sharding.put(jax.tree.map(np.asarray, state), places)
+        self.train_step = jax.jit(step_lib.make_train_step(
+            graphs, self.task, transform, config.augment.to_dict(), accumulate=config.accumulate, whole=whole),
+            donate_argnums=0, out_shardings=(places, replicated))
         self.statistics_step = jax.jit(step_lib.make_statistics_step(graphs), out_shardings=replicated)
         self.eval_step = jax.jit(step_lib.make_eval_step(graphs, self.task, flip_tta=config.flip_tta),
                                  out_shardings=replicated)
@@ -109,9 +115,12 @@ class Run:
     @staticmethod
     def check(config, *, fresh):
         """Refuses, within a second and before any data is touched, what could not be built or traced later."""
-        sharding.check_batch_size(config.batch_size, sharding.make_mesh())
+        sharding.check_batch_size(config.batch_size, sharding.make_mesh(), config.accumulate)
         augment.check(config.augment.to_dict())
         task = tasks.build(config.task, tasks.fit(config.task, np.array([0.0, 240.0])))
+        if config.accumulate > 1 and task.compares:
+            raise config_lib.ConfigError(f'accumulate={config.accumulate}: the loss of task.name={config.task.name!r} compares '
+                                         'all films of a batch; set accumulate=1 and lower batch_size, or take more devices')
         model = nnx.eval_shape(lambda: restore.build_model(config))
         features.reusable(config, model)
         _, *arrays = step_lib.partition(model, config.frozen)
@@ -149,9 +158,11 @@ class Run:
             self._introduce(start)
             self.log = log.Log(self.workdir, step=start, active=self.main)
             self.progress = log.Progress(self.total, start, active=self.main)
+            self.trace = trace.Trace(self.config.profile_steps, self.workdir / 'profile', active=self.main)
             try:
                 finished = self._loop(start, preemption)
             finally:
+                self.trace.close()
                 self.progress.close()
                 self.log.close()
             if not finished:
@@ -219,7 +230,12 @@ class Run:
         stream = self.batches.iterate(start, self.total)
         for step in range(start + 1, self.total + 1):
             batch = sharding.put_batch(next(stream), self.mesh)
+            self.trace.before(step)
+            called = time.monotonic()
             self.state, metrics = self.train_step(self.state, batch, self.batches.resident, key)
+            if step == start + 1:  # the call returns when the step is compiled, before it has run
+                log.say(f'Compiled in {time.monotonic() - called:.1f} s.')
+            self.trace.after(step, metrics)
             pending.append(metrics)
             evaluating = step % every == 0 or step == self.total
             if step == start + 1 or step % config.log_every == 0 or evaluating:

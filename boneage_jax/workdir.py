@@ -12,7 +12,7 @@ from boneage_jax import config as config_lib
 from boneage_jax import log
 
 # Keys that may change between the stops of a run: they change what is written or how fast, never the result.
-HARMLESS = ('log_every', 'save_every', 'data.placement', 'data.download')
+HARMLESS = ('log_every', 'save_every', 'profile_steps', 'sharding', 'data.placement', 'data.download')
 
 
 def has_results(workdir):

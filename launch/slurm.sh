@@ -16,7 +16,7 @@ set -euo pipefail
 
 [ $# -gt 0 ] || { echo 'usage: sbatch [--nodes=N] launch/slurm.sh MODULE [ARGUMENT ...]' >&2; exit 2; }
 cd "${SLURM_SUBMIT_DIR:?is missing: submit this script with sbatch}"  # Slurm runs a copy of this file from elsewhere
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export BONEAGE_COORDINATOR=$first:$((20000 + SLURM_JOB_ID % 20000))  # a port for each job: nodes may be shared
 export BONEAGE_PROCESSES=$SLURM_JOB_NUM_NODES
 # SLURM_PROCID is known in the step alone, hence the inner shell; exec: signals reach Python.

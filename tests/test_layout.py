@@ -19,7 +19,7 @@ ROWS = [
     ['step', 'restore'],
     ['optimizer', 'tasks'],
     ['models', 'losses', 'metrics', 'predictions', 'intervals', 'data', 'preprocess', 'classical'],
-    ['workdir', 'checkpoint', 'sharding', 'log', 'cost', 'config'],
+    ['workdir', 'checkpoint', 'sharding', 'log', 'trace', 'cost', 'config'],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 

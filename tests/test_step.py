@@ -188,3 +188,46 @@ def test_task_numbers_come_from_the_training_ages():
         tasks.fit(options, np.array([9, 9], np.float32))
     with pytest.raises(ValueError, match="task.name='ages': expected one of age"):
         tasks.fit(c.build(c.base(), 'task.name=ages', {}).task, months)
+
+
+class Plain(nnx.Module):
+    """No batch normalisation: what a film gives depends on that film alone."""
+
+    def __init__(self):
+        self.conv, self.head = (nnx.Conv(1, 4, (8, 8), 8, rngs=nnx.Rngs(0)), nnx.Linear(144, 1, rngs=nnx.Rngs(1)))
+
+    def __call__(self, image, male, *, rngs=None):
+        return self.head(nnx.relu(self.conv(image)).reshape(len(image), -1))[:, 0], {}
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
+    config = c.build(c.base(), 'optimizer.name=sgd', {})
+    task, transform = tasks.build(config.task, {'centre': 120.0, 'scale': 40.0}), optimizer.build(config.optimizer, 0.1)
+    after, metrics = {}, {}
+    for parts in (1, 4):
+        state, graphs = step_lib.create(Plain(), transform)
+        step = jax.jit(step_lib.make_train_step(graphs, task, transform, config.augment.to_dict() | dict(ROTATING),
+                                                accumulate=parts))
+        for seed in range(2):
+            state, metrics[parts] = step(state, batch(size=8, seed=seed), {}, KEY)
+        after[parts] = state
+    assert differ(after[1].trainable, step_lib.create(Plain(), transform)[0].trainable)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), after[1].trainable, after[4].trainable)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), metrics[1], metrics[4])
+    assert metrics[4]['mae'][1] == 8
+
+
+def test_batch_normalisation_sees_each_part():
+    """In parts of the same two films its statistics are those of the two films at once; its running ones move twice."""
+    config, net = c.build(c.base(), None, {}), functools.partial(models.build, 'prsnet', backbone='resnet18', width=4, depth=1)
+    task, transform = tasks.build(config.task, {'centre': 120.0, 'scale': 40.0}), optimizer.build(config.optimizer, 0.0)
+    two = batch(size=2)
+    moved = {}
+    for parts, given in {1: two, 2: jax.tree.map(lambda x: np.repeat(x, 2, axis=0), two)}.items():
+        state, graphs = step_lib.create(net(), transform)
+        before = state.statistics['trunk']['stem_norm']['mean']
+        step = step_lib.make_train_step(graphs, task, transform, config.augment.to_dict(), accumulate=parts)
+        state, metrics = jax.jit(step)(state, given, {}, KEY)
+        moved[parts] = state.statistics['trunk']['stem_norm']['mean'] - before, metrics['loss'][0] / metrics['loss'][1]
+    np.testing.assert_allclose(moved[2][0], 1.9 * moved[1][0], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(moved[2][1], moved[1][1], rtol=1e-4)

@@ -144,7 +144,7 @@ def age_triplet(options, *, centre, scale):
                 *given, temperature=options.temperature, distance=options.distance, valid=batch['valid'])
         return value, sums | {'loss': (value * count, count), **_order(*given, batch['valid'], options.distance)}
 
-    return dataclasses.replace(plain, loss=loss)
+    return dataclasses.replace(plain, loss=loss, compares=bool(options.triplet_weight or options.correlation_weight))
 
 
 def _order(embeddings, months, valid, distance):

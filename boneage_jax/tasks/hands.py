@@ -44,7 +44,7 @@ def segmentation(options):
                 f'{100 * report["overall"]["iou_below_0.9"]["value"]:.1f}% of films below IoU 0.9')
 
     return Task(loss, columns, report, headline, selects='iou_miss', shows='1 - IoU {:.4f}',
-                unflip=lambda logits: logits[:, :, ::-1], inputs=('image', 'hand_mask'))
+                unflip=lambda logits: logits[:, :, ::-1], compares=True, inputs=('image', 'hand_mask'))
 
 
 def keypoints(options):

@@ -43,6 +43,7 @@ class Task:
     `selects`: the metric of `loss` whose smallest value on the validation split picks the checkpoint; `shows` says it.
     `unflip(prediction)`: the prediction for a film, from that for its mirror image (for `flip_tta`).
     `refuse(split)`: raises UserError where a film's label is one that this task cannot hold.
+    `compares`: the loss compares films of a batch with one another, so its parts' losses are not the batch's (`accumulate`).
     `inputs`: what a batch must carry besides labels, of `image`, `hand_mask`, `keypoints`.
     """
 
@@ -56,4 +57,5 @@ class Task:
     shows: str = 'MAE {:.2f} months'
     unflip: Callable = _same
     refuse: Callable = _same
+    compares: bool = False
     inputs: tuple = ('image',)
