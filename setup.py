@@ -34,7 +34,7 @@ EXTRAS = {
     'report': ['tensorboardX>=2.6'],
     'hub': ['huggingface_hub>=0.30'],  # init_from=hf:<owner>/<repo>
     'dicom': ['pydicom>=3.0', 'pylibjpeg>=2.0', 'pylibjpeg-libjpeg>=2.3', 'pylibjpeg-openjpeg>=2.4', 'pylibjpeg-rle>=2.1'],
-    # Beam holds pillow, protobuf and pyarrow below the lock's versions: give it an environment of its own.
+    # Beam holds pillow and protobuf below the lock's versions: an environment of its own, by requirements-beam.lock.
     'beam': ['apache-beam>=2.60'],
     'parity': ['torch>=2.4', 'torchvision>=0.19'],
     'test': ['pytest>=8.3', 'pytest-timeout>=2.3', 'pytest-xdist>=3.6', 'pydicom>=3.0', 'tifffile>=2024.1'],

@@ -1,12 +1,15 @@
 """Ensure the records: source -> named stages -> fixed-size records, each step built once and cached.
 
     python -m boneage_jax.prepare --config=configs/prsnet.py:rsna100
+    python -m boneage_jax.prepare --config=configs/prsnet.py --runner=beam \
+        --beam_options='--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=0'
 
 A step's folder name ends in a fingerprint of what went into it (the source's files and options, stages, size, versions),
 so a changed option or file builds anew beside the old one. The cache is $BONEAGE_CACHE, by default
 ~/.cache/boneage_jax. `main` calls `ensure` before it trains; this command does the same and prints where they lie.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,6 +17,7 @@ import itertools
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import time
 
@@ -24,7 +28,7 @@ import tfds_rsna
 from boneage_jax import config as config_lib
 from boneage_jax import findings, log, stages
 from boneage_jax.preprocess import resize
-from tfds_rsna import films, lock, pools, prepared
+from tfds_rsna import beam, films, lock, pools, prepared
 
 VERSION = 1  # raise it when a change here alters the records
 POOL_SECONDS = 20  # below that a pool of processes costs more than it saves
@@ -273,10 +277,18 @@ def read_film(record):
 def main(argv):
     logging.set_verbosity(logging.WARNING)
     config = config_lib.from_command_line(_CONFIG.value, argv)
-    print(ensure(config.data, _DATA_DIR.value))
+    engine = contextlib.nullcontext()
+    if _RUNNER.value == 'beam':
+        engine = pools.engine(functools.partial(beam.ordered, folder=_BEAM_FOLDER.value or str(cache_folder()),
+                                                options=shlex.split(_BEAM_OPTIONS.value)))
+    with engine:
+        print(ensure(config.data, _DATA_DIR.value))
 
 
 if __name__ == '__main__':
     _CONFIG = flags.DEFINE_string('config', None, 'path[:arg] of the config whose records to prepare', required=True)
     _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
+    _RUNNER = flags.DEFINE_enum('runner', 'processes', ['processes', 'beam'], 'who does the work: the same records either way')
+    _BEAM_OPTIONS = flags.DEFINE_string('beam_options', '--runner=DirectRunner', "Beam's own, as --runner=FlinkRunner ...")
+    _BEAM_FOLDER = flags.DEFINE_string('beam_folder', None, 'where workers leave their results; default: $BONEAGE_CACHE')
     app.run(log.explained(main), flags_parser=config_lib.parse_flags)

@@ -5,6 +5,7 @@ losses. Every device holds the whole state, or (`fsdp`) its share of the large a
 """
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -101,6 +102,16 @@ def in_shares(mesh):
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, 'data'))
 
     return place
+
+
+def of_state(state, mesh, kind):
+    """(shardings of a State, the function that brings its parameters together for a step), `kind` as `config.sharding`."""
+    places = jax.tree.map(lambda x: replicated(mesh), state)
+    if kind == 'replicated':
+        return places, lambda parameters: parameters
+    shares = {name: jax.tree.map(in_shares(mesh), getattr(state, name)) for name in ('trainable', 'optimizer')}
+    return (dataclasses.replace(places, **shares),
+            lambda parameters: jax.lax.with_sharding_constraint(parameters, replicated(mesh)))
 
 
 def check_batch_size(batch_size, mesh, accumulate=1):

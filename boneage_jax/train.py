@@ -94,12 +94,7 @@ class Run:
         state, graphs = step_lib.create(model, transform, config.frozen)
         self.graphs = graphs
         replicated = sharding.replicated(self.mesh)
-        places, whole = jax.tree.map(lambda x: replicated, state), lambda parameters: parameters
-        if config.sharding == 'fsdp':
-            place = sharding.in_shares(self.mesh)
-            places = dataclasses.replace(places, trainable=jax.tree.map(place, state.trainable),
-                                         optimizer=jax.tree.map(place, state.optimizer))
-            whole = functools.partial(jax.lax.with_sharding_constraint, shardings=replicated)
+        places, whole = sharding.of_state(state, self.mesh, config.sharding)
         self.state = sharding.put(jax.tree.map(np.asarray, state), places)
         self.train_step = jax.jit(step_lib.make_train_step(
             graphs, self.task, transform, config.augment.to_dict(), accumulate=config.accumulate, whole=whole),

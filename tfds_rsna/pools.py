@@ -1,5 +1,6 @@
 """Work on all cores, results in order, memory flat, and no process left behind however the caller ends."""
 import collections
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -15,11 +16,22 @@ from tfds_rsna.errors import UserError
 
 AHEAD = 4  # jobs in flight for each worker
 _POLL_SECONDS = 1.0
+_engines: list[Callable] = []
 
 
 def cores() -> int:
     """How many cores this process may use; containers and batch systems often give fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def engine(other: Callable):
+    """Inside this `with`, `ordered(function, jobs)` is `other(function, jobs)`: another engine's workers do the work."""
+    _engines.append(other)
+    try:
+        yield
+    finally:
+        _engines.remove(other)
 
 
 def ordered(function: Callable, jobs: Iterable, *, workers: int | None = None,
@@ -38,6 +50,9 @@ def ordered(function: Callable, jobs: Iterable, *, workers: int | None = None,
     Raises:
         UserError: a worker was killed from outside, which is mostly the system's answer to a lack of memory.
     """
+    if _engines and not initializer:
+        yield from _engines[-1](function, jobs)
+        return
     workers = workers or cores()
     if workers == 1:
         if initializer:

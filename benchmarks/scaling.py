@@ -1,0 +1,140 @@
+"""How a training step should scale: bytes on the wire and operations a device, counted from the compiled program.
+
+    python -m benchmarks.scaling --config=configs/prsnet.py --devices=8
+    python -m benchmarks.scaling --config=configs/prsnet.py:sharding=fsdp --devices=8 --films_a_device=32
+
+A PREDICTION, not a measurement: nothing is run. The step is compiled for so many virtual CPU devices, its collectives are
+read off the HLO, and each link's time for them is set beside the chip's for its operations. Bytes are what one device
+sends in a ring: 2 (n-1)/n of an all-reduce's size, (n-1)/n of an all-gather's or a reduce-scatter's whole, all of a
+permute's. A collective inside a loop counts once; latency, input and the compilers' fusions of other backends do not count
+at all (they turn an all-reduce of which each device keeps its share into a reduce-scatter, half the bytes). The
+efficiency is that without any overlap; the note says what full overlap would give.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks import machine, report
+from boneage_jax import config as config_lib
+from boneage_jax import optimizer, restore, sharding, tasks
+from boneage_jax import step as step_lib
+
+CHIPS = {'H200': 989e12, 'A100': 312e12, 'v5e': 197e12, 'v5p': 459e12}  # dense bfloat16 operations a second, by their makers
+LINKS = {  # bytes a second that a device sends, one direction
+    'NVLink 4': 450e9, 'ICI v5e': 100e9, 'InfiniBand NDR': 50e9, '100 GbE': 12.5e9,
+}
+WIDTHS = {'pred': 1, 's4': 0.5, 'u4': 0.5, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2, 's32': 4, 'u32': 4,
+          'f32': 4, 's64': 8, 'u64': 8, 'f64': 8, 'c64': 8, 'c128': 16}
+KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
+_INSTRUCTION = re.compile(rf'= (\(.*?\)|\S+) ({"|".join(KINDS)})(-start)?\(')
+_SHAPE = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
+
+
+def main(argv=None):
+    parser = report.parser('scaling', __doc__)
+    parser.add_argument('--config', required=True, help='as of boneage_jax.main')
+    parser.add_argument('--devices', type=int, default=8)
+    parser.add_argument('--films_a_device', type=int, help="default: the config's batch_size over the devices")
+    parser.add_argument('--chip', nargs='+', default=list(CHIPS), help='names (default: %(default)s) or NAME=OPERATIONS_A_SECOND')
+    parser.add_argument('--link', nargs='+', default=list(LINKS), help='names (default: %(default)s) or NAME=BYTES_A_SECOND')
+    parser.add_argument('--utilisation', type=float, default=0.4, help="of the chip's rate, on one device (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    chips, links = (dict(map(_rate, given, [known] * len(given)))
+                    for given, known in ((arguments.chip, CHIPS), (arguments.link, LINKS)))
+    virtual_devices(arguments.devices)
+    config = config_lib.load(arguments.config)[1]
+    count = arguments.devices
+    batch = arguments.films_a_device * count if arguments.films_a_device else config.batch_size
+    lowered = lower(config, count, batch)
+    flops = lowered.cost_analysis()['flops'] / count
+    found = collectives(lowered.compile().as_text())
+    sent = sum(wire_bytes(kind, size, count) for kind, size in found)
+    rows = [report.row(f'operations a device, {batch // count} films', [flops / 1e9], 'GFLOP')]
+    for kind in KINDS:
+        sizes = [size for other, size in found if other == kind]
+        if sizes:
+            rows.append(report.row(kind, [sum(sizes) / 1e6], 'MB', note=f'{len(sizes)} a step', kind=kind))
+    rows.append(report.row('sent by each device', [sent / 1e6], 'MB', note='a step, in a ring', bytes=sent))
+    for chip, rate in chips.items():
+        for link, speed in links.items():
+            rows.append(_predicted(chip, link, flops / rate / arguments.utilisation, sent / speed))
+    return report.finish('scaling', arguments, machine.facts(), rows)
+
+
+def _rate(given, known):
+    name, equals, value = given.partition('=')
+    if not equals and name not in known:
+        raise SystemExit(f'{name!r}: known are {", ".join(known)}; others as NAME=RATE')
+    return name, float(value) if equals else known[name]
+
+
+def _predicted(chip, link, compute, wire):
+    return report.row(f'predicted efficiency, {chip} over {link}', [100 * compute / (compute + wire)], '%', chip=chip, link=link,
+                      note=f'compute {1000 * compute:.3g} ms, wire {1000 * wire:.3g} ms; '
+                           f'{100 * compute / max(compute, wire):.3g}% if they overlap')
+
+
+def virtual_devices(count):
+    """Makes this process see `count` CPU devices; refuses where JAX has started with fewer."""
+    try:
+        jax.config.update('jax_platforms', 'cpu')
+        jax.config.update('jax_num_cpu_devices', count)
+    except RuntimeError:  # it has started: in tests, with four
+        pass
+    if jax.device_count() < count:
+        raise SystemExit(f'{jax.device_count()} devices where {count} are needed: unset XLA_FLAGS')
+
+
+def lower(config, count, batch_size):
+    """The training step of `config`, lowered for `count` devices; nothing is drawn, loaded or run."""
+    mesh = jax.make_mesh((count,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
+    sharding.check_batch_size(batch_size, mesh, config.accumulate)
+    model = nnx.eval_shape(lambda: restore.build_model(config))
+    transform = optimizer.build(config.optimizer, config.optimizer.learning_rate)
+    task = tasks.build(config.task, tasks.fit(config.task, np.arange(240.0, dtype=np.float32)))
+    graphs, *_ = step_lib.partition(model, config.frozen)
+    state = jax.eval_shape(lambda: step_lib.create(restore.build_model(config), transform, config.frozen)[0])
+    places, whole = sharding.of_state(state, mesh, config.sharding)
+    step = step_lib.make_train_step(graphs, task, transform, config.augment.to_dict(), accumulate=config.accumulate, whole=whole)
+    shapes = {'image': ((*config.data.size, 1), jnp.uint8), 'index': ((), jnp.int32), 'months': ((), jnp.float32),
+              'male': ((), jnp.bool), 'valid': ((), jnp.bool), 'hand_mask': ((*config.data.size, 1), jnp.uint8),
+              'keypoints': ((3, 2), jnp.float32)}
+    batch = {name: jax.ShapeDtypeStruct((batch_size, *shape), kind, sharding=sharding.over_batch(mesh))
+             for name, (shape, kind) in shapes.items()
+             if name not in ('hand_mask', 'keypoints') or name in tasks.inputs(config.task)}
+    state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places)
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, sharding.replicated(mesh))).lower(
+        state, batch, {}, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def collectives(hlo):
+    """[(kind, bytes)] of the collectives in the text of an HLO module; bytes of the result on one device, tuples added up."""
+    found = []
+    for shape, kind, start in _INSTRUCTION.findall(hlo):
+        sizes = [_bytes(*part) for part in _SHAPE.findall(shape)]
+        if start and kind != 'all-reduce':  # the tuple holds operand and result, and perhaps flags
+            sizes = sizes[1:2]
+        found.append((kind, sum(sizes)))
+    return found
+
+
+def _bytes(kind, shape):
+    size = WIDTHS[kind]
+    for length in filter(None, shape.split(',')):
+        size *= int(length)
+    return size
+
+
+def wire_bytes(kind, size, count):
+    """Bytes that each of `count` devices sends in a ring for a collective whose result is `size` bytes on a device."""
+    share = (count - 1) / count
+    return size * {'all-reduce': 2 * share, 'all-gather': share, 'reduce-scatter': count - 1, 'all-to-all': share,
+                   'collective-permute': 1}[kind]
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,67 @@
+"""Preparing under Apache Beam leaves the same files, bit for bit, as preparing with processes."""
+
+import functools
+import pathlib
+
+import pytest
+
+from boneage_jax import config as c
+from boneage_jax import prepare
+from tfds_rsna import beam, pools
+from tfds_rsna.errors import UserError
+
+
+def double(job):
+    if job == 13:
+        raise UserError('film 13 is broken')
+    return [job] * 2
+
+
+def test_an_engine_takes_over_inside_its_block_only():
+    calls = []
+
+    def other(function, jobs):
+        calls.append(list(jobs))
+        return map(function, reversed(calls[-1]))
+
+    with pools.engine(other):
+        assert list(pools.ordered(double, [1, 2])) == [[2, 2], [1, 1]]
+    assert list(pools.ordered(double, [1, 2], workers=1)) == [[1, 1], [2, 2]] and calls == [[1, 2]]
+
+
+def test_without_beam_the_lock_file_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__('sys').modules, 'apache_beam', None)
+    with pytest.raises(UserError, match='requirements-beam.lock'):
+        list(beam.ordered(double, [1], folder=str(tmp_path), options=[]))
+
+
+@pytest.fixture
+def engine(tmp_path):
+    pytest.importorskip('apache_beam', reason="needs the extra 'beam'")
+    return functools.partial(beam.ordered, folder=str(tmp_path), options=['--runner=DirectRunner'])
+
+
+@pytest.mark.filterwarnings('ignore')  # Beam's own
+def test_order_errors_and_nothing_left(engine, tmp_path):
+    assert list(engine(double, range(12))) == [[i, i] for i in range(12)]
+    with pytest.raises(UserError, match='^film 13 is broken$'):
+        list(engine(double, [12, 13]))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_the_same_records(engine, tmp_path, monkeypatch):
+    """Phantoms drawn, masks found, films prepared: by Beam and without it."""
+    config = c.build(c.base(), 'source=hand_phantom,phantom.count=20,phantom.size=(64,64),size=(40,40),stages=(mask)', {})
+    written = {}
+    for name, how in {'processes': None, 'beam': engine}.items():
+        monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / name))
+        prepare._open_split.cache_clear()
+        if how:
+            with pools.engine(how):
+                prepare.ensure(config.data)
+        else:
+            prepare.ensure(config.data)
+        written[name] = {str(path.relative_to(tmp_path / name)): path.read_bytes()
+                         for path in sorted(pathlib.Path(tmp_path / name).rglob('*.array_record*'))}
+    assert len(written['beam']) >= 2 and written['beam'] == written['processes']
