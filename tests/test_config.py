@@ -43,6 +43,10 @@ def test_presets_rows_and_pairs_apply_in_order():
     ('phantom.size=64', r'data.phantom.size=\(64,\): expected \(rows, columns\)'),
     ('schedule=step,step_epochs=0', 'step_epochs=0: expected at least 1'),
     ('schedule=one_cycle,warmup_epochs=1', "'one_cycle' has a warm-up of its own"),
+    *((f'profile_steps={steps}', 'profile_steps=.*as 10:15') for steps in ('10', '0:3', '5:4', 'a:b')),
+    ('batch_size=10,accumulate=4', 'a multiple of accumulate=4'),
+    ('sharding=zero', 'sharding=.*one of replicated, fsdp'),
+    ('sharding=fsdp,features=float32', "off, with sharding='fsdp'"),
     ('momentum=1.5', 'optimizer.momentum=1.5: expected at least 0 and below 1'),
 ])
 def test_nothing_is_guessed(arg, message):
