@@ -1,6 +1,7 @@
 """Every benchmark, each in a process of its own, into one JSON and one markdown table.
 
     python -m benchmarks.everything --output runs/benchmarks/everything.json
+    python -m benchmarks.everything --keep h200        # also docs/benchmarks/h200.md and h200.json: the raw figures
 
 Leave the machine alone meanwhile (about 25 minutes on two cores). Each also leaves its own JSON beside; for other
 sizes run the single ones.
@@ -14,13 +15,15 @@ import sys
 
 from benchmarks import machine, report
 
-NAMES = ('reading', 'preparing', 'train_step', 'convolutions', 'backbones', 'prsnet', 'regions', 'hand_mask', 'start_up')
+NAMES = ('reading', 'preparing', 'one_device', 'train_step', 'convolutions', 'backbones', 'prsnet', 'regions', 'hand_mask',
+         'start_up')
 
 
 def main(argv=None):
     parser = report.parser('everything', __doc__)
     parser.add_argument('--only', nargs='+', choices=NAMES, default=list(NAMES))
     parser.add_argument('--films', type=pathlib.Path, help="preparing's films (default: $BONEAGE_DATA/rsna_native)")
+    parser.add_argument('--keep', metavar='NAME', help='the results also as docs/benchmarks/NAME.md and NAME.json')
     parser.add_argument('--quick', action='store_true', help='tiny sizes, to see that everything runs')
     arguments = parser.parse_args(argv)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +37,7 @@ def main(argv=None):
         command = [sys.executable, '-m', f'benchmarks.{name}', '--output', str(part.resolve())]
         command += ['--films', str(arguments.films.resolve())] if name == 'preparing' and arguments.films else []
         command += QUICK[name] if arguments.quick else []
+        command += ['--torch_compile'] if name == 'train_step' and facts['gpu'] and not arguments.quick else []
         print(f'\n{name}', flush=True)
         if subprocess.run(command, cwd=machine.ROOT).returncode:
             failed.append(f'{name}: failed, see above')
@@ -44,6 +48,11 @@ def main(argv=None):
     markdown = arguments.output.with_suffix('.md')
     report.write(markdown, _markdown(facts, results, failed))
     print(f'\n{arguments.output}\n{markdown}')
+    if arguments.keep:
+        for path in (arguments.output, markdown):
+            kept = machine.ROOT / 'docs' / 'benchmarks' / f'{arguments.keep}{path.suffix}'
+            report.write(kept, path.read_text())
+            print(kept)
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0
@@ -53,6 +62,8 @@ QUICK = {
     'reading': ['--records', '40', '--side', '64', '--reads', '400', '--repeats', '1'],
     'preparing': ['--count', '32', '--side', '64', '--repeats', '1'],
     'train_step': ['--networks', 'resnet18:4:1', '--sizes', '32:2', '--repeats', '1'],
+    'one_device': ['--backbone', 'resnet18', '--width', '4', '--depth', '1', '--side', '64', '--batch', '2', '--part_size', '32',
+                   '--many', '2', '--seconds', '0', '--matrix', '64', '--repeats', '1'],
     'convolutions': ['--network', 'resnet18:4', '--size', '32:2', '--repeats', '1'],
     'backbones': ['--networks', 'vgg16', '--width', '8', '--side', '32', '--batch', '2', '--seconds', '0', '--repeats', '1'],
     'prsnet': ['--width', '8', '--depth', '1', '--side', '64', '--batch', '2', '--part_sizes', '32', '--seconds', '0', '--repeats', '1'],

@@ -113,8 +113,8 @@ def random_films(side, batch):
             'months': draw.uniform(10, 220, batch).astype(np.float32), 'male': draw.random(batch) < 0.5}
 
 
-def ours(model, films, name, augmentation, task='age'):
-    """`work(steps)` of our training step on one resident batch; `work.flops()` counts those of one step."""
+def build(model, name, augmentation, task='age'):
+    """(jitted training step, State, Graphs, Task, augmentation options) of a network, as boneage_jax.train makes them."""
     settings = config_lib.base()
     settings['optimizer'].update(name=name, learning_rate=RATE, weight_decay=DECAY)
     settings['augment'].update(augmentation)
@@ -124,6 +124,12 @@ def ours(model, films, name, augmentation, task='age'):
     state, graphs = step_lib.create(model, transform)
     task = tasks.build(config.task, {'centre': CENTRE, 'scale': SCALE})
     step = jax.jit(step_lib.make_train_step(graphs, task, transform, config.augment.to_dict()), donate_argnums=0)
+    return step, state, graphs, task, config.augment.to_dict()
+
+
+def ours(model, films, name, augmentation, task='age'):
+    """`work(steps)` of our training step on one resident batch; `work.flops()` counts those of one step."""
+    step, state, *_ = build(model, name, augmentation, task)
     batch, key, kept = jax.device_put(films), jax.random.key(0), [state]
 
     def work(steps):

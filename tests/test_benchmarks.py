@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from benchmarks import backbones, convolutions, everything, machine, preparing, prsnet, reading, regions, report, start_up, train_step
+from benchmarks import backbones, convolutions, everything, machine, one_device, preparing, prsnet, reading, regions, report, start_up, train_step
 from boneage_jax import models
 
 
@@ -26,6 +26,10 @@ def run(main, tmp_path, *arguments):
     for row in result['rows']:
         assert 0 < row['median'] < 1e9 and row['what'] in report.table(result['rows'])
     return result['rows']
+
+
+def run_once(main, tmp_path, *arguments):
+    return main([*arguments, '--output', str(tmp_path / 'result.json')])['rows']
 
 
 def test_reading(tmp_path):
@@ -56,6 +60,35 @@ def test_train_step(tmp_path):
     for row in ours:
         expected = row['best'] / max(r['best'] for r in theirs) if theirs else None
         assert row['ratio'] == (expected and pytest.approx(expected))
+
+
+def test_operations_by_hand():
+    """A convolution, a matrix product inside a scan, and XLA's count of the same convolution."""
+    net = nnx.Conv(3, 8, (3, 3), 2, padding='VALID', rngs=nnx.Rngs(0))
+    image = np.zeros((2, 9, 9, 3), np.float32)
+    assert one_device.products((net, image)) == 2 * (2 * 4 * 4 * 8) * (3 * 3 * 3)
+    square = np.eye(4, dtype=np.float32)
+    assert one_device.products((lambda x: jax.lax.fori_loop(0, 5, lambda _, y: y @ x, x), square)) == 5 * 2 * 4**3
+
+
+def test_one_device(tmp_path, monkeypatch):
+    """The arithmetic of its rows; the networks and their times are stand-ins."""
+    def in_turns(works, batch, rounds, seconds):
+        times = {'step': 0.1, 'augmentation': 0.01, 'forward': 0.02, 'gradient': 0.07, 'step, films on the device': 0.101,
+                 'step, films on the host': 0.12, 'one': 0.003, 'many': 0.004}
+        assert set(times) == set(works)
+        return {name: [1 / time] for name, time in times.items()}
+
+    monkeypatch.setattr(train_step, 'in_turns', in_turns)
+    rows = {row['what']: row['best'] for row in run_once(one_device.main, tmp_path, *everything.QUICK['one_device'])}
+    shares = {what.partition('share of ')[2]: value for what, value in rows.items() if what.startswith('PRSNet: share')}
+    assert shares == pytest.approx({'augmentation': 10, 'forward': 20, 'backward': 50, 'update, and what fusing saves': 20,
+                                    'input, films on the device': 1, 'input, films on the host': 20})
+    assert rows['PRSNet: one film'] == pytest.approx(3) and rows['PRSNet: inference, batch 2'] == pytest.approx(500)
+    assert rows['baseline: 100 epochs of 12,611 films'] == pytest.approx(1261100 / 20 / 60)
+    for name in ('baseline', 'PRSNet'):
+        ratio = rows[f'{name}: operations a film, XLA, whole step'] / rows[f'{name}: operations a film, by hand']
+        assert 0.7 < ratio < 2.5, 'the two counts speak of the same network'
 
 
 def test_backbones(tmp_path):
@@ -124,6 +157,15 @@ def test_everything_joins_the_parts(tmp_path, capfd):
     result = json.loads((tmp_path / 'all.json').read_text())
     assert list(result['results']) == ['reading'] and not result['failed']
     assert 'training batches of 32' in (tmp_path / 'all.md').read_text()
+
+
+def test_everything_keeps_its_raw_output_by_a_flag(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(machine, 'ROOT', tmp_path)
+    monkeypatch.setattr(everything.subprocess, 'run', lambda *_, **__: everything.subprocess.CompletedProcess((), 1))
+    assert everything.main(['--only', 'regions', '--keep', 'mine', '--output', str(tmp_path / 'all.json')]) == 1
+    for name in ('md', 'json'):
+        assert (tmp_path / 'docs' / 'benchmarks' / f'mine.{name}').read_text() == (tmp_path / f'all.{name}').read_text()
+    assert 'mine.json' in capsys.readouterr().out
 
 
 def test_best_and_median():
