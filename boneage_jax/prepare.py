@@ -276,19 +276,20 @@ def read_film(record):
 
 def main(argv):
     logging.set_verbosity(logging.WARNING)
-    config = config_lib.from_command_line(_CONFIG.value, argv)
+    config = config_lib.from_command_line(flags.FLAGS.config, argv)
     engine = contextlib.nullcontext()
-    if _RUNNER.value == 'beam':
-        engine = pools.engine(functools.partial(beam.ordered, folder=_BEAM_FOLDER.value or str(cache_folder()),
-                                                options=shlex.split(_BEAM_OPTIONS.value)))
+    if flags.FLAGS.runner == 'beam':
+        engine = pools.engine(functools.partial(beam.ordered, folder=flags.FLAGS.beam_folder or str(cache_folder()),
+                                                options=shlex.split(flags.FLAGS.beam_options)))
     with engine:
-        print(ensure(config.data, _DATA_DIR.value))
+        print(ensure(config.data, flags.FLAGS.data_dir))
 
 
 if __name__ == '__main__':
-    _CONFIG = flags.DEFINE_string('config', None, 'path[:arg] of the config whose records to prepare', required=True)
-    _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    _RUNNER = flags.DEFINE_enum('runner', 'processes', ['processes', 'beam'], 'who does the work: the same records either way')
-    _BEAM_OPTIONS = flags.DEFINE_string('beam_options', '--runner=DirectRunner', "Beam's own, as --runner=FlinkRunner ...")
-    _BEAM_FOLDER = flags.DEFINE_string('beam_folder', None, 'where workers leave their results; default: $BONEAGE_CACHE')
-    app.run(log.explained(main), flags_parser=config_lib.parse_flags)
+    flags.DEFINE_string('config', None, 'path[:arg] of the config whose records to prepare', required=True)
+    flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
+    flags.DEFINE_enum('runner', 'processes', ['processes', 'beam'], 'who does the work: the same records either way')
+    flags.DEFINE_string('beam_options', '--runner=DirectRunner', "Beam's own, as --runner=FlinkRunner ...")
+    flags.DEFINE_string('beam_folder', None, 'where workers leave their results; default: $BONEAGE_CACHE')
+    from boneage_jax import prepare  # workers of other engines look for its functions there, not in their own __main__
+    app.run(log.explained(prepare.main), flags_parser=config_lib.parse_flags)

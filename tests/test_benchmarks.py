@@ -80,6 +80,7 @@ def test_one_device(tmp_path, monkeypatch):
         return {name: [1 / time] for name, time in times.items()}
 
     monkeypatch.setattr(train_step, 'in_turns', in_turns)
+    monkeypatch.setattr(one_device, '_fed', lambda *_: dict.fromkeys(('device', 'host')))
     rows = {row['what']: row['best'] for row in run_once(one_device.main, tmp_path, *everything.QUICK['one_device'])}
     shares = {what.partition('share of ')[2]: value for what, value in rows.items() if what.startswith('PRSNet: share')}
     assert shares == pytest.approx({'augmentation': 10, 'forward': 20, 'backward': 50, 'update, and what fusing saves': 20,
