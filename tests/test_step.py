@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from boneage_jax import config as c
-from boneage_jax import models, optimizer, tasks
+from boneage_jax import models, optimizer, tasks, train
 from boneage_jax import step as step_lib
 
 KEY = jax.random.key(3)
@@ -233,3 +233,10 @@ def test_batch_normalisation_sees_each_part():
         moved[parts] = state.statistics['norm']['mean'] - before, metrics['loss'][0] / metrics['loss'][1]
     np.testing.assert_allclose(moved[2][0], 1.9 * moved[1][0], rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(moved[2][1], moved[1][1], rtol=1e-4)
+
+
+def test_parts_are_refused_where_films_are_compared():
+    with pytest.raises(ValueError, match="accumulate=2: the loss of task.name='age_triplet' compares all films"):
+        train.Run.check(c.load('configs/triplet.py:tiny,row=both triplet,batch_size=8,accumulate=2')[1], fresh=True)
+    with pytest.raises(ValueError, match='does not divide over 4 devices in 2 parts; take a multiple of 8'):
+        train.Run.check(c.load('configs/triplet.py:tiny,row=both plain,batch_size=4,accumulate=2')[1], fresh=True)
