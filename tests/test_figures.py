@@ -60,8 +60,8 @@ def test_a_run_gives_every_figure_whole(tmp_path):
     before = dict(matplotlib.rcParams)
     paths = figures.from_run(tmp_path)
     assert [path.name for path in paths] == [
-        'predictions_validation.png', 'error_by_age_validation.png', 'predictions_holdout.png',
-        'error_by_age_holdout.png', 'training.png']
+        'predictions_validation.png', 'error_by_age_validation.png', 'bland_altman_validation.png', 'predictions_holdout.png',
+        'error_by_age_holdout.png', 'bland_altman_holdout.png', 'training.png']
     assert {path.parent for path in paths} == {tmp_path / 'figures'}
     assert sorted((tmp_path / 'figures').iterdir()) == sorted(paths)       # no temporary file is left
     for path in paths:

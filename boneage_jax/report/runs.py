@@ -176,7 +176,7 @@ def _provenance(run):
     if isinstance(report.get('leaks'), dict):
         rows.append(('leak check', ', '.join(f'{key.replace("_", " ")}: {value}' for key, value in report['leaks'].items())))
     if config:
-        rows.append(('seed', config.get('seed')))
+        rows.append(('seed', config['seed'] if 'seed' in config else 'not said'))
     rows += [('member', member) for member in report.get('members', [])]
     return [tag('h3', 'With what it was made'), tag('dl', [[tag('dt', key), tag('dd', value)] for key, value in rows]),
             tag('details', tag('summary', 'config.json, whole'), tag('pre', json.dumps(config, indent=1)), class_='long')
