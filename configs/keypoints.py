@@ -9,6 +9,10 @@ manner (`data.stage.points.files`); `also=FOLDER` adds phantoms to them, as `pyt
 --config=configs/keypoints.py` prints their folder. `python -m boneage_jax.score --config=configs/keypoints.py:annotated
 --workdir=RUN` measures a network of phantoms on real films. Films are padded to the paper's aspect and 130x100 pixels,
 pixels and augmentation strengths as far as the paper gives them; dense widths and the recipe are ours.
+
+Measured (docs/results.md): heat maps of width 8 begun from a mined U-Net (`init_from=MASKS,init_parts=(unet.down=down,
+unet.up=up)`), `:annotated` with 1,200 phantoms and then alone, 36 minutes on two cores: 1.4% of the hand's length on held-out
+films, 1.1% on the Digital Hand Atlas; the regression 17.6% after 18 minutes. Stage `refine` looks once more.
 """
 
 from boneage_jax import config as c

@@ -11,7 +11,9 @@ adds folders of prepared records with masks. Strengths of augmentation, optimise
 
 `:rsna100` takes about 7 minutes of CPU time on one core. Measured (seed 0, 1,400 training phantoms): IoU on 300 held-out
 phantoms 0.960 (0.955-0.964), Dice 0.979. Drawings: on real films a net that saw phantoms alone cuts fingertips that the
-classical masks keep, which is why mining from nothing begins with the classical ones.
+classical masks keep, which is why mining from nothing begins with the classical ones. Mined on 600 films of `rsna100` (six rounds of
+2 to 7 minutes) and followed by the stage `snap`, its masks hold all 21 annotated points on 98.7% of 76 films it never saw,
+Sobel and watershed alone on 87.5% (docs/results.md).
 """
 
 from boneage_jax import config as c

@@ -65,7 +65,7 @@ def test_an_ensemble_reads_like_a_run(tmp_path):
     expected = np.corrcoef([f.errors for f in read[:-1]])
     np.testing.assert_allclose(np.asarray([row[1:] for row in rows[1:]], float), expected, atol=1e-3)
     assert {p.name for p in (tmp_path / 'mean' / 'figures').iterdir()} == {
-        'predictions_holdout.png', 'error_by_age_holdout.png', 'predictions_validation.png', 'error_by_age_validation.png',
+        *(f'{name}_{split}.png' for name in ('predictions', 'error_by_age', 'bland_altman') for split in ('holdout', 'validation')),
         'error_correlation_holdout.png'}  # nothing of validation beside what every run draws: it is not reported
     another = finished(tmp_path / 'another', 2.0, train=['d'])
     nested = tmp_path / 'nested'

@@ -60,8 +60,8 @@ def test_a_run_gives_every_figure_whole(tmp_path):
     before = dict(matplotlib.rcParams)
     paths = figures.from_run(tmp_path)
     assert [path.name for path in paths] == [
-        'predictions_validation.png', 'error_by_age_validation.png', 'predictions_holdout.png',
-        'error_by_age_holdout.png', 'training.png']
+        'predictions_validation.png', 'error_by_age_validation.png', 'bland_altman_validation.png', 'predictions_holdout.png',
+        'error_by_age_holdout.png', 'bland_altman_holdout.png', 'training.png']
     assert {path.parent for path in paths} == {tmp_path / 'figures'}
     assert sorted((tmp_path / 'figures').iterdir()) == sorted(paths)       # no temporary file is left
     for path in paths:
@@ -91,7 +91,7 @@ def test_axes_carry_units(tmp_path, drawn):
     figures.from_run(tmp_path)
     labels = [label for figure in drawn.values() for axes in figure.axes
               for label in (axes.get_xlabel(), axes.get_ylabel()) if label]
-    assert len(labels) == 9
+    assert len(labels) == 11
     assert all('months' in label or label in ('epoch', 'loss') for label in labels)
 
 
@@ -118,7 +118,7 @@ def test_few_films_of_one_sex_and_no_evaluation_yet(tmp_path, drawn, count):
         'id,split,male,age,prediction\n' + ''.join(f'{i},test,true,{i + 1},-5\n' for i in range(count)))
     (tmp_path / 'metrics.jsonl').write_text(
         '{"kind": "train", "step": 1, "epoch": 0.1, "loss": -2.0}\n{"kind": "ev')
-    assert len(figures.from_run(tmp_path)) == 3
+    assert len(figures.from_run(tmp_path)) == 4
     assert 'girls' not in texts(drawn['predictions_test.png'])
     assert 'no evaluation' in texts(drawn['training.png'])
 

@@ -131,7 +131,7 @@ def test_what_changes_no_pixel_may_come_before_a_network(tmp_path):
     (tmp_path / 'metrics.json').write_text('{}')
     (tmp_path / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": ["points"]}}')
     runs = f'data.stage.keypoints.run={tmp_path},data.stage.unet.run={tmp_path}'
-    config = load(f'rsna100,points,{runs},stages=(aspect,unet,keypoints,contrast,region)')
+    config = load(f'rsna100,networks,{runs},stages=(aspect,unet,keypoints,contrast,region)')
     assert [step.name for step in stages.plan(config.data)] == ['aspect', 'unet', 'keypoints', 'contrast', 'region']
     with pytest.raises(c.ConfigError, match=r"here \['contrast'\] come before keypoints"):
         stages.plan(load(f'{runs}').data)  # the paper's order: for key points trained on normalised films
