@@ -1,8 +1,7 @@
 """Ensure the records: source -> named stages -> fixed-size records, each step built once and cached.
 
     python -m boneage_jax.prepare --config=configs/prsnet.py:rsna100
-    python -m boneage_jax.prepare --config=configs/prsnet.py --runner=beam \
-        --beam_options='--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=0'
+    python -m boneage_jax.prepare --config=configs/prsnet.py --runner=beam --beam_options='--runner=FlinkRunner ...'
 
 A step's folder name ends in a fingerprint of what went into it (the source's files and options, stages, size, versions),
 so a changed option or file builds anew beside the old one. The cache is $BONEAGE_CACHE, by default
