@@ -175,7 +175,8 @@ def _count(jaxpr):
             contracted = equation.params['dimension_numbers'][0][0]
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[0][i] for i in contracted)
         times = equation.params.get('length', 1) if equation.primitive.name == 'scan' else 1
-        total += times * sum(_count(inner) for inner in jax.core.jaxprs_in_params(equation.params))
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')):
+            total += times * _count(value) if hasattr(value, 'eqns') else 0
     return total
 
 

@@ -162,7 +162,7 @@ def test_everything_joins_the_parts(tmp_path, capfd):
 
 def test_everything_keeps_its_raw_output_by_a_flag(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(machine, 'ROOT', tmp_path)
-    monkeypatch.setattr(everything.subprocess, 'run', lambda *_, **__: everything.subprocess.CompletedProcess((), 1))
+    monkeypatch.setattr(everything.subprocess, 'run', lambda *_, **__: everything.subprocess.CompletedProcess((), 1, '', ''))
     assert everything.main(['--only', 'regions', '--keep', 'mine', '--output', str(tmp_path / 'all.json')]) == 1
     for name in ('md', 'json'):
         assert (tmp_path / 'docs' / 'benchmarks' / f'mine.{name}').read_text() == (tmp_path / f'all.{name}').read_text()
