@@ -129,7 +129,7 @@ def test_class_metrics_agree_with_scikit_learn():
 def test_report_reads_as_a_line():
     task, _ = build()
     male = np.array([1, 0, 1, 0], bool)
-    split = types.SimpleNamespace(ids=list('abcd'), months=np.array([50, 100, 200, 60]), male=male)
+    split = types.SimpleNamespace(ids=list('abcd'), months=np.array([50, 100, 200, 60]), male=male, sources=())
     columns = {'prediction': np.array([40.0, 110, 180, 100]), 'class': np.array([0, 1, 2, 1])}
     report = task.report(columns, split, RSNA)
     by_hand = (50 - 38.8333 + 14.5 + 200 - 190.1667 + 54.5) / 4

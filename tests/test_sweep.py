@@ -73,7 +73,8 @@ def test_real_runs_leave_a_table_and_are_not_done_again(tmp_path, capsys):
     reports = [json.loads((run.workdir / 'metrics.json').read_text()) for run in runs if run.row is swept.rows[0]]
     values = [report['splits']['holdout']['overall']['mae']['value'] for report in reports]
     assert len(values) == 2 and float(row['ours']) == pytest.approx(np.mean(values), abs=1e-4)
-    assert row | {'seeds': '2', 'split': 'holdout', 'data': 'hand_phantom 64x64', 'paper': ''} == row
+    assert row | {'seeds': '2', 'split': 'holdout', 'data': 'hand_phantom 64x64'} == row
+    assert float(row['paper']) == swept.rows[0].paper_value
     assert f'[1/{len(runs)}] {swept.rows[0].name}, seed 0' in capsys.readouterr().err
     times = [(run.workdir / 'metrics.json').stat().st_mtime_ns for run in runs]
     assert sweep.train_all(swept, runs, reference=swept.rows[0].name)
