@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Rows that stand for their config where all of them would take minutes; '' = the config as it is.
 STAND_INS = {'prsnet': ['baseline', 'without selection', 'full'], 'keypoints': ['heatmaps'], 'triplet': ['male triplet'],
              'age_classes': ['custom-3'], 'regions': ['regression-both-A', 'classification-male-B'],
-             'transformation': [''], 'attention': ['both-fc', 'scratch-attention'],
+             'transformation': [''], 'attention': ['both-attention'],
              'classical': ['male linear', 'female logistic'], 'unet': []}  # test_unet runs its own
 ROWS = [(path, row) for path in sorted((ROOT / 'configs').glob('*.py'))
         for row in STAND_INS.get(path.stem, [row.name for row in c.load_module(path).sweep()])]

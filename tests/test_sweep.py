@@ -67,7 +67,7 @@ def finishing(swept):
 
 def test_real_runs_leave_a_table_and_are_not_done_again(tmp_path, capsys):
     swept = sweep.Sweep(f'{ROOT}/configs/classical.py:tiny', tmp_path)
-    runs = [swept.run(row, seed) for seed in (0, 1) for row in swept.rows]
+    runs = [swept.run(row, seed) for seed in (0, 1) for row in swept.rows[:2]]
     assert sweep.train_all(swept, runs, reference=swept.rows[0].name)
     row = read_table(tmp_path)[swept.rows[0].name]
     reports = [json.loads((run.workdir / 'metrics.json').read_text()) for run in runs if run.row is swept.rows[0]]
