@@ -6,7 +6,8 @@
 It regresses the similarity onto the registered film of Iglovikov 2018 as five numbers (log-scale, cos, sin, dx, dy),
 which key points give. Input stage `align` takes it: `data.stages=(align,register)` in an age config, with
 `data.stage.align.run=runs/transformation`; it moves fingertip and capitate where they belong and mirrors nothing. The
-paper gives no more than "Inception-V3" and prints no error: sizes, recipe and augmentation are ours. Not measured yet.
+paper gives no more than "Inception-V3" and prints no error: sizes, recipe and augmentation are ours. Inception-V3 is
+not measured yet; `:rsna100` misses by 5.5% of the hand's length after 8 minutes (docs/results.md), key points by 1.4%.
 `:rsna100` trains ResNet-18 on the annotated RSNA films (`data.stage.points.files`) for two CPU cores; `also=FOLDER`
 adds phantoms of 100x100 to them: `python -m boneage_jax.prepare --config=configs/transformation.py:phantom` prints
 their folder.

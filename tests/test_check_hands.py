@@ -101,6 +101,23 @@ def test_points_seen_again_are_the_median_of_their_views(hands, tmp_path, monkey
     assert networks.look_again(nowhere, 'run', views=6) == {}
 
 
+def test_what_networks_hardly_see_is_flagged(monkeypatch):
+    monkeypatch.setattr(networks, '_input', lambda run: ((40, 40), 'pad'))
+    looks = [{'image': np.zeros((40, 40, 1), np.uint8), 'shape': np.array([40, 40])}] * 3
+    logits = np.full((3, 40, 40), -5.0)
+    logits[0, 5:30, 2:18], logits[0, 5:30, 22:36] = 5, 5  # two hands
+    logits[1, 5:30, 2:18], logits[1, 35:38, 35:38] = 5, 5  # a hand and a marker
+    found = networks.masks(lambda images: (logits, {}), looks, threshold=0.5, run='run')
+    assert [each['flags'] for each in found] == ['second_hand', '', 'no_hand'] and found[0]['hand_mask'].sum() == 400
+
+    heights = np.array([[0.1, 0.1, 0.1], [0.1, 0.1, 0.01], [0.1, 0.1, 0.1]])
+    answer = networks.points(lambda images: (np.full((3, 3, 2), 0.5), {'heights': heights}), looks, run='run', least=0.03)
+    assert [each['flags'] for each in answer] == ['', 'points_doubtful', '']
+    assert np.isfinite(answer[0]['keypoints']).all() and np.isnan(answer[1]['keypoints']).any(1).tolist() == [False, False, True]
+    again = networks.look_again({'image': np.zeros((40, 40), np.uint8), 'keypoints': answer[1]['keypoints']}, 'run', views=2)
+    assert again == {}  # nothing is seen again of what was not found
+
+
 def test_films_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
     run = site / 'run'
     run.mkdir()

@@ -54,12 +54,12 @@ _UNSEEN = ('resize', 'aspect', 'points', 'unet', 'snap', 'keypoints', 'refine', 
 _PREPROCESS, _HERE = 'boneage_jax.preprocess', 'boneage_jax.stages'
 STAGES = {
     'mask': Stage(find=f'{_HERE}.masked:classical'),  # Sobel and watershed (Castillo 2018)
-    'unet': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:masks'),  # a run of configs/unet.py
+    'unet': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:masks', version=2),  # a run of configs/unet.py
     'snap': Stage(find=f'{_HERE}.masked:snapped'),  # the mask found before, brought to the skin by a watershed
     'crop': Stage(draw=f'{_PREPROCESS}.hand_mask:crop_stage'),
     'contrast': Stage(draw=f'{_PREPROCESS}.contrast:contrast_stage'),  # inside the mask (Iglovikov 2018)
     'points': Stage(draw=f'{_HERE}.annotated:points_stage'),  # from annotation files; films without are left out
-    'keypoints': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:points'),  # of configs/keypoints.py
+    'keypoints': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:points', version=2),  # of configs/keypoints.py
     'refine': Stage(look=f'{_HERE}.networks:look_again', answer=f'{_HERE}.networks:points_again'),  # the same, registered
     'align': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:aligned'),  # of configs/transformation.py
     'register': Stage(draw=f'{_HERE}.registered:register'),  # upright, thumb to the right (Iglovikov 2018)

@@ -14,6 +14,7 @@ from boneage_jax.preprocess import hand_mask, resize
 from boneage_jax.preprocess import transform as transforms
 
 _TURN, _ZOOM, _MOVE = 6.0, 0.08, 0.02  # degrees, share, share of the longer side: how far the views of `look_again` differ
+_SECOND = 0.3  # of the hand's area: a marker's letters are smaller
 _TRUST = 0.06  # of the hand's length, by which a second look may move a point
 
 
@@ -25,23 +26,36 @@ def look(film, run, **_):
 
 
 def masks(predictor, looks, *, threshold, run):
-    """The largest component above `threshold` (probability) of each film, at the network's scale: `hand_mask`, `flags`."""
+    """The largest component above `threshold` (probability) of each film, at the network's scale: `hand_mask`, `flags`.
+
+    Flags: 'no_hand' where there is none, 'second_hand' where another component has `_SECOND` of its area or more.
+    """
     fit, limit = _input(run)[1], np.log(threshold / (1 - threshold))
     logits, _ = predictor(np.stack([x['image'] for x in looks]))
     found = []
     for logit, x in zip(logits, looks, strict=True):
-        mask = hand_mask.largest_component(resize.uncovered(logit > limit, x['shape'], fit))
-        found.append({'hand_mask': mask.astype(np.uint8), 'flags': '' if mask.any() else 'no_hand'})
+        hand = resize.uncovered(logit > limit, x['shape'], fit)
+        mask = hand_mask.largest_component(hand)
+        second = hand_mask.largest_component(hand & ~mask).sum() > _SECOND * mask.sum()
+        found.append({'hand_mask': mask.astype(np.uint8),
+                      'flags': 'second_hand' if second else '' if mask.any() else 'no_hand'})
     return found
 
 
-def points(predictor, looks, *, run):
-    """The three key points of each film, in its own pixels: `keypoints` float32 `[3, 2]`."""
+def points(predictor, looks, *, run, least):
+    """The three key points of each film, in its own pixels: `keypoints` float32 `[3, 2]`, `flags`.
+
+    A point whose heat map peaks below `least` (share of the map's sum at its highest pixel) was not found: NaN, and the film
+    is flagged 'points_doubtful'. Networks without heat maps always find all three.
+    """
     from boneage_jax.preprocess import keypoints  # not above: it brings JAX, which workers do without
     size, fit = _input(run)
-    prediction, _ = predictor(np.stack([x['image'] for x in looks]))
+    prediction, aux = predictor(np.stack([x['image'] for x in looks]))
     found = np.asarray(keypoints.denormalise(prediction, size))
-    return [{'keypoints': resize.restore_points(p, x['shape'], size, fit)} for p, x in zip(found, looks, strict=True)]
+    faint = np.asarray(aux['heights']) < least if 'heights' in aux else np.zeros(found.shape[:2], bool)
+    found = np.where(faint[..., None], np.nan, found)
+    return [{'keypoints': resize.restore_points(p, x['shape'], size, fit), 'flags': 'points_doubtful' if missed.any() else ''}
+            for p, x, missed in zip(found, looks, faint, strict=True)]
 
 
 def look_again(film, run, *, views):
