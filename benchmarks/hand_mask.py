@@ -1,18 +1,20 @@
-"""The classical hand mask, contrast, crop and enhancement: films a second on one core, and minutes for 12,611 on two.
+"""Masks, contrast, key points, registration and enhancement: films a second on one core, and minutes for 12,611 on two.
 
-    python -m benchmarks.hand_mask --films $BONEAGE_DATA/rsna_native
+    python -m benchmarks.hand_mask --films $BONEAGE_DATA/rsna_native --masks runs/unet --points runs/points
 
 Films are decoded and worked on one after the other in one process; stages run on films in parallel, so two cores take half
 the time. Real films are needed: doubtful ones are looked at twice.
 """
 
+import functools
 import time
 
 import numpy as np
 from PIL import Image
 
 from benchmarks import film_files, machine, report
-from boneage_jax.preprocess import contrast, enhance, hand_mask
+from boneage_jax import config, prepare, stages
+from boneage_jax.preprocess import contrast, enhance, hand_mask, register, regions
 from tfds_rsna import films
 
 _RSNA = 12_611
@@ -22,6 +24,8 @@ def main(argv=None):
     parser = report.parser('hand_mask', __doc__)
     film_files.argument(parser)
     parser.add_argument('--side', type=int, default=512, help='the longer side of the smaller films')
+    parser.add_argument('--masks', default='', help='a finished run of configs/unet.py: the stage unet is measured too')
+    parser.add_argument('--points', default='', help='a finished run of configs/keypoints.py: keypoints and refine too')
     parser.set_defaults(repeats=3)
     arguments = parser.parse_args(argv)
     paths = film_files.find(arguments.films)
@@ -39,9 +43,30 @@ def main(argv=None):
              ('mask: native', hand_mask.classical, native),
              (f'mask: {arguments.side} px', hand_mask.classical, small),
              ('contrast: native', contrast.contrast_stage, masked),
-             (f'enhancement: {arguments.side} px', enhance.enhance, small)]
+             (f'enhancement: {arguments.side} px', enhance.enhance, small),
+             ('snap: native', lambda film: hand_mask.snapped(film, film > film.mean()), native),
+             ('register to 2080x1600: native', register.register_stage, masked),
+             ('region A, 500x375: native', lambda film: regions.region_stage(film, region='A'), masked)]
+    tasks += [(f'{name}: native', functools.partial(_through, step), masked) for name, step in _networks(arguments)]
     return report.finish('hand_mask', arguments, facts,
                          [_row(what, do, given, arguments.repeats) for what, do, given in tasks])
+
+
+def _networks(arguments):
+    """(name, [steps]) of the stages whose networks are given; a second look needs the first one's points."""
+    runs = {'unet': arguments.masks, 'keypoints': arguments.points, 'refine': arguments.points}
+    for name, run in runs.items():
+        if run:
+            before = ('keypoints',) if name == 'refine' else ()
+            data = config.build(config.base(), f'stages=({",".join((*before, name))},)', {}).data
+            with data.unlocked():
+                for stage in (*before, name):
+                    data.stage[stage].run = run
+            yield ' and '.join((*before, name)), stages.plan(data)
+
+
+def _through(steps, film):
+    return prepare.through([film | {'id': 'film'}], steps)
 
 
 def _at(film, side):

@@ -207,7 +207,7 @@ def test_benchmark(films, tmp_path):
     Image.fromarray(films[0]['image']).save(tmp_path / '1.png')
     result = benchmark.main(['--films', str(tmp_path), '--side', '100', '--repeats', '1',
                              '--output', str(tmp_path / 'out.json')])
-    assert [row['films'] for row in result['rows']] == [1] * 5
+    assert [row['films'] for row in result['rows']] == [1] * 8
     assert all(row['best'] > 0 and 'min for 12,611 films' in row['note'] for row in result['rows'])
     with pytest.raises(SystemExit, match='no films there'):
         benchmark.main(['--films', str(tmp_path / 'none')])
