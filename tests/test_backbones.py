@@ -111,24 +111,6 @@ def test_stochastic_depth_leaves_a_block_out_for_whole_films():
     np.testing.assert_allclose(found[~left_out], kept[~left_out] / 0.75, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('size, stride', [(3, 1), (5, 2)])
-def test_depthwise_is_the_convolution(size, stride):
-    """On a CPU it is not XLA's own: values and both gradients."""
-    draw = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in ((2, 9, 6, 4), (size, size, 1, 4)))
-
-    def both(convolve):
-        def of(x, kernel):
-            y = convolve(x, kernel, (stride, stride), [(size // 2,) * 2] * 2, feature_group_count=4,
-                         dimension_numbers=jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)))
-            return jnp.sum(jnp.sin(y)), y
-        return jax.jit(jax.value_and_grad(of, (0, 1), has_aux=True))(x, kernel)
-
-    for ours, theirs in zip(jax.tree.leaves(both(layers.depthwise)), jax.tree.leaves(both(jax.lax.conv_general_dilated)),
-                            strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
 def test_average_pool_to_any_side():
     """Rows floor(i n / side) to ceil((i + 1) n / side), as PyTorch has them; parity is in test_parity_backbones."""
     x = jnp.arange(3.0).reshape(1, 3, 1, 1)

@@ -18,8 +18,8 @@ ROWS = [
     ['findings', 'stages'],
     ['step', 'restore'],
     ['optimizer', 'tasks'],
-    ['models', 'losses', 'metrics', 'predictions', 'intervals', 'data', 'preprocess', 'classical'],
-    ['workdir', 'checkpoint', 'sharding', 'log', 'trace', 'cost', 'config'],
+    ['models', 'losses', 'metrics', 'predictions', 'intervals', 'data', 'preprocess', 'classical', 'cost'],
+    ['workdir', 'checkpoint', 'sharding', 'log', 'trace', 'config'],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 

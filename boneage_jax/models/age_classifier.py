@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from boneage_jax.models import layers
+from boneage_jax.models import cpu, layers
 from tfds_rsna.errors import UserError
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'elu': jax.nn.elu}
@@ -47,7 +47,7 @@ class CustomCNN(nnx.Module):
         layers.require_input(x, self.channels, self.smallest_side, 'custom CNN')
         for conv, regular in self.blocks:
             x = _apply(regular, self.activation(conv(x)), rngs)
-            x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+            x = cpu.max_pool(x, 2, 2)
         x = layers.average_pool_to(x, GRID).reshape(x.shape[0], -1)
         return _apply(self.regular, self.activation(self.dense(x)), rngs).astype(jnp.float32)
 

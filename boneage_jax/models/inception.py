@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from boneage_jax.models import layers
+from boneage_jax.models import cpu, layers
 from tfds_rsna.errors import UserError
 
 
 def max_pool(x):
     """3x3 max-pool, stride 2, no padding."""
-    return nnx.max_pool(x, (3, 3), strides=(2, 2))
+    return cpu.max_pool(x, 3, 2)
 
 
 def average_pool(x):

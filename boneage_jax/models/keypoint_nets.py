@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from boneage_jax.models import layers, unet
+from boneage_jax.models import cpu, layers, unet
 from boneage_jax.preprocess import keypoints as points_lib
 from tfds_rsna.errors import UserError
 
@@ -42,7 +42,7 @@ class KeypointVGG(nnx.Module):
         x = x if self.dtype is None else x.astype(self.dtype)
         for first, second in self.blocks:
             x = nnx.elu(second(nnx.elu(first(x))))
-            x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+            x = cpu.max_pool(x, 2, 2)
         x = x.reshape(x.shape[0], -1)
         for layer in self.dense:
             x = self.dropout(nnx.elu(layer(x)), rngs=rngs)

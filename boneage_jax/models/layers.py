@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from boneage_jax.models import cpu
 from tfds_rsna.errors import UserError
 
 kaiming_fan_out = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
@@ -22,32 +23,9 @@ def conv(inputs, outputs, size, *, stride=1, padding=None, groups=1, bias=False,
     """
     size = (size, size) if isinstance(size, int) else size
     pads = tuple((n // 2 if padding is None else padding,) * 2 for n in size)
-    how = depthwise if groups == inputs == outputs else jax.lax.conv_general_dilated
+    how = cpu.depthwise if groups == inputs == outputs else cpu.convolution if groups == 1 else jax.lax.conv_general_dilated
     return nnx.Conv(inputs, outputs, size, strides=stride, padding=pads, feature_group_count=groups, use_bias=bias,
                     kernel_init=init, conv_general_dilated=how, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
-
-
-def depthwise(x, kernel, strides, padding, **options):
-    """lax.conv_general_dilated with one kernel for each channel, `[B, H, W, C]` and `[m, n, 1, C]`, undilated.
-
-    XLA's own is slow on a CPU (a 3x3 of 144 channels at 56x56: 40 ms, its gradients 240 ms, on one core): there it is a
-    sum of shifted products (4 and 55 ms).
-    """
-    def native(x, kernel):
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-
-    def shifted(x, kernel):
-        wide = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(jnp.float32)
-        counts = [(wide.shape[axis + 1] - kernel.shape[axis]) // strides[axis] for axis in (0, 1)]
-        total = 0.0
-        for i in range(kernel.shape[0]):
-            for j in range(kernel.shape[1]):
-                last = [start + stride * count + 1 for start, stride, count in zip((i, j), strides, counts)]
-                part = jax.lax.slice(wide, (0, i, j, 0), (x.shape[0], *last, x.shape[3]), (1, *strides, 1))
-                total += part * kernel[i, j].astype(jnp.float32)[None, None]
-        return total.astype(x.dtype)
-
-    return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=native)
 
 
 def norm(features, *, epsilon=1e-5, dtype=None, rngs):
@@ -64,7 +42,7 @@ def linear(inputs, outputs, *, init=nnx.nn.linear.default_kernel_init, dtype=Non
 
 def max_pool_3x3(x):
     """3x3 max-pool, stride 2, padded by one: the stem of the ImageNet ResNets."""
-    return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return cpu.max_pool(x, 3, 2, padding=1)
 
 
 def global_average_pool(x):

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from boneage_jax.models import layers
+from boneage_jax.models import cpu, layers
 from tfds_rsna.errors import UserError
 
 SECOND = {'1x1': 1, '3x3': 3}  # side of a block's second kernel: the second author's released code | the usual VGG block
@@ -63,7 +63,7 @@ class RegionalNet(nnx.Module):
         x = x if self.dtype is None else x.astype(self.dtype)
         for first, first_norm, second, second_norm in self.blocks:
             x = second_norm(nnx.elu(second(first_norm(nnx.elu(first(x))))))
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding='VALID')
+            x = cpu.max_pool(x, 3, 2)
         x = x.reshape(x.shape[0], self.flat)
         for layer in self.dense:
             x = nnx.elu(layer(self.dropout(x, rngs=rngs)))

@@ -7,7 +7,7 @@ up, the level's own map concatenated. Unlike Ronneberger's, convolutions are pad
 import jax.numpy as jnp
 from flax import nnx
 
-from boneage_jax.models import layers
+from boneage_jax.models import cpu, layers
 from tfds_rsna.errors import UserError
 
 
@@ -71,7 +71,7 @@ class Encoder(nnx.Module):
         layers.require_input(x, self.channels, self.smallest_side, f'U-Net of depth {len(self.strides) - 1}')
         maps = []
         for pair in self.down:
-            maps.append(pair(nnx.max_pool(maps[-1], (2, 2), strides=(2, 2)) if maps else x))
+            maps.append(pair(cpu.max_pool(maps[-1], 2, 2) if maps else x))
         return maps
 
 
@@ -105,7 +105,7 @@ class UNet(nnx.Module):
         x = x if self.dtype is None else x.astype(self.dtype)
         skips = []
         for level, pair in enumerate(self.down):
-            x = pair(x if level == 0 else nnx.max_pool(x, (2, 2), strides=(2, 2)))
+            x = pair(x if level == 0 else cpu.max_pool(x, 2, 2))
             skips.append(x)
         for up, skip in zip(self.up, reversed(skips[:-1])):
             x = up(x, skip)

@@ -7,14 +7,14 @@ Against the paper: the map that the dense layers read is averaged to 7x7 whateve
 import jax
 from flax import nnx
 
-from boneage_jax.models import layers
+from boneage_jax.models import cpu, layers
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of the five stages
 POOLED = 7  # side of the map that the dense layers read
 
 
 def max_pool_2x2(x):
-    return nnx.max_pool(x, (2, 2), strides=(2, 2))
+    return cpu.max_pool(x, 2, 2)
 
 
 class VGG(nnx.Module):
