@@ -21,7 +21,6 @@ from boneage_jax import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
 from tfds_rsna.errors import UserError
 from tfds_rsna.labels import MALE
-from tfds_rsna.problems import DataError
 
 _COLUMNS = ('id', 'male', 'age', 'before', 'after')
 
@@ -40,7 +39,7 @@ def calibrate(workdir, output, *, place=None, labels=None, predictions=None, spl
         raise UserError('give either --input with --labels, or --predictions')
     if output.exists() and not overwrite:
         raise UserError(f'{output} exists; give another --output, or --overwrite')
-    step = restore.Predictor(workdir).step
+    step = restore.step_of(workdir)
     if predictions is None:
         if labels is None:
             raise UserError('--labels: give the table with the sex and age of each film')
@@ -122,14 +121,9 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     if argv[1:]:
         raise UserError(f'unknown argument {argv[1]!r}; see --help')
-    named = {'id': _FLAGS.id_column, 'male': _FLAGS.male_column, 'months': _FLAGS.months_column,
-             'image': _FLAGS.image_column}
-    options = {'columns': {key: value for key, value in named.items() if value}, 'age_unit': _FLAGS.age_unit}
-    try:
+    with predict.label_options() as options:
         calibrate(_FLAGS.workdir, _FLAGS.output, place=_FLAGS.input, labels=_FLAGS.labels, predictions=_FLAGS.predictions,
                   split=_FLAGS.split, overwrite=_FLAGS.overwrite, **options)
-    except DataError as error:  # written for the builder, whose options these flags are
-        raise UserError(str(error).replace('data.image_folder.', '--')) from error
 
 
 if __name__ == '__main__':
@@ -141,7 +135,5 @@ if __name__ == '__main__':
     flags.DEFINE_string('predictions', None, 'instead: the CSV of predict or score, with ages')
     flags.DEFINE_string('split', splits_lib.SELECTING, 'of --predictions with a column split: the films that count')
     flags.DEFINE_boolean('overwrite', False, 'replace an output that exists')
-    for _name, _what in {'id': 'films', 'male': 'sex', 'months': 'age', 'image': 'file'}.items():
-        flags.DEFINE_string(f'{_name}_column', '', f'column of --labels with the {_what}, where it has no common name')
-    flags.DEFINE_enum('age_unit', 'months', ['months', 'years'], 'of the ages in --labels')
+    predict.define_label_flags()
     app.run(log.explained(main))

@@ -16,7 +16,6 @@ from boneage_jax import intervals, log, metrics
 from tfds_rsna.errors import UserError
 
 FEWEST = 20  # films of a sex: below that the line's own error is of the size of what it mends
-_SEXES = {'female': False, 'male': True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,21 +31,21 @@ class Calibration:
     def apply(self, prediction, male):
         """Months `[N]` calibrated; `male` `[N]` bool. UserError for a sex without a line."""
         prediction, male = np.asarray(prediction, np.float64), np.asarray(male, bool)
-        lacking = [sex for sex, value in _SEXES.items() if (male == value).any() and sex not in self.lines]
+        lacking = [sex for sex, value in intervals.SEXES.items() if (male == value).any() and sex not in self.lines]
         if lacking:
             raise UserError(f'the calibration has no line for {lacking[0]} films: the site gave none; calibrate with films '
                             'of both sexes')
         out = prediction.copy()
         for sex, (intercept, slope) in self.lines.items():
-            chosen = male == _SEXES[sex]
+            chosen = male == intervals.SEXES[sex]
             out[chosen] = np.maximum(intercept + slope * prediction[chosen], 0.0)
         return out
 
     def intervals(self):
         """90% intervals around calibrated ages, from the errors of the left-out films."""
         wider = max(self.half.values())
-        return intervals.Intervals(intervals.LEVEL, {sex: self.half.get(sex, wider) for sex in _SEXES},
-                                   {sex: self.counts.get(sex, 0) for sex in _SEXES})
+        return intervals.Intervals(intervals.LEVEL, {sex: self.half.get(sex, wider) for sex in intervals.SEXES},
+                                   {sex: self.counts.get(sex, 0) for sex in intervals.SEXES})
 
 
 def fit(prediction, age, male, run):
@@ -57,20 +56,19 @@ def fit(prediction, age, male, run):
     predictions are the same.
     """
     prediction, age, male = (np.asarray(x) for x in (prediction, age, male))
-    counts = {sex: int((male == value).sum()) for sex, value in _SEXES.items()}
+    counts = {sex: int((male == value).sum()) for sex, value in intervals.SEXES.items()}
     few = {sex: count for sex, count in counts.items() if 0 < count < FEWEST}
     if few or not any(counts.values()):
         raise UserError('too few films to calibrate with: ' + ', '.join(f'{count} {sex}' for sex, count in counts.items())
                         + f'; each sex needs {FEWEST} at least (or none: then films of that sex cannot be calibrated)')
     lines, half, left_out = {}, {}, np.zeros(len(age))
-    for sex, value in _SEXES.items():
+    for sex, value in intervals.SEXES.items():
         if not counts[sex]:
             continue
         chosen = male == value
         lines[sex], left_out[chosen] = _line(prediction[chosen], age[chosen], sex)
-        errors = np.sort(np.abs(left_out[chosen] - age[chosen]))
-        half[sex] = float(errors[min(len(errors), int(np.ceil(round((len(errors) + 1) * intervals.LEVEL, 9)))) - 1])
-    groups = {'overall': np.ones(len(age), bool), **{sex: male == _SEXES[sex] for sex in lines}}
+        half[sex] = intervals.quantile(np.abs(left_out[chosen] - age[chosen]), intervals.LEVEL)
+    groups = {'overall': np.ones(len(age), bool), **{sex: male == intervals.SEXES[sex] for sex in lines}}
     report = {}
     for name, chosen in groups.items():
         before, after = prediction[chosen] - age[chosen], left_out[chosen] - age[chosen]

@@ -23,7 +23,6 @@ from boneage_jax import figures, log, metrics, prepare, stages, workdir
 from boneage_jax.preprocess import hand_mask, keypoints, register, review
 from boneage_jax.preprocess import transform as transforms
 from boneage_jax.stages import annotated
-from tfds_rsna.errors import UserError
 
 MOVING = ('crop', 'register', 'region', 'resize')  # stages behind which a film's pixels are no longer its own
 TIP_WITHIN, CAPITATE_WITHIN = 25, 40  # pixels of the registered film of 2080x1600
@@ -61,8 +60,7 @@ def check(config, truth, output, data_dir=None):
     report = {'films': len(rows), 'left_out_as_seen': left_out, 'stages': [step.described for step in steps],
               'truth': [str(file) for file in truth], 'overall': summary(rows), **workdir.provenance()}
     output.mkdir(parents=True, exist_ok=True)
-    columns = list(rows[0])
-    log.write_table(output / 'hands.csv', columns, [[_text(row[name]) for name in columns] for row in rows])
+    log.write_lines(output / 'hands.csv', list(rows[0]), rows)
     figures.hands([row['id'] for row in rows], shown, _badness(rows), output / 'sheet.png')
     log.write_json(output / 'metrics.json', report)
     return report
@@ -82,18 +80,13 @@ def _chunks(data, data_dir, wanted):
     builder, films = prepare.source_of(data, data_dir), []
     for split in builder.info.splits:
         for record in builder.as_data_source(split):
-            if _name(record) in wanted:
+            if str(record['id']) in wanted:
                 films.append(prepare.read_film(record))
-                films[-1]['id'] = _name(record)
             if len(films) == CHUNK:
                 yield films
                 films = []
     if films:
         yield films
-
-
-def _name(record):
-    return record['id'].decode() if isinstance(record['id'], bytes) else str(record['id'])
 
 
 def measure(film, truth):
@@ -162,10 +155,6 @@ def summary(rows):
 def _badness(rows):
     """What the sheet sorts by: how wrong each film came out."""
     return [row.get('error_percent', 0) + 10 * row.get('points_outside', 0) + row['tip_off'] / 15 for row in rows]
-
-
-def _text(value):
-    return f'{value:.4f}' if isinstance(value, float) else value
 
 
 def main(argv):

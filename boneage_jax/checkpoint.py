@@ -59,6 +59,14 @@ class Checkpoints:
         scored = [c for c in self._orbax.checkpoints if c.metrics]
         return min(scored, key=lambda c: c.metrics['value']).step if scored else None
 
+    @property
+    def chosen(self):
+        """The step that a finished run is read at: the best, or the latest where none was evaluated; CheckpointError for none."""
+        step = self.best if self.best is not None else self.latest
+        if step is None:
+            raise CheckpointError(f'{self.directory}: no checkpoint to start from')
+        return step
+
     def save(self, step, state, value=None):
         """Writes `state`. `value` is the selecting metric (smaller is better), given where it is the best so far."""
         metrics = None if value is None else {'value': float(value)}
@@ -96,13 +104,11 @@ class Checkpoints:
         return take(state, saved, parts, where=self.directory / str(step))
 
     def read_parameters(self):
-        """(step, `{'trunk.stem.kernel': numpy array, ...}`) of the best checkpoint, or the latest where none was evaluated.
+        """(step, `{'trunk.stem.kernel': numpy array, ...}`) of the `chosen` checkpoint.
 
         Parameters, frozen or not, and batch statistics. Raises CheckpointError where there is no checkpoint.
         """
-        step = self.best if self.best is not None else self.latest
-        if step is None:
-            raise CheckpointError(f'{self.directory}: no checkpoint to start from')
+        step = self.chosen
         return step, {name.partition('.')[2]: array for name, array in self.read(step).items()
                       if name.partition('.')[0] in PARAMETERS}
 

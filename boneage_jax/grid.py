@@ -127,8 +127,8 @@ def write(swept, output, seed=0):
                         f'boneage_jax.sweep --config={swept.spec} --workdir={swept.workdir}')
     lines, stages = lines_of(module, nets), by_stage(module, nets)
     output.mkdir(parents=True, exist_ok=True)
-    _write_csv(output / 'table.csv', COLUMNS, lines)
-    _write_csv(output / 'stages.csv', STAGE_COLUMNS, stages)
+    log.write_lines(output / 'table.csv', COLUMNS, lines, exact=('paper',))
+    log.write_lines(output / 'stages.csv', STAGE_COLUMNS, stages)
     text = [f'# {swept.spec}, seed {seed}', '']
     for split in dict.fromkeys(line['split'] for line in lines):
         shown = {(line['form'], line['sex'], line['region']): line for line in lines if line['split'] == split}
@@ -166,11 +166,6 @@ def _correlate(module, nets, split, output):
     matrix = ensemble.error_correlation(members, split) if len(members) > 1 else None
     if matrix is not None:
         ensemble.write_correlation(matrix, list(members), split, output)
-
-
-def _write_csv(path, columns, lines):
-    log.write_table(path, columns, [[f'{line[key]:.4f}' if isinstance(line[key], float) and key != 'paper' else line[key]
-                                     for key in columns] for line in lines])
 
 
 def main(argv):

@@ -71,7 +71,7 @@ def fit(predictions, *, split='validation', level=LEVEL):
                         f'{fewest(level)} are needed')
     errors = {sex: error[male == value] for sex, value in SEXES.items()}
     pooled = tuple(sex for sex, own in errors.items() if len(own) < fewest(level))
-    half = {sex: _quantile(error if sex in pooled else own, level) for sex, own in errors.items()}
+    half = {sex: quantile(error if sex in pooled else own, level) for sex, own in errors.items()}
     return Intervals(level, half, {sex: len(own) for sex, own in errors.items()}, pooled)
 
 
@@ -100,7 +100,8 @@ def _share(inside, count):
     return {'value': inside / count, 'lower': lower, 'upper': upper, 'count': count}
 
 
-def _quantile(errors, level):
+def quantile(errors, level):
+    """The half width that split conformal prediction gives the share `level`, from absolute errors `[N]`."""
     return float(np.sort(errors)[_rank(len(errors), level) - 1])
 
 

@@ -106,6 +106,13 @@ def write_table(path, columns, rows):
     write_whole(path, text.getvalue())
 
 
+def write_lines(path, columns, lines, *, digits=4, exact=()):
+    """A CSV of `lines` (dicts that have `columns`): floats with `digits` decimals, those of the columns `exact` in full."""
+    write_table(path, columns, [[
+        f'{line[key]:.{digits}f}' if isinstance(line[key], float) and key not in exact else line[key]
+        for key in columns] for line in lines])
+
+
 def write_json(path, value):
     write_whole(path, json.dumps(value, indent=1) + '\n')
 

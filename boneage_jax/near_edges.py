@@ -50,8 +50,7 @@ def compare(first, second, output):
     for split in dict.fromkeys(line['split'] for line in lines):
         figures.near_edges(split, [line for line in lines if line['split'] == split and line['sex'] == 'all'],
                            [run.name for run in runs], output / f'near_edges_{split}.png')
-    log.write_table(output / 'near_edges.csv', COLUMNS, [
-        [f'{line[key]:.4f}' if isinstance(line[key], float) else line[key] for key in COLUMNS] for line in lines])
+    log.write_lines(output / 'near_edges.csv', COLUMNS, lines)
     return lines
 
 

@@ -11,6 +11,7 @@ not checked: the network gives every picture an age.
 """
 
 import concurrent.futures
+import contextlib
 import json
 import pathlib
 import re
@@ -289,19 +290,32 @@ def _say(rows, output, overlays):
     log.say(f'{len(rows):,} film{"s" * (len(rows) > 1)}: {output}' + (f'; pictures: {overlays}' if overlays else ''))
 
 
+def define_label_flags():
+    """The flags of a command that reads --labels: the names of its columns, and the unit of its ages."""
+    for name, what in {'id': 'films', 'male': 'sex', 'months': 'age', 'image': 'file'}.items():
+        flags.DEFINE_string(f'{name}_column', '', f'column of --labels with the {what}, where it has no common name')
+    flags.DEFINE_enum('age_unit', 'months', ['months', 'years'], 'of the ages in --labels')
+
+
+@contextlib.contextmanager
+def label_options():
+    """What those flags say, as options of `predict`; an error of the table names the flags inside this `with`."""
+    given = flags.FLAGS
+    named = {'id': given.id_column, 'male': given.male_column, 'months': given.months_column, 'image': given.image_column}
+    try:
+        yield {'columns': {key: value for key, value in named.items() if value}, 'age_unit': given.age_unit}
+    except DataError as error:  # written for the builder, whose options these flags are
+        raise UserError(str(error).replace('data.image_folder.', '--')) from error
+
+
 def main(argv):
     logging.set_verbosity(logging.WARNING)
     if argv[1:]:
         raise UserError(f'unknown argument {argv[1]!r}; see --help')
-    named = {'id': _FLAGS.id_column, 'male': _FLAGS.male_column, 'months': _FLAGS.months_column,
-             'image': _FLAGS.image_column}
-    columns = {key: value for key, value in named.items() if value}
-    try:
+    with label_options() as options:
         predict(_FLAGS.workdir, _FLAGS.input, _FLAGS.output, labels=_FLAGS.labels, sex=_FLAGS.sex,
-                overlays=_FLAGS.overlays, overwrite=_FLAGS.overwrite, batch_size=_FLAGS.batch_size, columns=columns,
-                age_unit=_FLAGS.age_unit, calibration=_FLAGS.calibration)
-    except DataError as error:  # written for the builder, whose options these flags are
-        raise UserError(str(error).replace('data.image_folder.', '--')) from error
+                overlays=_FLAGS.overlays, overwrite=_FLAGS.overwrite, batch_size=_FLAGS.batch_size,
+                calibration=_FLAGS.calibration, **options)
 
 
 if __name__ == '__main__':
@@ -315,7 +329,5 @@ if __name__ == '__main__':
     flags.DEFINE_string('calibration', None, "a site's calibration, as boneage_jax.calibrate writes it")
     flags.DEFINE_boolean('overwrite', False, 'replace an output that exists')
     flags.DEFINE_integer('batch_size', 0, 'films at once; 0 = as in training', lower_bound=0)
-    for _name, _what in {'id': 'films', 'male': 'sex', 'months': 'age', 'image': 'file'}.items():
-        flags.DEFINE_string(f'{_name}_column', '', f'column of --labels with the {_what}, where it has no common name')
-    flags.DEFINE_enum('age_unit', 'months', ['months', 'years'], 'of the ages in --labels')
+    define_label_flags()
     app.run(log.explained(main))

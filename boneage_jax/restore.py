@@ -40,7 +40,7 @@ class Predictor:
         state = step_lib.State(None, *parts, None, None)
         with checkpoint.Checkpoints(workdir) as checkpoints:
             state = checkpoints.load_parameters(state)
-            self.step = checkpoints.best if checkpoints.best is not None else checkpoints.latest
+            self.step = checkpoints.chosen
         self._parts = state.trainable, state.frozen, state.statistics
         self._sizes = set()
 
@@ -111,6 +111,13 @@ def read_task(workdir):
     if not path.is_file():
         raise UserError(f'{path}: no such file: this run has not begun to train')
     return tasks.build(read_config(workdir).task, json.loads(path.read_text()))
+
+
+def step_of(workdir):
+    """The step whose network `Predictor(workdir)` loads, without loading it; raises as it does."""
+    read_task(workdir)
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        return checkpoints.chosen
 
 
 def build_model(config):

@@ -71,9 +71,7 @@ def stress(workdir, output, *, split=splits_lib.SELECTING, count=0, data_dir=Non
                 f'({worst["delta"]:+.2f}, {worst["delta_lower"]:+.2f} to {worst["delta_upper"]:+.2f} months)')
     output.mkdir(parents=True, exist_ok=True)
     robustness.draw(lines, KINDS, f'{split}, {len(age):,} films', output / 'stress.png')
-    log.write_table(output / 'stress.csv', COLUMNS, [
-        [f'{line[key]:.4f}' if isinstance(line[key], float) and key != 'strength' else line[key] for key in COLUMNS]
-        for line in lines])
+    log.write_lines(output / 'stress.csv', COLUMNS, lines, exact=('strength',))
     return lines
 
 

@@ -173,12 +173,7 @@ def write(workdir, found, *, reference, metric, title, notes=()):
     workdir, table_metric = pathlib.Path(workdir), METRICS[metric]
     table, refused = lines(found, reference, metric)
     digits = table_metric.digits
-
-    def cell(key, value):
-        exact = value is None or key in ('paper', 'minutes') or not isinstance(value, float)
-        return value if exact else f'{value:.{digits + 2}f}'
-
-    log.write_table(workdir / 'table.csv', COLUMNS, [[cell(key, line[key]) for key in COLUMNS] for line in table])
+    log.write_lines(workdir / 'table.csv', COLUMNS, table, digits=digits + 2, exact=('paper', 'minutes'))
 
     def interval(line, value, lower, upper, sign=''):
         if line[value] is None:

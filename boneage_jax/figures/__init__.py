@@ -10,9 +10,9 @@ from boneage_jax.figures.boxes import anchors, parts
 from boneage_jax.figures.embedding import tsne
 from boneage_jax.figures.extraction import extraction
 from boneage_jax.figures.films import image_sheet
-from boneage_jax.figures.hands import hand, hands
+from boneage_jax.figures.hands import contact_sheet, hand, hands
 from boneage_jax.figures.overlays import overlay
 from boneage_jax.figures.runs import components, counts, from_run, near_edges
 
-__all__ = ['anchors', 'attention', 'components', 'counts', 'extraction', 'from_run', 'hand', 'hands', 'image_sheet', 'near_edges',
-           'overlay', 'parts', 'tsne']
+__all__ = ['anchors', 'attention', 'components', 'contact_sheet', 'counts', 'extraction', 'from_run', 'hand', 'hands',
+           'image_sheet', 'near_edges', 'overlay', 'parts', 'tsne']

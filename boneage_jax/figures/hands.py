@@ -8,6 +8,7 @@ from scipy import ndimage
 
 SIDE = 190  # pixels of a film's longer side on a sheet
 COLUMNS, WORST, SAMPLE = 8, 16, 32
+_LINE = 11  # pixels of a line of a caption
 FOUND, TRUE, OUTLINE = (86, 180, 233), (240, 228, 66), (0, 200, 120)
 
 
@@ -41,16 +42,25 @@ def _places(points, factor):
 
 def hands(names, pictures, badness, path):
     """Writes a sheet of `pictures` (of `hand`): the worst first, by `badness` [N], then an even sample of all; -> path."""
-    order = np.argsort(-np.asarray(badness, np.float64), kind='stable')
+    order = np.argsort(-np.asarray(badness, np.float64), kind='stable')[:WORST]
     sample = np.unique(np.linspace(0, len(names) - 1, min(len(names), SAMPLE)).astype(int))
-    chosen = [*order[:WORST], *sample]
-    rows = -(-len(chosen) // COLUMNS)
-    sheet = Image.new('RGB', (COLUMNS * SIDE, rows * (SIDE + 14)))
+    captions = [[f'{names[i]} (worst)'] for i in order] + [[str(names[i])] for i in sample]
+    return contact_sheet([pictures[i] for i in (*order, *sample)], captions, path, side=SIDE, columns=COLUMNS)
+
+
+def contact_sheet(pictures, captions, path, *, side, columns):
+    """Writes RGB `pictures` of at most `side` pixels in rows of `columns`, each with its caption, a list of lines, below; -> path.
+
+    Every caption has as many lines. The file is whole or absent.
+    """
+    height = side + _LINE * len(captions[0]) + 2
+    sheet = Image.new('RGB', (columns * side, -(-len(pictures) // columns) * height))
     pen = ImageDraw.Draw(sheet)
-    for place, i in enumerate(chosen):
-        x, y = place % COLUMNS * SIDE, place // COLUMNS * (SIDE + 14)
-        sheet.paste(pictures[i], (x, y))
-        pen.text((x + 2, y + SIDE), f'{names[i]}{" (worst)" if place < min(WORST, len(order)) else ""}', fill='white')
+    for place, (picture, lines) in enumerate(zip(pictures, captions, strict=True)):
+        x, y = place % columns * side, place // columns * height
+        sheet.paste(picture, (x, y))
+        for number, line in enumerate(lines):
+            pen.text((x + 2, y + side - 2 + _LINE * number), line, fill='white')
     path = Path(path)
     partial = path.with_name(f'.{path.name}')
     sheet.save(partial, 'PNG')

@@ -112,7 +112,7 @@ class _Round:
         accepted = verdicts.combine(ids, refused, eye.current, kept, self.number,
                                     classical=self.number == 1 and not self.drawn)
         log.write_table(self.folder / 'accepted.csv', ('id', 'round', 'by'),
-                             [(i, *accepted[i]) for i in ids if i in accepted])
+                        [(i, *accepted[i]) for i in ids if i in accepted])
         sheets.draw(self.films, lambda i: self._mask(self.number, i), rows, accepted, self.folder)
         if not accepted:
             raise UserError(f'{self.folder}: none of {len(ids)} masks was accepted; look at refused.png and review.csv '

@@ -3,7 +3,6 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from boneage_jax import figures
 
@@ -26,14 +25,7 @@ def draw(films, mask_of, rows, accepted, folder):
             (folder / f'{name}.png').unlink(missing_ok=True)
             continue
         chosen = [chosen[int(k)] for k in np.linspace(0, len(chosen) - 1, min(len(chosen), _COLUMNS * _ROWS))]
-        sheet = Image.new('RGB', (_COLUMNS * _SIDE, -(-len(chosen) // _COLUMNS) * (_SIDE + 24)))
-        pen = ImageDraw.Draw(sheet)
-        for place, i in enumerate(chosen):
-            x, y = place % _COLUMNS * _SIDE, place // _COLUMNS * (_SIDE + 24)
-            sheet.paste(figures.hand(films[i]['image'][..., 0], mask_of(i), side=_SIDE - 2, outline=COLOURS[wanted]), (x, y))
-            why = rows[i]['reasons']
-            pen.text((x + 2, y + _SIDE - 2), f'{rows[i]["id"]}: {rows[i]["measures"]["agreement"]:.2f}', fill='white')
-            pen.text((x + 2, y + _SIDE + 9), ', '.join(reason.partition(':')[0] for reason in why)[:24], fill='white')
-        partial = folder / f'.{name}.png'
-        sheet.save(partial, 'PNG')
-        partial.rename(folder / f'{name}.png')
+        pictures = [figures.hand(films[i]['image'][..., 0], mask_of(i), side=_SIDE - 2, outline=COLOURS[wanted]) for i in chosen]
+        captions = [[f'{rows[i]["id"]}: {rows[i]["measures"]["agreement"]:.2f}',
+                     ', '.join(reason.partition(':')[0] for reason in rows[i]['reasons'])[:24]] for i in chosen]
+        figures.contact_sheet(pictures, captions, folder / f'{name}.png', side=_SIDE, columns=_COLUMNS)
