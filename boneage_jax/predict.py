@@ -74,7 +74,7 @@ def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, ove
             log.say(f'{labels}: {line}')
         predictor = Predictor(workdir, batch_size=batch_size)
         site = calibration and calibration_lib.read(calibration, calibration_lib.identify(workdir, predictor.step))
-        male = _sexes(listed, sex, predictor.needs_sex or site, labels)
+        male = _sexes(listed, sex, labels, config.data.sex, read=predictor.needs_sex or site)
         fitted = site.intervals() if site else _fit_intervals(workdir)
         if site:
             log.say(f'Ages and 90% intervals are calibrated by {calibration}.')
@@ -132,17 +132,26 @@ def in_years(months):
     return f'{years} year{"s" * (years != 1)} {rest} month{"s" * (rest != 1)}'
 
 
-def _sexes(listed, sex, needed, labels):
-    """{id: male or None}; UserError that names the films whose sex is needed and not known."""
+def _sexes(listed, sex, labels, trained_on, *, read):
+    """{id: male or None}; UserError that names the films whose sex the network reads and nobody knows, or is of the other
+    sex than all that it was `trained_on` ('male', 'female', or 'both')."""
     given = None if sex is None else sex == 'male'
     male = {film.id: given if film.male is None else film.male for film in listed}
+
+    def named(films):
+        return f'{", ".join(films[:SHOWN])}{" and so on" if len(films) > SHOWN else ""}'
+
     unknown = [name for name, value in male.items() if value is None]
-    if unknown and needed:
+    if unknown and (read or trained_on != 'both'):
+        why = 'this network reads it' if read else f'this network has seen {trained_on} films alone'
         raise UserError(
-            f'the sex of {len(unknown)} of {len(listed)} films is not known, and this network reads it: '
-            f'{", ".join(unknown[:SHOWN])}{" and so on" if len(unknown) > SHOWN else ""}. '
+            f'the sex of {len(unknown)} of {len(listed)} films is not known, and {why}: {named(unknown)}. '
             + (f'Mend their rows in {labels}, or give --sex=male or --sex=female for them' if labels else
                'Give --labels=CSV with the columns id and male, or --sex=male or --sex=female for all of them'))
+    others = [name for name, value in male.items() if trained_on != 'both' and value != (trained_on == 'male')]
+    if others:
+        raise UserError(f'{len(others)} of {len(listed)} films are not {trained_on}, and this network was trained on {trained_on} '
+                        f'films alone: {named(others)}. Leave them out, or give the run of another network')
     return male
 
 

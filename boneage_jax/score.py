@@ -21,12 +21,15 @@ from boneage_jax.restore import Predictor
 def score(run, config, output, data_dir=None):
     """Writes the run's predictions and metrics on the splits of `config`; returns the content of metrics.json.
 
-    Raises ConfigError where the films have another size than the run's, or were trained on.
+    Raises ConfigError where the films have another size than the run's, are of a sex that it never saw, or were trained on.
     """
     output, predictor = pathlib.Path(output), Predictor(run)
     if tuple(config.data.size) != tuple(predictor.config.data.size):
         raise config_lib.ConfigError(f'data.size={tuple(config.data.size)}: {run} was trained on films of '
                                      f'{tuple(predictor.config.data.size)}; give that size')
+    seen = predictor.config.data.sex
+    if seen not in ('both', config.data.sex):
+        raise config_lib.ConfigError(f'data.sex={config.data.sex}: {run} was trained on {seen} films alone; give data.sex={seen}')
     if (output / 'metrics.json').exists():
         raise config_lib.ConfigError(f'{output} holds results already; delete it or choose another --output')
     train.set_up_jax(config)

@@ -110,6 +110,18 @@ def test_the_sex_is_asked_for_by_the_films_name(trained, tmp_path):
         predict.predict(run, film, tmp_path / 'p.csv', sex='boy')
 
 
+def test_a_boys_network_predicts_no_girls(trained, tmp_path):
+    run, films, output = copied(trained, tmp_path, data_sex='male'), trained / 'films', tmp_path / 'o.csv'
+    with pytest.raises(ValueError, match='20 of 40 films are not male, and this network was trained on male films alone: '
+                                         'f01, f03, f05, f07, f09 and so on'):
+        predict.predict(run, films, output, labels=trained / 'labels.csv')
+    assert not output.exists()
+    assert predict.predict(run, films / 'f01.png', output, sex='male')[0]['male']
+    run = copied(trained, tmp_path / 'blind', data_sex='male')
+    with pytest.raises(ValueError, match='sex of 1 of 1 films is not known'):
+        predict.predict(run, films / 'f00.png', tmp_path / 'p.csv')
+
+
 def test_a_run_that_is_not_finished_predicts_without_intervals(trained, tmp_path, capsys):
     run = copied(trained, tmp_path)
     for name in ('predictions.csv', 'metrics.json'):

@@ -29,3 +29,7 @@ def test_a_run_is_scored_on_other_films(tmp_path, monkeypatch):
         score.score(run, c.load('configs/unet.py:tiny,data.size=(48,40)')[1], tmp_path / 'third')
     with pytest.raises(c.ConfigError, match='films were trained on there'):  # another draw of the same films
         score.score(run, c.load(spec + ',split_seed=7')[1], tmp_path / 'third')
+    written = json.loads((run / 'config.json').read_text())
+    (run / 'config.json').write_text(json.dumps(written | {'data': written['data'] | {'sex': 'female'}}))
+    with pytest.raises(c.ConfigError, match='data.sex=both: .*run was trained on female films alone; give data.sex=female'):
+        score.score(run, c.load(spec)[1], tmp_path / 'third')
