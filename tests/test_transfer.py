@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from test_pretrained import foreign, write
 
+from boneage_jax import checkpoint, features, figures, inside, models, step, train
 from boneage_jax import config as c
-from boneage_jax import features, figures, inside, models, step, train
 from tfds_rsna.errors import UserError
 
 SMALL = dict(backbone='resnet18', width=4, depth=1, units=8, size=(64, 64))
@@ -128,6 +129,23 @@ def test_maps_are_drawn_after_evaluation_and_by_command(runs, monkeypatch, tmp_p
     figures.overlay(np.zeros((64, 64), np.uint8), 'one', tmp_path / 'one.png', maps={'attention': np.eye(2)},
                     boxes_of_maps={'attention': (-15.5, -15.5, 48.5, 48.5)})
     assert (tmp_path / 'one.png').stat().st_size > 1000
+
+
+def test_imagenets_vgg_comes_from_a_file_and_stays_as_it_came(tmp_path):
+    """The paper's own way, with random weights under torchvision's names: every convolution, colours and classifier too."""
+    path, arrays = tmp_path / 'vgg16.safetensors', foreign('vgg16', width=4)
+    write(path, arrays)
+    films = 'data.stages=(),source=hand_phantom,phantom.count=24,phantom.size=(64,64),data.size=(64,64),model.size=(64,64),' \
+            'validation=6,holdout=6,model.width=4,model.units=8,batch_size=4,epochs=1,log_every=1,placement=device'
+    config = c.load(f'configs/attention.py:row=both-fc,init_from={path},{films}')[1]
+    assert config.model.backbone == 'vgg16' and config.model.standardise == 'imagenet' and config.frozen == ('trunk',)
+    report = train.train(config, tmp_path / 'run')
+    assert report['splits']['holdout']['overall']['mae']['value'] > 0
+    with checkpoint.Checkpoints(tmp_path / 'run') as checkpoints:
+        _, kept = checkpoints.read_parameters()
+    kernels = sorted(array.tobytes() for name, array in kept.items() if name.startswith('trunk') and array.ndim == 4)
+    theirs = [array.transpose(2, 3, 1, 0) for name, array in arrays.items() if array.ndim == 4]
+    assert len(theirs) == 13 and kernels == sorted(np.ascontiguousarray(array).tobytes() for array in theirs)
 
 
 @pytest.mark.parametrize('arg, message', [
