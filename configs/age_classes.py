@@ -1,4 +1,4 @@
-"""Age classes: a CNN, EfficientNet-B0, Inception and ResNet on 3, 5 and 10 classes (Hamrouni, Hassen 2023).
+r"""Age classes: a CNN, EfficientNet-B0, Inception and ResNet on 3, 5 and 10 classes (Hamrouni, Hassen 2023).
 
     python -m boneage_jax.main --config=configs/age_classes.py:row=resnet-3 --workdir=runs/classes  # the paper's scale
     python -m boneage_jax.main --config=configs/age_classes.py:rsna100,row=resnet-3,read_sex=true --workdir=runs/sex_3
@@ -12,8 +12,13 @@ the sex branch are ours; Inception is V3 and ResNet has 34 layers. The paper fin
 `init_from=hf:timm/resnet34.a1_in1k,init_parts=trunk` (README, Weights).
 
 `:rsna100` changes the recipe for two CPU cores: networks of half width, AdamW, one cycle of 15 epochs, no enhancement
-(`stages=(resize,enhance)` brings it back). A trunk trained on ages is a better start: `:rsna100,backbone=resnet18,
-init_from=RUN,init_parts=trunk` with a RUN of `configs/prsnet.py:rsna100,row=baseline`. Nothing is measured yet.
+(`stages=(resize,enhance)` brings it back). A trunk trained on ages is a better start: `:rsna100,continued,init_from=RUN`
+with a RUN of `configs/prsnet.py:rsna100,row=baseline` is for the rows of ours, ResNet-18 with and without the sex as input:
+
+    python -m boneage_jax.sweep --config=configs/age_classes.py:rsna100,continued,init_from=RUN --workdir=runs/continued \
+        --rows=resnet18-3,resnet18-3-sex,resnet18-5,resnet18-5-sex,resnet18-10,resnet18-10-sex
+    python -m boneage_jax.near_edges --without=runs/continued/resnet18-3/seed0 --with_sex=runs/continued/resnet18-3-sex/seed0 \
+        --output=runs/sex_3
 """
 
 from boneage_jax import config as c
@@ -54,6 +59,7 @@ PRESETS = {
         **CPU_RECIPE, 'data.folder': 'rsna100', 'data.size': (100, 100), 'data.fit': 'squash', 'epochs': 15,
         'augment.rotation': 15.0, 'augment.shift': 0.1, 'augment.gamma': 0.2,
     },
+    'continued': {'init_parts': ('trunk',), 'epochs': 3, 'optimizer.learning_rate': 1e-3},  # with init_from=RUN
     'phantom': {
         **CPU_RECIPE, 'data.source': 'hand_phantom', 'data.phantom.count': 3000, 'data.phantom.size': (96, 96),
         'data.size': (96, 96), 'data.validation': 300, 'data.holdout': 300, 'epochs': 12,
@@ -71,10 +77,13 @@ def get_config(arg=None):
 
 
 def sweep():
-    """The paper's validation accuracies, as shares; 3 classes first."""
+    """The paper's validation accuracies, as shares; 3 classes first. The rows of ResNet-18 are ours: without and with the sex."""
     paper = {'custom': ('custom', 76.1, 65.3, 51.2), 'efficientnet': ('efficientnet_b0', 82.3, 71.25, 55.9),
              'inception': ('inception_v3', 83.6, 70.63, 54.87), 'resnet': ('resnet34', 84.36, 72.3, 54.63)}
     for place, classes in enumerate((3, 5, 10)):
         for name, (backbone, *percent) in paper.items():
             yield c.Row(f'{name}-{classes}', {
                 'model.backbone': backbone, 'model.classes': classes, 'task.classes': classes}, percent[place] / 100)
+        for suffix, read_sex in (('', False), ('-sex', True)):
+            yield c.Row(f'resnet18-{classes}{suffix}', {
+                'model.backbone': 'resnet18', 'model.classes': classes, 'task.classes': classes, 'model.read_sex': read_sex})

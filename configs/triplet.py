@@ -14,7 +14,8 @@ augmentation; and the rows 'both', one network that reads the sex (this config a
 Not measured yet.
 
 `:rsna100` is ResNet-18 of half width on 100 px films, for two CPU cores: the network of configs/prsnet.py's baseline,
-whose 30 epochs take about 40 minutes. `:rsna100,semi_hard,row=both triplet` is a variant (also `margin`,
+whose 30 epochs take about 40 minutes. `:rsna100,continued,init_from=RUN` starts every row from that baseline's trunk
+instead, two epochs each. `:rsna100,semi_hard,row=both triplet` is a variant (also `margin`,
 `correlation`, which replaces the triplets).
 `:rsna100,inception` puts Inception-V3 there, for an accelerator: its own stem would leave 1x1 maps of 100 px, the
 small stem leaves 10x10 at 17 GFLOP a film, 94 times the ResNet's.
@@ -63,6 +64,7 @@ PRESETS = {
         **CPU_RECIPE, 'data.folder': 'rsna100', 'data.size': (100, 100), 'data.fit': 'squash', 'epochs': 30,
         'augment.gamma': 0.2,
     },
+    'continued': {'init_parts': ('trunk',), 'epochs': 2, 'optimizer.learning_rate': 1e-3},  # with init_from=RUN
     'inception': {'model.backbone': 'inception_v3', 'model.stem': 'small', 'model.dense': (1024,)},
     'aligned': {'data.stages': ('unet', 'contrast', 'align', 'register')},
     'semi_hard': {'task.form': 'semi_hard'},  # as in :rsna100,semi_hard,row=both triplet
