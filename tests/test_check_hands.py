@@ -107,8 +107,10 @@ def test_what_networks_hardly_see_is_flagged(monkeypatch):
     logits = np.full((3, 40, 40), -5.0)
     logits[0, 5:30, 2:18], logits[0, 5:30, 22:36] = 5, 5  # two hands
     logits[1, 5:30, 2:18], logits[1, 35:38, 35:38] = 5, 5  # a hand and a marker
+    logits[1, 10:15, 8:12] = -5  # and no carpus
     found = networks.masks(lambda images: (logits, {}), looks, threshold=0.5, run='run')
-    assert [each['flags'] for each in found] == ['second_hand', '', 'no_hand'] and found[0]['hand_mask'].sum() == 400
+    assert [each['flags'] for each in found] == ['second_hand', '', 'no_hand']
+    assert [each['hand_mask'].sum() for each in found] == [400, 400, 0]  # the carpus is back
 
     heights = np.array([[0.1, 0.1, 0.1], [0.1, 0.1, 0.01], [0.1, 0.1, 0.1]])
     answer = networks.points(lambda images: (np.full((3, 3, 2), 0.5), {'heights': heights}), looks, run='run', least=0.03)

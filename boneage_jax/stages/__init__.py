@@ -54,7 +54,7 @@ _UNSEEN = ('resize', 'aspect', 'points', 'unet', 'snap', 'keypoints', 'refine', 
 _PREPROCESS, _HERE = 'boneage_jax.preprocess', 'boneage_jax.stages'
 STAGES = {
     'mask': Stage(find=f'{_HERE}.masked:classical'),  # Sobel and watershed (Castillo 2018)
-    'unet': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:masks', version=2),  # a run of configs/unet.py
+    'unet': Stage(look=f'{_HERE}.networks:look', answer=f'{_HERE}.networks:masks', version=3),  # a run of configs/unet.py
     'snap': Stage(find=f'{_HERE}.masked:snapped'),  # the mask found before, brought to the skin by a watershed
     'crop': Stage(draw=f'{_PREPROCESS}.hand_mask:crop_stage'),
     'contrast': Stage(draw=f'{_PREPROCESS}.contrast:contrast_stage'),  # inside the mask (Iglovikov 2018)

@@ -9,6 +9,7 @@ import json
 import pathlib
 
 import numpy as np
+from scipy import ndimage
 
 from boneage_jax.preprocess import hand_mask, resize
 from boneage_jax.preprocess import transform as transforms
@@ -28,6 +29,7 @@ def look(film, run, **_):
 def masks(predictor, looks, *, threshold, run):
     """The largest component above `threshold` (probability) of each film, at the network's scale: `hand_mask`, `flags`.
 
+    Its holes are filled: networks leave out a carpus now and then, and what lies between touching fingers does no harm.
     Flags: 'no_hand' where there is none, 'second_hand' where another component has `_SECOND` of its area or more.
     """
     fit, limit = _input(run)[1], np.log(threshold / (1 - threshold))
@@ -37,7 +39,7 @@ def masks(predictor, looks, *, threshold, run):
         hand = resize.uncovered(logit > limit, x['shape'], fit)
         mask = hand_mask.largest_component(hand)
         second = hand_mask.largest_component(hand & ~mask).sum() > _SECOND * mask.sum()
-        found.append({'hand_mask': mask.astype(np.uint8),
+        found.append({'hand_mask': ndimage.binary_fill_holes(mask).astype(np.uint8),
                       'flags': 'second_hand' if second else '' if mask.any() else 'no_hand'})
     return found
 
