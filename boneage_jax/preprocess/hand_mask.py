@@ -67,10 +67,15 @@ def _grown(fine, coarse, band, shape, inverted, score):
     soft = ndimage.gaussian_filter(fine.astype(np.float32), max(fine.shape) / 512 + 0.3)
     gradient = filters.sobel(soft)
     markers = _markers(coarse, fine.shape, band)
-    segments = segmentation.watershed(gradient, markers.astype(np.int32)).astype(np.uint8) if coarse.any() else \
-        np.ones(fine.shape, np.uint8)
+    segments = _flooded(gradient, markers) if coarse.any() else np.ones(fine.shape, np.uint8)
     small = ndimage.binary_fill_holes(largest_component(_without_thin_parts(segments == 2)))
     return Steps(fine, gradient, markers, segments, _at_size(small, shape), inverted, score)
+
+
+def _flooded(gradient, markers):
+    """The watershed of what is undecided, flooded from the markers beside it; the markers' insides have nothing to say."""
+    near = ndimage.binary_dilation(markers == 0, np.ones((3, 3)))
+    return np.where(near, segmentation.watershed(gradient, markers.astype(np.int32), mask=near), markers).astype(np.uint8)
 
 
 def _markers(coarse, shape, band):
