@@ -171,13 +171,22 @@ def _provenance(run):
     if isinstance(labels, dict):
         rows += [(f'labels of {split}', f'{of.get("films", 0):,} films, SHA-256 {of.get("sha256", "")[:16]}')
                  for split, of in labels.items() if isinstance(of, dict)]
-    elif report:
+    elif report and 'members_differ' not in report:
         rows.append(('labels', 'no fingerprint: this run predates it'))
     if isinstance(report.get('leaks'), dict):
         rows.append(('leak check', ', '.join(f'{key.replace("_", " ")}: {value}' for key, value in report['leaks'].items())))
     if 'seed' in config:
         rows.append(('seed', config['seed']))
+    rows += [(f'{what}, where members differ', f'{member}: {_said(value)}')
+             for what, values in report.get('members_differ', {}).items() for member, value in values.items()]
     rows += [('member', member) for member in report.get('members', [])]
     return [tag('h3', 'With what it was made'), tag('dl', [[tag('dt', key), tag('dd', value)] for key, value in rows]),
             tag('details', tag('summary', 'config.json, whole'), tag('pre', json.dumps(config, indent=1)), class_='long')
             if config else None]
+
+
+def _said(value):
+    """What a member of an ensemble says of its labels, or of one kind of leak."""
+    if isinstance(value, dict):
+        return f'{value["films"]:,} films, SHA-256 {value["sha256"][:16]}'
+    return 'nothing said' if value is None else value
