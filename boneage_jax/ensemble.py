@@ -3,7 +3,8 @@
     python -m boneage_jax.ensemble --workdirs=runs/full/seed0,runs/full/seed1 --output=runs/full_mean
     python -m boneage_jax.ensemble --workdirs='runs/full/seed*' --output=runs/full_mean
 
-The output folder reads like a run's workdir: predictions.csv, metrics.json (with the members), splits.json, figures/;
+The output folder reads like a run's workdir: predictions.csv, metrics.json (with the members, and the label fingerprints
+and the leak check on which they agree), splits.json, figures/;
 beside them the correlation of the members' errors on each reported split (CSV and figure): where it is high, averaging
 gains little. Members count alike: no weight is fitted, so none can be fitted on films that are reported. Networks of one
 sex (`data.sex`) join: a film gets the mean of the members that predict it, and all members of a sex must predict the same
