@@ -3,7 +3,8 @@
     python -m boneage_jax.ensemble --workdirs=runs/full/seed0,runs/full/seed1 --output=runs/full_mean
     python -m boneage_jax.ensemble --workdirs='runs/full/seed*' --output=runs/full_mean
 
-The output folder reads like a run's workdir: predictions.csv, metrics.json (with the members), splits.json, figures/;
+The output folder reads like a run's workdir: predictions.csv, metrics.json (with the members, and the label fingerprints
+and the leak check on which they agree), splits.json, figures/;
 beside them the correlation of the members' errors on each reported split (CSV and figure): where it is high, averaging
 gains little. Members count alike: no weight is fitted, so none can be fitted on films that are reported. Networks of one
 sex (`data.sex`) join: a film gets the mean of the members that predict it, and all members of a sex must predict the same
@@ -180,6 +181,27 @@ def refuse_leak(trained, films):
                                 f'{leaked[0]}; an ensemble with it would report films that it knows')
 
 
+def carried(reports):
+    """The label fingerprints and the leak check of the members, where all say the same; an ensemble has no films to look at.
+
+    Of `{member: its metrics.json}` gives `{'labels': {split: ...}, 'leaks': {kind: count}}` as a run writes them and, where
+    members differ (networks of one sex, another leak check, an older release), `'members_differ'`: by name, as 'labels of
+    train', `{member: what it says, or None}`. A line at the terminal tells.
+    """
+    agreed, differ = {}, {}
+    for key in ('labels', 'leaks'):
+        said = {name: report.get(key, {}) for name, report in reports.items()}
+        for part in dict.fromkeys(part for parts in said.values() for part in parts):
+            first, *others = values = [parts.get(part) for parts in said.values()]
+            if all(other == first for other in others):
+                agreed.setdefault(key, {})[part] = first
+            else:
+                differ[f'{key} of {part}' if key == 'labels' else f'{key}: {part}'] = dict(zip(said, values))
+    if differ:
+        log.say(f'The members differ in {", ".join(differ)}; what each one says stands in metrics.json (members_differ).')
+    return agreed | ({'members_differ': differ} if differ else {})
+
+
 def error_correlation(members, split):
     """Pearson correlation `[M, M]` of the members' signed errors on the films of `split` that both predict; NaN for pairs
     with fewer than two such films or errors without spread, None where that leaves no pair.
@@ -204,15 +226,16 @@ def write(workdirs, output):
         if places.count(place) > 1:
             raise UserError(f'{place} is given twice; each member counts once')
     members, films, trained = load(workdirs)
-    reports = [_json(workdir / 'metrics.json', 'splits') for workdir in workdirs]
+    reports = [_json(workdir / 'metrics.json') for workdir in workdirs]
     output.mkdir(parents=True, exist_ok=True)
     everything = sorted({film for ids in trained.values() for film in ids})
     log.write_json(output / 'splits.json', {'train': everything, **{split: f.ids for split, f in films.items()}})
     predictions = {split: (f, {'prediction': f.prediction}) for split, f in films.items()}
     evaluate.write_predictions(output, predictions)
     about = {'members': [str(workdir) for workdir in workdirs],
-             'selected_by': 'nothing: the unweighted mean of the members given', **workdir_lib.provenance()}
-    medians = [report[split]['median_mae']['median'] for report in reports for split in films]
+             'selected_by': 'nothing: the unweighted mean of the members given', **workdir_lib.provenance(),
+             **carried(dict(zip(members, reports)))}
+    medians = [report['splits'][split]['median_mae']['median'] for report in reports for split in films]
     report = evaluate.write_metrics(output, predictions, TASK, np.asarray(medians), about)
     figures.from_run(output)
     for split in films:

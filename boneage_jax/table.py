@@ -146,10 +146,11 @@ def describe(data):
 def lines(found, reference, name):
     """(the lines of table.csv as dicts, notes): Results `found` beside the row `reference`.
 
-    A line whose films are not the reference's gets no difference; the note says which film was the first to differ.
+    A line whose films are not the reference's gets no difference; a note for all lines of the same films says which film
+    was the first to differ.
     """
     base = {result.split: result for result in found if result.row == reference}
-    table, notes = [], []
+    table, refused = [], {}  # refused: {the films: (rows, why)}
     for result in found:
         lower, upper = metrics.bootstrap(result.values)
         delta = (None, None, None)
@@ -159,13 +160,14 @@ def lines(found, reference, name):
                 order = ensemble.align(result.split, reference, other.ids, result.row, result.ids)
                 delta = metrics.paired_difference(result.values[order], other.values)
             except UserError as error:
-                notes.append(f'{result.row}: no difference to {reference}; {error}')
+                refused.setdefault((result.split, tuple(sorted(result.ids))), ([], error))[0].append(result.row)
         minutes = [report['minutes'] for report in result.reports if 'minutes' in report]
         commits = dict.fromkeys(report['commit'] for report in result.reports if report.get('commit'))
         values = (result.row, result.paper, result.value, lower, upper, *delta, result.seeds, result.split, result.data,
                   round(float(np.mean(minutes)), 2) if minutes else None, ' '.join(commits))
         table.append(dict(zip(COLUMNS, values, strict=True)))
-    return table, notes
+    return table, [
+        f'{", ".join(rows)}: no difference to {reference}; {why}' for rows, why in refused.values()]
 
 
 def write(workdir, found, *, reference, metric, title, notes=()):

@@ -9,7 +9,7 @@ The paper prints *validation* accuracies (at best 84.36 / 72.3 / 55.9% on 3 / 5 
 ours are of holdout or test. Ages are cut into classes of equal width between the youngest and the oldest training
 film. Adam 1e-3, batch 64 and early stopping on the validation loss are the paper's; film size, patience, augmentation, the CNN and
 the sex branch are ours; Inception is V3 and ResNet has 34 layers. The paper fine-tunes ImageNet's weights:
-`init_from=hf:timm/resnet34.a1_in1k,init_parts=trunk` (README, Weights).
+`init_from=hf:timm/resnet34.a1_in1k,init_parts=trunk` (docs/guide.md, Weights).
 
 `:rsna100` changes the recipe for two CPU cores: networks of half width, AdamW, one cycle of 15 epochs, no enhancement
 (`stages=(resize,enhance)` brings it back). A trunk trained on ages is a better start: `:rsna100,continued,init_from=RUN`

@@ -28,6 +28,13 @@ def test_cells_are_plain_python_without_outputs():
     assert 'requirements.lock' in source(CODE[0]) and '--no-deps' in source(CODE[0])
 
 
+def test_the_install_cell_says_what_to_put_where(tmp_path):
+    assert source(CODE[0]).splitlines()[5].startswith('REPOSITORY = ')  # the error names the line
+    done = subprocess.run([sys.executable, '-c', source(CODE[0])], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and 'ValueError: REPOSITORY still says what to put there' in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     script = tmp_path / 'notebook.py'
     script.write_text('\n\n'.join(source(cell) for cell in CODE if not is_install(cell)))

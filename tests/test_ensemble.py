@@ -73,6 +73,23 @@ def test_an_ensemble_reads_like_a_run(tmp_path):
     assert json.loads((nested / 'splits.json').read_text())['train'] == ['a', 'b', 'c', 'd']
 
 
+def test_label_fingerprints_and_the_leak_check_are_carried_over(tmp_path, monkeypatch):
+    leaks = {'same_id': 0, 'same_picture': 0, 'near_picture': 2}
+    a, b = ({'labels': {'holdout': {'films': 24, 'sha256': 'a'}, 'train': {'films': 3, 'sha256': x}}, 'leaks': leaks} for x in 'bc')
+    both = {'labels': {'holdout': a['labels']['holdout']}, 'leaks': leaks,
+            'members_differ': {'labels of train': {'run0': a['labels']['train'], 'run1': b['labels']['train']}}}
+    assert ensemble.carried({'run0': a, 'run1': b}) == both
+    older = ensemble.carried({'a': a, 'older': {}})
+    assert 'labels' not in older and older['members_differ']['leaks: near_picture'] == {'a': 2, 'older': None}
+    assert ensemble.carried({'a': {}, 'b': {}}) == {}
+    for name in ('figures.from_run', '_report'):
+        monkeypatch.setattr(f'boneage_jax.ensemble.{name}', lambda *_: None)  # drawn in another test
+    runs = members(tmp_path, 2)
+    for run, of in zip(runs, (a, b)):
+        log.write_json(run / 'metrics.json', json.loads((run / 'metrics.json').read_text()) | of)
+    assert ensemble.write(runs, tmp_path / 'mean').items() >= both.items()
+
+
 def test_a_film_in_other_hands_is_refused_by_name(tmp_path):
     a, b = members(tmp_path, 2)
     change(b / 'predictions.csv', 'h7,holdout', 'x7,holdout')

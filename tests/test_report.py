@@ -44,7 +44,7 @@ def written(tmp_path_factory):
     rows = [['base', 6.5, 8.1, 7.0, 9.2, '', '', '', 1, 'holdout', 'd', 1.5, 'abc'],
             [NASTY, '', 11.0, 9.0, 13.0, 2.9, 1.0, 4.8, 1, 'holdout', 'd', '', '']]
     log.write_table(folder / 'sweep' / 'table.csv', table.COLUMNS, rows)
-    (folder / 'sweep' / 'table.md').write_text(f'# configs/x.py\n\n- Note {NASTY}\n')
+    (folder / 'sweep' / 'table.md').write_text(f'# configs/x.py\n\n| row | minus base (95% interval) |\n\n- Note {NASTY}\n')
     masks = folder / 'masks'
     masks.mkdir()
     (masks / 'predictions.csv').write_text('id,split,male,age,iou\n' + ''.join(
@@ -78,6 +78,18 @@ def test_figures_are_those_of_the_files(written):
     assert 'has no agreement_lower, agreement_upper (an older release)' in text
     assert 'Not finished: there is no metrics.json.' in text and 'metrics.json cannot be read' in text
     assert 'No pictures: ' in text or 'no picture' in text
+    assert 'minus base (95% interval)' in text  # the reference of table.md, by name
+
+
+def test_runs_of_the_same_films_share_their_records(tmp_path):
+    data = {'source': 'rsna_bone_age', 'folder': 'a', 'stages': ['crop'], 'stage': {'crop': {'margin': 0.02}, 'mask': {}},
+            'size': [96, 96], 'fit': 'pad', 'split_seed': 0}
+    changed = ({'split_seed': 1, 'stage': {'crop': {'margin': 0.02}}}, {'stage': {'crop': {'margin': 0.1}}}, {'size': [64, 64]})
+    for i, change in enumerate(({}, *changed)):
+        (tmp_path / f'{i}').mkdir()
+        log.write_json(tmp_path / f'{i}' / 'config.json', {'data': data | change})
+    runs, _, _ = collect.find([tmp_path])
+    assert [[other.name for other in run.kin] for run in runs] == [['1'], ['0'], [], []]
 
 
 def test_texts_are_escaped_and_nothing_is_fetched(written):

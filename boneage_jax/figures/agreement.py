@@ -60,7 +60,8 @@ def groups(split, report):
 
 def curves(histories, selecting, label):
     """The validation figure `selecting` of several runs over their epochs; `histories` `{name: lines of the log}`."""
-    figure = Figure(figsize=(6.4, 3.4))
+    rows = -(-len(histories) // 3)
+    figure = Figure(figsize=(6.4, 3.2 + 0.2 * rows))
     axes = figure.subplots()
     marks, dashes = 'os^Dv*XP', ('-', '--', '-.', ':')
     for number, (name, lines) in enumerate(histories.items()):
@@ -70,7 +71,7 @@ def curves(histories, selecting, label):
                   linestyle=dashes[number // 8 % len(dashes)], color=style.SERIES[number % len(style.SERIES)], label=name)
     axes.set(xlabel='epoch', ylabel=label, title='Validation during training')
     axes.grid(axis='y', color='#E5E5E5', linewidth=0.6)
-    axes.legend(loc='upper right', ncols=1 + (len(histories) > 6))
+    figure.legend(loc='outside lower center', ncols=3)  # below: it would hide curves
     return figure
 
 

@@ -35,7 +35,7 @@ def counts(months, male, edges=(), title='Training films'):
     figure = Figure(figsize=(6.4, 3.2))
     axes = figure.subplots()
     bins = np.arange(0, months.max() + 13, 12)
-    groups = [(name, months[chosen]) for name, chosen in (('girls', ~male), ('boys', male))]
+    groups = [(name, months[chosen]) for name, chosen in (('girls', ~male), ('boys', male)) if chosen.any()]
     axes.hist([ages for _, ages in groups], bins, color=[style.SEXES[name]['color'] for name, _ in groups],
               label=[f'{name} (n = {len(ages):,})' for name, ages in groups])
     for number, edge in enumerate(edges[1:-1]):

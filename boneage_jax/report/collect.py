@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 
 from boneage_jax import metrics, predictions, table
 from boneage_jax.figures import training
@@ -30,6 +31,8 @@ class Run:
     report: dict | None
     notes: list
     name: str = ''
+    kin: list = dataclasses.field(default_factory=list)  # runs of the same films, whose records serve as well
+    older: dict = dataclasses.field(default_factory=dict)  # {what metrics.json lacks: the splits in which it does}
 
     @property
     def splits(self):
@@ -81,8 +84,7 @@ class Run:
                 self.notes.append(f'metrics.json says MAE {said:.3f} on {split}, predictions.csv {here:.3f}: not of the '
                                   'same run.')
             elif missing := sorted(set(anew['overall']) - set(of['overall'])):
-                self.notes.append(f'{split}: metrics.json has no {", ".join(missing)} (an older release); computed from '
-                                  'predictions.csv by the same functions.')
+                self.older.setdefault(', '.join(missing), []).append(split)
             filled[split] = of | {'overall': anew['overall'] | of['overall'], **{
                 key: {name: anew[key].get(name, {}) | values for name, values in of.get(key, {}).items()}
                 for key in ('by_sex', 'by_stage')}}
@@ -97,6 +99,7 @@ class Sweep:
     lines: list
     title: str
     notes: list
+    reference: str  # the row that others are compared with
     name: str = ''
 
 
@@ -126,7 +129,20 @@ def find(folders):
     for thing, place in zip(found, places):
         name = os.path.relpath(place, common)
         thing.name = pathlib.Path(common).name if name == '.' else name
+    for run in found:
+        if isinstance(run, Run) and (films := _films(run)):
+            run.kin = [other for other in found if isinstance(other, Run) and other is not run and _films(other) == films]
     return [[thing for thing in found if isinstance(thing, kind)] for kind in (Run, Sweep, Extra)]
+
+
+def _films(run):
+    """Which films a run saw, as far as its config says: runs that agree have the same records."""
+    try:
+        data = run.config['data']
+        return [data[key] for key in ('source', 'folder', 'stages', 'size', 'fit')] + [
+            data['stage'][name] for name in data['stages'] if name in data['stage']] + [data.get(data['source'])]
+    except (KeyError, TypeError):
+        return None
 
 
 def _look(folder, depth, found, seen):
@@ -169,7 +185,9 @@ def _sweep(folder):
         lines = list(reader)
     text = (folder / 'table.md').read_text().splitlines() if (folder / 'table.md').is_file() else []
     title = next((line[2:] for line in text if line.startswith('# ')), folder.name)
-    return Sweep(folder, lines, title, [line[2:] for line in text if line.startswith('- ')])
+    reference = re.search(r'\| minus (.+?) \(95% interval\)', '\n'.join(text))
+    reference = reference[1] if reference else 'the reference'
+    return Sweep(folder, lines, title, [line[2:] for line in text if line.startswith('- ')], reference)
 
 
 def _json(path, notes):

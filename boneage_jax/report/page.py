@@ -13,6 +13,12 @@ from boneage_jax.figures import agreement, training
 from boneage_jax.report import collect, numbers, pictures, runs
 from boneage_jax.report.html import table, tag
 
+SAID = {  # figures of `inside` and `embeddings` in words
+    'part_mae': 'age from one part alone: MAE (months)', 'in_corner': 'share of parts in a corner of the film',
+    'in_corner_by_age': 'share of parts in a corner', 'on_bones': 'share of parts on a growth plate or the carpus',
+    'on_bones_by_chance': 'the same of anchors drawn by chance',
+    'orderedness': 'Spearman correlation of embeddings and ages',
+}
 _TEMPLATE = pathlib.Path(__file__).with_name('page.html')
 
 
@@ -79,11 +85,11 @@ def _sweep(sweep, anchor, found):
              picture, interval(line, 'delta', 'delta_lower', 'delta_upper', '+'), f'{line["seeds"]:g}', line['split'],
              '–' if line['minutes'] is None else f'{line["minutes"]:.1f}', line['commit'] or '–']
             for line, picture in zip(lines, drawn)]
-    header = ['row', 'paper', 'ours (95% interval)', scale, 'minus the reference (95% interval)', 'seeds', 'split',
+    header = ['row', 'paper', 'ours (95% interval)', scale, f'minus {sweep.reference} (95% interval)', 'seeds', 'split',
               'minutes a run', 'commit']
     inner = [run for run in found if run.history and run.place.absolute().is_relative_to(sweep.place.absolute())]
-    return tag('section', tag('h2', 'Table: ', sweep.title), table(header, rows, numbers=(1, 5, 7)),
-               tag('p', tag('span', 'Dot and bar: ours; open diamond: the paper.', class_='range')),
+    return tag('section', tag('h2', 'Table: ', sweep.name, ' ', tag('small', sweep.title)), table(header, rows, numbers=(1, 5, 7)),
+               tag('p', 'Dot and bar: ours with its 95% interval; open diamond: the paper.', class_='range'),
                tag('ul', [tag('li', note) for note in sweep.notes], class_='notes') if sweep.notes else None,
                _curves({run.place.relative_to(sweep.place).as_posix(): run for run in inner}), id=anchor)
 
@@ -126,7 +132,7 @@ def _overview(found, anchors):
                  first.cell(overall), picture, *(m.cell(overall) for m in measures[1:])]
                 for (run, split, overall), picture in zip(chosen, drawn)]
         header = ['run', 'split', 'films', first.title, scale, *(m.title for m in measures[1:])]
-        parts += [tag('h3', title), table(header, rows, numbers=(2,))]
+        parts += [tag('h3', title), table(header, rows, numbers=(2,), class_='glance')]
     rest = [run for run in found if not any(split in splits_lib.REPORTED for split in run.splits)]
     if rest:
         parts += [tag('h3', 'Without a reported split'), tag('ul', [tag('li', tag(
@@ -144,6 +150,8 @@ def _extra(extra, anchor):
             body.append(table(header, rows))
         else:
             report = json.loads(extra.file.read_text())
+            if 'split' in report:
+                body.append(tag('p', f'Of {report["films"]:,} {report["split"]} films.'))
             body.append(table(['figure', 'value (95% interval)', 'films'], list(_flat(report))))
     except (OSError, ValueError) as error:
         body.append(tag('div', f'{extra.file.name} cannot be read ({error}).', class_='warning'))
@@ -153,9 +161,10 @@ def _extra(extra, anchor):
 def _flat(report, name=''):
     """Lines of every figure with an interval in a nested report."""
     for key, value in report.items():
+        key = SAID.get(key, key.replace('_', ' '))
         place = f'{name}, {key}' if name else key
         if isinstance(value, dict) and {'value', 'lower', 'upper'} <= set(value):
-            yield [place.replace('_', ' '), [f'{value["value"]:.4g} ', tag(
+            yield [place, [f'{value["value"]:.4g} ', tag(
                 'span', f'({value["lower"]:.4g} to {value["upper"]:.4g})', class_='range')], f'{value.get("count", "–")}']
         elif isinstance(value, dict):
             yield from _flat(value, place)

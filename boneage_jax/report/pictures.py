@@ -40,7 +40,7 @@ def of_film(image):
 def films(run, ids, data_dir=None):
     """({id: film `[H, W, 1]` uint8}, note): the films `ids` of a run from its records, or why there are none."""
     try:
-        folder = _records(run, data_dir)
+        folder = next(filter(None, (_records(one, data_dir) for one in (run, *run.kin))), None)
         if folder is None:
             return {}, 'No pictures: the records of these films are not on this machine.'
         opened = _open(folder)

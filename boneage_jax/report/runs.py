@@ -16,7 +16,9 @@ _GROUPS = {'by_sex': 'sex', 'by_stage': 'stage', 'by_source': 'source'}
 _DRAWN = ('predictions_', 'error_by_age_', 'bland_altman_', 'confusion_', 'training')  # drawn here anew, as SVG
 CAPTIONS = {
     'inputs': 'The first training films as the network sees them, augmented.',
-    'counts': 'Training films by age and sex, with the class edges.',
+    'counts': 'Training films by age and sex, with the class edges where the run has classes.',
+    'components': 'The mean film, the first principal components, and the validation error by the number of components.',
+    'attention': 'Where the attention lies.',
     'anchors': 'The anchors that parts are chosen from.',
     'parts': 'The selected parts, best first.',
     **{f'parts_res{k}': f'Relation map of res{k} and the selected parts.' for k in (3, 4, 5)},
@@ -32,12 +34,9 @@ def section(run, anchor, data_dir=None, films=True):
     body = [tag('h2', run.name, ' ', tag('small', describe(run)))]
     for split in reported or others:
         body.append(_cards(run, split))
+    drawn = [chart for split in reported for chart in _charts(run, split)]
     if run.history:
-        drawn = [_figure(pictures.chart(training.draw, run.history), 'Loss and validation figure over the epochs.')]
-    else:
-        drawn = []
-    for split in reported:
-        drawn += _charts(run, split)
+        drawn.append(_figure(pictures.chart(training.draw, run.history), 'Loss and validation figure over the epochs.'))
     body.append(tag('div', drawn, class_='figures') if drawn else None)
     for split in reported:
         body += [_groups(run, split), _worst(run, split, data_dir) if films else None]
@@ -68,12 +67,13 @@ def left_pictures(place):
     paths = [path for path in sorted(place.glob('figures/*.png')) if not path.name.startswith(_DRAWN)]
     paths += sorted(place.glob('*.png'))
     found = [(path, pictures.of_file(path)) for path in paths]
-    found = [_figure(uri, CAPTIONS.get(path.stem, path.stem.replace('_', ' '))) for path, uri in found if uri]
+    found = [_figure(uri, CAPTIONS.get(path.stem, path.stem.replace('_', ' ')), 'chart' if path.stem == 'counts' else None)
+             for path, uri in found if uri]
     return tag('div', found, class_='figures wide') if found else None
 
 
-def _figure(uri, caption):
-    return tag('figure', tag('img', src=uri, alt=caption), tag('figcaption', caption))
+def _figure(uri, caption, class_=None):
+    return tag('figure', tag('img', src=uri, alt=caption), tag('figcaption', caption), class_=class_)
 
 
 def _cards(run, split):
@@ -105,9 +105,9 @@ def _charts(run, split):
         counted = np.zeros((len(names), len(names)), int)
         np.add.at(counted, (films['true_class'], films['class']), 1)
         drawn.append((classes.confusion, (split, counted, names), 'Films by true and predicted class.'))
-    drawn += [(ages.predicted_against_true, (split, films), 'Predicted against true age.'),
-              (agreement.bland_altman, (split, films), 'Bland-Altman: the error over the mean of both ages, with its limits.'),
-              (ages.error_by_age, (split, films), 'Error over age.')]
+    drawn += [(ages.predicted_against_true, (split, films), 'Predicted against true age.'),  # two in a row, of like heights
+              (ages.error_by_age, (split, films), 'Error over age.'),
+              (agreement.bland_altman, (split, films), 'Bland-Altman: the error over the mean of both ages, with its limits.')]
     if run.complete[split].get('by_sex'):
         drawn.append((agreement.groups, (split, run.complete[split]), 'Error by sex, stage of puberty and source.'))
     return [_figure(pictures.chart(draw, *arguments), caption) for draw, arguments, caption in drawn]
@@ -139,7 +139,7 @@ def _worst(run, split, data_dir):
     for i in order:
         name = str(films['id'][i])
         image = tag('img', src=pictures.of_film(found[name]), alt=f'film {name}') if name in found else tag(
-            'div', 'no picture', class_='none')
+            'div', 'no picture', class_='none') if found else None
         cells.append(tag('figure', image, tag('figcaption', _what_happened(run, films, i))))
     return [tag('h3', f'{split.capitalize()}: the {len(order)} films that went worst'), tag('div', cells, class_='films'),
             tag('p', note, class_='range') if note else None]
@@ -163,21 +163,32 @@ def _provenance(run):
                       'records': 'records'}.items():
         if report.get(key) is not None:
             value = report[key]
-            rows.append((what, f'{value:.4g}' if isinstance(value, float) else json.dumps(value) if isinstance(
-                value, dict) else value))
+            rows.append((what, ('no', 'yes')[value] if isinstance(value, bool) else f'{value:.4g}' if isinstance(
+                value, float) else json.dumps(value) if isinstance(value, dict) else value))
     if 'versions' in report:
         rows.append(('versions', ', '.join(f'{name} {version}' for name, version in report['versions'].items())))
     labels = report.get('labels')
     if isinstance(labels, dict):
         rows += [(f'labels of {split}', f'{of.get("films", 0):,} films, SHA-256 {of.get("sha256", "")[:16]}')
                  for split, of in labels.items() if isinstance(of, dict)]
-    elif report:
+    elif report and 'members_differ' not in report:
         rows.append(('labels', 'no fingerprint: this run predates it'))
     if isinstance(report.get('leaks'), dict):
         rows.append(('leak check', ', '.join(f'{key.replace("_", " ")}: {value}' for key, value in report['leaks'].items())))
     if 'seed' in config:
         rows.append(('seed', config['seed']))
+    rows += [('computed for this page', f'{missing} of {", ".join(splits)}, by the same functions: metrics.json has no {missing} '
+              '(an older release)') for missing, splits in run.older.items()]
+    rows += [(f'{what}, where members differ', f'{member}: {_said(value)}')
+             for what, values in report.get('members_differ', {}).items() for member, value in values.items()]
     rows += [('member', member) for member in report.get('members', [])]
-    return [tag('h3', 'With what it was made'), tag('dl', [[tag('dt', key), tag('dd', value)] for key, value in rows]),
+    return [tag('h3', 'With what it was made'), tag('dl', [tag('div', tag('dt', key), tag('dd', value)) for key, value in rows]),
             tag('details', tag('summary', 'config.json, whole'), tag('pre', json.dumps(config, indent=1)), class_='long')
             if config else None]
+
+
+def _said(value):
+    """What a member of an ensemble says of its labels, or of one kind of leak."""
+    if isinstance(value, dict):
+        return f'{value["films"]:,} films, SHA-256 {value["sha256"][:16]}'
+    return 'nothing said' if value is None else value
