@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from benchmarks import backbones, convolutions, everything, machine, one_device, preparing, prsnet, reading, regions, report, start_up, train_step
+from benchmarks import backbones, convolutions, everything, machine, one_device, preparing, prsnet, reading, regions, report, start_up, traced, train_step
 from boneage_jax import models
 
 
@@ -66,9 +66,9 @@ def test_operations_by_hand():
     """A convolution, a matrix product inside a scan, and XLA's count of the same convolution."""
     net = nnx.Conv(3, 8, (3, 3), 2, padding='VALID', rngs=nnx.Rngs(0))
     image = np.zeros((2, 9, 9, 3), np.float32)
-    assert one_device.products((net, image)) == 2 * (2 * 4 * 4 * 8) * (3 * 3 * 3)
+    assert traced.products(net, image) == 2 * (2 * 4 * 4 * 8) * (3 * 3 * 3)
     square = np.eye(4, dtype=np.float32)
-    assert one_device.products((lambda x: jax.lax.fori_loop(0, 5, lambda _, y: y @ x, x), square)) == 5 * 2 * 4**3
+    assert traced.products(lambda x: jax.lax.fori_loop(0, 5, lambda _, y: y @ x, x), square) == 5 * 2 * 4**3
 
 
 def test_one_device(tmp_path, monkeypatch):
@@ -124,21 +124,25 @@ def test_missing_torch_is_named(monkeypatch, capsys):
     assert "pip install 'boneage_jax[parity]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('backbone', ['resnet18', 'resnet34'])
-def test_convolutions_are_those_of_the_network(backbone):
-    model = nnx.eval_shape(lambda: models.build(backbone, width=8, channels=1))
+@pytest.mark.parametrize('name, width, sides, pools', [('resnet34', 8, (96, 96), 1), ('regional', 0, (130, 100), 6)])
+def test_convolutions_are_those_of_the_network(name, width, sides, pools):
+    options = {'width': 8, 'channels': 1} if width else {'size': sides}
+    model = nnx.eval_shape(lambda: models.build(name, **options))
     kernels = [x.shape for x in jax.tree.leaves(nnx.state(model, nnx.Param)) if x.ndim == 4]
-    counted = [(size, size, inputs, outputs)
-               for (inputs, outputs, size, _, _), count in convolutions._shapes(backbone, 8, 96).items()
-               for _ in range(count)]
-    assert sorted(counted) == sorted(kernels)
+    found = convolutions.layers(name, width, sides)
+    assert sorted((*layer.window, layer.inputs, layer.outputs) for layer in found.elements() if layer.outputs) == sorted(kernels)
+    assert sum(not layer.outputs for layer in found.elements()) == pools
+    first = next(iter(found))
+    assert (first.rows, first.columns, first.pads) == (*sides, (3, 3) if width else (0, 0))
 
 
-def test_one_convolution(monkeypatch, tmp_path):
-    monkeypatch.setattr(convolutions, '_shapes', lambda *_: {(1, 4, 7, 2, 9): 1, (4, 8, 3, 2, 9): 3})
-    rows = run(convolutions.main, tmp_path, '--size', '9:2')
-    assert sorted(row.get('kind', '') for row in rows) == ['', 'forward', 'forward', 'input', 'kernel', 'kernel']
-    assert rows[-1]['best'] == pytest.approx(sum(row['best'] * row['count'] for row in rows[:-1]))
+def test_each_convolution(tmp_path):
+    rows = run(convolutions.main, tmp_path, '--network', 'regional', '--size', '130x127:1', '--seconds', '0')
+    layers, totals = [row for row in rows if 'each' in row], [row for row in rows if 'each' not in row]
+    assert {row['kind'] for row in layers} == set(convolutions.KINDS)
+    assert [row['who'] for row in totals] == ['ours', 'XLA', 'PyTorch'][:3 if importlib.util.find_spec('torch') else 2]
+    for row in totals:
+        assert row['best'] == pytest.approx(sum(other['each'][row['who']] * other['count'] for other in layers))
 
 
 def test_start_up_measures_every_phase(tmp_path, monkeypatch):
