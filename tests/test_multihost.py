@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from boneage_jax import checkpoint, conclude, log, restore, sharding, train
+from boneage_jax import checkpoint, conclude, log, restore, sharding, step, train
 from boneage_jax import config as c
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -160,6 +160,11 @@ def test_shares_of_parameters():
     placed = sharding.put({'a': x}, {'a': place(x)})['a']
     assert placed.addressable_shards[0].data.shape == (16, 64)
     np.testing.assert_array_equal(placed, x)
+    state = step.State(None, {'a': placed}, {}, {}, {'a': placed}, {})
+    _, whole = sharding.of_state(state, mesh, 'fsdp')
+    gradient = jax.jit(jax.grad(lambda parameters: jnp.sum(whole(parameters)['a'] ** 2)))({'a': placed})['a']
+    assert gradient.sharding.is_equivalent_to(place(x), 2), 'each device keeps the sum of its share: a reduce-scatter'
+    np.testing.assert_array_equal(gradient, 2 * x)
 
 
 def test_missing_and_wrong_places_are_named(monkeypatch):
