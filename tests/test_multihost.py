@@ -67,6 +67,12 @@ def process(folder, jobs):
     """What each of several processes does: joins the others, then one run after another."""
     written = written_below(folder)
     sharding.start()
+    if jobs == 'waits':
+        with sharding.together():
+            sharding.barrier('all are here')
+            if sharding.is_main():
+                os.kill(os.getpid(), signal.SIGKILL)
+            sharding.barrier('a step')
     for job in jobs.split('+'):
         if job == 'dies':
             save = checkpoint.Checkpoints.save
@@ -149,6 +155,13 @@ def test_a_host_that_dies_ends_the_others_with_a_message(runs):
     assert 'One that dies ends the run within about 20 s' in text and 'lost another host' in text
     assert 'The same command goes on from the last save, on any number of hosts.' in text
     assert f'at step {LAST_BEFORE_DEATH}.' in said['four'][0][0]  # Resuming
+
+
+def test_the_first_host_too_may_die(tmp_path):
+    """It carries JAX's coordination service: either that one's client ends the others, or our own message does."""
+    (_, killed), (text, code) = spawn(tmp_path, 2, 1, 'waits')
+    assert killed == -signal.SIGKILL and code not in (0, killed), text
+    assert 'lost another host' in text or 'another task died' in text
 
 
 def test_shares_of_parameters():
