@@ -2,7 +2,7 @@
 
     python -m benchmarks.convolutions                                          # ResNet-34, 96 px, batch 32
     python -m benchmarks.convolutions --network vgg16 --size 224:4
-    python -m benchmarks.convolutions --network regional --size 130x100:32
+    python -m benchmarks.convolutions --network regional --size 250x188:8
 
 For each convolution: forward, gradient of the input, gradient of the kernel, each compiled alone (the first layer's input
 needs none); for each max-pool forward and gradient together. Ours is what the project computes (boneage_jax/models/cpu.py);

@@ -124,7 +124,7 @@ def test_missing_torch_is_named(monkeypatch, capsys):
     assert "pip install 'boneage_jax[parity]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('name, width, sides, pools', [('resnet34', 8, (96, 96), 1), ('regional', 0, (130, 100), 6)])
+@pytest.mark.parametrize('name, width, sides, pools', [('resnet34', 8, (96, 96), 1), ('regional', 0, (130, 127), 6)])
 def test_convolutions_are_those_of_the_network(name, width, sides, pools):
     options = {'width': 8, 'channels': 1} if width else {'size': sides}
     model = nnx.eval_shape(lambda: models.build(name, **options))
@@ -136,10 +136,13 @@ def test_convolutions_are_those_of_the_network(name, width, sides, pools):
     assert (first.rows, first.columns, first.pads) == (*sides, (3, 3) if width else (0, 0))
 
 
-def test_each_convolution(tmp_path):
-    rows = run(convolutions.main, tmp_path, '--network', 'regional', '--size', '130x127:1', '--seconds', '0')
+def test_each_convolution(tmp_path, monkeypatch):
+    few = {convolutions.Layer(9, 7, 1, 4, (7, 7), 2, (3, 3)): 1, convolutions.Layer(5, 4, 4, 8, (3, 1), 1, (1, 0)): 3,
+           convolutions.Layer(9, 7, 4, 0, (3, 3), 2, (1, 1)): 1}
+    monkeypatch.setattr(convolutions, 'layers', lambda *_: few)
+    rows = run(convolutions.main, tmp_path, '--size', '9x7:2', '--seconds', '0')
     layers, totals = [row for row in rows if 'each' in row], [row for row in rows if 'each' not in row]
-    assert {row['kind'] for row in layers} == set(convolutions.KINDS)
+    assert sorted(row['kind'] for row in layers) == ['forward', 'forward', 'input', 'kernel', 'kernel', 'pool']
     assert [row['who'] for row in totals] == ['ours', 'XLA', 'PyTorch'][:3 if importlib.util.find_spec('torch') else 2]
     for row in totals:
         assert row['best'] == pytest.approx(sum(other['each'][row['who']] * other['count'] for other in layers))
@@ -171,6 +174,27 @@ def test_everything_keeps_its_raw_output_by_a_flag(tmp_path, monkeypatch, capsys
     for name in ('md', 'json'):
         assert (tmp_path / 'docs' / 'benchmarks' / f'mine.{name}').read_text() == (tmp_path / f'all.{name}').read_text()
     assert 'mine.json' in capsys.readouterr().out
+
+
+def test_a_part_that_fails_or_is_stopped_costs_the_others_nothing(tmp_path, monkeypatch):
+    def part(command, **_):
+        name = command[2].partition('.')[2]
+        assert command[-2:] == ['--repeats', '3']
+        if name == 'regions':
+            (tmp_path / 'regions.json').write_text(json.dumps({'rows': [report.row('a row of regions', [1.0], 's')]}))
+        elif name == 'hand_mask':
+            assert 'a row of regions' in (tmp_path / 'all.md').read_text(), 'written after each part'
+            raise KeyboardInterrupt
+        return everything.subprocess.CompletedProcess((), int(name == 'reading'), '', '')
+
+    monkeypatch.setattr(everything.subprocess, 'run', part)
+    monkeypatch.setattr(machine, 'facts', lambda: dict.fromkeys(
+        ('processor', 'cores', 'memory_gib', 'gpu', 'python', 'commit', 'time', 'load_average'), '') | {'versions': {}})
+    assert everything.main(['--only', 'reading', 'regions', 'hand_mask', 'start_up', '--repeats', '3',
+                            '--output', str(tmp_path / 'all.json')]) == 1
+    result = json.loads((tmp_path / 'all.json').read_text())
+    assert list(result['results']) == ['regions']
+    assert result['failed'] == ['reading: failed, see above', 'hand_mask, start_up: stopped']
 
 
 def test_best_and_median():
