@@ -82,7 +82,8 @@ def main(argv=None):
 
 def layers(name, width, sides):
     """`{Layer: how often}` of a network of `models.build` on films of `sides` pixels with one channel."""
-    taken = inspect.signature(models.MODELS[name]).parameters
+    known = models.MODELS[name]
+    taken = inspect.signature(known.__init__ if isinstance(known, type) else known).parameters
     options = {'channels': 1} if name in models.BACKBONES else {}
     options |= ({'width': width} if width else {}) | ({'size': sides} if 'size' in taken else {})
     model = nnx.eval_shape(lambda: models.build(name, **options))
@@ -167,7 +168,7 @@ def _row(layer, kind, count, found):
                       *(f'{who} {other:.3g} ms, ours takes {best["ours"] / other:.2f} x that'
                         for who, other in best.items() if who != 'ours')])
     return report.row(f'{kind}: {layer}', found['ours'], 'ms', note=note, smaller=True, count=count, kind=kind,
-                      each=best, layer=dataclasses.asdict(layer))
+                      each=best, layer=str(layer))
 
 
 def _totals(rows):

@@ -133,7 +133,7 @@ def test_convolutions_are_those_of_the_network(name, width, sides, pools):
     assert sorted((*layer.window, layer.inputs, layer.outputs) for layer in found.elements() if layer.outputs) == sorted(kernels)
     assert sum(not layer.outputs for layer in found.elements()) == pools
     first = next(iter(found))
-    assert (first.rows, first.columns, first.pads) == (*sides, (3, 3) if width else (0, 0))
+    assert (first.rows, first.columns, first.pads) == (*sides, (3, 3) if width else (1, 1))
 
 
 def test_each_convolution(tmp_path, monkeypatch):
