@@ -63,7 +63,7 @@ def _rows(name, model, peak, arguments):
     few = jax.tree.map(lambda x: x[:batch], films)
     whole = train_step.ours(model(), few, 'sgd', train_step.AUGMENT, 'age_parts')
     works = {'step': whole, **_parts(model(), few)}
-    works |= {f'step, films on the {place}': work for place, work in _fed(model(), few).items()}
+    works |= {f'step, films on the {place}': work for place, work in _fed(model, few).items()}
     answer = prsnet.inference(model())
     works |= {count: functools.partial(prsnet.repeat, *answer(films, size)) for count, size in
               {'one': 1, 'many': arguments.many}.items()}
@@ -123,8 +123,11 @@ def _repeated(function, *given):
     return work
 
 
-def _fed(model, films):
-    """`work(steps)` of whole steps, a new batch for each, for either place of the films: as boneage_jax.train feeds them."""
+def _fed(build, films):
+    """`work(steps)` of whole steps, a new batch for each, for either place of the films: as boneage_jax.train feeds them.
+
+    Each place has a network of its own from `build()`: a step takes the arrays that it is given.
+    """
     mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
     size = len(films['male'])
     split = source.Split('train', _Films(films['image']), np.arange(8 * size), [str(i) for i in range(8 * size)],
@@ -132,7 +135,7 @@ def _fed(model, films):
     works = {}
     for place in ('device', 'host'):
         batches = pipeline.TrainBatches(split, batch_size=size, seed=0, placement=place, mesh=mesh)
-        step, state, *_ = train_step.build(model, 'sgd', train_step.AUGMENT, 'age_parts')
+        step, state, *_ = train_step.build(build(), 'sgd', train_step.AUGMENT, 'age_parts')
         kept, stream, key = [state], batches.iterate(0, 10**6), jax.random.key(0)
 
         def work(steps, kept=kept, stream=stream, step=step, resident=batches.resident, key=key):

@@ -92,6 +92,16 @@ def test_one_device(tmp_path, monkeypatch):
         assert 0.7 < ratio < 2.5, 'the two counts speak of the same network'
 
 
+def test_both_places_of_the_films_feed_a_step():
+    def build():
+        return models.build('prsnet', backbone='resnet18', width=4, depth=1, relation=False, selection=False)
+
+    works = one_device._fed(build, train_step.random_films(40, 2))
+    assert list(works) == ['device', 'host']
+    for work in works.values():  # one after the other, then again: neither takes the other's arrays
+        work(2)
+
+
 def test_backbones(tmp_path):
     rows = run(backbones.main, tmp_path, '--networks', 'vgg16', '--width', '8', '--side', '32', '--batch', '2', '--seconds', '0')
     assert [row['kind'] for row in rows[:2]] == ['forward', 'training step']
