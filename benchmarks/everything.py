@@ -4,7 +4,8 @@
     python -m benchmarks.everything --keep h200        # also docs/benchmarks/h200.md and h200.json: the raw figures
 
 Leave the machine alone meanwhile (about 25 minutes on two cores). Each also leaves its own JSON beside; for other
-sizes run the single ones.
+sizes run the single ones. The joined files are written after every part: one that fails or is stopped (Ctrl-C) costs the
+others nothing.
 """
 
 import json
@@ -36,26 +37,36 @@ def main(argv=None):
         part = arguments.output.with_name(f'{name}.json')
         command = [sys.executable, '-m', f'benchmarks.{name}', '--output', str(part.resolve())]
         command += ['--films', str(arguments.films.resolve())] if name == 'preparing' and arguments.films else []
-        command += QUICK[name] if arguments.quick else []
+        command += QUICK[name] if arguments.quick else ['--repeats', str(arguments.repeats)]
         command += ['--torch_compile'] if name == 'train_step' and facts['gpu'] and not arguments.quick else []
         print(f'\n{name}', flush=True)
-        if subprocess.run(command, cwd=machine.ROOT).returncode:
+        try:
+            code = subprocess.run(command, cwd=machine.ROOT).returncode
+        except KeyboardInterrupt:
+            failed.append(f'{", ".join(arguments.only[arguments.only.index(name):])}: stopped')
+            break
+        if code:
             failed.append(f'{name}: failed, see above')
         else:
             results[name] = json.loads(part.read_text())
-    joined = {'machine': facts, 'failed': failed, 'results': results}
-    report.write(arguments.output, json.dumps(joined, indent=1) + '\n')
-    markdown = arguments.output.with_suffix('.md')
-    report.write(markdown, _markdown(facts, results, failed))
-    print(f'\n{arguments.output}\n{markdown}')
-    if arguments.keep:
-        for path in (arguments.output, markdown):
-            kept = machine.ROOT / 'docs' / 'benchmarks' / f'{arguments.keep}{path.suffix}'
-            report.write(kept, path.read_text())
-            print(kept)
+        _write(arguments, facts, results, failed)
+    for path in _write(arguments, facts, results, failed):
+        print(path)
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0
+
+
+def _write(arguments, facts, results, failed):
+    """The joined files, of what is there by now; their paths."""
+    markdown = arguments.output.with_suffix('.md')
+    report.write(arguments.output, json.dumps({'machine': facts, 'failed': failed, 'results': results}, indent=1) + '\n')
+    report.write(markdown, _markdown(facts, results, failed))
+    kept = [machine.ROOT / 'docs' / 'benchmarks' / f'{arguments.keep}{path.suffix}' for path in (arguments.output, markdown)
+            if arguments.keep]
+    for path, copy in zip((arguments.output, markdown), kept):
+        report.write(copy, path.read_text())
+    return [arguments.output, markdown, *kept]
 
 
 QUICK = {

@@ -12,14 +12,13 @@ takes longer when each batch is a new one, with the films on the device and on t
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import machine, prsnet, report, train_step
+from benchmarks import machine, prsnet, report, traced, train_step
 from boneage_jax import models, sharding
 from boneage_jax.data import augment, pipeline, source
 
@@ -64,13 +63,13 @@ def _rows(name, model, peak, arguments):
     few = jax.tree.map(lambda x: x[:batch], films)
     whole = train_step.ours(model(), few, 'sgd', train_step.AUGMENT, 'age_parts')
     works = {'step': whole, **_parts(model(), few)}
-    works |= {f'step, films on the {place}': work for place, work in _fed(model(), few).items()}
+    works |= {f'step, films on the {place}': work for place, work in _fed(model, few).items()}
     answer = prsnet.inference(model())
     works |= {count: functools.partial(prsnet.repeat, *answer(films, size)) for count, size in
               {'one': 1, 'many': arguments.many}.items()}
     found = train_step.in_turns(works, 1, arguments.repeats, arguments.seconds)  # calls a second
     least = {part: 1 / max(rates) for part, rates in found.items()}
-    step, by_hand = least['step'], 3 * products(answer(films, 1))
+    step, by_hand = least['step'], 3 * traced.products(*answer(films, 1))
     share = {'augmentation': least['augmentation'], 'forward': least['forward'],
              'backward': least['gradient'] - least['forward'],
              'update, and what fusing saves': step - least['augmentation'] - least['gradient'],
@@ -124,8 +123,11 @@ def _repeated(function, *given):
     return work
 
 
-def _fed(model, films):
-    """`work(steps)` of whole steps, a new batch for each, for either place of the films: as boneage_jax.train feeds them."""
+def _fed(build, films):
+    """`work(steps)` of whole steps, a new batch for each, for either place of the films: as boneage_jax.train feeds them.
+
+    Each place has a network of its own from `build()`: a step takes the arrays that it is given.
+    """
     mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
     size = len(films['male'])
     split = source.Split('train', _Films(films['image']), np.arange(8 * size), [str(i) for i in range(8 * size)],
@@ -133,7 +135,7 @@ def _fed(model, films):
     works = {}
     for place in ('device', 'host'):
         batches = pipeline.TrainBatches(split, batch_size=size, seed=0, placement=place, mesh=mesh)
-        step, state, *_ = train_step.build(model, 'sgd', train_step.AUGMENT, 'age_parts')
+        step, state, *_ = train_step.build(build(), 'sgd', train_step.AUGMENT, 'age_parts')
         kept, stream, key = [state], batches.iterate(0, 10**6), jax.random.key(0)
 
         def work(steps, kept=kept, stream=stream, step=step, resident=batches.resident, key=key):
@@ -156,28 +158,6 @@ class _Films:
 
     def __getitems__(self, indices):
         return [self[i] for i in indices]
-
-
-def products(call):
-    """Operations of the convolutions and matrix products in `call` = (function, its arguments), from their shapes alone."""
-    function, *given = call
-    return _count(jax.make_jaxpr(function)(*given).jaxpr)
-
-
-def _count(jaxpr):
-    total = 0
-    for equation in jaxpr.eqns:
-        shapes = [getattr(v.aval, 'shape', ()) for v in equation.invars]
-        if equation.primitive.name == 'conv_general_dilated':
-            kernel, places = shapes[1], equation.params['dimension_numbers'].rhs_spec
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[places[0]]
-        elif equation.primitive.name == 'dot_general':
-            contracted = equation.params['dimension_numbers'][0][0]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[0][i] for i in contracted)
-        times = equation.params.get('length', 1) if equation.primitive.name == 'scan' else 1
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')):
-            total += times * _count(value) if hasattr(value, 'eqns') else 0
-    return total
 
 
 if __name__ == '__main__':

@@ -6,11 +6,14 @@
 A PREDICTION, not a measurement: nothing is run. The step is compiled for so many virtual CPU devices, its collectives are
 read off the HLO, and each link's time for them is set beside the chip's for its operations. Bytes are what one device
 sends in a ring: 2 (n-1)/n of an all-reduce's size, (n-1)/n of an all-gather's or a reduce-scatter's whole, all of a
-permute's. A collective inside a loop counts once; latency, input and the compilers' fusions of other backends do not count
-at all (they turn an all-reduce of which each device keeps its share into a reduce-scatter, half the bytes). The
-efficiency is that without any overlap; the note says what full overlap would give.
+permute's. Under fsdp a device keeps its share alone of most gradients' sums: the compilers of GPUs and TPUs make a
+reduce-scatter of such an all-reduce, half the bytes, which is taken off here. A collective inside a loop counts once; latency
+and input do not count at all. Gradients travel as float32, as compiled here; where the network computes in bfloat16 those
+compilers may send half of it. The efficiency is that without any overlap; the note says what full overlap would give, and
+how many films a device make it 90% without.
 """
 
+import math
 import re
 
 import jax
@@ -22,11 +25,13 @@ from benchmarks import machine, report
 from boneage_jax import config as config_lib
 from boneage_jax import optimizer, restore, sharding, tasks
 from boneage_jax import step as step_lib
+from boneage_jax.models import cpu
 
 CHIPS = {'H200': 989e12, 'A100': 312e12, 'v5e': 197e12, 'v5p': 459e12}  # dense bfloat16 operations a second, by their makers
-LINKS = {  # bytes a second that a device sends, one direction
-    'NVLink 4': 450e9, 'ICI v5e': 100e9, 'InfiniBand NDR': 50e9, '100 GbE': 12.5e9,
+LINKS = {  # bytes a second that a device sends, one direction; of one chip where it says so
+    'NVLink 4': 450e9, 'NVLink 3': 300e9, 'ICI v5e': 100e9, 'ICI v5p': 300e9, 'InfiniBand NDR': 50e9, '100 GbE': 12.5e9,
 }
+ONLY = {'NVLink 4': 'H200', 'NVLink 3': 'A100', 'ICI v5e': 'v5e', 'ICI v5p': 'v5p'}
 WIDTHS = {'pred': 1, 's4': 0.5, 'u4': 0.5, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2, 's32': 4, 'u32': 4,
           'f32': 4, 's64': 8, 'u64': 8, 'f64': 8, 'c64': 8, 'c128': 16}
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
@@ -49,19 +54,22 @@ def main(argv=None):
     config = config_lib.load(arguments.config)[1]
     count = arguments.devices
     batch = arguments.films_a_device * count if arguments.films_a_device else config.batch_size
-    lowered = lower(config, count, batch)
+    lowered, parameters, shared = lower(config, count, batch)
     flops = lowered.cost_analysis()['flops'] / count
     found = collectives(lowered.compile().as_text())
-    sent = sum(wire_bytes(kind, size, count) for kind, size in found)
-    rows = [report.row(f'operations a device, {batch // count} films', [flops / 1e9], 'GFLOP')]
+    sent = sum(wire_bytes(kind, size, count) for kind, size in found) - wire_bytes('all-gather', shared, count)
+    rows = [report.row(f'operations a device, {batch // count} films', [flops / 1e9], 'GFLOP'),
+            report.row('trained parameters', [parameters / 1e6], 'MB', bytes=parameters)]
     for kind in KINDS:
         sizes = [size for other, size in found if other == kind]
         if sizes:
             rows.append(report.row(kind, [sum(sizes) / 1e6], 'MB', note=f'{len(sizes)} a step', kind=kind))
-    rows.append(report.row('sent by each device', [sent / 1e6], 'MB', note='a step, in a ring', bytes=sent))
+    note = 'a step, in a ring' + (f'; sums of {shared / 1e6:.3g} MB of gradients as reduce-scatters' if shared else '')
+    rows.append(report.row('sent by each device', [sent / 1e6], 'MB', note=note, bytes=sent))
     for chip, rate in chips.items():
         for link, speed in links.items():
-            rows.append(_predicted(chip, link, flops / rate / arguments.utilisation, sent / speed))
+            if ONLY.get(link, chip) == chip or chip not in CHIPS:
+                rows.append(_predicted(chip, link, flops / rate / arguments.utilisation, sent / speed, batch // count))
     return report.finish('scaling', arguments, machine.facts(), rows)
 
 
@@ -72,10 +80,11 @@ def _rate(given, known):
     return name, float(value) if equals else known[name]
 
 
-def _predicted(chip, link, compute, wire):
+def _predicted(chip, link, compute, wire, films):
     return report.row(f'predicted efficiency, {chip} over {link}', [100 * compute / (compute + wire)], '%', chip=chip, link=link,
                       note=f'compute {1000 * compute:.3g} ms, wire {1000 * wire:.3g} ms; '
-                           f'{100 * compute / max(compute, wire):.3g}% if they overlap')
+                           f'{100 * compute / max(compute, wire):.3g}% if they overlap; '
+                           f'90% from {math.ceil(9 * wire / compute * films):,} films a device')
 
 
 def virtual_devices(count):
@@ -90,7 +99,10 @@ def virtual_devices(count):
 
 
 def lower(config, count, batch_size):
-    """The training step of `config`, lowered for `count` devices; nothing is drawn, loaded or run."""
+    """(training step of `config` lowered for `count` devices, bytes of its trained parameters, bytes of those in shares).
+
+    Nothing is drawn, loaded or run. Operations are those of other devices than CPUs (boneage_jax/models/cpu.py).
+    """
     mesh = jax.make_mesh((count,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
     sharding.check_batch_size(batch_size, mesh, config.accumulate)
     model = nnx.eval_shape(lambda: restore.build_model(config))
@@ -107,8 +119,12 @@ def lower(config, count, batch_size):
              for name, (shape, kind) in shapes.items()
              if name not in ('hand_mask', 'keypoints') or name in tasks.inputs(config.task)}
     state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places)
-    return jax.jit(step, donate_argnums=0, out_shardings=(places, sharding.replicated(mesh))).lower(
-        state, batch, {}, jax.eval_shape(lambda: jax.random.key(0)))
+    step = jax.jit(step, donate_argnums=0, out_shardings=(places, sharding.replicated(mesh)))
+    with cpu.counting():
+        lowered = step.lower(state, batch, {}, jax.eval_shape(lambda: jax.random.key(0)))
+    trained = jax.tree.leaves(state.trainable)
+    return lowered, *(sum(x.size * x.dtype.itemsize for x in trained if cut(x.sharding))
+                      for cut in (lambda _: True, lambda place: not place.is_fully_replicated))
 
 
 def collectives(hlo):

@@ -50,15 +50,38 @@ def theirs(model, backbone, width, depth, films, name, rate, decay, *, dtype, ch
     return work
 
 
-def convolution(shape, batch, what):
-    """`work()` of one convolution's 'forward', or its gradient of 'input' or 'kernel', on the CPU, channels_last."""
+def layer(layer, batch, kind, on_gpu):
+    """`work(steps)` of a convolution's 'forward' or its gradient of 'input' or 'kernel', or of a max-pool with its gradient:
+    channels_last; float32 on a CPU, bfloat16 on a GPU. `layer` as in benchmarks.convolutions."""
     torch.set_num_threads(machine.cores())
-    inputs, outputs, size, stride, side = shape
-    x = torch.randn(batch, inputs, side, side).to(memory_format=torch.channels_last)
-    kernel = torch.randn(outputs, inputs, size, size).to(memory_format=torch.channels_last)
-    geometry = ([stride] * 2, [size // 2] * 2, [1, 1], False, [0, 0], 1)
-    if what == 'forward':
-        return lambda: torch.ops.aten.convolution(x, kernel, None, *geometry)
-    g = torch.ops.aten.convolution(x, kernel, None, *geometry)
-    wanted = [what == 'input', what == 'kernel', False]
-    return lambda: torch.ops.aten.convolution_backward(g, x, kernel, [0], *geometry, wanted)
+    torch.backends.cudnn.benchmark = True
+    place = {'device': 'cuda', 'dtype': torch.bfloat16} if on_gpu else {}
+
+    def normal(*shape):
+        return torch.randn(*shape, **place).to(memory_format=torch.channels_last)
+
+    x, strides, pads = normal(batch, layer.inputs, layer.rows, layer.columns), [layer.stride] * 2, list(layer.pads)
+    aten = torch.ops.aten
+    if kind == 'pool':
+        geometry = (list(layer.window), strides, pads, [1, 1], False)
+        g = torch.randn_like(aten.max_pool2d_with_indices(x, *geometry)[0])
+
+        def compute():
+            return aten.max_pool2d_with_indices_backward(g, x, *geometry, aten.max_pool2d_with_indices(x, *geometry)[1])
+    else:
+        kernel = normal(layer.outputs, layer.inputs // layer.groups, *layer.window)
+        geometry = (strides, pads, [1, 1], False, [0, 0], layer.groups)
+        g = torch.randn_like(aten.convolution(x, kernel, None, *geometry))
+        wanted = [kind == 'input', kind == 'kernel', False]
+
+        def compute():
+            return (aten.convolution(x, kernel, None, *geometry) if kind == 'forward' else
+                    aten.convolution_backward(g, x, kernel, [0], *geometry, wanted))
+
+    def work(steps):
+        for _ in range(steps):
+            compute()
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    return work

@@ -110,8 +110,16 @@ def of_state(state, mesh, kind):
     if kind == 'replicated':
         return places, lambda parameters: parameters
     shares = {name: jax.tree.map(in_shares(mesh), getattr(state, name)) for name in ('trainable', 'optimizer')}
-    return (dataclasses.replace(places, **shares),
-            lambda parameters: jax.lax.with_sharding_constraint(parameters, replicated(mesh)))
+
+    @jax.custom_vjp
+    def whole(parameters):
+        return jax.lax.with_sharding_constraint(parameters, replicated(mesh))
+
+    def in_their_shares(_, gradients):  # at once, before their norm is taken: each device then needs the sum of its share alone
+        return (jax.lax.with_sharding_constraint(gradients, shares['trainable']),)
+
+    whole.defvjp(lambda parameters: (whole(parameters), None), in_their_shares)
+    return dataclasses.replace(places, **shares), whole
 
 
 def check_batch_size(batch_size, mesh, accumulate=1):

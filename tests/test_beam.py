@@ -50,9 +50,12 @@ def test_order_errors_and_nothing_left(engine, tmp_path):
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_the_same_records(engine, tmp_path, monkeypatch):
-    """Phantoms drawn, masks found, films prepared: by Beam and without it."""
-    config = c.build(c.base(), 'source=hand_phantom,phantom.count=20,phantom.size=(64,64),size=(40,40),stages=(mask)', {})
+@pytest.mark.parametrize('processes, stages', [(1, ',stages=(mask)'), (2, '')])
+def test_the_same_records(engine, processes, stages, tmp_path, monkeypatch):
+    """Phantoms drawn, masks found, films prepared: by Beam, in this process and in two of its own, and without it."""
+    if processes > 1:
+        engine.keywords['options'] += ['--direct_running_mode=multi_processing', f'--direct_num_workers={processes}']
+    config = c.build(c.base(), f'source=hand_phantom,phantom.count=20,phantom.size=(64,64),size=(40,40){stages}', {})
     written = {}
     for name, how in {'processes': None, 'beam': engine}.items():
         monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / name))

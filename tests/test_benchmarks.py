@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from benchmarks import backbones, convolutions, everything, machine, one_device, preparing, prsnet, reading, regions, report, start_up, train_step
+from benchmarks import backbones, convolutions, everything, machine, one_device, preparing, prsnet, reading, regions, report, start_up, traced, train_step
 from boneage_jax import models
 
 
@@ -66,9 +66,9 @@ def test_operations_by_hand():
     """A convolution, a matrix product inside a scan, and XLA's count of the same convolution."""
     net = nnx.Conv(3, 8, (3, 3), 2, padding='VALID', rngs=nnx.Rngs(0))
     image = np.zeros((2, 9, 9, 3), np.float32)
-    assert one_device.products((net, image)) == 2 * (2 * 4 * 4 * 8) * (3 * 3 * 3)
+    assert traced.products(net, image) == 2 * (2 * 4 * 4 * 8) * (3 * 3 * 3)
     square = np.eye(4, dtype=np.float32)
-    assert one_device.products((lambda x: jax.lax.fori_loop(0, 5, lambda _, y: y @ x, x), square)) == 5 * 2 * 4**3
+    assert traced.products(lambda x: jax.lax.fori_loop(0, 5, lambda _, y: y @ x, x), square) == 5 * 2 * 4**3
 
 
 def test_one_device(tmp_path, monkeypatch):
@@ -90,6 +90,16 @@ def test_one_device(tmp_path, monkeypatch):
     for name in ('baseline', 'PRSNet'):
         ratio = rows[f'{name}: operations a film, XLA, whole step'] / rows[f'{name}: operations a film, by hand']
         assert 0.7 < ratio < 2.5, 'the two counts speak of the same network'
+
+
+def test_both_places_of_the_films_feed_a_step():
+    def build():
+        return models.build('prsnet', backbone='resnet18', width=4, depth=1, relation=False, selection=False)
+
+    works = one_device._fed(build, train_step.random_films(40, 2))
+    assert list(works) == ['device', 'host']
+    for work in works.values():  # one after the other, then again: neither takes the other's arrays
+        work(2)
 
 
 def test_backbones(tmp_path):
@@ -124,21 +134,28 @@ def test_missing_torch_is_named(monkeypatch, capsys):
     assert "pip install 'boneage_jax[parity]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('backbone', ['resnet18', 'resnet34'])
-def test_convolutions_are_those_of_the_network(backbone):
-    model = nnx.eval_shape(lambda: models.build(backbone, width=8, channels=1))
+@pytest.mark.parametrize('name, width, sides, pools', [('resnet34', 8, (96, 96), 1), ('regional', 0, (130, 127), 6)])
+def test_convolutions_are_those_of_the_network(name, width, sides, pools):
+    options = {'width': 8, 'channels': 1} if width else {'size': sides}
+    model = nnx.eval_shape(lambda: models.build(name, **options))
     kernels = [x.shape for x in jax.tree.leaves(nnx.state(model, nnx.Param)) if x.ndim == 4]
-    counted = [(size, size, inputs, outputs)
-               for (inputs, outputs, size, _, _), count in convolutions._shapes(backbone, 8, 96).items()
-               for _ in range(count)]
-    assert sorted(counted) == sorted(kernels)
+    found = convolutions.layers(name, width, sides)
+    assert sorted((*layer.window, layer.inputs, layer.outputs) for layer in found.elements() if layer.outputs) == sorted(kernels)
+    assert sum(not layer.outputs for layer in found.elements()) == pools
+    first = next(iter(found))
+    assert (first.rows, first.columns, first.pads) == (*sides, (3, 3) if width else (1, 1))
 
 
-def test_one_convolution(monkeypatch, tmp_path):
-    monkeypatch.setattr(convolutions, '_shapes', lambda *_: {(1, 4, 7, 2, 9): 1, (4, 8, 3, 2, 9): 3})
-    rows = run(convolutions.main, tmp_path, '--size', '9:2')
-    assert sorted(row.get('kind', '') for row in rows) == ['', 'forward', 'forward', 'input', 'kernel', 'kernel']
-    assert rows[-1]['best'] == pytest.approx(sum(row['best'] * row['count'] for row in rows[:-1]))
+def test_each_convolution(tmp_path, monkeypatch):
+    few = {convolutions.Layer(9, 7, 1, 4, (7, 7), 2, (3, 3)): 1, convolutions.Layer(5, 4, 4, 8, (3, 1), 1, (1, 0)): 3,
+           convolutions.Layer(9, 7, 4, 0, (3, 3), 2, (1, 1)): 1}
+    monkeypatch.setattr(convolutions, 'layers', lambda *_: few)
+    rows = run(convolutions.main, tmp_path, '--size', '9x7:2', '--seconds', '0')
+    layers, totals = [row for row in rows if 'each' in row], [row for row in rows if 'each' not in row]
+    assert sorted(row['kind'] for row in layers) == ['forward', 'forward', 'input', 'kernel', 'kernel', 'pool']
+    assert [row['who'] for row in totals] == ['ours', 'XLA', 'PyTorch'][:3 if importlib.util.find_spec('torch') else 2]
+    for row in totals:
+        assert row['best'] == pytest.approx(sum(other['each'][row['who']] * other['count'] for other in layers))
 
 
 def test_start_up_measures_every_phase(tmp_path, monkeypatch):
@@ -167,6 +184,27 @@ def test_everything_keeps_its_raw_output_by_a_flag(tmp_path, monkeypatch, capsys
     for name in ('md', 'json'):
         assert (tmp_path / 'docs' / 'benchmarks' / f'mine.{name}').read_text() == (tmp_path / f'all.{name}').read_text()
     assert 'mine.json' in capsys.readouterr().out
+
+
+def test_a_part_that_fails_or_is_stopped_costs_the_others_nothing(tmp_path, monkeypatch):
+    def part(command, **_):
+        name = command[2].partition('.')[2]
+        assert command[-2:] == ['--repeats', '3']
+        if name == 'regions':
+            (tmp_path / 'regions.json').write_text(json.dumps({'rows': [report.row('a row of regions', [1.0], 's')]}))
+        elif name == 'hand_mask':
+            assert 'a row of regions' in (tmp_path / 'all.md').read_text(), 'written after each part'
+            raise KeyboardInterrupt
+        return everything.subprocess.CompletedProcess((), int(name == 'reading'), '', '')
+
+    monkeypatch.setattr(everything.subprocess, 'run', part)
+    monkeypatch.setattr(machine, 'facts', lambda: dict.fromkeys(
+        ('processor', 'cores', 'memory_gib', 'gpu', 'python', 'commit', 'time', 'load_average'), '') | {'versions': {}})
+    assert everything.main(['--only', 'reading', 'regions', 'hand_mask', 'start_up', '--repeats', '3',
+                            '--output', str(tmp_path / 'all.json')]) == 1
+    result = json.loads((tmp_path / 'all.json').read_text())
+    assert list(result['results']) == ['regions']
+    assert result['failed'] == ['reading: failed, see above', 'hand_mask, start_up: stopped']
 
 
 def test_best_and_median():

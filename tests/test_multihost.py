@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from boneage_jax import checkpoint, conclude, log, restore, sharding, train
+from boneage_jax import checkpoint, conclude, log, restore, sharding, step, train
 from boneage_jax import config as c
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -67,6 +67,12 @@ def process(folder, jobs):
     """What each of several processes does: joins the others, then one run after another."""
     written = written_below(folder)
     sharding.start()
+    if jobs == 'waits':
+        with sharding.together():
+            sharding.barrier('all are here')
+            if sharding.is_main():
+                os.kill(os.getpid(), signal.SIGKILL)
+            sharding.barrier('a step')
     for job in jobs.split('+'):
         if job == 'dies':
             save = checkpoint.Checkpoints.save
@@ -151,6 +157,13 @@ def test_a_host_that_dies_ends_the_others_with_a_message(runs):
     assert f'at step {LAST_BEFORE_DEATH}.' in said['four'][0][0]  # Resuming
 
 
+def test_the_first_host_too_may_die(tmp_path):
+    """It carries JAX's coordination service: either that one's client ends the others, or our own message does."""
+    (_, killed), (text, code) = spawn(tmp_path, 2, 1, 'waits')
+    assert killed == -signal.SIGKILL and code not in (0, killed), text
+    assert 'lost another host' in text or 'another task died' in text
+
+
 def test_shares_of_parameters():
     mesh = sharding.make_mesh()
     place = sharding.in_shares(mesh)
@@ -160,6 +173,11 @@ def test_shares_of_parameters():
     placed = sharding.put({'a': x}, {'a': place(x)})['a']
     assert placed.addressable_shards[0].data.shape == (16, 64)
     np.testing.assert_array_equal(placed, x)
+    state = step.State(None, {'a': placed}, {}, {}, {'a': placed}, {})
+    _, whole = sharding.of_state(state, mesh, 'fsdp')
+    gradient = jax.jit(jax.grad(lambda parameters: jnp.sum(whole(parameters)['a'] ** 2)))({'a': placed})['a']
+    assert gradient.sharding.is_equivalent_to(place(x), 2), 'each device keeps the sum of its share: a reduce-scatter'
+    np.testing.assert_array_equal(gradient, 2 * x)
 
 
 def test_missing_and_wrong_places_are_named(monkeypatch):

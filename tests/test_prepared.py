@@ -65,6 +65,14 @@ def test_what_goes_in_comes_out(folder):
     assert list(opened.splits) == ['train', 'test']
 
 
+def test_records_are_the_same_bytes_in_every_process(folder):
+    """Features in order of their names: protobuf's own order is another one in each process."""
+    shard = next(folder.rglob('*train.array_record*'))
+    record = streamed.array_record_module.ArrayRecordReader(str(shard)).read([0])[0]
+    places = [record.index(b'\n%c%s\x12' % (len(name), name.encode())) for name in sorted(next(examples(1)))]
+    assert places == sorted(places)
+
+
 def test_random_access(folder):
     records = prepared.open(folder).splits['train']
     wanted = [5, 0, 5, 3]

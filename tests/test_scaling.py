@@ -1,5 +1,7 @@
 """Collectives read off a compiled program, and what is predicted from them."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -54,13 +56,28 @@ def test_prediction(kind, tmp_path, monkeypatch):
                            '--link', '100 GbE', 'slow=1e6', '--utilisation=1', f'--output={tmp_path / "a.json"}'])
     rows = {row['what']: row for row in result['rows']}
     gradient = 4 * (8 * 8 * 4 + 4 + 100 * 64 + 64)
+    assert rows['trained parameters']['bytes'] == gradient
     assert rows['all-reduce']['best'] * 1e6 == pytest.approx(gradient, rel=0.02)
     if kind == 'fsdp':
         assert rows['all-gather']['best'] * 1e6 == 4 * 100 * 64
+    reduced = rows['all-reduce']['best'] * 1e6 * 3 / 2
+    assert rows['sent by each device']['bytes'] == pytest.approx(reduced), 'a reduce-scatter and an all-gather: as many bytes'
     sent, flops = rows['sent by each device']['bytes'], rows['operations a device, 2 films']['best'] * 1e9
     slow = rows['predicted efficiency, mine over slow']
     assert slow['best'] == pytest.approx(100 * (flops / 1e9) / (flops / 1e9 + sent / 1e6))
     assert rows['predicted efficiency, mine over 100 GbE']['best'] > slow['best']
+    needed = int(slow['note'].rpartition('from ')[2].split()[0].replace(',', ''))
+    assert needed * flops / 2 / 1e9 >= 9 * sent / 1e6 > (needed - 1) * flops / 2 / 1e9
+
+
+def test_links_of_other_chips_are_left_out(monkeypatch):
+    lowered = types.SimpleNamespace(cost_analysis=lambda: {'flops': 1e12},
+                                    compile=lambda: types.SimpleNamespace(as_text=lambda: HLO))
+    monkeypatch.setattr(scaling, 'lower', lambda *_: (lowered, 4, 0))
+    monkeypatch.setattr(scaling.report, 'finish', lambda _, arguments, facts, rows: rows)
+    found = [(row['chip'], row['link']) for row in scaling.main(['--config=configs/prsnet.py:tiny', '--devices=4']) if 'chip' in row]
+    assert ('H200', 'NVLink 4') in found and ('H200', '100 GbE') in found and ('H200', 'ICI v5e') not in found
+    assert len(found) == len(set(found)) == 12
 
 
 def test_unknown_chip():

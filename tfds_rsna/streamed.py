@@ -151,8 +151,9 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         serializer = example_serializer.ExampleSerializer(self.info.features.get_serialized_info())
         progress = tqdm(examples, desc=f'{self.name} {name}', unit=' films', disable=None, leave=False,
                         total=operator.length_hint(examples) or None)
-        records = (serializer.serialize_example(self.info.features.encode_example(example))
-                   for example in self._noted(progress))
+        encoded = (self.info.features.encode_example(example) for example in self._noted(progress))
+        # Features in order of their names: left to itself each process has an order of its own.
+        records = (serializer.get_tf_example(example).SerializeToString(deterministic=True) for example in encoded)
         folder = pathlib.Path(self.data_dir)
         lengths, total = [], 0
         for shard, size in self._write_shards(records, folder, name):
