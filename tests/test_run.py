@@ -18,10 +18,10 @@ from tfds_rsna import lock
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Rows that stand for their config where all of them would take minutes; '' = the config as it is.
-STAND_INS = {'prsnet': ['baseline', 'without selection', 'full'], 'keypoints': ['heatmaps'], 'triplet': ['male triplet'],
+STAND_INS = {'prsnet': ['baseline', 'full'], 'keypoints': ['heatmaps'], 'triplet': ['male triplet'],
              'age_classes': ['custom-3'], 'regions': ['regression-both-A', 'classification-male-B'],
-             'transformation': [''], 'attention': ['both-attention'],
-             'classical': ['male linear', 'female logistic'], 'unet': []}  # test_unet runs its own
+             'transformation': [''], 'classical': ['male linear', 'female logistic'],
+             'attention': [], 'unet': []}  # test_transfer and test_unet run their own
 ROWS = [(path, row) for path in sorted((ROOT / 'configs').glob('*.py'))
         for row in STAND_INS.get(path.stem, [row.name for row in c.load_module(path).sweep()])]
 LONG = 'tiny,row=baseline,epochs=30,evaluate_every=15,save_every=7'  # 120 steps
