@@ -155,7 +155,7 @@ def _extra(extra, anchor):
             body.append(table(['figure', 'value (95% interval)', 'films'], list(_flat(report))))
     except (OSError, ValueError) as error:
         body.append(tag('div', f'{extra.file.name} cannot be read ({error}).', class_='warning'))
-    return tag('section', body, runs.left_pictures(extra.place), id=anchor)
+    return tag('section', tag('div', body, class_='whole'), runs.left_pictures(extra.place), id=anchor)
 
 
 def _flat(report, name=''):
