@@ -19,6 +19,7 @@ from scipy.spatial import distance as distances_lib
 from sklearn import manifold
 
 from boneage_jax import figures, log, metrics, restore, train
+from boneage_jax import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
 from tfds_rsna.errors import UserError
 
@@ -33,7 +34,7 @@ def embeddings(workdirs, output, *, split='', seed=0, data_dir=None):
     unknown split, films too few or too many.
     """
     output, report, rows, panels = pathlib.Path(output), {}, [], []
-    names = _names([pathlib.Path(workdir) for workdir in workdirs])
+    names = workdir_lib.names_apart([pathlib.Path(workdir) for workdir in workdirs])
     for workdir, name in zip(workdirs, names):
         vectors, films = of_run(workdir, split, data_dir)
         groups = {'all': np.ones(len(films), bool), 'female': ~films.male, 'male': films.male}
@@ -108,15 +109,6 @@ def orderedness(vectors, months, *, seed=0, resamples=1000):
         found.append((xy - mx * my) / np.sqrt((xx - mx**2) * (yy - my**2)))
     lower, upper = np.quantile(np.concatenate(found), [(1 - metrics.LEVEL) / 2, (1 + metrics.LEVEL) / 2])
     return {'value': float(np.mean(x * y)), 'lower': float(lower), 'upper': float(upper), 'count': len(months)}
-
-
-def _names(workdirs):
-    """The shortest ends of the paths that tell the runs apart: 'seed0', or 'male-plain/seed0'."""
-    for depth in range(1, max(len(workdir.parts) for workdir in workdirs) + 1):
-        names = ['/'.join(workdir.parts[-depth:]) for workdir in workdirs]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError(f'--workdir: the same run twice in {", ".join(map(str, workdirs))}')
 
 
 def main(argv):

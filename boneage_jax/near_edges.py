@@ -14,6 +14,7 @@ import numpy as np
 from absl import app, flags
 
 from boneage_jax import ensemble, figures, log, metrics, predictions
+from boneage_jax import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
 from tfds_rsna.errors import UserError
 
@@ -49,7 +50,7 @@ def compare(first, second, output):
     output.mkdir(parents=True, exist_ok=True)
     for split in dict.fromkeys(line['split'] for line in lines):
         figures.near_edges(split, [line for line in lines if line['split'] == split and line['sex'] == 'all'],
-                           [run.name for run in runs], output / f'near_edges_{split}.png')
+                           workdir_lib.names_apart(runs), output / f'near_edges_{split}.png')
     log.write_lines(output / 'near_edges.csv', COLUMNS, lines)
     return lines
 

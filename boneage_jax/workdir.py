@@ -10,6 +10,7 @@ import subprocess
 
 from boneage_jax import config as config_lib
 from boneage_jax import log
+from tfds_rsna.errors import UserError
 
 # Keys that may change between the stops of a run: they change what is written or how fast, never the result.
 HARMLESS = ('log_every', 'save_every', 'profile_steps', 'sharding', 'data.placement', 'data.download')
@@ -135,3 +136,12 @@ def provenance():
     return {'commit': commit,
             'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')},
             'processor': f'{len(os.sched_getaffinity(0))} x {names[0]}' if names else platform.processor()}
+
+
+def names_apart(workdirs):
+    """The shortest ends of the paths that tell the runs apart: 'seed0', or 'male-plain/seed0'."""
+    for depth in range(1, max(len(workdir.parts) for workdir in workdirs) + 1):
+        names = ['/'.join(workdir.parts[-depth:]) for workdir in workdirs]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f'--workdir: the same run twice in {", ".join(map(str, workdirs))}')
