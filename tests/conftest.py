@@ -39,6 +39,16 @@ def pytest_configure(config):
     socket.socket.connect = _connect_locally
 
 
+# Files of a minute or so. They start first, so that no process waits for the other's last file (launch/test.sh).
+LONG_FILES = [f'test_{name}' for name in (
+    'run', 'multihost', 'predict', 'benchmarks', 'colab', 'sweep', 'adding_a_paper', 'mine', 'transfer', 'prsnet',
+    'parity_backbones', 'no_tensorflow', 'inside', 'score')]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG_FILES.index(item.path.stem) if item.path.stem in LONG_FILES else len(LONG_FILES))
+
+
 def pytest_unconfigure(config):
     socket.socket.connect = _connect
     _CACHE.cleanup()
