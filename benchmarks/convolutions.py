@@ -88,8 +88,9 @@ def layers(name, width, sides):
     options |= ({'width': width} if width else {}) | ({'size': sides} if 'size' in taken else {})
     model = nnx.eval_shape(lambda: models.build(name, **options))
     graph, state = nnx.split(model)
-    given = {'image': jax.ShapeDtypeStruct((2, *sides, 1), jnp.float32), 'male': jax.ShapeDtypeStruct((2,), jnp.bool)}
-    given = list(given.values())[:2 if 'male' in inspect.signature(type(model).__call__).parameters else 1]
+    given = [jax.ShapeDtypeStruct((2, *sides, 1), jnp.float32)]
+    if 'male' in inspect.signature(type(model).__call__).parameters:
+        given.append(jax.ShapeDtypeStruct((2,), jnp.bool))
     found = collections.Counter()
     for equation, times in traced.equations(lambda state, *given: nnx.merge(graph, state)(*given, rngs=nnx.Rngs(0)), state, *given):
         if equation.primitive.name in ('conv_general_dilated', 'reduce_window_max'):
@@ -143,9 +144,8 @@ def _ours(layer, batch, kind, dtype, native=False):
 
 def _convolve(layer, x, kernel):
     pads = [(pad, pad) for pad in layer.pads]
-    how = (cpu.convolution if layer.groups == 1 else cpu.depthwise if layer.groups == layer.inputs == layer.outputs else
-           jax.lax.conv_general_dilated)
-    return how(x, kernel, (layer.stride, layer.stride), pads, dimension_numbers=NUMBERS, feature_group_count=layer.groups)
+    return cpu.convolver(layer.inputs, layer.outputs, layer.groups)(
+        x, kernel, (layer.stride, layer.stride), pads, dimension_numbers=NUMBERS, feature_group_count=layer.groups)
 
 
 def _pool(layer, x):

@@ -14,7 +14,6 @@ films of it. Members that predict other films, or trained on films reported here
 import dataclasses
 import glob
 import json
-import os
 import pathlib
 
 import numpy as np
@@ -75,7 +74,7 @@ def load(workdirs):
         missing = [name for name in _NEEDED if not (workdir / name).exists()]
         if missing:
             raise UserError(f'{workdir}: no {", ".join(missing)}; members are workdirs of finished runs')
-    names = _short_names(workdirs)
+    names = [name.replace(',', '_') for name in workdir_lib.names_apart(workdirs)]
     for workdir in workdirs:
         splits_lib.refuse_selected(_json(workdir / 'metrics.json'), workdir)
     members = {name: read(workdir) for name, workdir in zip(names, workdirs)}
@@ -219,12 +218,8 @@ def error_correlation(members, split):
 def write(workdirs, output):
     """Writes the ensemble of the runs in `workdirs` into `output`; returns the content of its metrics.json."""
     workdirs, output = [pathlib.Path(workdir) for workdir in workdirs], pathlib.Path(output)
-    places = [workdir.resolve() for workdir in workdirs]
-    if output.resolve() in places or (output / 'config.json').exists():
+    if output.resolve() in [workdir.resolve() for workdir in workdirs] or (output / 'config.json').exists():
         raise UserError(f'--output={output} holds a run; choose a folder of its own')
-    for place in places:
-        if places.count(place) > 1:
-            raise UserError(f'{place} is given twice; each member counts once')
     members, films, trained = load(workdirs)
     reports = [_json(workdir / 'metrics.json') for workdir in workdirs]
     output.mkdir(parents=True, exist_ok=True)
@@ -275,13 +270,6 @@ def write_correlation(matrix, names, split, output):
     rows = [[name, *('' if np.isnan(value) else f'{value:.4f}' for value in row)] for name, row in zip(names, matrix)]
     log.write_table(output / f'error_correlation_{split}.csv', ['member', *names], rows)
     ensemble_figures.error_correlation(matrix, names, split, output / 'figures' / f'error_correlation_{split}.png')
-
-
-def _short_names(workdirs):
-    """Paths without what they share: runs/full/seed0, runs/full/seed1 -> seed0, seed1."""
-    places = [str(workdir.resolve()) for workdir in workdirs]
-    common = os.path.commonpath(places)
-    return [os.path.relpath(place, common).replace(',', '_') for place in places]
 
 
 def _json(path, key=None):

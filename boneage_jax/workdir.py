@@ -139,9 +139,9 @@ def provenance():
 
 
 def names_apart(workdirs):
-    """The shortest ends of the paths that tell the runs apart: 'seed0', or 'male-plain/seed0'."""
-    for depth in range(1, max(len(workdir.parts) for workdir in workdirs) + 1):
-        names = ['/'.join(workdir.parts[-depth:]) for workdir in workdirs]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError(f'--workdir: the same run twice in {", ".join(map(str, workdirs))}')
+    """The paths without what they share: runs/full/seed0, runs/full/seed1 -> seed0, seed1. UserError where one comes twice."""
+    places = [workdir.resolve() for workdir in workdirs]
+    if len(set(places)) < len(places):
+        raise UserError(f'the same run twice in {", ".join(map(str, workdirs))}')
+    common = os.path.commonpath([place.parent for place in places])
+    return [place.relative_to(common).as_posix() for place in places]

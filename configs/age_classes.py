@@ -7,8 +7,8 @@ r"""Age classes: a CNN, EfficientNet-B0, Inception and ResNet on 3, 5 and 10 cla
 
 The paper prints *validation* accuracies (at best 84.36 / 72.3 / 55.9% on 3 / 5 / 10 classes); validation selects, so
 ours are of holdout or test. Ages are cut into classes of equal width between the youngest and the oldest training
-film. Adam 1e-3, batch 64 and early stopping on the validation loss are the paper's; film size, patience, augmentation, the CNN and
-the sex branch are ours; Inception is V3 and ResNet has 34 layers. The paper fine-tunes ImageNet's weights:
+film. Adam 1e-3, batch 64 and early stopping on the validation loss are the paper's; film size, patience, augmentation,
+the CNN and the sex branch are ours; Inception is V3 and ResNet has 34 layers. The paper fine-tunes ImageNet's weights:
 `init_from=hf:timm/resnet34.a1_in1k,init_parts=trunk` (docs/guide.md, Weights).
 
 `:rsna100` changes the recipe for two CPU cores: networks of half width, AdamW, one cycle of 15 epochs, no enhancement
@@ -81,9 +81,8 @@ def sweep():
     paper = {'custom': ('custom', 76.1, 65.3, 51.2), 'efficientnet': ('efficientnet_b0', 82.3, 71.25, 55.9),
              'inception': ('inception_v3', 83.6, 70.63, 54.87), 'resnet': ('resnet34', 84.36, 72.3, 54.63)}
     for place, classes in enumerate((3, 5, 10)):
+        shared = {'model.classes': classes, 'task.classes': classes}
         for name, (backbone, *percent) in paper.items():
-            yield c.Row(f'{name}-{classes}', {
-                'model.backbone': backbone, 'model.classes': classes, 'task.classes': classes}, percent[place] / 100)
+            yield c.Row(f'{name}-{classes}', {**shared, 'model.backbone': backbone}, percent[place] / 100)
         for suffix, read_sex in (('', False), ('-sex', True)):
-            yield c.Row(f'resnet18-{classes}{suffix}', {
-                'model.backbone': 'resnet18', 'model.classes': classes, 'task.classes': classes, 'model.read_sex': read_sex})
+            yield c.Row(f'resnet18-{classes}{suffix}', {**shared, 'model.backbone': 'resnet18', 'model.read_sex': read_sex})

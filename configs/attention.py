@@ -9,13 +9,15 @@ Model 1 ('fc'): VGG16 (ImageNet, frozen), batch normalisation, pool, two dense l
 256x256, 30 epochs. Model 2 ('attention'): a gate on the map, 565,058 at 500x500, 50 epochs. Squared error on raw months,
 Adam, the rate times 0.8 on plateaus, one network for boys, girls and both (no sex input). The paper prints MAE, in months,
 on 20% of the training films, on which it selects too: here half of them selects, the other half is reported. Rate, batch,
-patience of the plateau and the trunk's normalisation for weights of ours are ours. Not measured with ImageNet weights; with trunks of ours in docs/results.md.
+patience of the plateau and the trunk's normalisation for weights of ours are ours. Not measured with ImageNet weights;
+with trunks of ours in docs/results.md.
 
 `:rsna100` puts nets of our own, trained on the 100 px films, in VGG16's place: the rows of the paper on the trunk of an age
 net, `trunk_from.age` (a run of configs/prsnet.py:rsna100,row=baseline, or of another net with a `trunk` of model.backbone),
 and rows of ours on the encoder of a segmenter, `trunk_from.unet` (a run of configs/unet.py:rsna100), on a trunk as drawn,
 and trained from scratch. Nothing is augmented, so features are computed once; a row takes some minutes on two cores, the
-scratch rows up to an hour. (`trunk_from` belongs behind the colon: `--config.trunk_from.age=` comes too late.) `:phantom` trains from scratch and needs no data.
+scratch rows up to an hour. (`trunk_from` belongs behind the colon: `--config.trunk_from.age=` comes too late.)
+`:phantom` trains from scratch and needs no data.
 """
 
 from boneage_jax import config as c

@@ -136,7 +136,7 @@ def test_one_member_or_the_same_twice_is_no_ensemble(tmp_path):
     a, b = members(tmp_path, 2)
     with pytest.raises(UserError, match='needs two members or more'):
         ensemble.write([a], tmp_path / 'mean')
-    with pytest.raises(UserError, match='is given twice'):
+    with pytest.raises(UserError, match='the same run twice'):
         ensemble.write([a, b, tmp_path / 'run1' / '..' / 'run0'], tmp_path / 'mean')
     with pytest.raises(UserError, match='holds a run'):
         ensemble.write([a, b], a)

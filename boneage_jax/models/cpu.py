@@ -30,6 +30,13 @@ def _elsewhere():
     return _counting.get() or jax.default_backend() != 'cpu'
 
 
+def convolver(inputs, outputs, groups):
+    """What computes a convolution of `inputs` to `outputs` channels in `groups`: a function with lax.conv_general_dilated's arguments."""
+    if groups == 1:
+        return convolution
+    return depthwise if groups == inputs == outputs else jax.lax.conv_general_dilated
+
+
 def convolution(x, kernel, strides, padding, **options):
     """lax.conv_general_dilated, ungrouped and undilated: `[B, H, W, C]` and `[m, n, C, D]` -> `[B, h, w, D]`.
 
@@ -100,7 +107,6 @@ def max_pool(x, size, stride, padding=0):
     Maxima of shifted maps: forward and gradient take a sixth of the time of XLA's, whose gradient has one thread.
     """
     pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-
     if _elsewhere():
         return nnx.max_pool(x, (size, size), strides=(stride, stride), padding=pads[1:3])
     wide, largest = jnp.pad(x, pads, constant_values=-jnp.inf), None
