@@ -37,7 +37,7 @@ EXTRAS = {
     # Beam holds pillow and protobuf below the lock's versions: an environment of its own, by requirements-beam.lock.
     'beam': ['apache-beam>=2.60'],
     'parity': ['torch>=2.4', 'torchvision>=0.19'],
-    'test': ['pytest>=8.3', 'pytest-timeout>=2.3', 'pytest-xdist>=3.7', 'pydicom>=3.0', 'tifffile>=2024.1'],
+    'test': ['pandas>=2.2', 'pytest>=8.3', 'pytest-timeout>=2.3', 'pytest-xdist>=3.7', 'pydicom>=3.0', 'tifffile>=2024.1'],
 }
 
 setup(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import pandas
 import pytest
 from flax import nnx
 from sklearn import metrics as sklearn_metrics
@@ -20,14 +21,6 @@ from tfds_rsna.errors import UserError
 
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'age_classes.py'
 RSNA = np.arange(1, 229)  # months
-# What pandas 3.1 says: (ages, K) -> pandas.cut(ages, K, retbins=True): the edges, and the codes of the ages.
-PANDAS = [
-    ([1, 4, 77, 76, 152, 153, 228, 229], 3, [0.772, 77.0, 153.0, 229.0], [0, 0, 0, 0, 1, 1, 2, 2]),
-    ([0.0, 12.5, 100, 210.25], 5, [-0.21025, 42.05, 84.1, 126.14999999999999, 168.2, 210.25], [0, 0, 2, 4]),
-    ([5, 6, 8, 11, 29, 95, 185, 240], 10,
-     [4.765, 28.5, 52.0, 75.5, 99.0, 122.5, 146.0, 169.5, 193.0, 216.5, 240.0], [0, 0, 0, 0, 1, 3, 7, 9]),
-    (RSNA, 3, [0.773, 76.66666666666667, 152.33333333333334, 228.0], [0] * 76 + [1] * 76 + [2] * 76),
-]
 
 
 def options(**changed):
@@ -39,23 +32,17 @@ def build(months=RSNA, **changed):
     return tasks.build(options(**changed), fitted), fitted
 
 
-@pytest.mark.parametrize('months, count, edges, codes', PANDAS)
-def test_classes_are_those_of_pandas(months, count, edges, codes):
+@pytest.mark.parametrize('months', [
+    RSNA, [0.0, 12.5, 100, 210.25], [1, 4, 77, 76, 152, 153, 228, 229],
+    np.random.default_rng(0).integers(1, 229, 200), np.random.default_rng(1).uniform(0, 240, 200).round(2)], ids=len)
+@pytest.mark.parametrize('count', [2, 3, 5, 10])
+def test_classes_are_those_of_pandas(months, count):
+    months = np.asarray(months, float)
+    cut, edges = pandas.cut(pandas.Series(months), count, retbins=True)
     fitted = classes.fit(options(classes=count), months)
-    np.testing.assert_allclose(fitted['edges'], edges, rtol=1e-12)
-    np.testing.assert_array_equal(classes.class_of(months, fitted['edges']), codes)
+    np.testing.assert_array_equal(fitted['edges'], edges)
+    np.testing.assert_array_equal(classes.class_of(months, fitted['edges']), cut.cat.codes)
     assert classes.class_of([-5.0, 900.0], fitted['edges']).tolist() == [0, count - 1]  # pandas: no class
-
-
-def test_classes_agree_with_pandas_itself():
-    pandas = pytest.importorskip('pandas')
-    rng = np.random.default_rng(0)
-    for count in (2, 3, 5, 10):
-        for months in (rng.integers(1, 229, 200).astype(float), rng.uniform(0, 240, 200).round(2)):
-            cut, edges = pandas.cut(pandas.Series(months), count, retbins=True)
-            fitted = classes.fit(options(classes=count), months)
-            np.testing.assert_array_equal(fitted['edges'], edges)
-            np.testing.assert_array_equal(classes.class_of(months, fitted['edges']), cut.cat.codes)
 
 
 def test_the_step_puts_ages_into_the_same_classes_as_the_report():
