@@ -32,6 +32,8 @@ def same(ours, theirs, **tolerance):
     ((3, 31, 24, 8), (3, 3, 8, 5), 1, (0, 0), 1),
     ((3, 31, 24, 8), (1, 7, 8, 5), 1, (0, 3), 1),
     ((3, 31, 24, 8), (3, 3, 8, 5), 2, (1, 1), 1),
+    ((3, 31, 24, 3), (7, 7, 3, 5), 2, (3, 3), 1),
+    ((3, 31, 24, 1), (3, 3, 1, 5), 1, (1, 0), 1),
 ])
 def test_convolutions(x, kernel, stride, padding, groups, monkeypatch):
     monkeypatch.setattr(jax, 'device_count', lambda: 1)
@@ -48,13 +50,14 @@ def test_convolutions(x, kernel, stride, padding, groups, monkeypatch):
     same(both(ours), both(jax.lax.conv_general_dilated), rtol=1e-4, atol=1e-4)
 
 
-def test_kernel_gradients_of_large_maps_are_taken_film_by_film(monkeypatch):
+@pytest.mark.parametrize('channels, stride', [(8, 1), (1, 2)])
+def test_kernel_gradients_of_large_maps_are_taken_film_by_film(channels, stride, monkeypatch):
     """One device: a loop. Several: none, since it would gather the films that they share."""
     def program(devices):
         monkeypatch.setattr(jax, 'device_count', lambda: devices)
         return jax.jit(jax.grad(lambda kernel, x: jnp.sum(cpu.convolution(
-            x, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=NUMBERS) ** 2))).lower(
-                normal(3, 3, 8, 8), normal(2, 25, 24, 8)).as_text()
+            x, kernel, (stride, stride), [(1, 1), (1, 1)], dimension_numbers=NUMBERS) ** 2))).lower(
+                normal(3, 3, channels, 8), normal(2, 25, 24, channels)).as_text()
 
     assert 'while' in program(1)
     assert 'while' not in program(2)
