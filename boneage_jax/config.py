@@ -25,11 +25,16 @@ class ConfigError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a paper's table: `overrides` are dotted keys as in `model.width`, `paper_value` its published figure."""
+    """One row of a paper's table: `overrides` are dotted keys as in `model.width`, `paper_value` its published figure.
+
+    `reference` names the row that this one is compared with, film by film. Where no row of a config names one, all are
+    compared with 'baseline', or the first.
+    """
 
     name: str
     overrides: dict
     paper_value: float | None = None
+    reference: str | None = None
 
 
 def base():

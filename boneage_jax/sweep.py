@@ -50,11 +50,15 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A config's rows and the runs wanted of them; `spec` and `overrides` (`--config.key=value`) as on the command line."""
+    """A config's rows and the runs wanted of them; `spec` and `overrides` (`--config.key=value`) as on the command line.
+
+    `reference` is the row that all others are compared with; None: what the config's rows say.
+    """
 
     spec: str
     workdir: pathlib.Path
     overrides: tuple = ()
+    reference: str | None = None
     _runs: dict = dataclasses.field(default_factory=dict)  # as first built: a config edited meanwhile changes none of them
 
     def __post_init__(self):
@@ -70,6 +74,7 @@ class Sweep:
                 raise config_lib.ConfigError(f'{path}: rows {other.name!r} and {row.name!r} would share a folder')
         if not slugs:
             raise config_lib.ConfigError(f'{path}: sweep() yields no row')
+        self.references  # an unknown one ends it here
 
     @functools.cached_property
     def module(self):
@@ -83,6 +88,15 @@ class Sweep:
     def metric(self):
         """The figure of the table: the config's METRIC where it names one, else the error of ages."""
         return getattr(self.module, 'METRIC', 'mae')
+
+    @functools.cached_property
+    def references(self):
+        """`{row: the row that it is compared with}`, by name; a reference is its own, for the ensemble of its seeds."""
+        names = [row.name for row in self.rows]
+        if not self.reference and any(row.reference for row in self.rows):
+            return {row.name: self.find(row.reference or row.name).name for row in self.rows}
+        one = self.find(self.reference).name if self.reference else 'baseline' if 'baseline' in names else names[0]
+        return dict.fromkeys(names, one)
 
     def find(self, name):
         """The row called `name`, by its name or its folder's."""
@@ -121,7 +135,7 @@ def slug(name):
     return re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')
 
 
-def train_all(sweep, runs, *, reference, data_dir=None):
+def train_all(sweep, runs, *, data_dir=None):
     """Trains the unfinished ones of `runs`. True when it went through all of them, False when asked to stop.
 
     Raises UserError at the end, naming every run that failed and why.
@@ -151,14 +165,14 @@ def train_all(sweep, runs, *, reference, data_dir=None):
             gc.collect()
             jax.clear_caches()
         if sharding.is_main():
-            write_table(sweep, reference, failed, wanted=runs)
+            write_table(sweep, failed, wanted=runs)
     if failed:
         raise UserError(f'{len(failed)} of {len(runs)} runs failed; the same command tries them again:\n' + '\n'.join(
             f'  {name}: {reason}' for name, reason in failed.items()))
     return not stopped
 
 
-def write_table(sweep, reference, failed=(), wanted=()):
+def write_table(sweep, failed=(), wanted=()):
     """table.md and table.csv of every finished run in the sweep's workdir; nothing where there is none. -> the lines."""
     existing = [(row, sweep.existing(row)) for row in sweep.rows]
     states = {run.name: '' for run in wanted} | {run.name: run.state() for _, runs in existing for run in runs}
@@ -169,14 +183,14 @@ def write_table(sweep, reference, failed=(), wanted=()):
     for row, runs in existing:
         finished = [run.workdir for run in runs if states[run.name] == 'finished']
         try:
-            found += table.results(row.name, row.paper_value, finished, sweep.metric) if finished else []
+            found += table.results(row, sweep.references[row.name], finished, sweep.metric) if finished else []
         except (UserError, OSError, KeyError, TypeError) as error:  # it holds up no other row
             notes.append(f'{row.name} is left out: {repr(error) if isinstance(error, KeyError | TypeError) else error}')
             log.say(notes[-1])
     for name in (name for name, state in states.items() if state != 'finished'):
         reason = dict(failed).get(name) or states[name]
         notes.append(f'Not finished: {name}' + (f' ({" ".join(reason.split())[:300]})' if reason else '') + '.')
-    lines = table.write(sweep.workdir, found, reference=reference, metric=sweep.metric, title=sweep.spec, notes=notes)
+    lines = table.write(sweep.workdir, found, metric=sweep.metric, title=sweep.spec, notes=notes)
     log.say(f'Table: {sweep.workdir / "table.md"}')
     return lines
 
@@ -200,9 +214,8 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     if _SEEDS.value < 1:
         raise UserError(f'--seeds={_SEEDS.value}: at least 1')
-    sweep = Sweep(_CONFIG.value, pathlib.Path(_WORKDIR.value), tuple(argv[1:]))
+    sweep = Sweep(_CONFIG.value, pathlib.Path(_WORKDIR.value), tuple(argv[1:]), _REFERENCE.value)
     rows = [sweep.find(name.strip()) for name in _ROWS.value] if _ROWS.value else sweep.rows
-    reference = _reference(sweep)
     runs = [sweep.run(row, seed) for seed in range(_SEEDS.value) for row in rows]
     if _PRINT.value:
         for run in runs:
@@ -210,7 +223,7 @@ def main(argv):
                 print(sweep.command(run, _DATA_DIR.value))
             elif state != 'finished':
                 log.say(f'No command for {run.name}: {state}')
-        write_table(sweep, reference, wanted=runs)
+        write_table(sweep, wanted=runs)
         return
     from boneage_jax import sharding, table
     if sweep.metric not in table.METRICS:
@@ -218,15 +231,8 @@ def main(argv):
     sharding.start()
     sweep.workdir.mkdir(parents=True, exist_ok=True)
     if sharding.is_main():
-        write_table(sweep, reference, wanted=runs)
-    train_all(sweep, runs, reference=reference, data_dir=_DATA_DIR.value)
-
-
-def _reference(sweep):
-    if _REFERENCE.value:
-        return sweep.find(_REFERENCE.value).name
-    names = [row.name for row in sweep.rows]
-    return 'baseline' if 'baseline' in names else names[0]
+        write_table(sweep, wanted=runs)
+    train_all(sweep, runs, data_dir=_DATA_DIR.value)
 
 
 if __name__ == '__main__':
@@ -235,8 +241,8 @@ if __name__ == '__main__':
     _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
     _SEEDS = flags.DEFINE_integer('seeds', 1, 'how many seeds of each row: 0, 1, ...')
     _ROWS = flags.DEFINE_list('rows', None, 'the rows to train, comma-separated; default: all')
-    _REFERENCE = flags.DEFINE_string('reference', None, 'the row that others are compared with; default: baseline, or the '
-                                     'first')
+    _REFERENCE = flags.DEFINE_string('reference', None, "the row that all others are compared with; default: each row's own, "
+                                     'else baseline, or the first')
     _PRINT = flags.DEFINE_bool('print_commands', False, 'print a command for each unfinished run instead of training')
     flags.mark_flags_as_required(['config', 'workdir'])
     app.run(log.explained(main), flags_parser=config_lib.parse_flags)

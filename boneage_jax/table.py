@@ -17,7 +17,7 @@ from boneage_jax import ensemble, log, metrics, predictions
 from boneage_jax.data import splits
 from tfds_rsna.errors import UserError
 
-COLUMNS = ('row', 'paper', 'ours', 'lower', 'upper', 'delta', 'delta_lower', 'delta_upper', 'seeds', 'split', 'data',
+COLUMNS = ('row', 'paper', 'ours', 'lower', 'upper', 'reference', 'delta', 'delta_lower', 'delta_upper', 'seeds', 'split', 'data',
            'minutes', 'commit')
 
 
@@ -90,6 +90,7 @@ class Result:
     """One row on one split: `value`, and `values` `[N]` of its films `ids`."""
 
     row: str
+    reference: str  # the row that it is compared with
     split: str
     paper: float | None
     value: float
@@ -100,8 +101,8 @@ class Result:
     data: str
 
 
-def results(row, paper, workdirs, name):
-    """The Results of the finished runs (seeds) of one row: each reported split, and the ensemble of several seeds.
+def results(row, reference, workdirs, name):
+    """The Results of the finished runs (seeds) of one config.Row: each reported split, and the ensemble of several seeds.
 
     Raises UserError where the seeds' films differ, or a run's predictions.csv does not belong to its metrics.json.
     """
@@ -127,12 +128,12 @@ def results(row, paper, workdirs, name):
                                 f'{of_films.mean():.4f}: not of the same run')
             first = films[0][split][0]
             aligned.append(of_films[ensemble.align(split, workdirs[0], first, workdir, ids)])
-        found.append(Result(row, split, paper, float(np.mean(values)), first, np.mean(aligned, axis=0), len(workdirs),
-                            reports, data))
+        found.append(Result(row.name, reference, split, row.paper_value, float(np.mean(values)), first,
+                            np.mean(aligned, axis=0), len(workdirs), reports, data))
         if split in mean:
             ids, of_films = mean[split]
-            found.append(Result(f'{row}, ensemble of {len(workdirs)}', split, None, float(of_films.mean()), ids, of_films,
-                                len(workdirs), reports, data))
+            found.append(Result(f'{row.name}, ensemble of {len(workdirs)}', reference, split, None, float(of_films.mean()),
+                                ids, of_films, len(workdirs), reports, data))
     return found
 
 
@@ -143,37 +144,48 @@ def describe(data):
     return ' '.join([source, *data['stages'], '{}x{}'.format(*data['size'])])
 
 
-def lines(found, reference, name):
-    """(the lines of table.csv as dicts, notes): Results `found` beside the row `reference`.
+def lines(found, name):
+    """(the lines of table.csv as dicts, notes): Results `found`, each beside the one of its reference.
 
     A line whose films are not the reference's gets no difference; a note for all lines of the same films says which film
     was the first to differ.
     """
-    base = {result.split: result for result in found if result.row == reference}
+    base = {(result.row, result.split): result for result in found}
     table, refused = [], {}  # refused: {the films: (rows, why)}
     for result in found:
         lower, upper = metrics.bootstrap(result.values)
-        delta = (None, None, None)
-        if result.row != reference and result.split in base:
+        delta, other = (None,) * 4, base.get((result.reference, result.split))
+        if other and other is not result:
             try:
-                other = base[result.split]
-                order = ensemble.align(result.split, reference, other.ids, result.row, result.ids)
-                delta = metrics.paired_difference(result.values[order], other.values)
+                order = ensemble.align(result.split, other.row, other.ids, result.row, result.ids)
+                delta = other.row, *metrics.paired_difference(result.values[order], other.values)
             except UserError as error:
-                refused.setdefault((result.split, tuple(sorted(result.ids))), ([], error))[0].append(result.row)
+                refused.setdefault((other.row, result.split, tuple(sorted(result.ids))), ([], error))[0].append(result.row)
         minutes = [report['minutes'] for report in result.reports if 'minutes' in report]
         commits = dict.fromkeys(report['commit'] for report in result.reports if report.get('commit'))
         values = (result.row, result.paper, result.value, lower, upper, *delta, result.seeds, result.split, result.data,
                   round(float(np.mean(minutes)), 2) if minutes else None, ' '.join(commits))
         table.append(dict(zip(COLUMNS, values, strict=True)))
     return table, [
-        f'{", ".join(rows)}: no difference to {reference}; {why}' for rows, why in refused.values()]
+        f'{", ".join(rows)}: no difference to {reference}; {why}' for (reference, *_), (rows, why) in refused.items()]
 
 
-def write(workdir, found, *, reference, metric, title, notes=()):
+def references(table):
+    """What a table says of the rows that its `lines` are compared with: (the last headings, the cells before a line's difference).
+
+    One row: its name stands in the heading. Several: a column names them.
+    """
+    names = [line['reference'] or '' for line in table]
+    different = sorted(filter(None, set(names)))
+    if len(different) > 1:
+        return ['beside', 'difference (95% interval)'], [[name or '–'] for name in names]
+    return [f'minus {different[0] if different else "the reference"} (95% interval)'], [[] for _ in names]
+
+
+def write(workdir, found, *, metric, title, notes=()):
     """Writes table.md and table.csv into `workdir`; returns the lines. `notes`: sentences below the table."""
     workdir, table_metric = pathlib.Path(workdir), METRICS[metric]
-    table, refused = lines(found, reference, metric)
+    table, refused = lines(found, metric)
     digits = table_metric.digits
     log.write_lines(workdir / 'table.csv', COLUMNS, table, digits=digits + 2, exact=('paper', 'minutes'))
 
@@ -182,13 +194,13 @@ def write(workdir, found, *, reference, metric, title, notes=()):
             return '–'
         return f'{line[value]:{sign}.{digits}f} ({line[lower]:{sign}.{digits}f} to {line[upper]:{sign}.{digits}f})'
 
-    several = len({line['data'] for line in table}) > 1
-    header = ['row', 'paper', 'ours (95% interval)', f'minus {reference} (95% interval)', 'seeds', 'split',
+    several, minus = len({line['data'] for line in table}) > 1, references(table)
+    header = ['row', 'paper', 'ours (95% interval)', *minus[0], 'seeds', 'split',
               *(['data'] if several else []), 'minutes a run', 'commit']
     rows = [[line['row'], '–' if line['paper'] is None else f'{line["paper"]:.{digits}f}',
-             interval(line, 'ours', 'lower', 'upper'), interval(line, 'delta', 'delta_lower', 'delta_upper', '+'),
+             interval(line, 'ours', 'lower', 'upper'), *cells, interval(line, 'delta', 'delta_lower', 'delta_upper', '+'),
              str(line['seeds']), line['split'], *([line['data']] if several else []),
-             '–' if line['minutes'] is None else f'{line["minutes"]:.1f}', line['commit'] or '–'] for line in table]
+             '–' if line['minutes'] is None else f'{line["minutes"]:.1f}', line['commit'] or '–'] for line, cells in zip(table, minus[1])]
     where = dict.fromkeys(f'{len(r.ids):,} {r.split} films of {r.data}' for r in found)
     hardware = dict.fromkeys(f'{report["device"]} ({report["processor"]})' for r in found for report in r.reports
                              if {'device', 'processor'} <= set(report))

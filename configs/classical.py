@@ -43,5 +43,6 @@ def sweep():
     logistic = {'model.name': 'pca_logistic'}
     for sex, linear, classes in (('male', 30.0, 36.0), ('female', 29.0, 33.0)):
         yield c.Row(f'{sex} linear', {'data.sex': sex}, linear)
-        yield c.Row(f'{sex} logistic', {**logistic, 'data.sex': sex}, classes)
-        yield c.Row(f'{sex} expectation', {**logistic, 'data.sex': sex, 'model.predicts': 'expectation'})
+        yield c.Row(f'{sex} logistic', {**logistic, 'data.sex': sex}, classes, f'{sex} linear')
+        yield c.Row(f'{sex} expectation', {**logistic, 'data.sex': sex, 'model.predicts': 'expectation'},
+                    reference=f'{sex} linear')

@@ -3,7 +3,7 @@ r"""Regional age nets: regression, and the expectation over 240 months (Igloviko
     python -m boneage_jax.main --config=configs/regions.py:classical,row=regression-both-A --workdir=runs/region_a
     python -m boneage_jax.sweep --config=configs/regions.py:data.stage.unet.run=MASKS,data.stage.keypoints.run=POINTS \
         --workdir=runs/regions                                     # MASKS of configs/unet.py, POINTS of configs/keypoints.py
-    python -m boneage_jax.sweep --config=configs/regions.py:rsna100 --workdir=runs/regions100 --reference=regression-both-A \
+    python -m boneage_jax.sweep --config=configs/regions.py:rsna100 --workdir=runs/regions100 \
         --rows="original,segmented,regression-both-A,regression-male-A,regression-female-A,\
         classification-both-A,classification-male-A,classification-female-A"               # 100 px films, two cores
     python -m boneage_jax.grid --config=configs/regions.py:rsna100 --workdir=runs/regions100     # Figs. 5 and 6 of these
@@ -113,6 +113,7 @@ def sweep(scale=1):
                 size = tuple(-(-side // scale) for side in size)
                 yield c.Row(cell(form, sex, region), {
                     **switches, 'data.sex': sex, 'data.stage.region.region': region, 'data.size': size,
-                    'model.size': size}, PAPER.get((form, sex, region)))
-    yield c.Row('original', {'data.stages': ()}, 31.56)
-    yield c.Row('segmented', {'data.stage.region.region': 'film'}, 8.76)
+                    'model.size': size}, PAPER.get((form, sex, region)),
+                    cell('regression', sex, region) if form == 'classification' else None)
+    yield c.Row('original', {'data.stages': ()}, 31.56, cell('regression', 'both', 'A'))
+    yield c.Row('segmented', {'data.stage.region.region': 'film'}, 8.76, cell('regression', 'both', 'A'))

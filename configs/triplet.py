@@ -91,6 +91,6 @@ def sweep():
     for sex, without, with_triplets in (('male', 5.74, 4.69), ('female', 5.89, 4.85)):
         one = {'data.sex': sex, 'model.sex': False}
         yield c.Row(f'{sex} plain', {**one, 'task.triplet_weight': 0.0}, without)
-        yield c.Row(f'{sex} triplet', one, with_triplets)
+        yield c.Row(f'{sex} triplet', one, with_triplets, f'{sex} plain')
     yield c.Row('both plain', {'task.triplet_weight': 0.0})
-    yield c.Row('both triplet', {})
+    yield c.Row('both triplet', {}, reference='both plain')

@@ -212,10 +212,10 @@ def test_early_stopping_restores_the_best_and_survives_a_resume(runs):
 def test_a_run_leaves_its_figures_and_fits_the_table(runs):
     assert {path.name for path in (runs / 'whole' / 'figures').glob('*.png')} >= {
         'confusion_holdout.png', 'counts.png', 'training.png', 'predictions_holdout.png'}
-    (one,) = table.results('custom-3', 0.761, [runs / 'whole'], 'accuracy')
+    (one,) = table.results(c.Row('custom-3', {}, 0.761), 'custom-3', [runs / 'whole'], 'accuracy')
     report = json.loads((runs / 'whole' / 'metrics.json').read_text())['splits']['holdout']
     assert one.value == report['overall']['accuracy']['value'] == np.trace(report['confusion']) / 8
-    _, both = table.results('custom-3', 0.761, [runs / 'whole', runs / 'broken'], 'accuracy')
+    _, both = table.results(c.Row('custom-3', {}, 0.761), 'custom-3', [runs / 'whole', runs / 'broken'], 'accuracy')
     assert both.row == 'custom-3, ensemble of 2' and both.values.tolist() == one.values.tolist()
 
 

@@ -60,7 +60,7 @@ def test_members_and_rows_chosen_by_a_reported_split_are_refused(report, tmp_pat
             (tmp_path / name / f'{file}.json').write_text(json.dumps(content))
         (tmp_path / name / 'predictions.csv').write_text('id,split,male,age,prediction\n1,test,True,10,11\n')
     for use in (lambda: ensemble.load([tmp_path / 'a', tmp_path / 'b']),
-                lambda: table.results('row', None, [tmp_path / 'a'], 'mae')):
+                lambda: table.results(c.Row('row', {}), 'row', [tmp_path / 'a'], 'mae')):
         with pytest.raises(splits.SplitError, match='a: its checkpoint would be chosen by the test split'):
             use()
 

@@ -41,10 +41,10 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs')
     run(folder / 'sweep' / 'base' / 'seed0')
     run(folder / 'sweep' / NASTY.replace('/', '_') / 'seed0', spread=14.0, drop=('agreement_lower', 'agreement_upper'))
-    rows = [['base', 6.5, 8.1, 7.0, 9.2, '', '', '', 1, 'holdout', 'd', 1.5, 'abc'],
-            [NASTY, '', 11.0, 9.0, 13.0, 2.9, 1.0, 4.8, 1, 'holdout', 'd', '', '']]
+    rows = [['base', 6.5, 8.1, 7.0, 9.2, '', '', '', '', 1, 'holdout', 'd', 1.5, 'abc'],
+            [NASTY, '', 11.0, 9.0, 13.0, 'base', 2.9, 1.0, 4.8, 1, 'holdout', 'd', '', '']]
     log.write_table(folder / 'sweep' / 'table.csv', table.COLUMNS, rows)
-    (folder / 'sweep' / 'table.md').write_text(f'# configs/x.py\n\n| row | minus base (95% interval) |\n\n- Note {NASTY}\n')
+    (folder / 'sweep' / 'table.md').write_text(f'# configs/x.py\n\n- Note {NASTY}\n')
     masks = folder / 'masks'
     masks.mkdir()
     (masks / 'predictions.csv').write_text('id,split,male,age,iou\n' + ''.join(
@@ -78,7 +78,7 @@ def test_figures_are_those_of_the_files(written):
     assert 'has no agreement_lower, agreement_upper (an older release)' in text
     assert 'Not finished: there is no metrics.json.' in text and 'metrics.json cannot be read' in text
     assert 'No pictures: ' in text or 'no picture' in text
-    assert 'minus base (95% interval)' in text  # the reference of table.md, by name
+    assert 'minus base (95% interval)' in text  # the one reference, by name
 
 
 def test_runs_of_the_same_films_share_their_records(tmp_path):

@@ -68,7 +68,7 @@ def finishing(swept):
 def test_real_runs_leave_a_table_and_are_not_done_again(tmp_path, capsys):
     swept = sweep.Sweep(f'{ROOT}/configs/classical.py:tiny', tmp_path)
     runs = [swept.run(row, seed) for seed in (0, 1) for row in swept.rows[:2]]
-    assert sweep.train_all(swept, runs, reference=swept.rows[0].name)
+    assert sweep.train_all(swept, runs)
     row = read_table(tmp_path)[swept.rows[0].name]
     reports = [json.loads((run.workdir / 'metrics.json').read_text()) for run in runs if run.row is swept.rows[0]]
     values = [report['splits']['holdout']['overall']['mae']['value'] for report in reports]
@@ -77,7 +77,7 @@ def test_real_runs_leave_a_table_and_are_not_done_again(tmp_path, capsys):
     assert float(row['paper']) == swept.rows[0].paper_value
     assert f'[1/{len(runs)}] {swept.rows[0].name}, seed 0' in capsys.readouterr().err
     times = [(run.workdir / 'metrics.json').stat().st_mtime_ns for run in runs]
-    assert sweep.train_all(swept, runs, reference=swept.rows[0].name)
+    assert sweep.train_all(swept, runs)
     assert times == [(run.workdir / 'metrics.json').stat().st_mtime_ns for run in runs]
 
 
@@ -85,7 +85,7 @@ def test_a_finished_network_leaves_nothing_in_memory(tmp_path):
     swept = tiny_sweep(tmp_path, ',epochs=1,placement=device')
     gc.collect()
     before = len(jax.live_arrays())
-    sweep.train_all(swept, [swept.run(swept.find('baseline'), 0)], reference='baseline')
+    sweep.train_all(swept, [swept.run(swept.find('baseline'), 0)])
     assert len(jax.live_arrays()) <= before  # nor the films that lay on the device
 
 
@@ -96,7 +96,7 @@ def test_ours_is_the_mean_of_seeds_and_differences_are_of_the_same_films(tmp_pat
         for seed in (0, 1, 2):
             errors[name, seed] = generator.normal(0, spread, FILMS)
             finish(swept.run(swept.find(name), seed), errors[name, seed], about={'minutes': 3.0 + seed})
-    sweep.write_table(swept, 'baseline')
+    sweep.write_table(swept)
     table = read_table(tmp_path)
     assert list(table) == ['baseline', 'baseline, ensemble of 3', 'full', 'full, ensemble of 3']
     of_films = {name: np.mean([np.abs(errors[name, seed]) for seed in (0, 1, 2)], axis=0) for name in ('baseline', 'full')}
@@ -126,7 +126,7 @@ def test_films_in_another_order_are_paired_and_other_films_refused(tmp_path):
     path.write_text('\n'.join([head, *rows[::-1]]) + '\n')
     for name in ('without relation', 'without selection'):
         finish(swept.run(swept.find(name), 0), 3.0, ids=[f'x{i}' for i in range(FILMS)])
-    sweep.write_table(swept, 'baseline')
+    sweep.write_table(swept)
     table = read_table(tmp_path)
     expected = np.abs(np.arange(FILMS) - 2.0) - np.arange(FILMS)
     assert float(table['full']['delta']) == pytest.approx(expected.mean(), abs=1e-3)
@@ -135,6 +135,29 @@ def test_films_in_another_order_are_paired_and_other_films_refused(tmp_path):
     text = (tmp_path / 'table.md').read_text()  # one note for both rows of these other films
     assert text.count('no difference to') == 1 and 'without relation, without selection: no difference to baseline; ' \
         'holdout: 30 of the 30 films of baseline are not in without relation, the first: h0' in text
+
+
+def test_rows_are_compared_with_the_reference_that_they_name(tmp_path):
+    """Networks of one sex, each with that sex's own reference; `reference` replaces them all."""
+    spec = f'{ROOT}/configs/triplet.py:tiny'
+    swept = sweep.Sweep(spec, tmp_path)
+    for row in swept.rows[:4]:
+        ids = [f'{row.name.split()[0]}{i}' for i in range(FILMS)]
+        finish(swept.run(row, 0), 3.0 if 'plain' in row.name else 1.0, ids=ids)
+    sweep.write_table(swept)
+    table = read_table(tmp_path)
+    assert {name: row['reference'] for name, row in table.items()} == {
+        'male plain': '', 'male triplet': 'male plain', 'female plain': '', 'female triplet': 'female plain'}
+    assert [float(table[f'{sex} triplet']['delta']) for sex in ('male', 'female')] == [-2, -2]
+    text = (tmp_path / 'table.md').read_text()
+    assert '| beside ' in text and '| female plain | -2.00 (-2.00 to -2.00) ' in text and 'no difference to' not in text
+
+    sweep.write_table(sweep.Sweep(spec, tmp_path, reference='male-plain'))
+    text = (tmp_path / 'table.md').read_text()
+    assert read_table(tmp_path)['male triplet']['reference'] == 'male plain' and '| minus male plain (95% interval) ' in text
+    assert 'female plain, female triplet: no difference to male plain' in text
+    with pytest.raises(c.ConfigError, match="unknown row 'nobody'"):
+        sweep.Sweep(spec, tmp_path, reference='nobody')
 
 
 @pytest.mark.parametrize('break_it, message', [
@@ -149,7 +172,7 @@ def test_a_broken_run_leaves_its_row_out_and_the_others_in(tmp_path, break_it, m
     for name in ('baseline', 'full'):
         finish(swept.run(swept.find(name), 0), 3.0)
     break_it(swept.run(swept.find('full'), 0))
-    sweep.write_table(swept, 'baseline')
+    sweep.write_table(swept)
     text = (tmp_path / 'table.md').read_text()
     assert list(read_table(tmp_path)) == ['baseline']
     assert 'full is left out: ' in text and message in text
@@ -169,7 +192,7 @@ def test_failures_hold_up_nothing_and_are_named(tmp_path, monkeypatch, capsys):
     runs = [swept.run(row, 0) for row in swept.rows]
     with pytest.raises(UserError, match='2 of 4 runs failed(.|\n)*without relation, seed 0: .*its films are gone(.|\n)*'
                                         'without selection, seed 0: RuntimeError: RESOURCE_EXHAUSTED'):
-        sweep.train_all(swept, runs, reference='baseline')
+        sweep.train_all(swept, runs)
     assert called == ['baseline/seed0', 'without-relation/seed0', 'without-selection/seed0', 'full/seed0']
     assert list(read_table(tmp_path)) == ['baseline', 'full']
     assert 'Not finished: without relation, seed 0 (UserError: its films are gone).' in (tmp_path / 'table.md').read_text()
@@ -177,7 +200,7 @@ def test_failures_hold_up_nothing_and_are_named(tmp_path, monkeypatch, capsys):
     called.clear()
     monkeypatch.undo()
     called = pretend(monkeypatch, finishing(swept))
-    assert sweep.train_all(swept, runs, reference='baseline')  # the same again tries the failed ones only
+    assert sweep.train_all(swept, runs)  # the same again tries the failed ones only
     assert called == ['without-relation/seed0', 'without-selection/seed0']
     assert 'Not finished' not in (tmp_path / 'table.md').read_text()
 
@@ -187,7 +210,7 @@ def test_asked_to_stop_it_starts_no_other_run(tmp_path, monkeypatch):
     done = finishing(swept)
     called = pretend(monkeypatch, lambda config, workdir: (
         None if workdir.parent.name == 'without-relation' else done(config, workdir)))
-    assert not sweep.train_all(swept, [swept.run(row, 0) for row in swept.rows], reference='baseline')
+    assert not sweep.train_all(swept, [swept.run(row, 0) for row in swept.rows])
     assert called == ['baseline/seed0', 'without-relation/seed0']
     assert list(read_table(tmp_path)) == ['baseline']
 
@@ -196,7 +219,7 @@ def test_a_run_of_another_configuration_is_not_in_the_table(tmp_path, monkeypatc
     old, swept = tiny_sweep(tmp_path, ',epochs=9'), tiny_sweep(tmp_path)
     finish(old.run(old.find('full'), 0), 1.0)
     finish(swept.run(swept.find('baseline'), 0), 3.0)
-    sweep.write_table(swept, 'baseline')
+    sweep.write_table(swept)
     assert list(read_table(tmp_path)) == ['baseline']
     assert 'Not finished: full, seed 0' in (tmp_path / 'table.md').read_text()
     assert 'epochs: 9 -> 2' in (tmp_path / 'table.md').read_text()

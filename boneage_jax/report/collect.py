@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import pathlib
-import re
 
 from boneage_jax import metrics, predictions, table
 from boneage_jax.figures import training
@@ -99,7 +98,6 @@ class Sweep:
     lines: list
     title: str
     notes: list
-    reference: str  # the row that others are compared with
     name: str = ''
 
 
@@ -185,9 +183,7 @@ def _sweep(folder):
         lines = list(reader)
     text = (folder / 'table.md').read_text().splitlines() if (folder / 'table.md').is_file() else []
     title = next((line[2:] for line in text if line.startswith('# ')), folder.name)
-    reference = re.search(r'\| minus (.+?) \(95% interval\)', '\n'.join(text))
-    reference = reference[1] if reference else 'the reference'
-    return Sweep(folder, lines, title, [line[2:] for line in text if line.startswith('- ')], reference)
+    return Sweep(folder, lines, title, [line[2:] for line in text if line.startswith('- ')])
 
 
 def _json(path, notes):

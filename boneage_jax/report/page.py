@@ -7,6 +7,7 @@ import pathlib
 import string
 
 from boneage_jax import log
+from boneage_jax import table as table_lib
 from boneage_jax import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import agreement, training
@@ -81,14 +82,15 @@ def _sweep(sweep, anchor, found):
             'span', f'({line[lower]:{sign}.{digits}f} to {line[upper]:{sign}.{digits}f})', class_='range')]
 
     digits = 2 if any(isinstance(line['ours'], float) and line['ours'] > 1.5 for line in lines) else 4
+    minus, named = table_lib.references(sweep.lines)
     rows = [[line['row'], '–' if line['paper'] is None else f'{line["paper"]:g}', interval(line, 'ours', 'lower', 'upper'),
-             picture, interval(line, 'delta', 'delta_lower', 'delta_upper', '+'), f'{line["seeds"]:g}', line['split'],
+             picture, *cells, interval(line, 'delta', 'delta_lower', 'delta_upper', '+'), f'{line["seeds"]:g}', line['split'],
              '–' if line['minutes'] is None else f'{line["minutes"]:.1f}', line['commit'] or '–']
-            for line, picture in zip(lines, drawn)]
-    header = ['row', 'paper', 'ours (95% interval)', scale, f'minus {sweep.reference} (95% interval)', 'seeds', 'split',
-              'minutes a run', 'commit']
+            for line, picture, cells in zip(lines, drawn, named)]
+    header = ['row', 'paper', 'ours (95% interval)', scale, *minus, 'seeds', 'split', 'minutes a run', 'commit']
+    numeric = [header.index(name) for name in ('paper', 'seeds', 'minutes a run')]
     inner = [run for run in found if run.history and run.place.absolute().is_relative_to(sweep.place.absolute())]
-    return tag('section', tag('h2', 'Table: ', sweep.name, ' ', tag('small', sweep.title)), table(header, rows, numbers=(1, 5, 7)),
+    return tag('section', tag('h2', 'Table: ', sweep.name, ' ', tag('small', sweep.title)), table(header, rows, numbers=numeric),
                tag('p', 'Dot and bar: ours with its 95% interval; open diamond: the paper.', class_='range'),
                tag('ul', [tag('li', note) for note in sweep.notes], class_='notes') if sweep.notes else None,
                _curves({run.place.relative_to(sweep.place).as_posix(): run for run in inner}), id=anchor)
