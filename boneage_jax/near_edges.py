@@ -3,8 +3,9 @@
     python -m boneage_jax.near_edges --without=runs/resnet_3 --with_sex=runs/resnet_3_sex --output=runs/sex_3
 
 Hamrouni and Hassen (2023) say that the sex helps near the edges. OUTPUT gets `near_edges.csv` (a line for each reported
-split, sex and distance: `split,sex,months,films,first,second,gain,lower,upper`, shares; the gain with its paired
-bootstrap interval) and a figure for each split. Any two finished runs of one set of class edges can be compared.
+split, sex and distance, 'any' first: `split,sex,months,films,first,second,gain,lower,upper`, shares; the gain with its
+paired bootstrap interval) and a figure for each split. Any two finished runs of one set of class edges can be compared,
+also a run that predicts ages with one that tells classes apart: its ages are cut at the other's edges.
 """
 
 import json
@@ -16,8 +17,10 @@ from absl import app, flags
 from boneage_jax import ensemble, figures, log, metrics, predictions
 from boneage_jax import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
+from boneage_jax.tasks import classes
 from tfds_rsna.errors import UserError
 
+ANY = 'any'
 DISTANCES = (0, 3, 6, 12, 24, np.inf)  # months
 COLUMNS = ('split', 'sex', 'months', 'films', 'first', 'second', 'gain', 'lower', 'upper')
 
@@ -25,14 +28,17 @@ COLUMNS = ('split', 'sex', 'months', 'films', 'first', 'second', 'gain', 'lower'
 def compare(first, second, output):
     """Writes near_edges.csv and the figures into `output`; returns the lines as dicts.
 
-    Raises UserError for runs of other classes or films, for those without classes, and where OUTPUT holds results.
+    Raises UserError for runs of other classes or films, for two without classes, and where OUTPUT holds results.
     """
     runs, output = [pathlib.Path(first), pathlib.Path(second)], pathlib.Path(output)
     if (output / 'near_edges.csv').exists():
         raise UserError(f'{output} holds results already; delete it or choose another --output')
-    edges, other_edges = (_edges(run) for run in runs)
-    if len(edges) != len(other_edges) or not np.allclose(edges, other_edges):
-        raise UserError(f'{runs[0]} and {runs[1]} have other class edges: {_show(edges)} and {_show(other_edges)}')
+    edges, *others = [found for found in map(_edges, runs) if found] or [None]
+    if not edges:
+        raise UserError(f'{runs[0]} and {runs[1]} tell no classes apart; give a run of the task age_classes')
+    for other in others:
+        if len(edges) != len(other) or not np.allclose(edges, other):
+            raise UserError(f'{runs[0]} and {runs[1]} have other class edges: {_show(edges)} and {_show(other)}')
     tables = [predictions.read(run / 'predictions.csv') for run in runs]
     lines = []
     for split in dict.fromkeys(tables[0]['split'].tolist()):
@@ -41,7 +47,7 @@ def compare(first, second, output):
         a, b = (predictions.of_split(table, split) for table in tables)
         order = ensemble.align(split, runs[0], a['id'].tolist(), runs[1], b['id'].tolist())
         b = {name: column[order] for name, column in b.items()}
-        hits = [films['class'] == films['true_class'] for films in (a, b)]
+        hits = [_hits(films, edges) for films in (a, b)]
         for sex, chosen in (('all', np.ones(len(a['age']), bool)), ('female', ~a['male']), ('male', a['male'])):
             lines += [{'split': split, 'sex': sex, **line} for line in by_distance(
                 a['age'][chosen], edges, *(hit[chosen] for hit in hits))]
@@ -49,35 +55,39 @@ def compare(first, second, output):
         raise UserError(f'{runs[0]} reports no {" or ".join(splits_lib.REPORTED)} films to compare on')
     output.mkdir(parents=True, exist_ok=True)
     for split in dict.fromkeys(line['split'] for line in lines):
-        figures.near_edges(split, [line for line in lines if line['split'] == split and line['sex'] == 'all'],
+        figures.near_edges(split, [line for line in lines if (line['split'], line['sex']) == (split, 'all') and line['months'] != ANY],
                            workdir_lib.names_apart(runs), output / f'near_edges_{split}.png')
     log.write_lines(output / 'near_edges.csv', COLUMNS, lines)
     return lines
 
 
 def by_distance(age, edges, first, second):
-    """A line for each span of distances that has films: ages `[N]` months, hits of both runs `[N]` bool."""
+    """A line for all films, and for each span of distances that has some: ages `[N]` months, hits of both runs `[N]` bool."""
     nearest = np.abs(np.asarray(age)[:, None] - np.asarray(edges)[None, 1:-1]).min(1)
     lines = []
-    for low, high in zip(DISTANCES, DISTANCES[1:]):
+    for low, high in ((0, np.inf), *zip(DISTANCES, DISTANCES[1:])):
         inside = (low <= nearest) & (nearest < high)
         if inside.any():
             one, two = first[inside].astype(float), second[inside].astype(float)
             gain, lower, upper = metrics.paired_difference(two, one)
-            lines.append({'months': f'{low}+' if np.isinf(high) else f'{low}-{high}', 'films': int(inside.sum()),
+            months = ANY if not lines else f'{low}+' if np.isinf(high) else f'{low}-{high}'
+            lines.append({'months': months, 'films': int(inside.sum()),
                           'first': float(one.mean()), 'second': float(two.mean()), 'gain': gain, 'lower': lower,
                           'upper': upper})
     return lines
+
+
+def _hits(films, edges):
+    if 'class' in films:
+        return films['class'] == films['true_class']
+    return classes.class_of(films['prediction'], edges) == classes.class_of(films['age'], edges)
 
 
 def _edges(run):
     for name in ('task.json', 'predictions.csv', 'metrics.json'):
         if not (run / name).is_file():
             raise UserError(f'{run}: no {name}; give the workdir of a finished run')
-    fitted = json.loads((run / 'task.json').read_text())
-    if 'edges' not in fitted:
-        raise UserError(f'{run} tells no classes apart; give runs of the task age_classes')
-    return fitted['edges']
+    return json.loads((run / 'task.json').read_text()).get('edges')
 
 
 def _show(edges):

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import shutil
 import types
 
 import jax
@@ -15,7 +16,7 @@ from flax import nnx
 from sklearn import metrics as sklearn_metrics
 
 from boneage_jax import config as c
-from boneage_jax import metrics, models, near_edges, predict, predictions, restore, table, tasks, train
+from boneage_jax import log, metrics, models, near_edges, predict, predictions, restore, table, tasks, train
 from boneage_jax.tasks import classes
 from tfds_rsna.errors import UserError
 
@@ -233,7 +234,8 @@ def test_prediction_uses_the_edges_of_the_training_ages(runs):
 def test_where_a_second_run_gains(runs, tmp_path):
     lines = near_edges.compare(runs / 'whole', runs / 'broken', tmp_path / 'out')
     overall = [line for line in lines if line['sex'] == 'all']
-    assert sum(line['films'] for line in overall) == 8 and not any(line['gain'] for line in lines)
+    assert overall[0]['months'] == 'any' and overall[0]['films'] == 8 == sum(line['films'] for line in overall[1:])
+    assert not any(line['gain'] for line in lines)
     assert (tmp_path / 'out' / 'near_edges_holdout.png').exists()
     with (tmp_path / 'out' / 'near_edges.csv').open() as file:
         assert len(list(csv.DictReader(file))) == len(lines)
@@ -243,9 +245,25 @@ def test_where_a_second_run_gains(runs, tmp_path):
         near_edges.compare(runs / 'whole', runs, tmp_path / 'other')
 
 
+def test_a_run_that_predicts_ages_is_cut_at_the_edges_of_the_other(runs, tmp_path):
+    shutil.copytree(runs / 'whole', tmp_path / 'ages', ignore=shutil.ignore_patterns('checkpoints'))
+    table = predictions.read(runs / 'whole' / 'predictions.csv')
+    months = np.where(np.arange(len(table['age'])) % 2, table['age'], table['age'] + 500)
+    rows = zip(*(table[name].tolist() for name in ('id', 'split', 'male', 'age')), months.tolist())
+    log.write_table(tmp_path / 'ages' / 'predictions.csv', ('id', 'split', 'male', 'age', 'prediction'), rows)
+    (tmp_path / 'ages' / 'task.json').write_text('{"mean": 1.0}')
+    line, *_ = near_edges.compare(runs / 'whole', tmp_path / 'ages', tmp_path / 'out')
+    holdout = table['split'] == 'holdout'
+    last = table['true_class'] == 2
+    assert line['second'] == np.mean(last[holdout] | (np.arange(len(last)) % 2 == 1)[holdout])
+    with pytest.raises(UserError, match='tell no classes apart'):
+        near_edges.compare(tmp_path / 'ages', tmp_path / 'ages', tmp_path / 'none')
+
+
 def test_gain_by_distance_by_hand():
     age, edges = np.array([99.0, 102, 110, 150]), [0, 100, 200]
     first, second = np.array([0, 0, 1, 1], bool), np.array([1, 0, 1, 1], bool)
-    near, middle, far = near_edges.by_distance(age, edges, first, second)
+    every, near, middle, far = near_edges.by_distance(age, edges, first, second)
+    assert (every['months'], every['films'], every['gain']) == ('any', 4, 0.25)
     assert (near['months'], near['films'], near['first'], near['second'], near['gain']) == ('0-3', 2, 0.0, 0.5, 0.5)
     assert (middle['months'], middle['films']) == ('6-12', 1) and (far['months'], far['gain']) == ('24+', 0.0)
