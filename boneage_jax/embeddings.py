@@ -3,7 +3,7 @@
     python -m boneage_jax.embeddings --workdir=RUN --output=tsne
     python -m boneage_jax.embeddings --workdir=runs/male-plain/seed0,runs/male-triplet/seed0 --output=tsne
 
-One picture, `tsne.png`, a row for each run, a panel for each sex. `orderedness.json`: the Spearman correlation of the
+One picture, `tsne.png`, a column for each sex, a panel for each run. `orderedness.json`: the Spearman correlation of the
 pairwise distances of embeddings with the absolute differences of age, of all films and of each sex, with a 95%
 bootstrap interval over films; 0 where embeddings know nothing of age, 1 where they lie in its order. `tsne.csv` holds
 the points. Any run whose network gives embeddings will do, configs/prsnet.py's too. The split is not selected on; the

@@ -13,21 +13,22 @@ _COLOURS = 'RdYlBu_r'  # from blue to red, older, as the paper's
 
 
 def tsne(panels, path):
-    """Writes a row of panels for each run, girls left: `panels` of (run, 'female' or 'male', points `[N, 2]`, months `[N]`,
-    orderedness `{'value', 'lower', 'upper'}`). One scale of colours for all."""
+    """Writes a column of panels for each sex, girls left: `panels` of (run, 'female' or 'male', points `[N, 2]`, months
+    `[N]`, orderedness `{'value', 'lower', 'upper'}`). One scale of colours for all."""
     return style.save(_draw, Path(path), panels)
 
 
 def _draw(panels):
-    runs, sexes = (list(dict.fromkeys(panel[i] for panel in panels)) for i in (0, 1))
-    sexes.sort()
+    columns = {sex: [panel for panel in panels if panel[1] == sex] for sex in sorted({panel[1] for panel in panels})}
+    size = max(map(len, columns.values())), len(columns)
     ages = Normalize(min(panel[3].min() for panel in panels), max(panel[3].max() for panel in panels))
-    figure = Figure(figsize=(3.4 * len(sexes) + 0.9, 3.3 * len(runs)))
-    axes = figure.subplots(len(runs), len(sexes), squeeze=False)
+    figure = Figure(figsize=(3.4 * size[1] + 0.9, 3.3 * size[0]))
+    axes = figure.subplots(*size, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
-    for run, sex, points, months, order in panels:
-        ax = axes[runs.index(run), sexes.index(sex)]
+    places = [(row, column, panel) for column, inside in enumerate(columns.values()) for row, panel in enumerate(inside)]
+    for row, column, (run, sex, points, months, order) in places:
+        ax = axes[row, column]
         ax.set_axis_on()
         ax.scatter(*points.T, c=months, norm=ages, cmap=_COLOURS, s=22 if len(points) <= 200 else 10, linewidths=0.2,
                    edgecolors=style.INK, marker=style.SEXES[_SEXES[sex]]['marker'], rasterized=True)
