@@ -11,7 +11,7 @@ triplet loss, 4.69 and 4.85 with it, one network for each sex: the first four ro
 all are the averages over the two. Inception-V3, pooled features (2,048) as embedding, L1 in months, 0.01 times the sum
 over all relative triplets. Not in the paper, ours: 500x500, batch 32, Adam 1e-4, 100 epochs, the dense layer,
 augmentation; and the rows 'both', one network that reads the sex (this config alone: with triplets).
-Not measured yet.
+Measured on 100 px films alone (docs/results.md).
 
 `:rsna100` is ResNet-18 of half width on 100 px films, for two CPU cores: the network of configs/prsnet.py's baseline,
 whose 30 epochs take about 40 minutes. `:rsna100,continued,init_from=RUN` starts every row from that baseline's trunk
