@@ -27,8 +27,8 @@ class ConfigError(UserError):
 class Row:
     """One row of a paper's table: `overrides` are dotted keys as in `model.width`, `paper_value` its published figure.
 
-    `reference` names the row that this one is compared with, film by film. Where no row of a config names one, all are
-    compared with 'baseline', or the first.
+    `reference` names the row that this one is compared with, film by film; itself, or None, means none. Where no row of a
+    config names one, all are compared with 'baseline', or the first.
     """
 
     name: str

@@ -21,7 +21,7 @@ from boneage_jax.tasks import classes
 from tfds_rsna.errors import UserError
 
 ANY = 'any'
-DISTANCES = (0, 3, 6, 12, 24, np.inf)  # months
+SPANS = {ANY: (0, np.inf), '0-3': (0, 3), '3-6': (3, 6), '6-12': (6, 12), '12-24': (12, 24), '24+': (24, np.inf)}  # months
 COLUMNS = ('split', 'sex', 'months', 'films', 'first', 'second', 'gain', 'lower', 'upper')
 
 
@@ -33,12 +33,13 @@ def compare(first, second, output):
     runs, output = [pathlib.Path(first), pathlib.Path(second)], pathlib.Path(output)
     if (output / 'near_edges.csv').exists():
         raise UserError(f'{output} holds results already; delete it or choose another --output')
-    edges, *others = [found for found in map(_edges, runs) if found] or [None]
-    if not edges:
+    known = [edges for edges in map(_edges, runs) if edges]
+    if not known:
         raise UserError(f'{runs[0]} and {runs[1]} tell no classes apart; give a run of the task age_classes')
-    for other in others:
-        if len(edges) != len(other) or not np.allclose(edges, other):
-            raise UserError(f'{runs[0]} and {runs[1]} have other class edges: {_show(edges)} and {_show(other)}')
+    edges, other_edges = known[0], known[-1]
+    if len(edges) != len(other_edges) or not np.allclose(edges, other_edges):
+        raise UserError(f'{runs[0]} and {runs[1]} have other class edges: {_show(edges)} and {_show(other_edges)}')
+    names = workdir_lib.names_apart(runs)
     tables = [predictions.read(run / 'predictions.csv') for run in runs]
     lines = []
     for split in dict.fromkeys(tables[0]['split'].tolist()):
@@ -55,8 +56,8 @@ def compare(first, second, output):
         raise UserError(f'{runs[0]} reports no {" or ".join(splits_lib.REPORTED)} films to compare on')
     output.mkdir(parents=True, exist_ok=True)
     for split in dict.fromkeys(line['split'] for line in lines):
-        figures.near_edges(split, [line for line in lines if (line['split'], line['sex']) == (split, 'all') and line['months'] != ANY],
-                           workdir_lib.names_apart(runs), output / f'near_edges_{split}.png')
+        drawn = [line for line in lines if (line['split'], line['sex']) == (split, 'all') and line['months'] != ANY]
+        figures.near_edges(split, drawn, names, output / f'near_edges_{split}.png')
     log.write_lines(output / 'near_edges.csv', COLUMNS, lines)
     return lines
 
@@ -65,12 +66,11 @@ def by_distance(age, edges, first, second):
     """A line for all films, and for each span of distances that has some: ages `[N]` months, hits of both runs `[N]` bool."""
     nearest = np.abs(np.asarray(age)[:, None] - np.asarray(edges)[None, 1:-1]).min(1)
     lines = []
-    for low, high in ((0, np.inf), *zip(DISTANCES, DISTANCES[1:])):
+    for months, (low, high) in SPANS.items():
         inside = (low <= nearest) & (nearest < high)
         if inside.any():
             one, two = first[inside].astype(float), second[inside].astype(float)
             gain, lower, upper = metrics.paired_difference(two, one)
-            months = ANY if not lines else f'{low}+' if np.isinf(high) else f'{low}-{high}'
             lines.append({'months': months, 'films': int(inside.sum()),
                           'first': float(one.mean()), 'second': float(two.mean()), 'gain': gain, 'lower': lower,
                           'upper': upper})

@@ -17,8 +17,8 @@ from boneage_jax import ensemble, log, metrics, predictions
 from boneage_jax.data import splits
 from tfds_rsna.errors import UserError
 
-COLUMNS = ('row', 'paper', 'ours', 'lower', 'upper', 'reference', 'delta', 'delta_lower', 'delta_upper', 'seeds', 'split', 'data',
-           'minutes', 'commit')
+COLUMNS = ('row', 'paper', 'ours', 'lower', 'upper', 'reference', 'delta', 'delta_lower', 'delta_upper', 'seeds', 'split',
+           'data', 'minutes', 'commit')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ def describe(data):
     return ' '.join([source, *data['stages'], '{}x{}'.format(*data['size'])])
 
 
-def lines(found, name):
+def lines(found):
     """(the lines of table.csv as dicts, notes): Results `found`, each beside the one of its reference.
 
     A line whose films are not the reference's gets no difference; a note for all lines of the same films says which film
@@ -171,7 +171,7 @@ def lines(found, name):
 
 
 def references(table):
-    """What a table says of the rows that its `lines` are compared with: (the last headings, the cells before a line's difference).
+    """(headings, the cells of each line before its difference): what the lines of `table` say of the rows they are compared with.
 
     One row: its name stands in the heading. Several: a column names them.
     """
@@ -185,7 +185,7 @@ def references(table):
 def write(workdir, found, *, metric, title, notes=()):
     """Writes table.md and table.csv into `workdir`; returns the lines. `notes`: sentences below the table."""
     workdir, table_metric = pathlib.Path(workdir), METRICS[metric]
-    table, refused = lines(found, metric)
+    table, refused = lines(found)
     digits = table_metric.digits
     log.write_lines(workdir / 'table.csv', COLUMNS, table, digits=digits + 2, exact=('paper', 'minutes'))
 
@@ -194,13 +194,15 @@ def write(workdir, found, *, metric, title, notes=()):
             return '–'
         return f'{line[value]:{sign}.{digits}f} ({line[lower]:{sign}.{digits}f} to {line[upper]:{sign}.{digits}f})'
 
-    several, minus = len({line['data'] for line in table}) > 1, references(table)
-    header = ['row', 'paper', 'ours (95% interval)', *minus[0], 'seeds', 'split',
+    several = len({line['data'] for line in table}) > 1
+    minus, named = references(table)
+    header = ['row', 'paper', 'ours (95% interval)', *minus, 'seeds', 'split',
               *(['data'] if several else []), 'minutes a run', 'commit']
     rows = [[line['row'], '–' if line['paper'] is None else f'{line["paper"]:.{digits}f}',
              interval(line, 'ours', 'lower', 'upper'), *cells, interval(line, 'delta', 'delta_lower', 'delta_upper', '+'),
              str(line['seeds']), line['split'], *([line['data']] if several else []),
-             '–' if line['minutes'] is None else f'{line["minutes"]:.1f}', line['commit'] or '–'] for line, cells in zip(table, minus[1])]
+             '–' if line['minutes'] is None else f'{line["minutes"]:.1f}', line['commit'] or '–']
+            for line, cells in zip(table, named)]
     where = dict.fromkeys(f'{len(r.ids):,} {r.split} films of {r.data}' for r in found)
     hardware = dict.fromkeys(f'{report["device"]} ({report["processor"]})' for r in found for report in r.reports
                              if {'device', 'processor'} <= set(report))

@@ -141,7 +141,8 @@ def provenance():
 def names_apart(workdirs):
     """The paths without what they share: runs/full/seed0, runs/full/seed1 -> seed0, seed1. UserError where one comes twice."""
     places = [workdir.resolve() for workdir in workdirs]
-    if len(set(places)) < len(places):
-        raise UserError(f'the same run twice in {", ".join(map(str, workdirs))}')
+    for place in places:
+        if places.count(place) > 1:
+            raise UserError(f'the same run twice: {place}; each counts once')
     common = os.path.commonpath([place.parent for place in places])
     return [place.relative_to(common).as_posix() for place in places]

@@ -83,8 +83,7 @@ def sweep():
     for place, classes in enumerate((3, 5, 10)):
         shared = {'model.classes': classes, 'task.classes': classes}
         for name, (backbone, *percent) in paper.items():
-            reference = f'custom-{classes}' if name != 'custom' else None
-            yield c.Row(f'{name}-{classes}', {**shared, 'model.backbone': backbone}, percent[place] / 100, reference)
+            yield c.Row(f'{name}-{classes}', {**shared, 'model.backbone': backbone}, percent[place] / 100, f'custom-{classes}')
         ours = {**shared, 'model.backbone': 'resnet18'}
         yield c.Row(f'resnet18-{classes}', ours)
         yield c.Row(f'resnet18-{classes}-sex', {**ours, 'model.read_sex': True}, reference=f'resnet18-{classes}')

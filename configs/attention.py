@@ -97,7 +97,7 @@ def sweep():
     paper = {'male': (15.21, 9.82), 'female': (16.15, 10.78), 'both': (16.88, 11.45)}
     for sex, months in paper.items():
         for head, value in zip(heads, months):
-            yield c.Row(f'{sex}-{head}', {**heads[head], 'data.sex': sex}, value, f'{sex}-fc' if head != 'fc' else None)
+            yield c.Row(f'{sex}-{head}', {**heads[head], 'data.sex': sex}, value, f'{sex}-fc')
     unet = {'trunk': 'unet', 'model.backbone': 'unet', 'model.width': 8, 'model.depth': 4}
     ours = {'fresh': {'trunk': 'fresh'}, 'scratch': {'trunk': 'scratch'}, 'unet': unet, 'finer': {'model.level': -2}}
     for name, change in ours.items():

@@ -113,7 +113,6 @@ def sweep(scale=1):
                 size = tuple(-(-side // scale) for side in size)
                 yield c.Row(cell(form, sex, region), {
                     **switches, 'data.sex': sex, 'data.stage.region.region': region, 'data.size': size,
-                    'model.size': size}, PAPER.get((form, sex, region)),
-                    cell('regression', sex, region) if form == 'classification' else None)
+                    'model.size': size}, PAPER.get((form, sex, region)), cell('regression', sex, region))
     yield c.Row('original', {'data.stages': ()}, 31.56, cell('regression', 'both', 'A'))
     yield c.Row('segmented', {'data.stage.region.region': 'film'}, 8.76, cell('regression', 'both', 'A'))

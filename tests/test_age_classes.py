@@ -34,7 +34,7 @@ def build(months=RSNA, **changed):
 
 
 @pytest.mark.parametrize('months', [
-    RSNA, [0.0, 12.5, 100, 210.25], [1, 4, 77, 76, 152, 153, 228, 229],
+    RSNA, [0.0, 12.5, 100, 210.25], [1, 4, 77, 76, 152, 153, 228, 229], [5, 6, 8, 11, 29, 95, 185, 240],
     np.random.default_rng(0).integers(1, 229, 200), np.random.default_rng(1).uniform(0, 240, 200).round(2)], ids=len)
 @pytest.mark.parametrize('count', [2, 3, 5, 10])
 def test_classes_are_those_of_pandas(months, count):

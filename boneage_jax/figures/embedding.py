@@ -26,9 +26,8 @@ def _draw(panels):
     axes = figure.subplots(*size, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
-    places = [(row, column, panel) for column, inside in enumerate(columns.values()) for row, panel in enumerate(inside)]
-    for row, column, (run, sex, points, months, order) in places:
-        ax = axes[row, column]
+    places = [place for column, inside in zip(axes.T, columns.values()) for place in zip(column, inside)]
+    for ax, (run, sex, points, months, order) in places:
         ax.set_axis_on()
         ax.scatter(*points.T, c=months, norm=ages, cmap=_COLOURS, s=22 if len(points) <= 200 else 10, linewidths=0.2,
                    edgecolors=style.INK, marker=style.SEXES[_SEXES[sex]]['marker'], rasterized=True)

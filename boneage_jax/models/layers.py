@@ -24,7 +24,8 @@ def conv(inputs, outputs, size, *, stride=1, padding=None, groups=1, bias=False,
     size = (size, size) if isinstance(size, int) else size
     pads = tuple((n // 2 if padding is None else padding,) * 2 for n in size)
     return nnx.Conv(inputs, outputs, size, strides=stride, padding=pads, feature_group_count=groups, use_bias=bias,
-                    kernel_init=init, conv_general_dilated=cpu.convolver(inputs, outputs, groups), dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+                    kernel_init=init, conv_general_dilated=cpu.convolver(inputs, outputs, groups), dtype=dtype,
+                    param_dtype=jnp.float32, rngs=rngs)
 
 
 def norm(features, *, epsilon=1e-5, dtype=None, rngs):

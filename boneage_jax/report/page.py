@@ -85,7 +85,8 @@ def _sweep(sweep, anchor, found):
     minus, named = table_lib.references(sweep.lines)
     rows = [[line['row'], '–' if line['paper'] is None else f'{line["paper"]:g}', interval(line, 'ours', 'lower', 'upper'),
              picture, *cells, interval(line, 'delta', 'delta_lower', 'delta_upper', '+'), f'{line["seeds"]:g}', line['split'],
-             '–' if line['minutes'] is None else f'{line["minutes"]:.1f}', ' '.join(name[:7] for name in raw['commit'].split()) or '–']
+             '–' if line['minutes'] is None else f'{line["minutes"]:.1f}',
+             ' '.join(name[:7] for name in raw['commit'].split()) or '–']
             for line, raw, picture, cells in zip(lines, sweep.lines, drawn, named)]
     header = ['row', 'paper', 'ours (95% interval)', scale, *minus, 'seeds', 'split', 'minutes a run', 'commit']
     numeric = [header.index(name) for name in ('paper', 'seeds', 'minutes a run')]
