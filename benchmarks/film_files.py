@@ -16,7 +16,7 @@ def argument(parser):
 
 def find(folder):
     """The paths of the films in `folder`, sorted; ends the program where there is none."""
-    found = sorted(p for p in folder.iterdir() if matching.FILM.search(p.name)) if folder and folder.is_dir() else []
+    found = sorted(p for p in folder.iterdir() if matching.IMAGE.search(p.name)) if folder and folder.is_dir() else []
     if not found:
         sys.exit(f'--films={folder}: no films there; give a folder with full-size PNG, JPEG, TIFF or DICOM')
     return found

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import film_files, machine, report
-from boneage_jax import config, prepare, stages
-from boneage_jax.preprocess import contrast, enhance, hand_mask, register, regions
-from tfds_rsna import films
+from boneage_jax import config
+from boneage_jax.stages import plan, records
+from boneage_jax.preprocess import contrast, enhance, hand_mask, regions, register
+from tfds_rsna.io import decoding
 
 _RSNA = 12_611
 
@@ -31,12 +32,12 @@ def main(argv=None):
     paths = film_files.find(arguments.films)
     facts = machine.facts()
     encoded = [path.read_bytes() for path in paths]
-    native = [films.decode(data) for data in encoded]
+    native = [decoding.decode(data) for data in encoded]
     small = [_at(film, arguments.side) for film in native]
     masked = [{'image': film, 'hand_mask': np.ones_like(film)} for film in native]
 
     def extract(data):
-        film = hand_mask.mask_stage({'image': films.decode(data)}, on_doubt='whole')
+        film = hand_mask.mask_stage({'image': decoding.decode(data)}, on_doubt='whole')
         return hand_mask.crop_stage(contrast.contrast_stage(film))
 
     tasks = [('decode, mask, contrast, crop: native', extract, encoded),
@@ -62,11 +63,11 @@ def _networks(arguments):
             with data.unlocked():
                 for stage in (*before, name):
                     data.stage[stage].run = run
-            yield ' and '.join((*before, name)), stages.plan(data)
+            yield ' and '.join((*before, name)), plan.make_plan(data)
 
 
 def _through(steps, film):
-    return prepare.through([film | {'id': 'film'}], steps)
+    return records.apply_stages([film | {'id': 'film'}], steps)
 
 
 def _at(film, side):

@@ -19,7 +19,8 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import machine, prsnet, report, traced, train_step
-from boneage_jax import models, sharding
+from boneage_jax import models
+from boneage_jax.runtime import sharding
 from boneage_jax.data import augment, pipeline, source
 
 FILMS, EPOCHS = 12611, 100  # Ji et al. 2019; five hours on two cards there
@@ -140,7 +141,7 @@ def _fed(build, films):
 
         def work(steps, kept=kept, stream=stream, step=step, resident=batches.resident, key=key):
             for _ in range(steps):
-                kept[0], metrics = step(kept[0], sharding.put_batch(next(stream), mesh), resident, key)
+                kept[0], metrics = step(kept[0], sharding.shard_batch(next(stream), mesh), resident, key)
             jax.block_until_ready((kept[0], metrics))
 
         works[place] = work

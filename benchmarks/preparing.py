@@ -15,9 +15,11 @@ import time
 
 import tfds_rsna
 from benchmarks import film_files, machine, report
-from boneage_jax import prepare
+from boneage_jax.stages import records
 from boneage_jax.preprocess import resize
-from tfds_rsna import films, pools, prepared
+from tfds_rsna import prepared
+from tfds_rsna.io import decoding
+from tfds_rsna.parallel import pools
 
 
 def main(argv=None):
@@ -63,7 +65,7 @@ def _one_by_one(found, arguments):
         begin = time.perf_counter()
         for encoded in data:
             start = time.perf_counter()
-            film = {'image': films.decode(encoded)}
+            film = {'image': decoding.decode(encoded)}
             decoded = time.perf_counter()
             resize.resize(film, (arguments.side, arguments.side), arguments.fit)
             spent['decode'] += decoded - start
@@ -78,8 +80,8 @@ def _one_by_one(found, arguments):
 def _pool(builder, folder, workers, arguments):
     """Records in, records out through prepare's pool; from the first chunk's arrival on, its size left out."""
     values, startup = [], []
-    work = functools.partial(prepare.work, str(builder.data_path), (), (arguments.side, arguments.side), arguments.fit)
-    size = prepare.CHUNK
+    work = functools.partial(records.prepare_chunk, str(builder.data_path), (), (arguments.side, arguments.side), arguments.fit)
+    size = records.CHUNK
     chunks = [('train', range(i, min(i + size, arguments.count))) for i in range(0, arguments.count, size)]
     for attempt in range(arguments.repeats):
         arrivals = [time.perf_counter()]

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks import machine, report, train_step
-from boneage_jax import cost, models
+from boneage_jax import models
+from boneage_jax.training import flops
 from boneage_jax.data import augment
 
 
@@ -42,7 +43,7 @@ def main(argv=None):
                 for name, switches in networks.items()}
     answering = {name: inference(build(**switches)) for name, switches in networks.items()}
     rows = _relative('training step', {name: [work.flops() / 1e9] for name, work in training.items()}, 'GFLOP')
-    rows += _relative('one film', {name: [cost.flops(*answer(films, 1)) / 1e9] for name, answer in answering.items()}, 'GFLOP')
+    rows += _relative('one film', {name: [flops.flops(*answer(films, 1)) / 1e9] for name, answer in answering.items()}, 'GFLOP')
     if not arguments.count_only:
         found = train_step.in_turns(training, arguments.batch, arguments.repeats, arguments.seconds)
         rows += _relative(f'training step, batch {arguments.batch}', {

@@ -12,7 +12,7 @@ import tempfile
 import numpy as np
 
 from benchmarks import machine, report
-from boneage_jax import sharding
+from boneage_jax.runtime import sharding
 from boneage_jax.data import pipeline, source
 from tfds_rsna import prepared
 

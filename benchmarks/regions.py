@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine, prsnet, report, train_step
-from boneage_jax import cost, models
+from boneage_jax import models
+from boneage_jax.training import flops
 
 AUGMENT = dict(rotation=5.0, shift=0.05, scale=0.05, gamma=0.25)  # as in configs/regions.py
 NETWORKS = {
@@ -46,7 +47,7 @@ def main(argv=None):
     answers = {name: prsnet.inference(build(**options))(films, 1) for name, (options, _) in NETWORKS.items()}
     row = functools.partial(report.row, smaller=True)
     rows = [row(f'training step: {name}', [work.flops() / 1e9], 'GFLOP', network=name) for name, work in training.items()]
-    rows += [row(f'one film: {name}', [cost.flops(*answer) / 1e9], 'GFLOP', network=name) for name, answer in answers.items()]
+    rows += [row(f'one film: {name}', [flops.flops(*answer) / 1e9], 'GFLOP', network=name) for name, answer in answers.items()]
     if not arguments.count_only:
         found = train_step.in_turns(training, arguments.batch, arguments.repeats, arguments.seconds)
         rows += [row(f'training step, batch {arguments.batch}: {name}', [1000 * arguments.batch / rate for rate in rates], 'ms',

@@ -23,8 +23,11 @@ from flax import nnx
 
 from benchmarks import machine, report
 from boneage_jax import config as config_lib
-from boneage_jax import optimizer, restore, sharding, tasks
-from boneage_jax import step as step_lib
+from boneage_jax import tasks
+from boneage_jax.runs import predictor
+from boneage_jax.runtime import sharding
+from boneage_jax.training import optimizer
+from boneage_jax.training import step as step_lib
 from boneage_jax.models import cpu
 
 CHIPS = {'H200': 989e12, 'A100': 312e12, 'v5e': 197e12, 'v5p': 459e12}  # dense bfloat16 operations a second, by their makers
@@ -105,21 +108,21 @@ def lower(config, count, batch_size):
     """
     mesh = jax.make_mesh((count,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
     sharding.check_batch_size(batch_size, mesh, config.accumulate)
-    model = nnx.eval_shape(lambda: restore.build_model(config))
+    model = nnx.eval_shape(lambda: predictor.build_model(config))
     transform = optimizer.build(config.optimizer, config.optimizer.learning_rate)
     task = tasks.build(config.task, tasks.fit(config.task, np.arange(240.0, dtype=np.float32)))
     graphs, *_ = step_lib.partition(model, config.frozen)
-    state = jax.eval_shape(lambda: step_lib.create(restore.build_model(config), transform, config.frozen)[0])
-    places, whole = sharding.of_state(state, mesh, config.sharding)
+    state = jax.eval_shape(lambda: step_lib.create(predictor.build_model(config), transform, config.frozen)[0])
+    places, whole = sharding.state_sharding(state, mesh, config.sharding)
     step = step_lib.make_train_step(graphs, task, transform, config.augment.to_dict(), accumulate=config.accumulate, whole=whole)
     shapes = {'image': ((*config.data.size, 1), jnp.uint8), 'index': ((), jnp.int32), 'months': ((), jnp.float32),
               'male': ((), jnp.bool), 'valid': ((), jnp.bool), 'hand_mask': ((*config.data.size, 1), jnp.uint8),
               'keypoints': ((3, 2), jnp.float32)}
-    batch = {name: jax.ShapeDtypeStruct((batch_size, *shape), kind, sharding=sharding.over_batch(mesh))
+    batch = {name: jax.ShapeDtypeStruct((batch_size, *shape), kind, sharding=sharding.batch_sharding(mesh))
              for name, (shape, kind) in shapes.items()
              if name not in ('hand_mask', 'keypoints') or name in tasks.inputs(config.task)}
     state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places)
-    step = jax.jit(step, donate_argnums=0, out_shardings=(places, sharding.replicated(mesh)))
+    step = jax.jit(step, donate_argnums=0, out_shardings=(places, sharding.replicated_sharding(mesh)))
     with cpu.counting():
         lowered = step.lower(state, batch, {}, jax.eval_shape(lambda: jax.random.key(0)))
     trained = jax.tree.leaves(state.trainable)

@@ -67,15 +67,16 @@ def _measure(spec):
     import jax
 
     from boneage_jax import config as config_lib
-    from boneage_jax import sharding, train
+    from boneage_jax.runtime import sharding
+    from boneage_jax.training import loop
     passed('imports')
     _, config = config_lib.load(spec)
-    train.set_up_jax(config)
+    loop.set_up_jax(config)
     with tempfile.TemporaryDirectory() as workdir:
-        splits = train.open_splits(config)
+        splits = loop.open_splits(config)
         passed('data')
-        run = train.Run(config, pathlib.Path(workdir), splits)
-        batch = sharding.put_batch(next(run.batches.iterate(0, 1)), run.mesh)
+        run = loop.GradientTrainer(config, pathlib.Path(workdir), splits)
+        batch = sharding.shard_batch(next(run.batches.iterate(0, 1)), run.mesh)
     key = jax.random.key(config.seed)
     passed('model')
     lowered = run.train_step.lower(run.state, batch, run.batches.resident, key)

@@ -22,8 +22,9 @@ import numpy as np  # noqa: E402
 
 from benchmarks import machine, report  # noqa: E402
 from boneage_jax import config as config_lib  # noqa: E402
-from boneage_jax import cost, models, optimizer, tasks  # noqa: E402
-from boneage_jax import step as step_lib  # noqa: E402
+from boneage_jax import models, tasks
+from boneage_jax.training import flops, optimizer  # noqa: E402
+from boneage_jax.training import step as step_lib  # noqa: E402
 
 AUGMENT = dict(flip=0.5, rotation=15.0, shift=0.1, scale=0.1)  # as in configs/prsnet.py
 RATE, DECAY, CENTRE, SCALE = 1e-3, 1e-4, 127.0, 41.0
@@ -137,7 +138,7 @@ def ours(model, films, name, augmentation, task='age'):
             kept[0], metrics = step(kept[0], batch, {}, key)
         jax.block_until_ready((kept[0], metrics))
 
-    work.flops = lambda: cost.flops(step, kept[0], batch, {}, key)
+    work.flops = lambda: flops.flops(step, kept[0], batch, {}, key)
     work.memory = lambda: step.lower(kept[0], batch, {}, key).compile().memory_analysis()
     return work
 

@@ -108,7 +108,7 @@ def base():
         ),
         frozen=(),  # parameter path prefixes that are not trained, as 'trunk' or 'trunk/stem'
         features='off',  # 'float16' | 'float32': what a frozen trunk makes of a film is computed once and kept in that type,
-                         # where nothing is augmented and the model can start from it (boneage_jax/features.py)
+                         # where nothing is augmented and the model can start from it (boneage_jax/training/feature_cache.py)
         batch_size=32,  # global: over all devices and hosts
         accumulate=1,  # parts that a batch is computed in, one after the other, where its memory does not suffice: the same
                        # gradient, but batch normalisation takes the statistics of each part; refused where a loss compares

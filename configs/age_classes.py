@@ -3,7 +3,7 @@ r"""Age classes: a CNN, EfficientNet-B0, Inception and ResNet on 3, 5 and 10 cla
     python -m boneage_jax.main --config=configs/age_classes.py:row=resnet-3 --workdir=runs/classes  # the paper's scale
     python -m boneage_jax.main --config=configs/age_classes.py:rsna100,row=resnet-3,read_sex=true --workdir=runs/sex_3
     python -m boneage_jax.sweep --config=configs/age_classes.py:rsna100 --workdir=runs/classes
-    python -m boneage_jax.near_edges --without=runs/resnet_3 --with_sex=runs/sex_3 --output=runs/gain_3
+    python -m boneage_jax.compare_classes --without=runs/resnet_3 --with_sex=runs/sex_3 --output=runs/gain_3
 
 The paper prints *validation* accuracies (at best 84.36 / 72.3 / 55.9% on 3 / 5 / 10 classes); validation selects, so
 ours are of holdout or test. Ages are cut into classes of equal width between the youngest and the oldest training
@@ -17,7 +17,7 @@ with a RUN of `configs/prsnet.py:rsna100,row=baseline` is for the rows of ours, 
 
     python -m boneage_jax.sweep --config=configs/age_classes.py:rsna100,continued,init_from=RUN --workdir=runs/continued \
         --rows=resnet18-3,resnet18-3-sex,resnet18-5,resnet18-5-sex,resnet18-10,resnet18-10-sex
-    python -m boneage_jax.near_edges --without=runs/continued/resnet18-3/seed0 --with_sex=runs/continued/resnet18-3-sex/seed0 \
+    python -m boneage_jax.compare_classes --without=runs/continued/resnet18-3/seed0 --with_sex=runs/continued/resnet18-3-sex/seed0 \
         --output=runs/sex_3
 """
 

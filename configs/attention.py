@@ -3,7 +3,7 @@
     python -m boneage_jax.main --config=configs/attention.py:row=both-attention,init_from=vgg16.safetensors --workdir=runs/a
     python -m boneage_jax.sweep --config=configs/attention.py:init_from=hf:timm/vgg16.tv_in1k --workdir=runs/attention
     python -m boneage_jax.sweep --config=configs/attention.py:rsna100,trunk_from.age=RUN --workdir=runs/attention100
-    python -m boneage_jax.inside --workdir=runs/a --output=inside                       # figure 10 for more films
+    python -m boneage_jax.interpret --workdir=runs/a --output=inside                       # figure 10 for more films
 
 Model 1 ('fc'): VGG16 (ImageNet, frozen), batch normalisation, pool, two dense layers: 1,576,961 trainable parameters at
 256x256, 30 epochs. Model 2 ('attention'): a gate on the map, 565,058 at 500x500, 50 epochs. Squared error on raw months,

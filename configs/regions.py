@@ -6,7 +6,7 @@ r"""Regional age nets: regression, and the expectation over 240 months (Igloviko
     python -m boneage_jax.sweep --config=configs/regions.py:rsna100 --workdir=runs/regions100 \
         --rows="original,segmented,regression-both-A,regression-male-A,regression-female-A,\
         classification-both-A,classification-male-A,classification-female-A"               # 100 px films, two cores
-    python -m boneage_jax.grid --config=configs/regions.py:rsna100 --workdir=runs/regions100     # Figs. 5 and 6 of these
+    python -m boneage_jax.regional_table --config=configs/regions.py:rsna100 --workdir=runs/regions100     # Figs. 5 and 6 of these
 
 The rows of `sweep()`: {regression, classification} x {male, female, both} x region {A hand, B carpus, C metacarpals and
 proximal phalanges}, 18 nets (the paper shows 15: none of classification for both sexes), and the preprocessing ablation

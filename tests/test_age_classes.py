@@ -16,7 +16,13 @@ from flax import nnx
 from sklearn import metrics as sklearn_metrics
 
 from boneage_jax import config as c
-from boneage_jax import log, metrics, models, near_edges, predict, predictions, restore, table, tasks, train
+from boneage_jax import models, tasks
+from boneage_jax.analysis import class_edges, table
+from boneage_jax.inference import predict
+from boneage_jax.runs import predictions, predictor as predictor_lib
+from boneage_jax.runtime import log
+from boneage_jax.tasks import metrics
+from boneage_jax.training import loop
 from boneage_jax.tasks import classes
 from tfds_rsna.errors import UserError
 
@@ -134,7 +140,7 @@ def test_the_network_reads_the_sex_only_where_asked():
         model.eval()
         parts, leaves = nnx.split(model)
         apply = lambda s, x, m, p=parts: nnx.merge(p, s)(x, m)  # noqa: E731
-        assert restore._reads_last(apply, leaves, image, male) is sex
+        assert predictor_lib._reads_last(apply, leaves, image, male) is sex
         assert jax.eval_shape(apply, leaves, image, male)[0].shape == (2, 3)
 
 
@@ -161,7 +167,7 @@ def test_unknown_choices_are_refused(chosen, message):
 
 @pytest.mark.parametrize('row', ['inception-5', 'custom-10,activation=elu,regulariser=dropout'])
 def test_rows_can_be_traced(row):
-    train.Run.check(c.load(f'{CONFIG}:tiny,row={row},read_sex=true')[1], fresh=True)
+    loop.GradientTrainer.check(c.load(f'{CONFIG}:tiny,row={row},read_sex=true')[1], fresh=True)
 
 
 ARG = 'tiny,row=custom-3,epochs=9,patience=2,learning_rate=0.03,placement=host'
@@ -175,8 +181,8 @@ class Killed(Exception):
 def runs(tmp_path_factory):
     """One run, and the same one that died after its second evaluation and was taken up again."""
     folder = tmp_path_factory.mktemp('classes')
-    train.train(c.load(f'{CONFIG}:{ARG}')[1], folder / 'whole')
-    evaluate, count = train.Run._evaluate, []
+    loop.train(c.load(f'{CONFIG}:{ARG}')[1], folder / 'whole')
+    evaluate, count = loop.GradientTrainer._evaluate, []
 
     def dying(run, step):
         if len(count) == 2:
@@ -185,10 +191,10 @@ def runs(tmp_path_factory):
         evaluate(run, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Run, '_evaluate', dying)
+        patch.setattr(loop.GradientTrainer, '_evaluate', dying)
         with pytest.raises(Killed):
-            train.train(c.load(f'{CONFIG}:{ARG}')[1], folder / 'broken')
-    train.train(c.load(f'{CONFIG}:{ARG}')[1], folder / 'broken')
+            loop.train(c.load(f'{CONFIG}:{ARG}')[1], folder / 'broken')
+    loop.train(c.load(f'{CONFIG}:{ARG}')[1], folder / 'broken')
     return folder
 
 
@@ -222,7 +228,7 @@ def test_a_run_leaves_its_figures_and_fits_the_table(runs):
 
 def test_prediction_uses_the_edges_of_the_training_ages(runs):
     films = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 1), np.uint8)
-    predictor = restore.Predictor(runs / 'whole')
+    predictor = predictor_lib.Predictor(runs / 'whole')
     months, found, _ = predict._months(predictor, films, [False, True])
     fitted = json.loads((runs / 'whole' / 'task.json').read_text())
     assert found['class_months'] == [classes.names(fitted['edges'])[k] for k in found['class']]
@@ -232,7 +238,7 @@ def test_prediction_uses_the_edges_of_the_training_ages(runs):
 
 
 def test_where_a_second_run_gains(runs, tmp_path):
-    lines = near_edges.compare(runs / 'whole', runs / 'broken', tmp_path / 'out')
+    lines = class_edges.compare(runs / 'whole', runs / 'broken', tmp_path / 'out')
     overall = [line for line in lines if line['sex'] == 'all']
     assert overall[0]['months'] == 'any' and overall[0]['films'] == 8 == sum(line['films'] for line in overall[1:])
     assert not any(line['gain'] for line in lines)
@@ -240,9 +246,9 @@ def test_where_a_second_run_gains(runs, tmp_path):
     with (tmp_path / 'out' / 'near_edges.csv').open() as file:
         assert len(list(csv.DictReader(file))) == len(lines)
     with pytest.raises(UserError, match='holds results already'):
-        near_edges.compare(runs / 'whole', runs / 'broken', tmp_path / 'out')
+        class_edges.compare(runs / 'whole', runs / 'broken', tmp_path / 'out')
     with pytest.raises(UserError, match='no task.json'):
-        near_edges.compare(runs / 'whole', runs, tmp_path / 'other')
+        class_edges.compare(runs / 'whole', runs, tmp_path / 'other')
 
 
 def test_a_run_that_predicts_ages_is_cut_at_the_edges_of_the_other(runs, tmp_path):
@@ -252,18 +258,18 @@ def test_a_run_that_predicts_ages_is_cut_at_the_edges_of_the_other(runs, tmp_pat
     rows = zip(*(table[name].tolist() for name in ('id', 'split', 'male', 'age')), months.tolist())
     log.write_table(tmp_path / 'ages' / 'predictions.csv', ('id', 'split', 'male', 'age', 'prediction'), rows)
     (tmp_path / 'ages' / 'task.json').write_text('{"mean": 1.0}')
-    line, *_ = near_edges.compare(runs / 'whole', tmp_path / 'ages', tmp_path / 'out')
+    line, *_ = class_edges.compare(runs / 'whole', tmp_path / 'ages', tmp_path / 'out')
     holdout = table['split'] == 'holdout'
     last = table['true_class'] == 2
     assert line['second'] == np.mean(last[holdout] | (np.arange(len(last)) % 2 == 1)[holdout])
     with pytest.raises(UserError, match='tell no classes apart'):
-        near_edges.compare(tmp_path / 'ages', tmp_path / 'ages', tmp_path / 'none')
+        class_edges.compare(tmp_path / 'ages', tmp_path / 'ages', tmp_path / 'none')
 
 
 def test_gain_by_distance_by_hand():
     age, edges = np.array([99.0, 102, 110, 150]), [0, 100, 200]
     first, second = np.array([0, 0, 1, 1], bool), np.array([1, 0, 1, 1], bool)
-    every, near, middle, far = near_edges.by_distance(age, edges, first, second)
+    every, near, middle, far = class_edges.by_distance(age, edges, first, second)
     assert (every['months'], every['films'], every['gain']) == ('any', 4, 0.25)
     assert (near['months'], near['films'], near['first'], near['second'], near['gain']) == ('0-3', 2, 0.0, 0.5, 0.5)
     assert (middle['months'], middle['films']) == ('6-12', 1) and (far['months'], far['gain']) == ('24+', 0.0)

@@ -6,8 +6,8 @@ import pathlib
 import pytest
 
 from boneage_jax import config as c
-from boneage_jax import prepare
-from tfds_rsna import beam, pools
+from boneage_jax.stages import records
+from tfds_rsna.parallel import beam, pools
 from tfds_rsna.errors import UserError
 
 
@@ -59,12 +59,12 @@ def test_the_same_records(engine, processes, stages, tmp_path, monkeypatch):
     written = {}
     for name, how in {'processes': None, 'beam': engine}.items():
         monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / name))
-        prepare._open_split.cache_clear()
+        records._open_split.cache_clear()
         if how:
             with pools.engine(how):
-                prepare.ensure(config.data)
+                records.get_records(config.data)
         else:
-            prepare.ensure(config.data)
+            records.get_records(config.data)
         written[name] = {str(path.relative_to(tmp_path / name)): path.read_bytes()
                          for path in sorted(pathlib.Path(tmp_path / name).rglob('*.array_record*'))}
     assert len(written['beam']) >= 2 and written['beam'] == written['processes']

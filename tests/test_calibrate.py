@@ -5,7 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from boneage_jax import calibrate, calibration, predict, train
+from boneage_jax.inference import calibrate, calibration, predict
+from boneage_jax.training import loop
 from boneage_jax import config as c
 from boneage_jax.data import splits
 from tfds_rsna.errors import UserError
@@ -78,7 +79,7 @@ def test_films_without_an_age_do_not_count_and_columns_must_be_there(tmp_path):
 def test_predict_takes_a_calibration_of_its_own_network_only(tmp_path, monkeypatch):
     from PIL import Image
     run = tmp_path / 'run'
-    train.train(c.load('configs/prsnet.py:tiny,row=baseline,epochs=1,statistics_batches=0')[1], run)
+    loop.train(c.load('configs/prsnet.py:tiny,row=baseline,epochs=1,statistics_batches=0')[1], run)
     report = calibrate.calibrate(run, tmp_path / 'site.json', predictions=write(tmp_path / 'ages.csv', *site()))
     assert report['overall']['films'] == 60 and (tmp_path / 'site_films.csv').read_text().count('\n') == 61
     with pytest.raises(UserError, match='site.json exists'):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boneage_jax import check_hands, restore, stages
+from boneage_jax.analysis import evaluate_hands
+from boneage_jax.runs import predictor
+from boneage_jax.stages import plan
 from boneage_jax import config as c
 from boneage_jax.preprocess import keypoints, register, transform
-from boneage_jax.stages import networks
-from tfds_rsna import hand_landmarks
+from boneage_jax.stages.plan import networks
+from tfds_rsna.annotations import hand_landmarks
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.render import phantom
 
@@ -47,7 +49,7 @@ def config(site, chosen, **options):
 
 
 def test_classical_masks_are_measured(site):
-    report = check_hands.check(config(site, 'mask,contrast,crop'), [site / 'truth.json'], site / 'out')
+    report = evaluate_hands.evaluate_hands(config(site, 'mask,contrast,crop'), [site / 'truth.json'], site / 'out')
     assert report['films'] == 3 and report['left_out_as_seen'] == 0
     assert report['overall']['near']['value'] == 1 and report['overall']['box_iou']['value'] > 0.6
     assert report['overall']['registered_by_mask']['value'] == 1 and 'error_percent' not in report['overall']
@@ -56,11 +58,11 @@ def test_classical_masks_are_measured(site):
     with Image.open(site / 'out' / 'sheet.png') as sheet:
         assert sheet.size[0] > 500
     with pytest.raises(c.ConfigError, match='holds results already'):
-        check_hands.check(config(site, 'mask'), [site / 'truth.json'], site / 'out')
+        evaluate_hands.evaluate_hands(config(site, 'mask'), [site / 'truth.json'], site / 'out')
     with pytest.raises(c.ConfigError, match='finds a mask or key points'):
-        check_hands.check(config(site, ''), [site / 'truth.json'], site / 'none')
+        evaluate_hands.evaluate_hands(config(site, ''), [site / 'truth.json'], site / 'none')
     with pytest.raises(c.ConfigError, match='no such file'):
-        check_hands.check(config(site, 'mask'), ['elsewhere.json'], site / 'none')
+        evaluate_hands.evaluate_hands(config(site, 'mask'), ['elsewhere.json'], site / 'none')
 
 
 class Oracle:
@@ -127,7 +129,7 @@ def test_films_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
                           'splits.json': {'train': ['904'], 'validation': ['mined-905'], 'holdout': ['909']},
                           'metrics.json': {}}.items():
         (run / name).write_text(json.dumps(content))
-    assert check_hands.seen_by(run) >= {'904', '905'} and '909' not in check_hands.seen_by(run)
+    assert evaluate_hands.seen_by(run) >= {'904', '905'} and '909' not in evaluate_hands.seen_by(run)
 
     class Middle:
         def __init__(self, workdir):
@@ -136,9 +138,9 @@ def test_films_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
         def __call__(self, images):
             return np.full((len(images), 3, 2), 0.5, np.float32), {}
 
-    monkeypatch.setattr(restore, 'Predictor', Middle)
-    stages._predictor.cache_clear()
-    report = check_hands.check(config(site, 'keypoints,register', **{'keypoints.run': run}), [site / 'truth.json'], site / 'out')
+    monkeypatch.setattr(predictor, 'Predictor', Middle)
+    plan._predictor.cache_clear()
+    report = evaluate_hands.evaluate_hands(config(site, 'keypoints,register', **{'keypoints.run': run}), [site / 'truth.json'], site / 'out')
     assert report['films'] == 1 and report['left_out_as_seen'] == 2
     assert report['overall']['error_percent']['value'] > 20 and report['overall']['registered_by_none']['value'] == 1
 
@@ -148,14 +150,14 @@ def test_measures_of_a_film():
     mask[10:90, 20:60] = 1
     points = np.array([[12, 40], [40, 58], [80, 40], [50, 61]], np.float32)
     truth = {'points': points, 'keypoints': points[:3], 'box': np.array([10, 20, 90, 60], np.float32)}
-    row = check_hands.measure({'id': '1', 'image': mask * 200, 'hand_mask': mask, 'keypoints': points[:3] + [[3, 4]]}, truth)
+    row = evaluate_hands.measure({'id': '1', 'image': mask * 200, 'hand_mask': mask, 'keypoints': points[:3] + [[3, 4]]}, truth)
     assert not row['inside'] and not row['near'] and row['points_outside'] == 1 and row['box_iou'] == 1
     assert row['error_percent'] == pytest.approx(100 * 5 / 68, rel=1e-4)
     assert row['registered'] == 'mask' and 'fingertip inside the hand' in row['doubts'] and not row['within']
     truth['points'] = points[:3]
-    assert check_hands.measure({'id': '1', 'image': mask, 'hand_mask': mask}, truth)['inside']
+    assert evaluate_hands.measure({'id': '1', 'image': mask, 'hand_mask': mask}, truth)['inside']
     nothing = {'id': '1', 'image': mask, 'keypoints': np.full((3, 2), np.nan)}
-    assert check_hands.measure(nothing, truth)['error_percent'] == 100
+    assert evaluate_hands.measure(nothing, truth)['error_percent'] == 100
 
 
 def test_landmarks_of_the_dha(tmp_path):
@@ -180,7 +182,7 @@ def test_landmarks_of_the_dha(tmp_path):
 
 def test_registration_by_a_check_is_that_of_the_stage(hands):
     hand = next(iter(hands.values()))
-    row = check_hands.measure({'id': '1', 'image': hand['image'], 'keypoints': hand['keypoints']},
+    row = evaluate_hands.measure({'id': '1', 'image': hand['image'], 'keypoints': hand['keypoints']},
                               {'points': hand['coco_keypoints'], 'keypoints': hand['keypoints'], 'box': None})
     assert row['tip_off'] < 0.01 and row['capitate_off'] < 0.01 and row['within']
     assert row['registered'] == register.register_stage({'image': hand['image'], 'keypoints': hand['keypoints'],

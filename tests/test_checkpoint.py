@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from boneage_jax import checkpoint, sharding
-from boneage_jax import step as step_lib
+from boneage_jax.runtime import checkpoint, sharding
+from boneage_jax.training import step as step_lib
 
 
 def state(features=3, seed=0):
     arrays = {'head': {'kernel': jax.random.normal(jax.random.key(seed), (features, 1)), 'bias': jnp.zeros(1)}}
     made = step_lib.State(jnp.int32(seed), arrays, {}, {'mean': jnp.ones(features)}, (jnp.zeros(features),),
                           {'best': jnp.float32(jnp.inf)})
-    return sharding.put_replicated(jax.tree.map(np.asarray, made), sharding.make_mesh())
+    return sharding.place_replicated(jax.tree.map(np.asarray, made), sharding.make_mesh())
 
 
 def same(a, b):

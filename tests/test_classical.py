@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from boneage_jax import classical
+from boneage_jax.training import classical
 from boneage_jax import config as c
 from tfds_rsna.errors import UserError
 

@@ -6,15 +6,16 @@ import numpy as np
 from flax import nnx
 
 from boneage_jax import config as c
-from boneage_jax import cost, models, optimizer, tasks
-from boneage_jax import step as step_lib
+from boneage_jax import models, tasks
+from boneage_jax.training import flops as flops_lib, optimizer
+from boneage_jax.training import step as step_lib
 
 
 def test_flops_of_a_matrix_product():
     product = jax.jit(lambda a, b: a @ b)
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 32), (32, 16))]
-    assert cost.flops(product, *shapes) == 2 * 8 * 32 * 16
-    assert [cost.show(n) for n in (12.0, 2.42e6, 3.66e9, 4e15)] == ['12 FLOP', '2.42 MFLOP', '3.66 GFLOP', '4e+03 TFLOP']
+    assert flops_lib.flops(product, *shapes) == 2 * 8 * 32 * 16
+    assert [flops_lib.format_flops(n) for n in (12.0, 2.42e6, 3.66e9, 4e15)] == ['12 FLOP', '2.42 MFLOP', '3.66 GFLOP', '4e+03 TFLOP']
 
 
 def test_a_frozen_trunk_costs_no_gradient_and_no_optimiser_memory():

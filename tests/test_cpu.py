@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from boneage_jax import cost
+from boneage_jax.training import flops
 from boneage_jax.models import cpu
 
 NUMBERS = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
@@ -66,7 +66,7 @@ def test_kernel_gradients_of_large_maps_are_taken_film_by_film(channels, stride,
 def test_operations_are_counted_as_if_there_were_no_loop(monkeypatch):
     def count(devices):
         monkeypatch.setattr(jax, 'device_count', lambda: devices)
-        return cost.flops(jax.jit(jax.grad(lambda kernel, x: jnp.sum(cpu.convolution(
+        return flops.flops(jax.jit(jax.grad(lambda kernel, x: jnp.sum(cpu.convolution(
             x, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=NUMBERS) ** 2))), normal(3, 3, 8, 8), normal(4, 26, 25, 8))
 
     assert count(1) == count(2) > 2 * 4 * 26 * 25 * 9 * 8 * 8

@@ -6,7 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from boneage_jax import ensemble, evaluate, log
+from boneage_jax.analysis import ensemble
+from boneage_jax.runtime import log
+from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 
 FILMS = 24
@@ -15,7 +17,7 @@ FILMS = 24
 def films(errors, ids=None, seed=3):
     generator = np.random.default_rng(seed)
     months = generator.integers(10, 220, FILMS).astype(float)
-    return ensemble.Films(ids or [f'h{i}' for i in range(FILMS)], generator.random(FILMS) < 0.5, months, months + errors)
+    return ensemble.Predictions(ids or [f'h{i}' for i in range(FILMS)], generator.random(FILMS) < 0.5, months, months + errors)
 
 
 def finished(workdir, errors, train=('a', 'b', 'c')):
@@ -43,7 +45,7 @@ def change(path, old, new):
 
 def test_the_mean_is_taken_film_by_film_whatever_the_order():
     turned = films(6.0)
-    back = ensemble.Films(turned.ids[::-1], turned.male[::-1], turned.months[::-1], turned.prediction[::-1])
+    back = ensemble.Predictions(turned.ids[::-1], turned.male[::-1], turned.months[::-1], turned.prediction[::-1])
     mean = ensemble.combine({'a': {'holdout': films(np.arange(FILMS))}, 'b': {'holdout': back}})['holdout']
     np.testing.assert_allclose(mean.errors, (np.arange(FILMS) + 6.0) / 2)
     assert mean.ids == films(0.0).ids
@@ -156,7 +158,7 @@ def test_errors_without_spread_have_no_correlation():
 
 def part(whole, male, errors):
     chosen = ensemble.of_sex(whole, male)
-    return ensemble.Films(chosen.ids, chosen.male, chosen.months, chosen.months + errors)
+    return ensemble.Predictions(chosen.ids, chosen.male, chosen.months, chosen.months + errors)
 
 
 def test_networks_of_one_sex_join():
@@ -174,10 +176,10 @@ def test_networks_of_one_sex_join():
 def test_members_of_a_sex_must_have_the_same_films_of_it():
     both = films(1.0)
     boys, girls = part(both, True, 3.0), part(both, False, 5.0)
-    fewer = ensemble.Films(*(column[1:] for column in (boys.ids, boys.male, boys.months, boys.prediction)))
+    fewer = ensemble.Predictions(*(column[1:] for column in (boys.ids, boys.male, boys.months, boys.prediction)))
     with pytest.raises(UserError, match=f'holdout, boys: 1 of the {len(boys)} films of b are not in c, the first: {boys.ids[0]}'):
         ensemble.combine({'g': {'holdout': girls}, 'b': {'holdout': boys}, 'c': {'holdout': fewer}})
-    turned = ensemble.Films(girls.ids, ~girls.male, girls.months, girls.prediction)
+    turned = ensemble.Predictions(girls.ids, ~girls.male, girls.months, girls.prediction)
     with pytest.raises(UserError, match=f'film {girls.ids[0]}: male is True in t, but not in every member'):
         ensemble.combine({'g': {'holdout': girls}, 't': {'holdout': turned}})
 

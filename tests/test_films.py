@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 
-from tfds_rsna import films
+from tfds_rsna.io import decoding
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -72,7 +72,7 @@ TWELVE = np.rint(RAMP * (4095 / 255)).astype(np.uint16)
     pytest.param(tiff(RAMP / np.float32(255), photometric='minisblack'), id='tiff-float'),
 ])
 def test_right_grey(data):
-    grey = films.decode(data)
+    grey = decoding.decode(data)
     assert grey.dtype == np.uint8 and grey.flags.c_contiguous
     np.testing.assert_array_equal(grey, RAMP)
 
@@ -80,16 +80,16 @@ def test_right_grey(data):
 def test_one_bit_is_black_and_white():
     bits = (RAMP % 2).astype(bool)
     expected = np.where(bits, 255, 0)
-    np.testing.assert_array_equal(films.decode(encoded(bits)), expected)
-    np.testing.assert_array_equal(films.decode(tiff(bits, photometric='minisblack')), expected)
-    np.testing.assert_array_equal(films.decode(tiff(bits, photometric='miniswhite')), 255 - expected)
+    np.testing.assert_array_equal(decoding.decode(encoded(bits)), expected)
+    np.testing.assert_array_equal(decoding.decode(tiff(bits, photometric='minisblack')), expected)
+    np.testing.assert_array_equal(decoding.decode(tiff(bits, photometric='miniswhite')), 255 - expected)
 
 
 def test_jpeg_grey_colour_and_cmyk():
     smooth = np.repeat(RAMP[::-1, :1], 16, 1)
     for image in (Image.fromarray(smooth), Image.fromarray(smooth).convert('RGB'),
                   Image.fromarray(smooth).convert('RGB').convert('CMYK')):
-        found = films.decode(encoded(image, 'JPEG', quality=98))
+        found = decoding.decode(encoded(image, 'JPEG', quality=98))
         np.testing.assert_allclose(found.astype(int), smooth, atol=6)
 
 
@@ -98,18 +98,18 @@ def test_transparency_is_laid_over_black():
     alpha[:8] = 0
     expected = np.where(alpha == 255, RAMP, 0)
     for mode in ('L', 'RGB'):
-        np.testing.assert_array_equal(films.decode(with_alpha(mode, alpha)), expected)
+        np.testing.assert_array_equal(decoding.decode(with_alpha(mode, alpha)), expected)
 
 
 def test_depth_is_the_least_that_holds_the_film_and_can_be_given():
     dark = encoded(np.array([[0, 100, 700]], np.uint16))
-    np.testing.assert_array_equal(films.decode(dark), np.rint([[0, 100 * 255 / 1023, 700 * 255 / 1023]]))
-    np.testing.assert_array_equal(films.decode(dark, depth=12), np.rint([[0, 100 * 255 / 4095, 700 * 255 / 4095]]))
+    np.testing.assert_array_equal(decoding.decode(dark), np.rint([[0, 100 * 255 / 1023, 700 * 255 / 1023]]))
+    np.testing.assert_array_equal(decoding.decode(dark, depth=12), np.rint([[0, 100 * 255 / 4095, 700 * 255 / 4095]]))
 
 
 def test_negative_values_go_by_the_films_own_range():
-    np.testing.assert_array_equal(films.scale(np.array([-1000, 0, 1000], np.int16)), [0, 128, 255])
-    np.testing.assert_array_equal(films.scale(np.full(3, -7.0)), [0, 0, 0])
+    np.testing.assert_array_equal(decoding.scale(np.array([-1000, 0, 1000], np.int16)), [0, 128, 255])
+    np.testing.assert_array_equal(decoding.scale(np.full(3, -7.0)), [0, 0, 0])
 
 
 def test_exif_orientation_is_applied():
@@ -117,7 +117,7 @@ def test_exif_orientation_is_applied():
     exif[0x0112] = 6  # the camera lay on its side
     image = np.zeros((8, 16), np.uint8)
     image[0, 0] = 255
-    grey = films.decode(encoded(image, 'PNG', exif=exif))
+    grey = decoding.decode(encoded(image, 'PNG', exif=exif))
     assert grey.shape == (16, 8) and grey[0, 7] == 255
 
 
@@ -150,14 +150,14 @@ NOISE = encoded(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
 ], ids=['empty', 'cut', 'cut-end', 'cut-head', 'cut-jpeg', 'cut-tiff', 'html', 'pdf', 'gif', 'text', 'bomb',
         'small-bomb'])
 def test_bad_files_are_named(data, found):
-    with pytest.raises(films.FilmError, match=found) as error:
-        films.decode(data, 'hands/17.png')
+    with pytest.raises(decoding.ImageError, match=found) as error:
+        decoding.decode(data, 'hands/17.png')
     assert str(error.value).startswith('hands/17.png: ')
 
 
 def test_deep_colour_that_would_be_black_is_refused():
-    with pytest.raises(films.FilmError, match='16-bit colour'):
-        films.decode(raw_png(1, b'\x10\x02', b'\0' + np.full(3, 2000, '>u2').tobytes()), 'x.png')
+    with pytest.raises(decoding.ImageError, match='16-bit colour'):
+        decoding.decode(raw_png(1, b'\x10\x02', b'\0' + np.full(3, 2000, '>u2').tobytes()), 'x.png')
 
 
 def dicom(values, photometric='MONOCHROME2', syntax=None, preamble=True, bits=12, **elements):
@@ -202,14 +202,14 @@ WINDOW = {'WindowCenter': 2048, 'WindowWidth': 4096}
     pytest.param(dicom(TWELVE, syntax=RLELossless), id='rle'),
 ])
 def test_dicom_is_the_right_grey(data):
-    grey = films.decode(data, 'film.dcm')
+    grey = decoding.decode(data, 'film.dcm')
     assert grey.dtype == np.uint8 and grey.shape == (16, 16)
     np.testing.assert_allclose(grey.astype(int), RAMP, atol=1)
 
 
 @pytest.mark.parametrize('packed', ['jpeg_ls_lossless', 'jp2klossless', 'RLE', 'implicit', 'bigendian'])
 def test_compressed_dicom_equals_plain(packed):
-    plain, other = (films.decode(pathlib.Path(pydicom.data.get_testdata_file(name)).read_bytes(), name)
+    plain, other = (decoding.decode(pathlib.Path(pydicom.data.get_testdata_file(name)).read_bytes(), name)
                     for name in ('MR_small.dcm', f'MR_small_{packed}.dcm'))
     assert plain.std() > 20
     np.testing.assert_array_equal(plain, other)
@@ -217,7 +217,7 @@ def test_compressed_dicom_equals_plain(packed):
 
 def test_colour_dicom_is_luma():
     """Colour bars: as RGB, and as the same bars in YBR and in RLE."""
-    rgb, *others = (films.decode(pathlib.Path(pydicom.data.get_testdata_file(name)).read_bytes(), name)
+    rgb, *others = (decoding.decode(pathlib.Path(pydicom.data.get_testdata_file(name)).read_bytes(), name)
                     for name in ('SC_rgb_dcmtk_+eb+cr.dcm', 'SC_ybr_full_422_uncompressed.dcm', 'SC_rgb_rle.dcm'))
     assert 76 in rgb  # pure red: 0.299 * 255
     for other in others:
@@ -225,7 +225,7 @@ def test_colour_dicom_is_luma():
 
 
 def test_dicom_window_clips():
-    grey = films.decode(dicom(TWELVE, WindowCenter=1000, WindowWidth=500), 'film.dcm')
+    grey = decoding.decode(dicom(TWELVE, WindowCenter=1000, WindowWidth=500), 'film.dcm')
     assert (grey[TWELVE <= 740] == 0).all() and (grey[TWELVE >= 1260] == 255).all()
     middle = TWELVE[np.abs(TWELVE.astype(int) - 1000).argmin(axis=None) // 16].astype(float)
     np.testing.assert_allclose(grey[np.isin(TWELVE, middle)], np.clip((middle - 750) / 500 * 255, 0, 255), atol=1)
@@ -240,21 +240,21 @@ def test_dicom_window_clips():
     (b'nothing of the kind', 'DICOM file'),
 ], ids=['cut', 'cut-head', 'frames', 'palette', 'bomb', 'text'])
 def test_bad_dicom_is_named(data, found):
-    with pytest.raises(films.FilmError, match=found) as error:
-        films.decode(data, 'film.dcm')
+    with pytest.raises(decoding.ImageError, match=found) as error:
+        decoding.decode(data, 'film.dcm')
     assert str(error.value).startswith('film.dcm: ')
 
 
 def test_dicom_without_pydicom_names_the_extra(monkeypatch):
-    from tfds_rsna import dicom as module
+    from tfds_rsna.io import dicom as module
     monkeypatch.setattr(module, 'pydicom', None)
-    with pytest.raises(films.FilmError, match=r'boneage_jax\[dicom\]'):
-        films.decode(dicom(TWELVE), 'film.dcm')
+    with pytest.raises(decoding.ImageError, match=r'boneage_jax\[dicom\]'):
+        decoding.decode(dicom(TWELVE), 'film.dcm')
 
 
 @pytest.mark.skipif('BONEAGE_DATA' not in os.environ, reason='needs BONEAGE_DATA')
 def test_real_films():
     root = pathlib.Path(os.environ['BONEAGE_DATA'])
     for path in [*sorted(root.glob('rsna_native/*.png'))[:3], *sorted(root.glob('dha/*.jpg'))[:2]]:
-        grey = films.decode(path.read_bytes(), path.name)
+        grey = decoding.decode(path.read_bytes(), path.name)
         assert min(grey.shape) > 500 and 20 < grey.mean() < 220 and grey.std() > 20

@@ -7,7 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from boneage_jax import ensemble, evaluate, grid, log, sweep
+from boneage_jax.analysis import ensemble, regional_table, sweep
+from boneage_jax.runtime import log
+from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 
 FILMS = 60
@@ -23,7 +25,7 @@ def finish(run, splits=('holdout',)):
     noise = np.random.default_rng(sum(map(ord, run.row.name))).normal(0, spread, FILMS)
     sex, predictions = run.config.data.sex, {}
     for split in ('validation', *splits):
-        films = ensemble.Films([f'{split[0]}{i}' for i in range(FILMS)], male, months, months + noise)
+        films = ensemble.Predictions([f'{split[0]}{i}' for i in range(FILMS)], male, months, months + noise)
         films = films if sex == 'both' else ensemble.of_sex(films, sex == 'male')
         predictions[split] = films, {'prediction': films.prediction}
     run.workdir.mkdir(parents=True)
@@ -47,7 +49,7 @@ def read(path):
 
 def test_cells_are_the_paper_s():
     module = sweep.Sweep(SPEC, None).module
-    cells = grid.cells(module)
+    cells = regional_table.cells(module)
     assert len(cells) == 18 + 6 + 3 + 1
     assert cells['regression', 'male', 'all'] == [('regression', 'male', region) for region in 'ABC']
     assert set(cells['all', 'all', 'B']) == {(form, sex, 'B') for form in module.FORMS for sex in ('male', 'female')}
@@ -58,13 +60,13 @@ def test_cells_are_the_paper_s():
 def test_a_whole_grid(tmp_path):
     names = [row.name for row in sweep.Sweep(SPEC, tmp_path).rows[:18]]
     found = swept(tmp_path, names, splits=('test',))
-    lines = {(line['split'], line['form'], line['sex'], line['region']): line for line in grid.write(found, tmp_path / 'grid')}
+    lines = {(line['split'], line['form'], line['sex'], line['region']): line for line in regional_table.write(found, tmp_path / 'grid')}
     assert len(lines) == 28
     one, mean = lines['test', 'regression', 'male', 'C'], lines['test', 'regression', 'male', 'all']
     assert one['members'] == 1 and mean['members'] == 3 and mean['ours'] < one['ours'] and one['films'] < FILMS
     overall = lines['test', 'all', 'all', 'all']
     assert (overall['films'], overall['members'], overall['paper']) == (FILMS, 12, 4.97)
-    assert mean['paper'] is None and grid.paper_of(found.module, 'holdout')['regression', 'male', 'all'] == 6.30  # never mixed
+    assert mean['paper'] is None and regional_table.paper_of(found.module, 'holdout')['regression', 'male', 'all'] == 6.30  # never mixed
     members = [ensemble.read(tmp_path / name / 'seed0')['test'] for name in map(sweep.slug, names) if '-both-' not in name]
     total = {}
     for member in members:
@@ -74,7 +76,7 @@ def test_a_whole_grid(tmp_path):
     text = (tmp_path / 'grid' / 'table.md').read_text()
     assert text.count('[4.97]') == 1 and '[7.52]' not in text and 'Not finished' not in text and 'validation |' not in text
     stages = read(tmp_path / 'grid' / 'stages.csv')
-    assert {row['stage'] for row in stages} == set(grid.STAGES) and {row['region'] for row in stages} == {*'ABC', 'all'}
+    assert {row['stage'] for row in stages} == set(regional_table.STAGES) and {row['region'] for row in stages} == {*'ABC', 'all'}
     late = next(row for row in stages if (row['sex'], row['stage'], row['region']) == ('male', 'late puberty', 'A'))
     assert (late['from_months'], late['to_months']) == ('168', '192')
     assert late['members'] == 'regression-male-A; classification-male-A'
@@ -84,7 +86,7 @@ def test_a_whole_grid(tmp_path):
 
 def test_what_is_missing_is_empty_and_named(tmp_path):
     found = swept(tmp_path, ['regression-male-A', 'regression-female-A', 'classification-both-B'])
-    lines = grid.write(found, tmp_path / 'grid')
+    lines = regional_table.write(found, tmp_path / 'grid')
     assert [(line['form'], line['sex'], line['region'], line['paper']) for line in lines] == [
         ('regression', 'male', 'A', None), ('regression', 'female', 'A', 7.12), ('classification', 'both', 'B', None)]
     text = (tmp_path / 'grid' / 'table.md').read_text()
@@ -94,6 +96,6 @@ def test_what_is_missing_is_empty_and_named(tmp_path):
 
 def test_nothing_finished_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match='no row of .*/configs/regions.py:tiny is finished with seed 0; train them first: python'):
-        grid.write(sweep.Sweep(SPEC, tmp_path), tmp_path / 'grid')
+        regional_table.write(sweep.Sweep(SPEC, tmp_path), tmp_path / 'grid')
     with pytest.raises(UserError, match='no grid of regional nets; give configs/regions.py'):
-        grid.write(sweep.Sweep(f'{ROOT}/configs/prsnet.py:tiny', tmp_path), tmp_path / 'grid')
+        regional_table.write(sweep.Sweep(f'{ROOT}/configs/prsnet.py:tiny', tmp_path), tmp_path / 'grid')

@@ -7,7 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from boneage_jax import checkpoint, ensemble, intervals, leaks, table, train, workdir
+from boneage_jax.analysis import ensemble, table
+from boneage_jax.data import duplicates
+from boneage_jax.inference import intervals
+from boneage_jax.runs import workdir
+from boneage_jax.runtime import checkpoint
+from boneage_jax.training import loop
 from boneage_jax import config as c
 from boneage_jax.data import source, splits
 from tfds_rsna.errors import UserError
@@ -47,7 +52,7 @@ def test_no_reported_split_selects(name):
 def test_the_loop_takes_no_checkpoint_by_a_reported_split(tmp_path, monkeypatch):
     monkeypatch.setattr(splits, 'SELECTING', 'holdout')
     with pytest.raises(splits.SplitError, match='the checkpoint would be chosen by the holdout split'):
-        train.train(c.load(SPEC)[1], tmp_path)
+        loop.train(c.load(SPEC)[1], tmp_path)
     assert not (tmp_path / 'metrics.json').exists() and not list((tmp_path / 'checkpoints').glob('[0-9]*'))
 
 
@@ -69,7 +74,7 @@ def test_one_picture_in_two_splits_is_found(tmp_path, capsys):
     films, held = blurred(30, 0), blurred(12, 1)
     held[3] = films[7]
     held[5] = np.clip(films[9].astype(float) * 0.8 + 12 + np.random.default_rng(2).normal(0, 2, films[9].shape), 0, 255)
-    found = leaks.check({'train': split('train', films), 'holdout': split('holdout', held)}, tmp_path)
+    found = duplicates.check({'train': split('train', films), 'holdout': split('holdout', held)}, tmp_path)
     assert found == {'same_id': 0, 'same_picture': 1, 'near_picture': 1}
     lines = (tmp_path / 'leaks.csv').read_text().splitlines()
     assert lines[0].startswith('split,id,other_split,other_id,kind')
@@ -77,40 +82,40 @@ def test_one_picture_in_two_splits_is_found(tmp_path, capsys):
                                                           ['train', 'train9', 'holdout', 'holdout5', 'near_picture']]
     assert '(2 concern a reported split)' in capsys.readouterr().err
     clean = {'train': split('train', films), 'holdout': split('holdout', blurred(12, 1))}
-    assert leaks.check(clean, tmp_path) == {'same_id': 0, 'same_picture': 0, 'near_picture': 0}
+    assert duplicates.check(clean, tmp_path) == {'same_id': 0, 'same_picture': 0, 'near_picture': 0}
     assert not (tmp_path / 'leaks.csv').exists()
 
 
 def test_one_id_in_two_splits_is_an_error():
     films = blurred(4, 0)
     two = {'train': split('train', films), 'test': split('test', films[:2], ['new', 'train2'])}
-    with pytest.raises(leaks.Leak, match='1 films stand in train and in test, the first: train2'):
-        leaks.check(two)
+    with pytest.raises(duplicates.LeakageError, match='1 films stand in train and in test, the first: train2'):
+        duplicates.check(two)
 
 
 def test_a_film_of_any_size_is_hashed():
     small = blurred(3, 0)
     large = small.repeat(9, 1).repeat(9, 2)
-    assert (np.bitwise_count(leaks.hashes(small) ^ leaks.hashes(large)) <= 4).all()
-    assert leaks.hashes(small[:, :8, :9]).shape == (3,)
+    assert (np.bitwise_count(duplicates.hashes(small) ^ duplicates.hashes(large)) <= 4).all()
+    assert duplicates.hashes(small[:, :8, :9]).shape == (3,)
 
 
 def test_labels_are_known_again_whatever_their_order():
     films = blurred(4, 0)
     one, other = split('train', films), split('train', films[::-1], ['train3', 'train2', 'train1', 'train0'])
     object.__setattr__(other, 'months', other.months[::-1])
-    assert workdir.labels({'train': one}) == workdir.labels({'train': other})
+    assert workdir.label_digests({'train': one}) == workdir.label_digests({'train': other})
     object.__setattr__(other, 'months', other.months + 1)
-    assert workdir.labels({'train': one}) != workdir.labels({'train': other})
+    assert workdir.label_digests({'train': one}) != workdir.label_digests({'train': other})
 
 
 def test_a_run_is_made_again_from_its_config_json_alone(tmp_path):
-    first = train.train(c.load(SPEC)[1], tmp_path / 'first')
+    first = loop.train(c.load(SPEC)[1], tmp_path / 'first')
     assert first['leaks']['same_id'] == 0 and set(first['labels']) == {'train', 'validation', 'holdout'}
     assert pathlib.Path(first['records']).is_dir() and len(first['labels']['train']['sha256']) == 64
     module, again = c.load(str(tmp_path / 'first' / 'config.json'))
     assert module is None and json.loads(again.to_json()) == json.loads(c.load(SPEC)[1].to_json())
-    second = train.train(again, tmp_path / 'second')
+    second = loop.train(again, tmp_path / 'second')
     arrays = []
     for name in ('first', 'second'):
         with checkpoint.Checkpoints(tmp_path / name) as checkpoints:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import hand_mask as benchmark
 from boneage_jax.figures.extraction import extraction
-from boneage_jax.preprocess import hand_mask, review, silhouette
+from boneage_jax.preprocess import hand_mask, mask_checks, silhouette
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.render import phantom
 
@@ -27,10 +27,10 @@ def found(films):
 
 
 def test_phantoms(films, found):
-    scores = [review.iou(steps.mask, film['hand_mask']) for steps, film in zip(found, films, strict=True)]
+    scores = [mask_checks.iou(steps.mask, film['hand_mask']) for steps, film in zip(found, films, strict=True)]
     assert np.median(scores) > 0.93 and min(scores) > 0.85
     for steps, film in zip(found, films, strict=True):
-        assert not review.plausible(steps.mask) and steps.score >= silhouette.DOUBTFUL
+        assert not mask_checks.violations(steps.mask) and steps.score >= silhouette.DOUBTFUL
         rows, columns = np.rint(film['coco_keypoints']).astype(int).T
         assert steps.mask[rows, columns].mean() > 0.9
 
@@ -50,7 +50,7 @@ def test_steps_are_what_they_say(films, found):
 def test_inverted_film(films, found):
     steps = hand_mask.classical_steps(255 - films[0]['image'])
     assert steps.inverted and not found[0].inverted
-    assert review.iou(steps.mask, films[0]['hand_mask']) > 0.9
+    assert mask_checks.iou(steps.mask, films[0]['hand_mask']) > 0.9
     stage = hand_mask.mask_stage({'image': 255 - films[0]['image'], 'id': '1'})
     assert (stage['image'] == films[0]['image']).all()
 
@@ -76,7 +76,7 @@ def test_what_films_have_about_them(films, found, spoil):
     image = films[1]['image'].copy()
     spoil(image)
     steps = hand_mask.classical_steps(image)
-    assert review.iou(steps.mask, films[1]['hand_mask']) > 0.85
+    assert mask_checks.iou(steps.mask, films[1]['hand_mask']) > 0.85
     if spoil is marker:
         assert not steps.mask[8:22, 3:9].any()
 
@@ -87,7 +87,7 @@ def test_large_and_small_films_have_the_same_mask(films, found):
         large = hand_mask.classical(np.asarray(film.resize(size, Image.Resampling.BICUBIC)))
         assert large.shape == size[::-1]
         back = np.asarray(Image.fromarray(large).resize(film.size, Image.Resampling.NEAREST))
-        assert review.iou(back, found[2].mask) > 0.9
+        assert mask_checks.iou(back, found[2].mask) > 0.9
 
 
 @pytest.mark.parametrize('grey', [0, 130, 255])
@@ -175,26 +175,26 @@ def spoilt(name):
     return mask
 
 
-@pytest.mark.parametrize('name', [name for name in review.LIMITS if name != 'agreement'])
+@pytest.mark.parametrize('name', [name for name in mask_checks.LIMITS if name != 'agreement'])
 def test_every_rule_refuses_what_it_is_for(name):
-    assert review.plausible(blob()) == []
-    refused = review.plausible(spoilt(name))
-    assert name in [reason.split(':')[0] for reason in refused], (refused, review.measures(spoilt(name)))
+    assert mask_checks.violations(blob()) == []
+    refused = mask_checks.violations(spoilt(name))
+    assert name in [reason.split(':')[0] for reason in refused], (refused, mask_checks.measures(spoilt(name)))
 
 
 def test_agreement_limits_and_empty_masks():
-    assert review.plausible(blob(), blob()) == []
-    assert [reason[:9] for reason in review.plausible(blob(), blob(shift=5))] == ['agreement']
-    assert review.plausible(blob(), blob(shift=5), {'agreement': (0.3, 1.0)}) == []
-    assert review.plausible(np.zeros((50, 50)), blob()[:50, :50]) == ['area: the mask is empty']
-    assert review.iou(np.zeros((3, 3)), np.zeros((3, 3))) == 1
+    assert mask_checks.violations(blob(), blob()) == []
+    assert [reason[:9] for reason in mask_checks.violations(blob(), blob(shift=5))] == ['agreement']
+    assert mask_checks.violations(blob(), blob(shift=5), {'agreement': (0.3, 1.0)}) == []
+    assert mask_checks.violations(np.zeros((50, 50)), blob()[:50, :50]) == ['area: the mask is empty']
+    assert mask_checks.iou(np.zeros((3, 3)), np.zeros((3, 3))) == 1
     with pytest.raises(ValueError, match='no such rule: agreeement'):
-        review.plausible(blob(), limits={'agreeement': (0, 1)})
+        mask_checks.violations(blob(), limits={'agreeement': (0, 1)})
 
 
 def test_measures_hardly_depend_on_the_size():
-    small = review.measures(blob())
-    large = review.measures(np.kron(blob(), np.ones((7, 7), bool)))
+    small = mask_checks.measures(blob())
+    large = mask_checks.measures(np.kron(blob(), np.ones((7, 7), bool)))
     assert all(large[name] == pytest.approx(value, abs=0.06) for name, value in small.items())
 
 
@@ -218,5 +218,5 @@ def test_native_films():
     """The 8 native films: nothing refused, and no mask that is a frame or a marker."""
     for path in sorted(Path(os.environ['BONEAGE_DATA'], 'rsna_native').glob('*.png')):
         steps = hand_mask.classical_steps(np.asarray(Image.open(path).convert('L')))
-        assert not review.plausible(steps.mask), path.name
+        assert not mask_checks.violations(steps.mask), path.name
         assert 0.12 < steps.mask.mean() < 0.5 and not steps.inverted

@@ -11,9 +11,10 @@ from PIL import Image
 
 import tfds_rsna
 from boneage_jax import config as c
-from boneage_jax import prepare
+from boneage_jax.stages import records as records_lib
 from boneage_jax.data import source, splits
-from tfds_rsna import films, streamed
+from tfds_rsna import builder as builder_lib
+from tfds_rsna.io import decoding
 from tfds_rsna.errors import UserError
 from tfds_rsna.problems import DataError
 
@@ -52,7 +53,7 @@ def test_records(build):
         ('b', 10, True), ('a', 20.5, False), ('c', 30, True)]
     for record, name in zip(records, ('b.png', 'a.jpg', 'more/c.TIF')):
         assert record['image'] == files[name] and (record['width'], record['height']) == (10, 6)
-        assert films.decode(record['image'], name).shape == (6, 10)
+        assert decoding.decode(record['image'], name).shape == (6, 10)
 
 
 def test_columns_units_and_image_column(build):
@@ -197,8 +198,8 @@ def test_bad_zips_are_named_in_full(build, tmp_path):
 
 def test_full_disk(build, monkeypatch, tmp_path):
     """/dev/full fails as a full disk does, and array_record only tells when it is closed."""
-    writer = streamed.array_record_module.ArrayRecordWriter
-    monkeypatch.setattr(streamed.array_record_module, 'ArrayRecordWriter', lambda _, how: writer('/dev/full', how))
+    writer = builder_lib.array_record_module.ArrayRecordWriter
+    monkeypatch.setattr(builder_lib.array_record_module, 'ArrayRecordWriter', lambda _, how: writer('/dev/full', how))
     with pytest.raises(UserError, match='disk became full after .* of about .* GB are free now') as error:
         build({'1.png': encoded()}, 'id,boneage,male\n1,10,M\n')
     assert str(error.value).startswith(str(tmp_path / 'built'))
@@ -277,5 +278,5 @@ def test_where_films_come_from_reaches_the_split(build, tmp_path, monkeypatch):
     assert [record['source'] for record in built.as_data_source('train')] == ['', '', 'Bonn', 'Bonn']
     config = c.load('configs/prsnet.py:size=(16,16),source=image_folder,source_column=site,'
                     f'images={tmp_path / "films"},labels={tmp_path / "ages.csv"}')[1]
-    split = source.open_splits(prepare.ensure(config.data), splits.whole)['train']
+    split = source.open_splits(records_lib.get_records(config.data), splits.whole)['train']
     assert source.of_sex(source.join(split, [split]), 'male').sources == ['', '', 'Bonn', 'Bonn'] * 2

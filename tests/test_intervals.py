@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from boneage_jax import intervals
+from boneage_jax.inference import intervals
 
 
 def table(errors, male, split='validation', age=100.0):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from boneage_jax.preprocess import keypoints
-from tfds_rsna import hand_points
+from tfds_rsna.annotations import hand_points
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.anatomy import hand
 

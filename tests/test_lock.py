@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tfds_rsna import lock
+from tfds_rsna.parallel import lock
 from tfds_rsna.errors import UserError
 
 HOLD = '''
@@ -30,7 +30,7 @@ def holder(tmp_path):
 
 
 def test_held_by_another(holder, tmp_path):
-    with pytest.raises(lock.Locked, match=f'in use by process {holder.pid} on') as error:
+    with pytest.raises(lock.LockedError, match=f'in use by process {holder.pid} on') as error:
         with lock.exclusive(tmp_path / 'x/.lock', wait=False):
             pass
     assert isinstance(error.value, UserError)

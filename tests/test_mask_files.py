@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfds_rsna import mask_files
+from tfds_rsna.annotations import mask_files
 
 SIZE = (40, 30)
 BOX = np.zeros(SIZE, bool)

@@ -6,20 +6,20 @@ import time
 import numpy as np
 import pytest
 
-from boneage_jax import metrics
+from boneage_jax.tasks import metrics
 
 
 def test_stage_bounds():
     months = [0, 9.9, 10, 23, 24, 83.9, 84, 155, 156, 179, 180, 228]
     girls = ['infancy'] * 2 + ['toddler'] * 2 + ['pre-puberty'] * 2 + ['early and mid puberty'] * 2
     girls += ['late puberty'] * 2 + ['post-puberty'] * 2
-    assert list(metrics.stage(months, np.zeros(12, bool))) == girls
+    assert list(metrics.puberty_stage(months, np.zeros(12, bool))) == girls
     months = [13.9, 14, 35, 36, 107, 108, 167, 168, 191, 192]
     boys = ['infancy'] + ['toddler'] * 2 + ['pre-puberty'] * 2 + ['early and mid puberty'] * 2
     boys += ['late puberty'] * 2 + ['post-puberty']
-    assert list(metrics.stage(months, np.ones(10, bool))) == boys
+    assert list(metrics.puberty_stage(months, np.ones(10, bool))) == boys
     # The same age lies in different stages: girls are earlier.
-    assert list(metrics.stage([160, 160], [False, True])) == ['late puberty', 'early and mid puberty']
+    assert list(metrics.puberty_stage([160, 160], [False, True])) == ['late puberty', 'early and mid puberty']
 
 
 def test_values_counted_by_hand():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from boneage_jax import config as c
-from boneage_jax.mine import films as films_lib
+from boneage_jax.mine import images as films_lib
 from boneage_jax.mine import page, rounds, verdicts
 from tfds_rsna import prepared
 from tfds_rsna.errors import UserError

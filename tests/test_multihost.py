@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from boneage_jax import checkpoint, conclude, log, restore, sharding, step, train
+from boneage_jax.runs import predictor
+from boneage_jax.runtime import checkpoint, log, sharding
+from boneage_jax.training import finalize, loop, step
 from boneage_jax import config as c
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -41,11 +43,11 @@ class Tiny(nnx.Module):
 def run(workdir, arg=''):
     """One training run with the tiny network in this process, as `boneage_jax.main` does it, without its pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restore, 'build_model', lambda config: Tiny(nnx.Rngs(config.seed)))
-        patch.setattr(train.Run, '_draw_inputs', lambda self: None)
-        patch.setattr(conclude.figures, 'from_run', lambda workdir: None)
-        with sharding.together():
-            train.train(c.load(f'configs/triplet.py:tiny,row=both triplet{arg}')[1], workdir)
+        patch.setattr(predictor, 'build_model', lambda config: Tiny(nnx.Rngs(config.seed)))
+        patch.setattr(loop.GradientTrainer, '_draw_inputs', lambda self: None)
+        patch.setattr(finalize.figures, 'from_run', lambda workdir: None)
+        with sharding.abort_on_error():
+            loop.train(c.load(f'configs/triplet.py:tiny,row=both triplet{arg}')[1], workdir)
 
 
 def written_below(folder):
@@ -66,9 +68,9 @@ def written_below(folder):
 def process(folder, jobs):
     """What each of several processes does: joins the others, then one run after another."""
     written = written_below(folder)
-    sharding.start()
+    sharding.initialize_distributed()
     if jobs == 'waits':
-        with sharding.together():
+        with sharding.abort_on_error():
             sharding.barrier('all are here')
             if sharding.is_main():
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -166,15 +168,15 @@ def test_the_first_host_too_may_die(tmp_path):
 
 def test_shares_of_parameters():
     mesh = sharding.make_mesh()
-    place = sharding.in_shares(mesh)
+    place = sharding.fsdp_sharding(mesh)
     for shape, axes in {(200, 16): ('data',), (3, 3, 64, 128): (None, None, None, 'data'), (16, 16): (), (1023, 3): ()}.items():
         assert place(jnp.zeros(shape)).spec == jax.sharding.PartitionSpec(*axes)
     x = np.arange(4096.0).reshape(64, 64)
-    placed = sharding.put({'a': x}, {'a': place(x)})['a']
+    placed = sharding.place({'a': x}, {'a': place(x)})['a']
     assert placed.addressable_shards[0].data.shape == (16, 64)
     np.testing.assert_array_equal(placed, x)
     state = step.State(None, {'a': placed}, {}, {}, {'a': placed}, {})
-    _, whole = sharding.of_state(state, mesh, 'fsdp')
+    _, whole = sharding.state_sharding(state, mesh, 'fsdp')
     gradient = jax.jit(jax.grad(lambda parameters: jnp.sum(whole(parameters)['a'] ** 2)))({'a': placed})['a']
     assert gradient.sharding.is_equivalent_to(place(x), 2), 'each device keeps the sum of its share: a reduce-scatter'
     np.testing.assert_array_equal(gradient, 2 * x)
@@ -182,12 +184,12 @@ def test_shares_of_parameters():
 
 def test_missing_and_wrong_places_are_named(monkeypatch):
     with pytest.raises(ValueError, match='missing: BONEAGE_PROCESSES, BONEAGE_PROCESS$'):
-        sharding.start({'BONEAGE_COORDINATOR': 'a:1'})
+        sharding.initialize_distributed({'BONEAGE_COORDINATOR': 'a:1'})
     monkeypatch.setattr(jax.distributed, 'initialize', lambda **place: (_ for _ in ()).throw(RuntimeError('no answer')))
     monkeypatch.setattr(jax.config, 'update', lambda *_: None)
     with pytest.raises(ValueError, match='did not find each other .*=auto.*no answer'):
-        sharding.start({'BONEAGE_COORDINATOR': 'auto'})
+        sharding.initialize_distributed({'BONEAGE_COORDINATOR': 'auto'})
 
 
 if __name__ == '__main__':
-    log.explained(lambda argv: process(pathlib.Path(argv[1]), argv[2]))(sys.argv)
+    log.exit_on_user_error(lambda argv: process(pathlib.Path(argv[1]), argv[2]))(sys.argv)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from boneage_jax import sharding
+from boneage_jax.runtime import sharding
 from boneage_jax.data import pipeline, source
 
 
@@ -60,7 +60,7 @@ def test_iterating_from_the_middle_gives_the_same_batches(split):
 
 def test_host_and_device_placement_give_the_same_batch(split):
     host, device = make(split), make(split, placement='device')
-    put = lambda b: sharding.put_batch(b, sharding.make_mesh())  # noqa: E731
+    put = lambda b: sharding.shard_batch(b, sharding.make_mesh())  # noqa: E731
     gather = jax.jit(pipeline.gather)
     for step in (0, 4, 11):
         a, b = gather(put(host(step)), {}), gather(put(device(step)), device.resident)

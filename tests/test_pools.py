@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from tfds_rsna import pools
+from tfds_rsna.parallel import pools
 from tfds_rsna.errors import UserError
-from tfds_rsna.films import FilmError
+from tfds_rsna.io.decoding import ImageError
 
 SCRIPT = '''
 import os, signal, sys, time
@@ -27,7 +27,7 @@ if __name__ == '__main__':
 def work(job):
     """Here and in the workers; the jobs of the first take longest, so the last would come first."""
     if job == 'film':
-        raise FilmError('bad.png: no film')
+        raise ImageError('bad.png: no film')
     if job == 'die':
         os._exit(9)
     if isinstance(job, str):
@@ -44,7 +44,7 @@ def pid_slowly(job):
 def tell(text):
     global _told
     if text == 'fail':
-        raise FilmError('told.png: no film')
+        raise ImageError('told.png: no film')
     _told = text
 
 
@@ -68,9 +68,9 @@ def test_order_and_bounded_look_ahead():
 def test_exceptions_and_initializers(workers):
     results = pools.ordered(work, ['a', 'film'], workers=workers, initializer=tell, initargs=('hello',))
     assert next(results) == ('a', 'hello')
-    with pytest.raises(FilmError, match='bad.png: no film'):
+    with pytest.raises(ImageError, match='bad.png: no film'):
         next(results)
-    with pytest.raises(FilmError, match='told.png'):
+    with pytest.raises(ImageError, match='told.png'):
         next(pools.ordered(work, ['a'], workers=workers, initializer=tell, initargs=('fail',)))
 
 

@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 from boneage_jax import config as c
-from boneage_jax import figures, predict, restore, train
+from boneage_jax import figures
+from boneage_jax.inference import predict
+from boneage_jax.runs import predictor as predictor_lib
+from boneage_jax.training import loop
 from boneage_jax.figures import overlays
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -31,7 +34,7 @@ def trained(tmp_path_factory):
         small.resize((60 + i, 99 - i), Image.Resampling.BILINEAR).save(folder / 'films' / f'f{i:02}.png')
         rows.append(f'f{i:02},{12 + 5 * i},{i % 2 == 0}')
     (folder / 'labels.csv').write_text('\n'.join(rows) + '\n')
-    train.train(c.load(f'{ROOT}/configs/prsnet.py:{TINY.format(folder)}')[1], folder / 'run')
+    loop.train(c.load(f'{ROOT}/configs/prsnet.py:{TINY.format(folder)}')[1], folder / 'run')
     return folder
 
 
@@ -158,7 +161,7 @@ def test_where_no_run_lies(trained, tmp_path):
 
 
 def test_a_predictor_gives_what_the_model_gives_at_any_number_of_films(trained):
-    predictor = restore.Predictor(trained / 'run', batch_size=4)
+    predictor = predictor_lib.Predictor(trained / 'run', batch_size=4)
     images = np.random.default_rng(1).integers(0, 256, (7, 64, 56, 1), np.uint8)
     male = np.array([True, False] * 3 + [True])
     prediction, aux = predictor(images, male)
@@ -177,8 +180,8 @@ def test_a_predictor_gives_what_the_model_gives_at_any_number_of_films(trained):
 
 def test_whether_the_sex_is_read_is_seen_in_the_program():
     one = np.ones(2, np.float32)
-    assert restore._reads_last(lambda image, male: (image * (1 + male), {}), one, one)
-    assert not restore._reads_last(lambda image, male: (image * 2, {'other': male + 1}), one, one)
+    assert predictor_lib._reads_last(lambda image, male: (image * (1 + male), {}), one, one)
+    assert not predictor_lib._reads_last(lambda image, male: (image * 2, {'other': male + 1}), one, one)
 
 
 @pytest.mark.parametrize('fit', ['pad', 'squash'])

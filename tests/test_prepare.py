@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from boneage_jax import config as c
-from boneage_jax import prepare
+from boneage_jax.stages import records as records_lib
 from boneage_jax.preprocess import resize
 from tfds_rsna import prepared
 
@@ -68,7 +68,7 @@ def data(folder, arg=''):
 
 
 def test_records_of_a_users_own_folder(folder):
-    records = prepared.open(prepare.ensure(data(folder)))
+    records = prepared.open(records_lib.get_records(data(folder)))
     labels = records.labels['train']
     assert sorted(labels['ids'], key=int) == [str(i) for i in range(20)]
     for i, (name, months, male) in enumerate(zip(labels['ids'], labels['months'], labels['male'], strict=True)):
@@ -79,46 +79,46 @@ def test_records_of_a_users_own_folder(folder):
 
 
 def test_records_are_cached_and_every_change_builds_anew(folder, capsys):
-    first = prepare.ensure(data(folder))
+    first = records_lib.get_records(data(folder))
     stamp = (first / 'prepared.json').stat().st_mtime_ns
     capsys.readouterr()
-    assert prepare.ensure(data(folder)) == first and (first / 'prepared.json').stat().st_mtime_ns == stamp
+    assert records_lib.get_records(data(folder)) == first and (first / 'prepared.json').stat().st_mtime_ns == stamp
     assert capsys.readouterr().err == ''
-    others = {prepare.ensure(data(folder, arg)) for arg in ('data.fit=squash', 'size=(40,32)')}
+    others = {records_lib.get_records(data(folder, arg)) for arg in ('data.fit=squash', 'size=(40,32)')}
     (folder / 'labels.csv').write_text((folder / 'labels.csv').read_text().replace('\n0,5,', '\n0,6,'))
-    others.add(prepare.ensure(data(folder)))
+    others.add(records_lib.get_records(data(folder)))
     assert len(others) == 3 and first not in others
 
 
 def test_half_written_records_are_not_taken(folder, monkeypatch):
-    work = prepare.work
-    monkeypatch.setattr(prepare, 'work', lambda *args: 1 / 0 if 16 in args[-1][1] else work(*args))
+    work = records_lib.prepare_chunk
+    monkeypatch.setattr(records_lib, 'work', lambda *args: 1 / 0 if 16 in args[-1][1] else work(*args))
     with pytest.raises(ZeroDivisionError):
-        prepare.ensure(data(folder))
+        records_lib.get_records(data(folder))
     assert not list((folder / 'cache' / 'records').glob('[!.]*'))
-    monkeypatch.setattr(prepare, 'work', work)
-    assert len(prepared.open(prepare.ensure(data(folder))).splits['train']) == 20
+    monkeypatch.setattr(records_lib, 'work', work)
+    assert len(prepared.open(records_lib.get_records(data(folder))).splits['train']) == 20
 
 
 def test_a_finished_cache_needs_no_writing(folder):
-    records = prepare.ensure(data(folder))
+    records = records_lib.get_records(data(folder))
     for path in records.parent.glob('.*.lock'):
         path.unlink()
-    prepare.ensure(data(folder))
+    records_lib.get_records(data(folder))
     assert not list(records.parent.glob('.*.lock'))  # so a shared cache may lie on a read-only file system
 
 
 def test_a_disk_too_small_is_said_before_the_work(folder, monkeypatch):
-    monkeypatch.setattr(prepare.shutil, 'disk_usage', lambda path: prepare.shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(records_lib.shutil, 'disk_usage', lambda path: records_lib.shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(c.ConfigError, match='GB are free; .*BONEAGE_CACHE'):
-        prepare.ensure(data(folder))
+        records_lib.get_records(data(folder))
 
 
 def test_many_processes_write_the_same_records(folder, monkeypatch):
-    one = prepared.open(prepare.ensure(data(folder)))
+    one = prepared.open(records_lib.get_records(data(folder)))
     monkeypatch.setenv('BONEAGE_CACHE', str(folder / 'cache2'))
-    monkeypatch.setattr(prepare, 'POOL_SECONDS', 0.0)
-    two = prepared.open(prepare.ensure(data(folder)))
+    monkeypatch.setattr(records_lib, 'POOL_SECONDS', 0.0)
+    two = prepared.open(records_lib.get_records(data(folder)))
     assert one.labels['train']['ids'] == two.labels['train']['ids']
     for a, b in zip(one.splits['train'], two.splits['train'], strict=True):
         np.testing.assert_array_equal(a['image'], b['image'])
@@ -133,11 +133,11 @@ def test_many_processes_write_the_same_records(folder, monkeypatch):
 def test_refusals(folder, arg, message, monkeypatch):
     monkeypatch.setenv('BONEAGE_DATA', str(folder))
     with pytest.raises(c.ConfigError, match=message):
-        prepare.ensure(data(folder, arg))
+        records_lib.get_records(data(folder, arg))
 
 
 def test_bad_film_stops_the_build_by_name_or_is_skipped(folder):
     (folder / 'films' / '3.png').write_bytes((folder / 'films' / '3.png').read_bytes()[:200])
     with pytest.raises(ValueError, match='3.png'):
-        prepare.ensure(data(folder))
-    assert '3' not in prepared.open(prepare.ensure(data(folder, 'on_error=skip'))).labels['train']['ids']
+        records_lib.get_records(data(folder))
+    assert '3' not in prepared.open(records_lib.get_records(data(folder, 'on_error=skip'))).labels['train']['ids']

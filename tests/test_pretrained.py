@@ -13,10 +13,13 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from boneage_jax import checkpoint, export, models, optimizer, sharding
+from boneage_jax import models
+from boneage_jax.runs import export
+from boneage_jax.runtime import checkpoint, sharding
+from boneage_jax.training import optimizer
 from boneage_jax import config as c
-from boneage_jax import step as step_lib
-from boneage_jax import workdir as workdir_lib
+from boneage_jax.training import step as step_lib
+from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.models import grey, pretrained, weight_files
 from tfds_rsna.errors import UserError
 
@@ -278,7 +281,7 @@ def age_state(seed=0, **options):
     draw, arrays = np.random.default_rng(seed), nnx.state(model, (nnx.Param, nnx.BatchStat))
     nnx.update(model, jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), jnp.float32), arrays))
     state, _ = step_lib.create(model, optimizer.build(config.optimizer, 0.01), ())
-    return sharding.put_replicated(jax.tree.map(np.asarray, state), sharding.make_mesh())
+    return sharding.place_replicated(jax.tree.map(np.asarray, state), sharding.make_mesh())
 
 
 def test_imagenet_weights_fill_parts_of_an_age_model(tmp_path):
@@ -324,7 +327,7 @@ def test_export_and_back_is_bit_exact(tmp_path):
     metadata = weight_files.metadata(path)
     assert json.loads(metadata['task']) == {'centre': 1} and metadata['step'] == '7' and '"p1"' not in str(metadata)
     splits = {name: types.SimpleNamespace(ids=ids) for name, ids in films.items()}
-    workdir_lib.refuse_leak_of_file(path, metadata, config, splits)
+    workdir_lib.check_no_leakage_of_file(path, metadata, config, splits)
     splits['validation'].ids.append('p2')
     with pytest.raises(UserError, match='w.safetensors.*1 of the 2 validation films were trained on there'):
-        workdir_lib.refuse_leak_of_file(path, metadata, config, splits)
+        workdir_lib.check_no_leakage_of_file(path, metadata, config, splits)

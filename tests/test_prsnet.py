@@ -10,7 +10,8 @@ from flax import nnx
 from PIL import Image
 
 from boneage_jax import config as c
-from boneage_jax import losses, models, tasks
+from boneage_jax import models, tasks
+from boneage_jax.tasks import losses
 from boneage_jax.models import parts
 
 RNG = np.random.default_rng(0)

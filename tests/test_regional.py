@@ -10,11 +10,15 @@ import pytest
 from flax import nnx
 
 from boneage_jax import config as c
-from boneage_jax import losses, models, restore, stages, tasks, train
+from boneage_jax import models, tasks
+from boneage_jax.runs import predictor
+from boneage_jax.stages import plan
+from boneage_jax.tasks import losses
+from boneage_jax.training import loop
 from boneage_jax.data import source
 from boneage_jax.models import regional
 from boneage_jax.preprocess import resize
-from boneage_jax.stages import registered
+from boneage_jax.stages import registration
 from tfds_rsna.errors import UserError
 
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'regions.py'
@@ -25,7 +29,7 @@ def load(arg):
 
 
 def abstract(config):
-    return nnx.eval_shape(lambda: restore.build_model(config))
+    return nnx.eval_shape(lambda: predictor.build_model(config))
 
 
 def count(model):
@@ -102,14 +106,14 @@ def test_ages_without_a_class_are_refused_by_id():
     split = source.Split('train', None, np.arange(3), ['a', 'b', 'c'], months, male)
     expectation, regression = (load(f'row={form}-both-A').task for form in ('classification', 'regression'))
     with pytest.raises(UserError, match=r'1 of the 3 train films are outside 0 to 240 months.*: c \(240\)'):
-        tasks.refuse(expectation, {'train': split})
-    tasks.refuse(regression, {'train': split})
+        tasks.validate_labels(expectation, {'train': split})
+    tasks.validate_labels(regression, {'train': split})
     with pytest.raises(UserError, match=r'a \(-0.5\)'):
-        tasks.refuse(expectation, {'train': dataclasses.replace(split, months=months - 0.5)})
+        tasks.validate_labels(expectation, {'train': dataclasses.replace(split, months=months - 0.5)})
 
 
 def test_networks_of_one_sex_have_their_part_of_the_same_splits():
-    splits = {sex: train.open_splits(load(f'tiny,row=regression-{sex}-A')) for sex in ('male', 'female', 'both')}
+    splits = {sex: loop.open_splits(load(f'tiny,row=regression-{sex}-A')) for sex in ('male', 'female', 'both')}
     assert {len(split) for split in splits['both'].values()} > {12}
     for name, both in splits['both'].items():
         for sex, male in (('male', True), ('female', False)):
@@ -124,7 +128,7 @@ def test_a_lost_aspect_and_a_film_as_it_lies():
     out = resize.aspect_stage(film, ratio=1.33)
     assert out['image'].shape == (13, 10)
     np.testing.assert_allclose(out['keypoints'], [[6.0, 4.5]])
-    assert registered.region(film, region='film') is film
+    assert registration.region(film, region='film') is film
 
 
 def test_what_changes_no_pixel_may_come_before_a_network(tmp_path):
@@ -132,6 +136,6 @@ def test_what_changes_no_pixel_may_come_before_a_network(tmp_path):
     (tmp_path / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": ["points"]}}')
     runs = f'data.stage.keypoints.run={tmp_path},data.stage.unet.run={tmp_path}'
     config = load(f'rsna100,networks,{runs},stages=(aspect,unet,keypoints,contrast,region)')
-    assert [step.name for step in stages.plan(config.data)] == ['aspect', 'unet', 'keypoints', 'contrast', 'region']
+    assert [step.name for step in plan.make_plan(config.data)] == ['aspect', 'unet', 'keypoints', 'contrast', 'region']
     with pytest.raises(c.ConfigError, match=r"here \['contrast'\] come before keypoints"):
-        stages.plan(load(f'{runs}').data)  # the paper's order: for key points trained on normalised films
+        plan.make_plan(load(f'{runs}').data)  # the paper's order: for key points trained on normalised films

@@ -9,7 +9,7 @@ import pytest
 
 from boneage_jax.preprocess import keypoints as keypoints_lib
 from boneage_jax.preprocess import register, transform
-from tfds_rsna import hand_points
+from tfds_rsna.annotations import hand_points
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.render import phantom
 

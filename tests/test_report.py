@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from test_review_page import driver, window  # noqa: F401 - fixtures
 
-from boneage_jax import ensemble, evaluate, log, table
+from boneage_jax.analysis import ensemble, table
+from boneage_jax.runtime import log
+from boneage_jax.training import evaluate
 from boneage_jax.report import collect, html, numbers, page
 from tfds_rsna.errors import UserError
 
@@ -21,7 +23,7 @@ def run(workdir, *, spread=10.0, drop=()):
     for split in ('validation', 'holdout'):
         months = generator.integers(10, 220, FILMS).astype(float)
         prediction = np.maximum(months + generator.normal(0, spread, FILMS), 0)
-        films = ensemble.Films([f'{split}{i}' for i in range(FILMS)], generator.random(FILMS) < 0.5, months, prediction)
+        films = ensemble.Predictions([f'{split}{i}' for i in range(FILMS)], generator.random(FILMS) < 0.5, months, prediction)
         scored[split] = films, {'prediction': films.prediction}
     evaluate.write_predictions(workdir, scored)
     report = evaluate.write_metrics(workdir, scored, ensemble.TASK, np.array([100.0, 120.0]), {'minutes': 1.5, 'commit': 'abc'})

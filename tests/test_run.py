@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from boneage_jax import config as c
-from boneage_jax import checkpoint, train
-from tfds_rsna import lock
+from boneage_jax.runtime import checkpoint
+from boneage_jax.training import loop
+from tfds_rsna.parallel import lock
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Rows that stand for their config where all of them would take minutes; '' = the config as it is.
@@ -43,7 +44,7 @@ def read_predictions(workdir):
 @pytest.mark.parametrize('path, row', ROWS, ids=lambda x: getattr(x, 'stem', x))
 def test_every_row_of_every_config_runs_as_tiny(path, row, tmp_path):
     row = f'row={row},' if row else ''
-    report = train.train(tiny(path, row), tmp_path)
+    report = loop.train(tiny(path, row), tmp_path)
     assert report['splits']['validation']['role'] == 'selects' and report['splits']['holdout']['role'] == 'reported'
     for figures in report['splits'].values():
         for measure in figures['overall'].values():
@@ -63,16 +64,16 @@ def test_every_row_of_every_config_runs_as_tiny(path, row, tmp_path):
         assert 'training.png' in drawn
     assert np.mean(column) == pytest.approx(report['splits']['holdout']['overall'][measure]['value'], abs=1e-3)
     before = (tmp_path / 'metrics.json').stat().st_mtime_ns
-    assert train.train(tiny(path, row), tmp_path) == report  # finished: nothing is done again
+    assert loop.train(tiny(path, row), tmp_path) == report  # finished: nothing is done again
     assert (tmp_path / 'metrics.json').stat().st_mtime_ns == before
     with pytest.raises(c.ConfigError, match='another configuration:\n  seed: 0 -> 9'):
-        train.train(tiny(path, f'{row}seed=9'), tmp_path)
-    train.train(tiny(path, f'{row}log_every=9,save_every=9'), tmp_path)  # what changes no result may change
+        loop.train(tiny(path, f'{row}seed=9'), tmp_path)
+    loop.train(tiny(path, f'{row}log_every=9,save_every=9'), tmp_path)  # what changes no result may change
 
 
 def test_placements_give_the_same_run(tmp_path):
     for placement in ('host', 'device'):
-        train.train(baseline(f'epochs=1,placement={placement}'), tmp_path / placement)
+        loop.train(baseline(f'epochs=1,placement={placement}'), tmp_path / placement)
     host, device = (read_predictions(tmp_path / placement) for placement in ('host', 'device'))
     assert [row['id'] for row in host] == [row['id'] for row in device]
     # The batches are the same bits; compiled into the gather, their arithmetic may round another way.
@@ -80,7 +81,7 @@ def test_placements_give_the_same_run(tmp_path):
 
 
 def test_patience_stops_and_the_best_epoch_is_reported(tmp_path):
-    report = train.train(baseline('epochs=12,patience=1,learning_rate=1e-9'), tmp_path)
+    report = loop.train(baseline('epochs=12,patience=1,learning_rate=1e-9'), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     evaluations = [line for line in lines if line['kind'] == 'eval']
     values = {line['step']: line['mae'] for line in evaluations}
@@ -89,17 +90,17 @@ def test_patience_stops_and_the_best_epoch_is_reported(tmp_path):
 
 
 def test_init_from_starts_where_another_run_ended(tmp_path):
-    first = train.train(baseline('epochs=1'), tmp_path / 'first')
-    second = train.train(baseline(f'epochs=1,learning_rate=1e-12,init_from={tmp_path / "first"}'), tmp_path / 'second')
+    first = loop.train(baseline('epochs=1'), tmp_path / 'first')
+    second = loop.train(baseline(f'epochs=1,learning_rate=1e-12,init_from={tmp_path / "first"}'), tmp_path / 'second')
     value = lambda report: report['splits']['validation']['overall']['mae']['value']  # noqa: E731
     assert value(second) == pytest.approx(value(first), abs=5)  # only batch statistics moved on
     with pytest.raises(c.ConfigError, match='no run lies there'):
-        train.train(baseline(f'init_from={tmp_path / "none"}'), tmp_path / 'third')
+        loop.train(baseline(f'init_from={tmp_path / "none"}'), tmp_path / 'third')
 
 
 def test_loss_that_is_not_finite_names_step_and_films_and_spares_the_checkpoint(tmp_path):
-    with pytest.raises(train.Diverged, match=r'step \d+: .*films of that batch: \d+, \d+, \d+, \d+; .*learning_rate'):
-        train.train(baseline('epochs=40,learning_rate=1e30,evaluate_every=40,save_every=1,log_every=1'), tmp_path)
+    with pytest.raises(loop.DivergedError, match=r'step \d+: .*films of that batch: \d+, \d+, \d+, \d+; .*learning_rate'):
+        loop.train(baseline('epochs=40,learning_rate=1e30,evaluate_every=40,save_every=1,log_every=1'), tmp_path)
     saved = newest(tmp_path)
     assert saved is None or all(np.isfinite(x).all() for k, x in arrays(tmp_path, saved).items() if 'trainable' in k)
 
@@ -141,8 +142,8 @@ def test_stopped_and_killed_runs_resume_bit_identically(tmp_path):
     broken = tmp_path / 'broken'
     process = start(broken)
     wait_for_step(process, broken, 20)
-    with pytest.raises(lock.Locked, match=f'in use by process {process.pid}'):
-        train.train(c.load(f'{ROOT}/configs/prsnet.py:{LONG}')[1], broken)
+    with pytest.raises(lock.LockedError, match=f'in use by process {process.pid}'):
+        loop.train(c.load(f'{ROOT}/configs/prsnet.py:{LONG}')[1], broken)
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
     stopped = newest(broken)

@@ -9,7 +9,8 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import scaling
-from boneage_jax import restore, sharding
+from boneage_jax.runs import predictor
+from boneage_jax.runtime import sharding
 
 HLO = '''
   %all-reduce.1 = f32[64,3]{1,0} all-reduce(%dot), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
@@ -32,11 +33,11 @@ def test_collectives_of_a_text():
 def test_collectives_of_a_gradient():
     """The gradient of a kernel over a batch that lies on four devices: one all-reduce of the kernel's size."""
     mesh = sharding.make_mesh()
-    x = jax.ShapeDtypeStruct((8, 32), jnp.float32, sharding=sharding.over_batch(mesh))
-    w = jax.ShapeDtypeStruct((32, 16), jnp.float32, sharding=sharding.replicated(mesh))
-    gradient = jax.jit(jax.grad(lambda w, x: jnp.square(x @ w).sum()), out_shardings=sharding.replicated(mesh))
+    x = jax.ShapeDtypeStruct((8, 32), jnp.float32, sharding=sharding.batch_sharding(mesh))
+    w = jax.ShapeDtypeStruct((32, 16), jnp.float32, sharding=sharding.replicated_sharding(mesh))
+    gradient = jax.jit(jax.grad(lambda w, x: jnp.square(x @ w).sum()), out_shardings=sharding.replicated_sharding(mesh))
     assert scaling.collectives(gradient.lower(w, x).compile().as_text()) == [('all-reduce', 32 * 16 * 4)]
-    gather = jax.jit(lambda w: w + 1, out_shardings=sharding.replicated(mesh))
+    gather = jax.jit(lambda w: w + 1, out_shardings=sharding.replicated_sharding(mesh))
     cut = jax.ShapeDtypeStruct((32, 16), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec('data')))
     assert scaling.collectives(gather.lower(cut).compile().as_text()) == [('all-gather', 32 * 16 * 4)]
 
@@ -51,7 +52,7 @@ class Net(nnx.Module):
 
 @pytest.mark.parametrize('kind', ['replicated', 'fsdp'])
 def test_prediction(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(restore, 'build_model', lambda config: Net())
+    monkeypatch.setattr(predictor, 'build_model', lambda config: Net())
     result = scaling.main([f'--config=configs/prsnet.py:tiny,batch_size=8,size=(40,40),sharding={kind}', '--devices=4', '--chip', 'mine=1e9',
                            '--link', '100 GbE', 'slow=1e6', '--utilisation=1', f'--output={tmp_path / "a.json"}'])
     rows = {row['what']: row for row in result['rows']}

@@ -6,13 +6,14 @@ import json
 import pytest
 
 from boneage_jax import config as c
-from boneage_jax import score, train
+from boneage_jax.analysis import score
+from boneage_jax.training import loop
 
 
 def test_a_run_is_scored_on_other_films(tmp_path, monkeypatch):
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
     run, spec = tmp_path / 'run', 'configs/keypoints.py:tiny'
-    own = train.train(c.load(spec)[1], run)
+    own = loop.train(c.load(spec)[1], run)
     same = score.score(run, c.load(spec)[1], tmp_path / 'same')
     assert same['splits']['holdout']['overall']['error_percent']['value'] == pytest.approx(
         own['splits']['holdout']['overall']['error_percent']['value'], rel=1e-3)

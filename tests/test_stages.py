@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from boneage_jax import config as c
-from boneage_jax import findings, prepare, stages
+from boneage_jax.stages import cache, plan, records as records_lib
 from boneage_jax.preprocess import resize
 from tfds_rsna import prepared
 
@@ -43,11 +43,11 @@ def mean_of(predictor, looks, run):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
-    for name, stage in {'halve': stages.Stage(draw='halve'), 'brightest': stages.Stage(find='brightest'),
-                        'only_even': stages.Stage(draw='only_even'),
-                        'mean': stages.Stage(look='glance', answer='mean_of')}.items():
-        monkeypatch.setitem(stages.STAGES, name, stage)
-    monkeypatch.setattr(stages, 'function', lambda name, real=stages.function: globals().get(name) or real(name))
+    for name, stage in {'halve': plan.Stage(draw='halve'), 'brightest': plan.Stage(find='brightest'),
+                        'only_even': plan.Stage(draw='only_even'),
+                        'mean': plan.Stage(look='glance', answer='mean_of')}.items():
+        monkeypatch.setitem(plan.STAGES, name, stage)
+    monkeypatch.setattr(plan, 'function', lambda name, real=plan.resolve: globals().get(name) or real(name))
     LOOKED.clear()
     (tmp_path / 'films').mkdir()
     for i in range(6):
@@ -66,7 +66,7 @@ def data(folder, chosen, size=(40, 40), **options):
 
 
 def open_records(config):
-    opened = prepared.open(prepare.ensure(config))
+    opened = prepared.open(records_lib.get_records(config))
     return dict(zip(opened.labels['train']['ids'], opened.splits['train'], strict=True))
 
 
@@ -91,12 +91,12 @@ def test_a_stage_may_leave_films_out(folder, capsys):
 
 
 def test_findings_are_kept_and_a_killed_stage_goes_on(folder, monkeypatch):
-    monkeypatch.setattr(findings, 'CHUNK', 2)
-    write = findings._write
-    monkeypatch.setattr(findings, '_write', lambda path, found: 1 / 0 if '000002' in path.name else write(path, found))
+    monkeypatch.setattr(cache, 'CHUNK', 2)
+    write = cache._write
+    monkeypatch.setattr(cache, '_write', lambda path, found: 1 / 0 if '000002' in path.name else write(path, found))
     with pytest.raises(ZeroDivisionError):
         open_records(data(folder, 'brightest'))
-    monkeypatch.setattr(findings, '_write', write)
+    monkeypatch.setattr(cache, '_write', write)
     kept = list((folder / 'cache' / 'findings').glob('*/train-*.npz'))
     stamps = {path: path.stat().st_mtime_ns for path in kept}
     assert len(kept) == 1
@@ -110,36 +110,36 @@ def test_findings_are_kept_and_a_killed_stage_goes_on(folder, monkeypatch):
 
 
 def test_networks_answer_in_the_main_process_from_what_workers_saw(folder, monkeypatch):
-    from boneage_jax import restore
+    from boneage_jax.runs import predictor as predictor_lib
 
     class Predictor:
         def __init__(self, workdir):
             self.workdir = workdir
 
-    monkeypatch.setattr(restore, 'Predictor', Predictor)
+    monkeypatch.setattr(predictor_lib, 'Predictor', Predictor)
     run = folder / 'run'
     with pytest.raises(c.ConfigError, match='data.stage.mean.run is empty'):
-        prepare.ensure(data(folder, 'mean', mean={'run': ''}))
+        records_lib.get_records(data(folder, 'mean', mean={'run': ''}))
     with pytest.raises(c.ConfigError, match='no finished run lies there'):
-        prepare.ensure(data(folder, 'mean', mean={'run': str(run)}))
+        records_lib.get_records(data(folder, 'mean', mean={'run': str(run)}))
     run.mkdir()
     (run / 'metrics.json').write_text('{}')
     (run / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": []}}')
     config = data(folder, 'only_even,mean', mean={'run': str(run)})
     with pytest.raises(c.ConfigError, match=r"saw films after the stages \[\], here \['only_even'\] come before mean"):
-        prepare.ensure(config)
+        records_lib.get_records(config)
     (run / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": ["only_even"]}}')
-    first = prepare.ensure(config)
+    first = records_lib.get_records(config)
     labels = prepared.open(first).labels['train']
     assert sorted(labels['ids']) == ['0', '2', '4'] and all(int(flag) > 0 for flag in labels['flags'])
     (run / 'metrics.json').write_text('{"step": 2}')  # trained anew: its findings do not serve any more
-    assert prepare.ensure(config) != first
+    assert records_lib.get_records(config) != first
 
 
 def test_a_few_films_go_the_same_way_without_being_stored(folder):
     config = data(folder, 'only_even,halve,brightest', size=(80, 80), halve={'by': 2})
     films = [{'image': np.asarray(Image.open(folder / 'films' / f'{i}.png')), 'id': str(i)} for i in range(3)]
-    one, left_out, two = prepare.process(films, config)
+    one, left_out, two = records_lib.process(films, config)
     assert left_out is None
     records = open_records(config)
     for film in (one, two):
@@ -153,11 +153,11 @@ def test_resizing_may_come_before_other_stages(folder):
 
 
 def test_prepared_films_are_taken_as_they_are(folder):
-    made = prepare.ensure(data(folder, ''))
+    made = records_lib.get_records(data(folder, ''))
     given = f'source=prepared,data.folder={made}'
-    assert prepare.ensure(c.build(c.base(), given + ',size=(40,40)', {}).data) == made
+    assert records_lib.get_records(c.build(c.base(), given + ',size=(40,40)', {}).data) == made
     with pytest.raises(c.ConfigError, match=r'set data.size=\(40, 40\)'):
-        prepare.ensure(c.build(c.base(), given + ',size=(64,64)', {}).data)
+        records_lib.get_records(c.build(c.base(), given + ',size=(64,64)', {}).data)
 
 
 def test_points_go_back_to_where_they_came_from():
@@ -184,10 +184,10 @@ def test_a_stretched_film_gets_its_aspect_back():
 ])
 def test_the_papers_stages_on_phantoms(monkeypatch, tmp_path, chosen, size):
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
-    monkeypatch.setattr(prepare, 'POOL_SECONDS', 1e9)
+    monkeypatch.setattr(records_lib, 'POOL_SECONDS', 1e9)
     config = c.build(c.base(), f'source=hand_phantom,count=3,data.phantom.size=(208,160),size={size},stages=({chosen}),'
                      'data.stage.register.size=(104,80)', {}).data
-    films = prepared.open(prepare.ensure(config))
+    films = prepared.open(records_lib.get_records(config))
     assert len(films.splits['train']) == 3
     for record, flags in zip(films.splits['train'], films.labels['train']['flags'], strict=True):
         assert record['image'].shape == (*size, 1) and np.ptp(record['image']) > 50

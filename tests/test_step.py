@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 
 from boneage_jax import config as c
-from boneage_jax import models, optimizer, tasks, train
-from boneage_jax import step as step_lib
+from boneage_jax import models, tasks
+from boneage_jax.training import loop, optimizer
+from boneage_jax.training import step as step_lib
 
 KEY = jax.random.key(3)
 
@@ -85,7 +86,7 @@ def test_statistics_of_a_batch_are_its_own_and_spare_frozen_parts():
     tree = jax.tree_util
     for frozen in ((), ('trunk/stem_norm',)):
         state, graphs = create(frozen)
-        statistics = jax.jit(step_lib.make_statistics_step(graphs))(state, batch(), {})
+        statistics = jax.jit(step_lib.make_batch_stats_step(graphs))(state, batch(), {})
         moved = {tree.keystr(p, simple=True, separator='.') for (p, a), b in zip(
             tree.tree_flatten_with_path(statistics)[0], jax.tree.leaves(state.statistics)) if (a != b).any()}
         assert ('trunk.stem_norm.mean' in moved) == (not frozen) and 'trunk.res.0.0.norm1.mean' in moved
@@ -149,7 +150,7 @@ def test_memory_keeps_the_best_and_drops_the_rate_on_a_plateau():
     options = c.build(c.base(), 'schedule=plateau,plateau_patience=2', {}).optimizer
     memory, history = state.memory, []
     for step, value in enumerate([20.0, 15.0, 15.0, 16.0, 14.0, 15.0], 1):
-        memory = step_lib.remember(memory, value, step, options)
+        memory = step_lib.update_loop_state(memory, value, step, options)
         history.append((float(memory['best']), int(memory['best_step']), int(memory['stale'])))
     assert history == [(20, 1, 0), (15, 2, 0), (15, 2, 1), (15, 2, 2), (14, 5, 0), (14, 5, 1)]
     assert float(memory['rate_scale']) == pytest.approx(0.1)
@@ -237,6 +238,6 @@ def test_batch_normalisation_sees_each_part():
 
 def test_parts_are_refused_where_films_are_compared():
     with pytest.raises(ValueError, match="accumulate=2: the loss of task.name='age_triplet' compares all films"):
-        train.Run.check(c.load('configs/triplet.py:tiny,row=both triplet,batch_size=8,accumulate=2')[1], fresh=True)
+        loop.GradientTrainer.check(c.load('configs/triplet.py:tiny,row=both triplet,batch_size=8,accumulate=2')[1], fresh=True)
     with pytest.raises(ValueError, match='does not divide over 4 devices in 2 parts; take a multiple of 8'):
-        train.Run.check(c.load('configs/triplet.py:tiny,row=both plain,batch_size=4,accumulate=2')[1], fresh=True)
+        loop.GradientTrainer.check(c.load('configs/triplet.py:tiny,row=both plain,batch_size=4,accumulate=2')[1], fresh=True)

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from boneage_jax import config as c
-from boneage_jax import ensemble, evaluate, log, sweep, train
+from boneage_jax.analysis import ensemble, sweep
+from boneage_jax.runtime import log
+from boneage_jax.training import evaluate, loop
 from tfds_rsna.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -29,8 +31,8 @@ def finish(run, errors, *, ids=None, about=None):
     """Leaves in `run.workdir` what a finished run leaves; its holdout predictions are off by `errors` `[N]`."""
     generator, names = np.random.default_rng(5), ids or [f'h{i}' for i in range(FILMS)]
     months, male = generator.integers(10, 220, FILMS).astype(float), generator.random(FILMS) < 0.5
-    holdout = ensemble.Films(names, male, months, months + errors)
-    validation = ensemble.Films([f'v{i}' for i in range(FILMS)], male, months, months + 1.0)
+    holdout = ensemble.Predictions(names, male, months, months + errors)
+    validation = ensemble.Predictions([f'v{i}' for i in range(FILMS)], male, months, months + 1.0)
     predictions = {name: (f, {'prediction': f.prediction}) for name, f in (('validation', validation), ('holdout', holdout))}
     run.workdir.mkdir(parents=True)
     log.write_json(run.workdir / 'config.json', json.loads(run.config.to_json()))
@@ -53,7 +55,7 @@ def pretend(monkeypatch, act):
         called.append(f'{workdir.parent.name}/{workdir.name}')
         return act(config, workdir)
 
-    monkeypatch.setattr(train, 'train', train_instead)
+    monkeypatch.setattr(loop, 'train', train_instead)
     return called
 
 

@@ -8,7 +8,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from boneage_jax import losses, tasks
+from boneage_jax import tasks
+from boneage_jax.tasks import losses
 from boneage_jax.preprocess.keypoints import denormalise, normalise
 from tfds_rsna.errors import UserError
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from boneage_jax import trace
+from boneage_jax.runtime import profiler as profiler_lib
 
 
 def run(steps, folder, first=1, last=6, **options):
     """The steps that were traced of `first` to `last`, by a counter of what the profiler was told."""
-    traced = trace.Trace(steps, folder, **options)
+    traced = profiler_lib.Profiler(steps, folder, **options)
     running = []
     for step in range(first, last + 1):
         traced.before(step)
@@ -43,7 +43,7 @@ def test_other_hosts_trace_nothing(profiler, tmp_path):
 
 def test_a_real_trace(tmp_path, capsys):
     step = jax.jit(lambda x: x @ x)
-    traced = trace.Trace('1:1', tmp_path)
+    traced = profiler_lib.Profiler('1:1', tmp_path)
     traced.before(1)
     traced.after(1, step(jnp.ones((8, 8))))
     (path,) = tmp_path.rglob('*.trace.json.gz')

@@ -9,7 +9,10 @@ import pytest
 from flax import nnx
 from test_pretrained import foreign, write
 
-from boneage_jax import checkpoint, features, figures, inside, models, step, train
+from boneage_jax import figures, models
+from boneage_jax.analysis import interpret
+from boneage_jax.runtime import checkpoint
+from boneage_jax.training import feature_cache, loop, step
 from boneage_jax import config as c
 from tfds_rsna.errors import UserError
 
@@ -79,7 +82,7 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('BONEAGE_CACHE', str(folder / 'cache'))
         for kind in ('float32', 'off'):
-            train.train(tiny(f'row=both-attention,features={kind},epochs=2'), folder / kind)
+            loop.train(tiny(f'row=both-attention,features={kind},epochs=2'), folder / kind)
         yield folder
 
 
@@ -96,9 +99,9 @@ def test_kept_features_give_the_same_losses(runs):
 
 
 def test_a_stopped_computation_goes_on_and_what_changes_it_has_another_name(runs, monkeypatch, tmp_path):
-    monkeypatch.setattr(features, 'CHUNK', 4)
+    monkeypatch.setattr(feature_cache, 'CHUNK', 4)
     monkeypatch.setenv('BONEAGE_CACHE', str(runs / 'cache'))
-    split = train.open_splits(tiny('row=both-attention'))['train']
+    split = loop.open_splits(tiny('row=both-attention'))['train']
     seen = []
 
     def compute(images):
@@ -108,21 +111,21 @@ def test_a_stopped_computation_goes_on_and_what_changes_it_has_another_name(runs
         return images[:, :2, :2].astype(np.float32)
 
     with pytest.raises(KeyboardInterrupt):
-        features._ensure(split, compute, 'a', tmp_path)
+        feature_cache._ensure(split, compute, 'a', tmp_path)
     assert not list(tmp_path.glob('*.npy'))
     (tmp_path / 'go').touch()
-    kept = features._ensure(split, compute, 'a', tmp_path)
+    kept = feature_cache._ensure(split, compute, 'a', tmp_path)
     assert seen == [1, 4, 4, 4, 4]  # a film for the shape; no film twice
     np.testing.assert_array_equal(kept.arrays([15, 3])['features'], split.arrays([15, 3])['image'][:, :2, :2])
-    names = {features._fingerprint(split, about) for about in ('a', 'b')} | {
-        features._fingerprint(train.open_splits(tiny('row=both-attention'))['holdout'], 'a')}
+    names = {feature_cache._fingerprint(split, about) for about in ('a', 'b')} | {
+        feature_cache._fingerprint(loop.open_splits(tiny('row=both-attention'))['holdout'], 'a')}
     assert len(names) == 3 and kept.months is split.months
 
 
 def test_maps_are_drawn_after_evaluation_and_by_command(runs, monkeypatch, tmp_path):
     monkeypatch.setenv('BONEAGE_CACHE', str(runs / 'cache'))
     assert (runs / 'off' / 'figures' / 'attention.png').exists()
-    report = inside.inside(runs / 'off', tmp_path, split='holdout', count=3)
+    report = interpret.interpret(runs / 'off', tmp_path, split='holdout', count=3)
     assert report == json.loads((tmp_path / 'attention.json').read_text())
     assert {p.name for p in tmp_path.iterdir()} == {'attention.json', 'attention.png'}
     assert 1 <= report['places_used']['value'] <= 4 and 0 <= report['same_in_all_films'] <= 1
@@ -139,7 +142,7 @@ def test_imagenets_vgg_comes_from_a_file_and_stays_as_it_came(tmp_path):
             'validation=6,holdout=6,model.width=4,model.units=8,batch_size=4,epochs=1,log_every=1,placement=device'
     config = c.load(f'configs/attention.py:row=both-fc,init_from={path},{films}')[1]
     assert config.model.backbone == 'vgg16' and config.model.standardise == 'imagenet' and config.frozen == ('trunk',)
-    report = train.train(config, tmp_path / 'run')
+    report = loop.train(config, tmp_path / 'run')
     assert report['splits']['holdout']['overall']['mae']['value'] > 0
     with checkpoint.Checkpoints(tmp_path / 'run') as checkpoints:
         _, kept = checkpoints.read_parameters()
@@ -155,7 +158,7 @@ def test_imagenets_vgg_comes_from_a_file_and_stays_as_it_came(tmp_path):
 ])
 def test_what_cannot_be_meant_is_refused(arg, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        train.train(tiny(arg), tmp_path)
+        loop.train(tiny(arg), tmp_path)
 
 
 def test_imagenets_normalisation_needs_its_channels():

@@ -8,10 +8,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from boneage_jax import stages, tasks
+from boneage_jax import tasks
+from boneage_jax.stages import plan
 from boneage_jax import config as c
 from boneage_jax.preprocess import register, transform
-from boneage_jax.stages import networks
+from boneage_jax.stages.plan import networks
 
 SHAPE = (120, 90)
 POINTS = np.array([[[20, 50], [60, 75], [80, 45]], [[15, 30], [45, 80], [70, 60]]], np.float32)  # fingertip, thumb, capitate
@@ -75,16 +76,16 @@ def test_a_film_is_aligned_and_registered(tmp_path, fit):
     (tmp_path / 'config.json').write_text(json.dumps({'data': trained}))
     data = c.build(c.base(), f'stages=(align,register),data.stage.align.run={tmp_path},'
                    'data.stage.register.size=(208,160)', {}).data
-    align, onto = stages.plan(data)
+    align, onto = plan.make_plan(data)
     points = 2 * POINTS[0]
     film = {'image': np.zeros(shape, np.uint8), 'id': 'a'}
     film['image'][*points[0].astype(int)] = 255
     networks._input.cache_clear()
-    look = stages.look(film, align)
+    look = plan.look(film, align)
     seen = networks.resize.resize({'image': film['image'], 'keypoints': points}, size, fit)['keypoints']
     predictor = lambda images: (np.asarray(register.parameters(seen, size))[None], {})  # noqa: E731
     found = networks.aligned(predictor, [look], run=str(tmp_path))[0]
     np.testing.assert_allclose(found['keypoints'][::2], points[::2], atol=0.02)
-    after = stages.apply(stages.merge(film, found), [onto])
+    after = plan.apply_steps(plan.merge_annotations(film, found), [onto])
     assert after['image'].shape == (208, 160) and after['flags'] == 'registered_by_axis'
     np.testing.assert_allclose(after['keypoints'][::2], [[10, 80], [160, 80]], atol=0.6)

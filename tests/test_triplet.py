@@ -11,8 +11,10 @@ from flax import nnx
 from scipy import stats
 
 from boneage_jax import config as c
-from boneage_jax import embeddings as embeddings_lib
-from boneage_jax import losses, models, sharding, tasks
+from boneage_jax.analysis import embeddings as embeddings_lib
+from boneage_jax import models, tasks
+from boneage_jax.runtime import sharding
+from boneage_jax.tasks import losses
 from boneage_jax.data import source
 from boneage_jax.models import embedding, layers
 from tfds_rsna.errors import UserError
@@ -125,7 +127,7 @@ def test_a_batch_over_four_devices_is_one_batch():
 
     step = jax.jit(jax.value_and_grad(loss))
     alone = step(x, batch)
-    spread = sharding.put_batch(batch, mesh)
+    spread = sharding.shard_batch(batch, mesh)
     assert len(spread['x'].sharding.device_set) == 4
     for one, other in zip(alone, step(spread['x'], spread), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
@@ -268,17 +270,17 @@ def test_orderedness_of_known_embeddings():
     rng = np.random.default_rng(0)
     months = rng.uniform(0, 200, 80)
     line = np.stack([months, 2 * months], axis=1)
-    assert embeddings_lib.orderedness(line, months)['value'] == pytest.approx(1)
-    noise = embeddings_lib.orderedness(rng.normal(size=(80, 5)), months)
+    assert embeddings_lib.distance_age_correlation(line, months)['value'] == pytest.approx(1)
+    noise = embeddings_lib.distance_age_correlation(rng.normal(size=(80, 5)), months)
     assert abs(noise['value']) < 0.1 and noise['lower'] < 0 < noise['upper']
     mixed = line + rng.normal(scale=100, size=line.shape)
-    found = embeddings_lib.orderedness(mixed, months)
+    found = embeddings_lib.distance_age_correlation(mixed, months)
     pairs = np.triu_indices(80, 1)
     gaps, distances = (np.linalg.norm(x[:, None] - x[None], axis=-1)[pairs] for x in (months[:, None], mixed))
     assert found['value'] == pytest.approx(stats.spearmanr(distances, gaps).statistic)
     assert 0 < found['lower'] < found['value'] < found['upper'] < 1 and found['count'] == 80
     with pytest.raises(UserError, match='all the same age'):
-        embeddings_lib.orderedness(line, np.ones(80))
+        embeddings_lib.distance_age_correlation(line, np.ones(80))
 
 
 def test_a_picture_of_every_run_and_sex(tmp_path, monkeypatch):

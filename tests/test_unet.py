@@ -12,7 +12,9 @@ import pytest
 from flax import nnx
 
 from boneage_jax import config as c
-from boneage_jax import models, restore, train
+from boneage_jax import models
+from boneage_jax.runs import predictor
+from boneage_jax.training import loop
 from boneage_jax.models import unet
 
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'unet.py'
@@ -76,7 +78,7 @@ def test_refusals():
 
 
 def test_run_leaves_overlap_of_every_film(tmp_path):
-    report = train.train(c.load(f'{CONFIG}:tiny,jaccard=literal')[1], tmp_path)
+    report = loop.train(c.load(f'{CONFIG}:tiny,jaccard=literal')[1], tmp_path)
     assert report['selected_by'] == 'validation iou_miss'
     with (tmp_path / 'predictions.csv').open() as file:
         rows = list(csv.DictReader(file))
@@ -86,7 +88,7 @@ def test_run_leaves_overlap_of_every_film(tmp_path):
         assert len(iou) == 8 and np.mean(iou) == pytest.approx(overall['iou']['value'], abs=1e-3)
         assert overall['iou']['value'] <= overall['dice']['value'] <= 1
     assert (tmp_path / 'figures' / 'training.png').exists()
-    logits, _ = restore.Predictor(tmp_path)(np.zeros((3, 40, 40, 1), np.uint8))
+    logits, _ = predictor.Predictor(tmp_path)(np.zeros((3, 40, 40, 1), np.uint8))
     assert logits.shape == (3, 40, 40)
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     assert {'loss', 'iou_miss'} <= set(lines[0])

@@ -10,7 +10,7 @@ import grain
 import jax.numpy as jnp
 import numpy as np
 
-from boneage_jax import sharding
+from boneage_jax.runtime import sharding
 from tfds_rsna.errors import UserError
 
 
@@ -74,7 +74,7 @@ def make_resident(split, mesh):
     for start in range(0, len(split), 512):
         for name, part in split.arrays(range(start, min(start + 512, len(split)))).items():
             arrays[name][start:start + 512] = part
-    return sharding.put_replicated(arrays | {'months': split.months, 'male': split.male}, mesh)
+    return sharding.place_replicated(arrays | {'months': split.months, 'male': split.male}, mesh)
 
 
 def gather(batch, resident):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from boneage_jax import metrics
+from boneage_jax.tasks import metrics
 from boneage_jax.figures import style
 
 _MIN_FILMS = 5  # fewer films than this in an age bin: no mean is drawn

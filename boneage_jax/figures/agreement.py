@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from boneage_jax import metrics
+from boneage_jax.tasks import metrics
 from boneage_jax.figures import style
 
 

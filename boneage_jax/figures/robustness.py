@@ -1,4 +1,4 @@
-"""The error against the strength of each disturbance (`boneage_jax/stress.py`)."""
+"""The error against the strength of each disturbance (`boneage_jax/analysis/robustness.py`)."""
 
 import pathlib
 import textwrap

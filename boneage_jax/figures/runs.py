@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from boneage_jax import predictions
+from boneage_jax.runs import predictions
 from boneage_jax.figures import ages, agreement, classes, style, training
 from boneage_jax.figures import components as components_lib
 

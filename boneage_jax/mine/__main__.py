@@ -13,7 +13,7 @@ the same command again goes on where it stopped; a larger `--rounds` adds rounds
 from absl import app, flags, logging
 
 from boneage_jax import config as config_lib
-from boneage_jax import log
+from boneage_jax.runtime import log
 
 
 def main(argv):
@@ -33,4 +33,4 @@ if __name__ == '__main__':
     _ROUNDS = flags.DEFINE_integer('rounds', None, 'how many rounds; default: mine.rounds of the config')
     _REVIEW = flags.DEFINE_enum('review', None, ['rule', 'web'], 'who reviews; default: mine.review of the config')
     flags.mark_flags_as_required(['workdir'])
-    app.run(log.explained(main), flags_parser=config_lib.parse_flags)
+    app.run(log.exit_on_user_error(main), flags_parser=config_lib.parse_flags)

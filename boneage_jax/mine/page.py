@@ -11,7 +11,8 @@ import json
 import pathlib
 import threading
 
-from boneage_jax import figures, log
+from boneage_jax import figures
+from boneage_jax.runtime import log
 from boneage_jax.mine import sheets
 from tfds_rsna.errors import UserError
 
@@ -33,7 +34,7 @@ def review(films, mask_of, rows, verdicts, *, port, title=''):
         UserError: the port is taken.
     """
     with open_server(films, mask_of, rows, verdicts, port=port, title=title) as server:
-        log.say(f'Review of {len(rows):,} masks: open http://127.0.0.1:{server.server_port}/ (from another machine: ssh -L '
+        log.info(f'Review of {len(rows):,} masks: open http://127.0.0.1:{server.server_port}/ (from another machine: ssh -L '
                 f'{server.server_port}:127.0.0.1:{server.server_port} HOST). Every verdict goes to {verdicts.path} at once. '
                 'Masks without a verdict go by rule. Ctrl-C stops; the same command goes on.')
         server.serve_until_done()

@@ -17,11 +17,15 @@ import numpy as np
 from scipy import ndimage
 
 from boneage_jax import config as config_lib
-from boneage_jax import findings, log, restore, train
-from boneage_jax.mine import films as films_lib
+from boneage_jax.runs import predictor as predictor_lib
+from boneage_jax.runtime import log
+from boneage_jax.stages import cache
+from boneage_jax.training import loop
+from boneage_jax.mine import images as films_lib
 from boneage_jax.mine import page, sheets, verdicts
-from boneage_jax.preprocess import hand_mask, review
-from tfds_rsna import lock, prepared
+from boneage_jax.preprocess import hand_mask, mask_checks
+from tfds_rsna import prepared
+from tfds_rsna.parallel import lock
 from tfds_rsna.errors import UserError
 
 PIECE = 0.1  # of the largest component's area, from which on a second piece makes a prediction doubtful: the letters of
@@ -59,9 +63,9 @@ def mine(config, workdir, data_dir=None, seed_masks=None):
     with lock.exclusive(workdir / '.lock', wait=False):
         plain = json.loads(config.to_json())
         plain['mine'] = {key: value for key, value in plain['mine'].items() if key not in ('rounds', 'review', 'port')}
-        films_lib.settle(workdir / 'mine.json', plain | {'seed_masks': str(seed_masks or 'none')})
+        films_lib.write_or_check(workdir / 'mine.json', plain | {'seed_masks': str(seed_masks or 'none')})
         drawn = films_lib.write_seeds(config, seed_masks, workdir / 'seeds', data_dir) if seed_masks else []
-        films = films_lib.Films(config, data_dir, without=drawn)
+        films = films_lib.MiningImages(config, data_dir, without=drawn)
         films.classical(workdir / 'classical')
         done = []
         for number in range(1, config.mine.rounds + 1):
@@ -69,8 +73,8 @@ def mine(config, workdir, data_dir=None, seed_masks=None):
             if (folder / 'metrics.json').exists():
                 done.append(json.loads((folder / 'metrics.json').read_text()))
                 continue
-            log.say(f'Round {number} of {config.mine.rounds}.')
-            report = train.train(run_config(config, workdir, number, len(drawn)), folder / 'train', data_dir)
+            log.info(f'Round {number} of {config.mine.rounds}.')
+            report = loop.train(run_config(config, workdir, number, len(drawn)), folder / 'train', data_dir)
             if report is None:  # asked to stop
                 return done
             done.append(_Round(config, workdir, number, films, bool(drawn)).finish(report))
@@ -121,7 +125,7 @@ class _Round:
         self._write_records(accepted)
         metrics = self._metrics(rows, accepted, kept, eye.current, report)
         log.write_json(self.folder / 'metrics.json', metrics)
-        log.say(f'Round {self.number}: {len(accepted):,} of {len(ids):,} masks accepted ({metrics["new"]:,} new, '
+        log.info(f'Round {self.number}: {len(accepted):,} of {len(ids):,} masks accepted ({metrics["new"]:,} new, '
                 f'{metrics["dropped"]:,} dropped); mean IoU with the classical masks {metrics["iou_with_classical"]:.3f}'
                 + (f', with round {self.number - 1} {metrics["iou_with_previous"]:.3f}' if self.number > 1 else ''))
         return metrics
@@ -129,19 +133,19 @@ class _Round:
     def _predict(self):
         """Fills `masks/`: the largest component of each prediction, and the number of its pieces."""
         counts = {films_lib.SPLIT: len(self.films)}
-        if findings.finished(self.folder / 'masks', counts):
+        if cache.is_complete(self.folder / 'masks', counts):
             return
-        predictor = restore.Predictor(self.folder / 'train')
+        predictor = predictor_lib.Predictor(self.folder / 'train')
 
         def answer(positions):
             logits, _ = predictor(self.films.images(positions))
             return [_component(logit > 0) for logit in logits]
 
-        findings.ensure(self.folder / 'masks', counts, lambda job: list(job[1]), answer=answer)
+        cache.fill(self.folder / 'masks', counts, lambda job: list(job[1]), answer=answer)
 
     def _mask(self, number, i):
         folder = self.workdir / f'round_{number}' / 'masks' if number else self.workdir / 'classical'
-        return findings.read(folder, films_lib.SPLIT, i)['hand_mask']
+        return cache.read(folder, films_lib.SPLIT, i)['hand_mask']
 
     def _review(self):
         """Every film's measures and reasons by rule; review.csv."""

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 
-from boneage_jax.preprocess import review
+from boneage_jax.preprocess import mask_checks
 
 VERDICTS = ('accept', 'reject', 'undo')
 
@@ -21,13 +21,13 @@ def by_rule(mask, pieces, classical, before, options):
         before: its mask of the round before, or None.
         options: `config.mine`: the mask must agree with the classical one, or be as it was the round before.
     """
-    measured = review.measures(mask, classical)
+    measured = mask_checks.measures(mask, classical)
     if measured['area']:
         measured['components'] = float(pieces)
     if before is not None:
-        measured['stability'] = review.iou(mask, before)
+        measured['stability'] = mask_checks.iou(mask, before)
     agreement, stability = measured['agreement'], measured.get('stability', 0.0)
-    reasons = review.reasons({k: v for k, v in measured.items() if k not in ('agreement', 'stability')})
+    reasons = mask_checks.reasons({k: v for k, v in measured.items() if k not in ('agreement', 'stability')})
     if agreement < options.agreement and stability < options.stability:
         reasons.append(f'agreement: {agreement:.2f} with the classical mask, not {options.agreement:g} or more'
                        + (f'; {stability:.2f} with the round before, not {options.stability:g}'

@@ -22,19 +22,7 @@ import functools
 
 from flax import nnx
 
-from boneage_jax.models import (
-    age_classifier,
-    attention,
-    efficientnet,
-    embedding,
-    inception,
-    keypoint_nets,
-    prsnet,
-    regional,
-    resnet,
-    unet,
-    vgg,
-)
+from boneage_jax.models import age_classifier, attention, efficientnet, embedding, inception, keypoint_nets, prsnet, regional, resnet, unet, vgg
 from tfds_rsna.errors import UserError
 
 BACKBONES = {

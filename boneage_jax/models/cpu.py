@@ -59,7 +59,7 @@ def convolution(x, kernel, strides, padding, **options):
     def backward(saved, gradient):
         x, kernel = saved
         to_input = jax.linear_transpose(lambda x: native(x, kernel), x)
-        to_kernel = tap_by_tap(x, gradient, size, strides, padding) if few else film_by_film(x, gradient, size, padding)
+        to_kernel = tap_by_tap(x, gradient, size, strides, padding) if few else image_by_image(x, gradient, size, padding)
         return to_input(gradient)[0], to_kernel.astype(kernel.dtype)
 
     ours = jax.custom_vjp(native)
@@ -72,7 +72,7 @@ def _product(x, kernel, strides):
     return (x.reshape(-1, x.shape[3]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
 
 
-def film_by_film(x, gradient, size, padding):
+def image_by_image(x, gradient, size, padding):
     """The kernel's gradient `[m, n, C, D]` float32 of a convolution without stride; `gradient` `[B, h, w, D]` is its output's."""
     (rows, columns), places = size, gradient.shape[1:3]
     wide = jnp.pad(x, ((0, 0), *padding, (0, 0)))

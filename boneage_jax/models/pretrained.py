@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from boneage_jax import checkpoint
+from boneage_jax.runtime import checkpoint
 from boneage_jax.models import grey, weight_files
 from tfds_rsna.errors import UserError
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import filters, segmentation
 
-from boneage_jax.preprocess import review, silhouette
+from boneage_jax.preprocess import mask_checks, silhouette
 from tfds_rsna.errors import UserError
 
 FINE = (256, 512)  # longer side, least and largest, on which gradient and watershed work
@@ -164,7 +164,7 @@ def mask_stage(film, *, on_doubt='flag', positive=True):
         steps = classical_steps(film['image'])
     except UserError as error:
         raise UserError(f'film {film.get("id", "")}: {error}') from error
-    doubts = review.plausible(steps.mask)
+    doubts = mask_checks.violations(steps.mask)
     if steps.mask.any() and steps.score < silhouette.DOUBTFUL:
         doubts.append(f'shape: score {steps.score:.2f} of the silhouette, below {silhouette.DOUBTFUL}')
     mask = steps.mask

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfds_rsna import hand_landmarks
+from tfds_rsna.annotations import hand_landmarks
 
 NAMES = ('middle_fingertip', 'thumb_tip', 'capitate')
 PADDED = (2080, 1600)  # rows x columns to which films are padded and scaled before the key-point net (section 2.2)

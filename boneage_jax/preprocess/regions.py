@@ -67,5 +67,5 @@ def region_stage(film, *, region):
         found = {}
         onto = np.linalg.inv(transforms.fit(register.SIZE, film['image'].shape[:2]))
     else:
-        onto, found = register.register_film(film)
-    return transforms.warp_film(film, cut(window) @ onto, window.output) | found
+        onto, found = register.register_example(film)
+    return transforms.transform_example(film, cut(window) @ onto, window.output) | found

@@ -198,11 +198,11 @@ def register_stage(film, *, size=SIZE):
     A mask with `mask_doubts` speaks neither against the key points nor in their stead. Adds `registered` (see
     `register`), `doubts` (why not by the key points, '' otherwise) and `transform` [3, 3].
     """
-    transform, found = register_film(film, size)
-    return transforms.warp_film(film, transform, size) | found
+    transform, found = register_example(film, size)
+    return transforms.transform_example(film, transform, size) | found
 
 
-def register_film(film, size=SIZE):
+def register_example(film, size=SIZE):
     """`register` for a film dict: the transform, and the entries `registered` and `doubts`."""
     mask = None if film.get('mask_doubts') else film.get('hand_mask')
     transform, how, reasons = register(film['image'].shape[:2], film.get('keypoints'), mask, size)

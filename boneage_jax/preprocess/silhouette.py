@@ -11,7 +11,7 @@ import functools
 import numpy as np
 from scipy import ndimage
 
-from boneage_jax.preprocess import review
+from boneage_jax.preprocess import mask_checks
 
 SIDE = 100  # longer side of the coarse grid: that of the smallest films in use
 DOUBTFUL = 0.5  # a score below it is hardly a hand's
@@ -74,7 +74,7 @@ def _field(film):
     for sign in (1, -1):
         for mask in _components(sign * film):
             mask = ndimage.binary_fill_holes(mask)
-            if 0.12 < mask.mean() < 0.9 and review.solidity(mask) > 0.9 and (best is None or mask.sum() > best.sum()):
+            if 0.12 < mask.mean() < 0.9 and mask_checks.solidity(mask) > 0.9 and (best is None or mask.sum() > best.sum()):
                 best = mask
     field = None if best is None else _inside(best) > 4
     return field if field is not None and field.any() else None
@@ -95,7 +95,7 @@ def _best(film, field=None):
     voters = sorted(voters, key=lambda voter: -voter[0])[:_VOTERS]
     best = voters[0][1]
     votes = [(value, mask) for value, mask in voters
-             if value > _NEAR * voters[0][0] and review.iou(mask, best) > 0.7]
+             if value > _NEAR * voters[0][0] and mask_checks.iou(mask, best) > 0.7]
     share = sum(value * mask for value, mask in votes) / sum(value for value, _ in votes)
     return share > _SHARE, float(voters[0][0])
 
@@ -147,7 +147,7 @@ def measures(mask, slopes):
     long = np.count_nonzero(outline) / 2 + 1
     on_border = _on_border(mask)
     return np.array([
-        np.log(size / mask.size), np.sqrt(1 - np.count_nonzero(reached) / size), review.solidity(mask),
+        np.log(size / mask.size), np.sqrt(1 - np.count_nonzero(reached) / size), mask_checks.solidity(mask),
         np.clip(fall, -1, 1).mean() if fall.size else 0, np.quantile(fall, 0.15) if fall.size else 0,
         np.log(long ** 2 / size), np.sqrt(on_border / (on_border + long))])
 

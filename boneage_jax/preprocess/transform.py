@@ -97,7 +97,7 @@ def warp_mask(mask, transform, size):
     return (grey >= 128).astype(np.uint8)
 
 
-def warp_film(film, transform, size):
+def transform_example(film, transform, size):
     """A film dict under `transform`: image, `hand_mask`, points and boxes; `transform` in it takes this one on top.
 
     `film['transform']`, float32 [3, 3], leads from the film as it was before the first such step to the film as it is:

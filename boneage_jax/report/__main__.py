@@ -10,7 +10,8 @@ left out is computed by the same functions, and the page says so. It opens from 
 
 from absl import app, flags, logging
 
-from boneage_jax import ensemble, log
+from boneage_jax.analysis import ensemble
+from boneage_jax.runtime import log
 from tfds_rsna.errors import UserError
 
 
@@ -30,4 +31,4 @@ if __name__ == '__main__':
     _TITLE = flags.DEFINE_string('title', '', 'heading of the page')
     _FILMS = flags.DEFINE_boolean('films', True, 'pictures of the films that went worst (their terms of use apply)')
     _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    app.run(log.explained(main))
+    app.run(log.exit_on_user_error(main))

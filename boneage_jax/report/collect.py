@@ -10,7 +10,9 @@ import json
 import os
 import pathlib
 
-from boneage_jax import metrics, predictions, table
+from boneage_jax.analysis import table
+from boneage_jax.runs import predictions
+from boneage_jax.tasks import metrics
 from boneage_jax.figures import training
 from tfds_rsna.errors import UserError
 

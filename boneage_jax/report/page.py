@@ -6,9 +6,9 @@ import json
 import pathlib
 import string
 
-from boneage_jax import log
-from boneage_jax import table as table_lib
-from boneage_jax import workdir as workdir_lib
+from boneage_jax.runtime import log
+from boneage_jax.analysis import table as table_lib
+from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import agreement, training
 from boneage_jax.report import collect, numbers, pictures, runs
@@ -35,7 +35,7 @@ def write(folders, output, *, title='', data_dir=None, films=True):
     title = title or f'Bone age: {found[0].name if len(found) == 1 else f"{len(found)} runs"}'
     sections = []
     for number, thing in enumerate(parts, 1):
-        log.say(f'[{number}/{len(parts)}] {thing.name}')
+        log.info(f'[{number}/{len(parts)}] {thing.name}')
         anchor = anchors[id(thing)]
         sections.append(_extra(thing, anchor) if isinstance(thing, collect.Extra) else runs.section(
             thing, anchor, data_dir, films))
@@ -48,8 +48,8 @@ def write(folders, output, *, title='', data_dir=None, films=True):
             _overview(found, anchors), sections, _footer(films)])]
     text = string.Template(_TEMPLATE.read_text()).substitute(title=tag('i', title)[3:-4], body=''.join(body))
     output.parent.mkdir(parents=True, exist_ok=True)
-    log.write_whole(output, text)
-    log.say(f'{output}: {len(found)} runs, {len(sweeps)} tables, {len(text) / 1e6:.1f} MB; open it in a browser.')
+    log.write_atomic(output, text)
+    log.info(f'{output}: {len(found)} runs, {len(sweeps)} tables, {len(text) / 1e6:.1f} MB; open it in a browser.')
     return output
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from boneage_jax import config as config_lib
-from boneage_jax import prepare
+from boneage_jax.stages import records
 from boneage_jax.figures import style
 from tfds_rsna import prepared
 from tfds_rsna.errors import UserError
@@ -68,7 +68,7 @@ def _records(run, data_dir):
             return None
     else:
         workdir = run.place
-    return prepare.existing(config_lib.from_json(workdir / 'config.json').data, data_dir)
+    return records.existing_records(config_lib.from_json(workdir / 'config.json').data, data_dir)
 
 
 def _webp(image, size, quality):

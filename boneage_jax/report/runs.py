@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from boneage_jax import table as table_lib
+from boneage_jax.analysis import table as table_lib
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import ages, agreement, classes, training
 from boneage_jax.report import pictures

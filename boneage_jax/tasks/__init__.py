@@ -37,7 +37,7 @@ def inputs(options):
     return build(options, fit(options, np.array([0.0, 240.0]))).inputs
 
 
-def refuse(options, splits):
+def validate_labels(options, splits):
     """Raises UserError where a film of `splits` (`{name: Split}`) has a label that the task `config.task` cannot hold."""
     task = build(options, fit(options, np.array([0.0, 240.0])))
     for split in splits.values():

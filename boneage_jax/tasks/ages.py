@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from boneage_jax import losses, metrics
-from boneage_jax.tasks.task import Task, by_value, mean_of_films
+from boneage_jax.tasks import losses, metrics
+from boneage_jax.tasks.task import Task, by_value, mean_of_examples
 from tfds_rsna.errors import UserError
 
 AGES = 240  # classes of a month each: 0 to 239 (Iglovikov 2018)
@@ -40,7 +40,7 @@ def age(options, *, centre, scale):
             raise UserError(f'task.name={options.name!r} takes one number a film, this network gives {prediction.shape[-1]}; '
                             "set model.outputs=1 or task.name='age_expectation'")
         value = per_film(prediction, (batch['months'] - centre) / scale)
-        return mean_of_films(batch, 'mae', value, jnp.abs(months(prediction) - batch['months']))
+        return mean_of_examples(batch, 'mae', value, jnp.abs(months(prediction) - batch['months']))
 
     def columns(prediction, aux, batch):
         del aux, batch

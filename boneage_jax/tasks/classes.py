@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from boneage_jax import metrics
+from boneage_jax.tasks import metrics
 from boneage_jax.tasks.task import Task
 from tfds_rsna.errors import UserError
 

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from boneage_jax import losses, metrics
+from boneage_jax.tasks import losses, metrics
 from boneage_jax.preprocess import keypoints as points_lib
-from boneage_jax.tasks.task import Task, by_value, mean_of_films
+from boneage_jax.tasks.task import Task, by_value, mean_of_examples
 from tfds_rsna.errors import UserError
 
 
@@ -70,7 +70,7 @@ def keypoints(options):
         value = per_value(prediction, truth).mean((1, 2))
         if 'heatmaps' in aux:
             value += options.heatmap_weight * _map_entropy(aux['heatmaps'], truth).mean(1)
-        return mean_of_films(batch, 'error_percent', value, columns(prediction, aux, batch)['error_percent'])
+        return mean_of_examples(batch, 'error_percent', value, columns(prediction, aux, batch)['error_percent'])
 
     def headline(report):
         percent, pixels = report['overall']['error_percent'], report['overall']['error_pixels']

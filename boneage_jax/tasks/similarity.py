@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from boneage_jax.preprocess import keypoints as points_lib
 from boneage_jax.preprocess import register
 from boneage_jax.tasks import hands
-from boneage_jax.tasks.task import by_value, mean_of_films
+from boneage_jax.tasks.task import by_value, mean_of_examples
 
 
 def similarity(options):
@@ -30,7 +30,7 @@ def similarity(options):
     def loss(prediction, aux, batch):
         truth = register.parameters(batch['keypoints'], batch['image'].shape[1:3])
         value = per_value(prediction, truth).mean(1)
-        return mean_of_films(batch, 'error_percent', value, columns(prediction, aux, batch)['error_percent'])
+        return mean_of_examples(batch, 'error_percent', value, columns(prediction, aux, batch)['error_percent'])
 
     def headline(report):
         percent, degrees = report['overall']['error_percent'], report['overall']['degrees']

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from boneage_jax import losses
+from boneage_jax.tasks import losses
 from tfds_rsna.errors import UserError
 
 _BY_VALUE = {'l1': losses.l1, 'l2': losses.l2}
@@ -22,7 +22,7 @@ def by_value(options):
     return _BY_VALUE[options.loss]
 
 
-def mean_of_films(batch, selects, value, selected):
+def mean_of_examples(batch, selects, value, selected):
     """What `Task.loss` returns from per-film values `[B]`: of the loss, and of the selecting metric called `selects`."""
     valid = batch['valid'].astype(jnp.float32)
     count, total = jnp.maximum(valid.sum(), 1.0), (value * valid).sum()

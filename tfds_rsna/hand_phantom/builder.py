@@ -5,7 +5,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tfds_rsna import films, pools, streamed
+from tfds_rsna import builder as builder_lib
+from tfds_rsna.io import decoding
+from tfds_rsna.parallel import pools
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
 from tfds_rsna.hand_phantom.render import phantom
@@ -13,7 +15,7 @@ from tfds_rsna.hand_phantom.render import phantom
 _FEW = 64  # films that are rendered before a pool of processes has started
 
 
-class HandPhantom(streamed.StreamedBuilder):
+class HandPhantom(builder_lib.StreamedBuilder):
     """`count` procedural hand radiographs, one split 'train', ids '0', '1', ... (a run splits it later).
 
     The same (count, size, seed) gives the same records.
@@ -38,7 +40,7 @@ class HandPhantom(streamed.StreamedBuilder):
     def describe(cls, *, count: int = 4000, size: tuple = (512, 512), seed: int = 0) -> dict:
         """A JSON-ready description that changes whenever the records could; UserError as the builder."""
         count, size, seed = _checked(count, size, seed)
-        return {'builder': cls.name, 'version': str(cls.VERSION), 'decoder': films.VERSION, 'count': count,
+        return {'builder': cls.name, 'version': str(cls.VERSION), 'decoder': decoding.VERSION, 'count': count,
                 'size': list(size), 'seed': seed}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -46,7 +48,7 @@ class HandPhantom(streamed.StreamedBuilder):
             return tfds.features.Tensor(shape=shape, dtype=np.float32, encoding='bytes')
         return tfds.core.DatasetInfo(
             builder=self, description='Procedural left-hand radiographs: nobody was irradiated.',
-            features=streamed.film_features(
+            features=builder_lib.image_features(
                 hand_mask=tfds.features.Text(doc='PNG, 255 = hand and forearm'),
                 keypoints=points(3, 2), coco_keypoints=points(21, 2), bone_boxes=points(len(BONE_NAMES), 4)),
             disable_shuffling=True)

@@ -2,7 +2,7 @@
 import numpy as np
 
 from tfds_rsna.errors import UserError
-from tfds_rsna.hand_phantom import film, raster, schedule
+from tfds_rsna.hand_phantom import exposure, raster, schedule
 from tfds_rsna.hand_phantom.anatomy import boxes, hand
 from tfds_rsna.hand_phantom.marker import mark
 
@@ -42,14 +42,14 @@ def draw(months, male, body_rng, film_rng, grain_rng, size):
         raise UserError(f'hand_phantom: size {size} is too small to draw; give at least (16, 16)')
     drawn = hand(months, male, body_rng)
     mirror = -1 if film_rng.random() < _RIGHT_HANDS else 1
-    view = film.place(drawn.joints, mirror, size, film_rng)
+    view = exposure.place(drawn.joints, mirror, size, film_rng)
     thickness, inside = raster.flesh(drawn, view, size)
     attenuation = _FLESH * thickness + _BONE * raster.bone(drawn, view, size) * inside
     grain = grain_rng.standard_normal(size, np.float32) * np.float32(min(size) / 512)
-    grey = film.tone(attenuation, inside, grain, film_rng)
+    grey = exposure.tone(attenuation, inside, grain, film_rng)
     inverted = film_rng.random() < _INVERTED
     mark(grey, view.points(np.concatenate([drawn.joints, _REACH])), mirror, film_rng)
-    image = np.clip(film.collimate(grey, film_rng) + .5, 0, 255).astype(np.uint8)
+    image = np.clip(exposure.collimate(grey, film_rng) + .5, 0, 255).astype(np.uint8)
     coco = view.points(drawn.joints)[:, ::-1].astype(np.float32)
     capitate = view.points(drawn.capitate)[::-1].astype(np.float32)
     return {'image': 255 - image if inverted else image, 'hand_mask': inside.astype(np.uint8),

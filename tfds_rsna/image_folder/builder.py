@@ -3,13 +3,14 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from tfds_rsna import checked, films, streamed
-from tfds_rsna.archive import Archive
+from tfds_rsna import builder as builder_lib, matched
+from tfds_rsna.io import decoding
+from tfds_rsna.io.archive import Archive
 from tfds_rsna.image_folder.source import FolderSource
 from tfds_rsna.problems import DataError, Problems
 
 
-class ImageFolder(streamed.StreamedBuilder):
+class ImageFolder(builder_lib.StreamedBuilder):
     """PNG, JPEG, TIFF or DICOM films and a CSV or xlsx of ages and sexes; one split, 'train', in the table's order."""
 
     VERSION = tfds.core.Version('1.1.0')
@@ -35,13 +36,13 @@ class ImageFolder(streamed.StreamedBuilder):
         Raises:
             UserError: what the build would say about missing places, columns and units.
         """
-        return {'builder': cls.name, 'version': str(cls.VERSION), 'decoder': films.VERSION,
+        return {'builder': cls.name, 'version': str(cls.VERSION), 'decoder': decoding.VERSION,
                 'on_error': Problems(on_error).on_error, **FolderSource(**source).describe()}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        more = {'source': streamed.Str(doc='where it comes from')} if self._source.source_column else {}
+        more = {'source': builder_lib.Str(doc='where it comes from')} if self._source.source_column else {}
         return tfds.core.DatasetInfo(builder=self, description="A user's own hand radiographs with ages.",
-                                     features=streamed.film_features(**more), disable_shuffling=True)
+                                     features=builder_lib.image_features(**more), disable_shuffling=True)
 
     def _options(self) -> dict | None:
         if not self._source.images or not self._source.labels:
@@ -58,10 +59,10 @@ class ImageFolder(streamed.StreamedBuilder):
                 raise DataError('\n'.join([f'{self._source.place}: not one film there has a usable label in '
                                            f'{self._source.table}', *problems.lines()]))
             problems.raise_if_any()
-            self._films = checked.CheckedFilms(pairs, problems)
+            self._films = matched.MatchedImages(pairs, problems)
             infos = super()._generate_splits(dl_manager, download_config)
         problems.raise_if_any()
-        checked.report(problems, pathlib.Path(self.data_dir) / 'rejected.csv')
+        matched.report(problems, pathlib.Path(self.data_dir) / 'rejected.csv')
         return infos
 
     def _split_generators(self, dl_manager):

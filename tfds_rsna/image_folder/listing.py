@@ -2,8 +2,8 @@
 import dataclasses
 import pathlib
 
-from tfds_rsna import films
-from tfds_rsna.archive import Archive, Entry
+from tfds_rsna.io import decoding
+from tfds_rsna.io.archive import Archive, Entry
 from tfds_rsna.image_folder import matching
 from tfds_rsna.image_folder.source import PER_YEAR, all_entries
 from tfds_rsna.labels import Columns, check_unit, parse, read_table
@@ -51,7 +51,7 @@ def listing(archive: Archive, place: pathlib.Path, labels: pathlib.Path | None =
     if not found:
         raise DataError(f'{place}: no film there (PNG, JPEG, TIFF or DICOM) among {len(entries)} files')
     known, lines = _labels(found, place, labels, columns or {}, age_unit) if labels else ({}, [])
-    listed = [known.get(entry.path) or Film(matching.FILM.sub('', entry.name), entry) for entry in found]
+    listed = [known.get(entry.path) or Film(matching.IMAGE.sub('', entry.name), entry) for entry in found]
     twice = duplicates(film.id for film in listed)  # left/7.png beside right/7.png, or 7.png beside 7.dcm
     return [dataclasses.replace(film, id=film.entry.path) if film.id in twice else film for film in listed], lines
 
@@ -66,10 +66,10 @@ def _entries(archive: Archive, place: pathlib.Path) -> list[Entry]:
 
 def _is_film(entry: Entry) -> bool:
     """By its name, or by its content where the name has no extension, as in many DICOM exports."""
-    if matching.FILM.search(entry.name) or not matching.BARE.search(entry.name):
-        return bool(matching.FILM.search(entry.name))
+    if matching.IMAGE.search(entry.name) or not matching.BARE.search(entry.name):
+        return bool(matching.IMAGE.search(entry.name))
     try:
-        return films.is_dicom(entry.read())
+        return decoding.is_dicom(entry.read())
     except (DataError, OSError):
         return False
 

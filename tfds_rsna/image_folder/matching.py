@@ -3,11 +3,11 @@ import posixpath
 import re
 from collections.abc import Sequence
 
-from tfds_rsna.archive import Entry
+from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
 from tfds_rsna.problems import Problems
 
-FILM = re.compile(r'\.(png|jpe?g|tiff?|dcm|dicom)$', re.IGNORECASE)
+IMAGE = re.compile(r'\.(png|jpe?g|tiff?|dcm|dicom)$', re.IGNORECASE)
 # DICOM exports often have no extension (IM000001), or one of digits only.
 BARE = re.compile(r'(^|/)[^/.]+$|\.\d+$')
 
@@ -21,7 +21,7 @@ def pair(labels: Sequence[Label], entries: Sequence[Entry], table: str, place: s
 
     `problems` takes rows that fit no film or several, films that two rows name, and films that no row names.
     """
-    films = [entry for entry in entries if FILM.search(entry.name) or BARE.search(entry.name)]
+    films = [entry for entry in entries if IMAGE.search(entry.name) or BARE.search(entry.name)]
     indices = [_index(films, key) for key in (
         lambda path: path, _stem, posixpath.basename, lambda path: _stem(posixpath.basename(path)))]
     pairs, takers = [], {}
@@ -41,13 +41,13 @@ def pair(labels: Sequence[Label], entries: Sequence[Entry], table: str, place: s
     bad_rows = problems.ids()
     for entry in films:
         names = {entry.path, _stem(entry.path), entry.name, _stem(entry.name)}
-        if entry.path not in takers and FILM.search(entry.name) and not names & bad_rows:
+        if entry.path not in takers and IMAGE.search(entry.name) and not names & bad_rows:
             problems.add('image without a label', _stem(entry.name), entry.path, f'no row for it in {table}')
     return pairs
 
 
 def _stem(path: str) -> str:
-    return FILM.sub('', path)
+    return IMAGE.sub('', path)
 
 
 def _index(films: Sequence[Entry], key) -> dict[str, list[Entry]]:

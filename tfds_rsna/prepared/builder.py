@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_rsna import streamed
+from tfds_rsna import builder as builder_lib
 from tfds_rsna.errors import UserError
 
 SCALARS = {'months': np.float32, 'male': np.bool_, 'width': np.int32, 'height': np.int32}
@@ -16,7 +16,7 @@ class PreparedError(UserError):
     """A folder that holds no finished prepared records, or other things where they should go."""
 
 
-class Prepared(streamed.StreamedBuilder):
+class Prepared(builder_lib.StreamedBuilder):
     """Films of one fixed size as raw arrays; `Prepared(data_dir=FOLDER)` opens a folder written by `write`.
 
     Arrays are `Tensor(encoding='bytes')`: a read is one copy of the array, not a Python list of its numbers.
@@ -67,7 +67,7 @@ def infer_features(example: Mapping) -> tfds.features.FeaturesDict:
         if key in SCALARS:
             features[key] = tfds.features.Scalar(dtype=SCALARS[key])
         elif key in STRINGS:
-            features[key] = streamed.Str()
+            features[key] = builder_lib.Str()
         elif isinstance(value, np.ndarray) and value.ndim:
             features[key] = tfds.features.Tensor(shape=value.shape, dtype=value.dtype, encoding='bytes')
         else:

@@ -6,7 +6,7 @@ import pathlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 
-from tfds_rsna import streamed
+from tfds_rsna import builder as builder_lib
 from tfds_rsna.prepared.builder import Prepared, PreparedError, infer_features
 
 MARKER = 'prepared.json'
@@ -49,7 +49,7 @@ def write(folder, splits: Mapping[str, Iterable[dict]], *, description: str = ''
         os.rename(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and streamed.is_disk_full(error):  # beside the shards, which say it themselves
+        if isinstance(error, OSError) and builder_lib.is_disk_full(error):  # beside the shards, which say it themselves
             raise PreparedError(f'{folder}: the disk became full ({error.strerror}); make room') from error
         raise
     return folder

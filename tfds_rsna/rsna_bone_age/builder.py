@@ -5,8 +5,9 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from tfds_rsna import checked, films, fingerprint, labels, streamed
-from tfds_rsna.archive import Archive
+from tfds_rsna import builder as builder_lib, labels, matched
+from tfds_rsna.io import decoding, fingerprint
+from tfds_rsna.io.archive import Archive
 from tfds_rsna.problems import DataError, Problems
 from tfds_rsna.rsna_bone_age import official, sources
 
@@ -16,7 +17,7 @@ _CITATION = '''\
   year={2019}}'''
 
 
-class RsnaBoneAge(streamed.StreamedBuilder):
+class RsnaBoneAge(builder_lib.StreamedBuilder):
     """14,236 hand radiographs with bone age: the official splits 'train', 'validation', 'test', as far as found.
 
     Films are read straight from the zips and stored byte for byte, sorted by id.
@@ -56,7 +57,7 @@ class RsnaBoneAge(streamed.StreamedBuilder):
             splits = {split: {'films': fingerprint.of_files(found.candidates, folder),
                               'labels': hashlib.sha256(found.table.read()).hexdigest()}
                       for split, found in sources.find(archive, folder, quiet=True).items()}
-        return {'builder': cls.name, 'version': str(cls.VERSION), 'decoder': films.VERSION,
+        return {'builder': cls.name, 'version': str(cls.VERSION), 'decoder': decoding.VERSION,
                 'on_error': Problems(on_error).on_error, 'splits': splits}
 
     @staticmethod
@@ -76,7 +77,7 @@ class RsnaBoneAge(streamed.StreamedBuilder):
         return tfds.core.DatasetInfo(
             builder=self, description='RSNA Pediatric Bone Age Challenge 2017.', citation=_CITATION,
             homepage='https://www.rsna.org/rsnai/ai-image-challenge/rsna-pediatric-bone-age-challenge-2017',
-            features=streamed.film_features(), disable_shuffling=True)
+            features=builder_lib.image_features(), disable_shuffling=True)
 
     def _options(self) -> dict | None:
         return {'source': str(source_folder(self._source).resolve())} if self._source else None
@@ -87,12 +88,12 @@ class RsnaBoneAge(streamed.StreamedBuilder):
             self.fetch(self._source)
         with Archive() as archive:
             found = sources.find(archive, source_folder(self._source))
-            self._films = {split: checked.CheckedFilms(_labelled(source, problems), problems)
+            self._films = {split: matched.MatchedImages(_labelled(source, problems), problems)
                            for split, source in found.items()}
             problems.raise_if_any()
             infos = super()._generate_splits(dl_manager, download_config)
         problems.raise_if_any()
-        checked.report(problems, pathlib.Path(self.data_dir) / 'rejected.csv')
+        matched.report(problems, pathlib.Path(self.data_dir) / 'rejected.csv')
         return infos
 
     def _split_generators(self, dl_manager):
@@ -112,6 +113,6 @@ def source_folder(source=None) -> pathlib.Path:
 def _labelled(source: sources.SplitSource, problems: Problems) -> list:
     table = source.table.path
     rows = labels.parse(source.rows, source.columns, table, problems)
-    pairs = checked.match(rows, source.images, table, source.images_name, problems)
+    pairs = matched.match(rows, source.images, table, source.images_name, problems)
     pairs.sort(key=lambda pair: (len(pair[0].id), pair[0].id))  # numeric ids in the order of their numbers
     return pairs

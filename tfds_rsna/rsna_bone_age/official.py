@@ -4,7 +4,7 @@ import pathlib
 import zipfile
 from collections.abc import Iterable
 
-from tfds_rsna import downloads
+from tfds_rsna.io import downloads
 
 BASE = 'https://s3.amazonaws.com/east1.public.rsna.org/AI/2017/'
 

@@ -9,7 +9,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from tfds_rsna.archive import Archive, Entry
+from tfds_rsna.io.archive import Archive, Entry
 from tfds_rsna.labels import Columns, read_table
 from tfds_rsna.problems import DataError
 

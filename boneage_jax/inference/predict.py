@@ -1,0 +1,348 @@
+"""Image files in, ages out: months, years, a 90% interval, and a picture of what was looked at.
+
+    python -m boneage_jax.predict --workdir=runs/a --input=films/ --labels=films.csv --output=ages.csv --overlays=ages/
+    python -m boneage_jax.predict --workdir=runs/a --input=1377.png --sex=female --output=1377.csv
+
+Films (PNG, JPEG, TIFF, DICOM; a file, a folder, a zip) are prepared as the run's own were. OUTPUT holds
+`id,file,male,prediction,years,lower,upper[,age]`, ages in months (of a classifier also the class, its months and the
+probabilities). A film that cannot be read does not stop the others:
+it is listed in OUTPUT's neighbour `..._rejected.csv`, and the exit status is 1. Whether a film shows a hand at all is
+not checked: the network gives every picture an age.
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import pathlib
+import re
+import sys
+
+import numpy as np
+import tqdm
+from absl import app, flags, logging
+
+from boneage_jax.inference import calibration as calibration_lib
+from boneage_jax import figures
+from boneage_jax.inference import intervals
+from boneage_jax.runtime import log
+from boneage_jax.stages import records
+from boneage_jax.tasks import metrics
+from boneage_jax.training import loop
+from boneage_jax.runs import predictions as predictions_lib
+from boneage_jax.runs.predictor import Predictor, read_config, read_task
+from tfds_rsna.io import decoding
+from tfds_rsna.parallel import pools
+from tfds_rsna.io.archive import Archive
+from tfds_rsna.errors import UserError
+from tfds_rsna.image_folder import listing
+from tfds_rsna.problems import DataError, Problems
+
+SHOWN = 5  # so few films are also printed
+_CARRIED = 'coco_keypoints'  # points that every stage moves with the film and none asks about
+
+
+class UnreadableError(UserError):
+    """Some films could not be read; the others were predicted and written."""
+
+
+def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, overwrite=False, batch_size=0,
+            columns=None, age_unit='months', calibration=None):
+    """Predicts the films at `place` with the best network of the run in `workdir` and writes `output`.
+
+    Args:
+        labels: a table of sexes and, where known, ages; `columns` (`id`, `male`, `months`, `image`) and `age_unit` say
+            how to read it, see `listing.listing`.
+        sex: 'male' or 'female', of the films whose sex no table gives.
+        overlays: a folder for one picture a film.
+        batch_size: films at once; 0 = as in training.
+        calibration: a file of `boneage_jax.calibrate`, made for this very network: ages and intervals are the site's.
+
+    Returns:
+        The rows of `output` as dicts; what is not known is None.
+
+    Raises:
+        UserError: see the message; nothing was written.
+        Unreadable: at the end, where some films could not be read.
+    """
+    workdir, place, output = pathlib.Path(workdir), pathlib.Path(place).expanduser(), pathlib.Path(output)
+    if sex not in (None, 'male', 'female'):
+        raise UserError(f"--sex={sex}: expected 'male' or 'female'")
+    if output.exists() and not overwrite:
+        raise UserError(f'{output} exists; give another --output, or --overwrite')
+    config = read_config(workdir)
+    if read_task(workdir).months is None:
+        raise UserError(f'{workdir} holds a run of the task {config.task.name!r}, which predicts no ages')
+    loop.set_up_jax(config)
+    with Archive() as archive:
+        listed, lines = listing.listing(archive, place, pathlib.Path(labels).expanduser() if labels else None,
+                                        columns=columns, age_unit=age_unit)
+        for line in lines:
+            log.info(f'{labels}: {line}')
+        predictor = Predictor(workdir, batch_size=batch_size)
+        site = calibration and calibration_lib.read(calibration, calibration_lib.identify(workdir, predictor.step))
+        male = _sexes(listed, sex, labels, config.data.sex, read=predictor.needs_sex or site)
+        fitted = site.intervals() if site else _fit_intervals(workdir)
+        if site:
+            log.info(f'Ages and 90% intervals are calibrated by {calibration}.')
+        _warn_of_training_films(workdir, listed)
+        pictures = _name_pictures(listed, overlays, overwrite)
+        problems, rows = Problems('skip'), []
+        for chunk in _chunks(listed, predictor, problems, keep=bool(pictures)):
+            sexes = [male[film.id] for film, *_ in chunk]
+            months, classes, aux = _months(predictor, np.stack([seen['image'] for _, seen, _ in chunk]), sexes)
+            months = site.apply(months, sexes) if site else months
+            for i, (film, seen, native) in enumerate(chunk):
+                of_classes = {name: values[i] for name, values in classes.items()}
+                row = _row(film, place, sexes[i], float(months[i]), fitted, of_classes)
+                rows.append(row)
+                if pictures:
+                    _draw(pictures[film.id], row, native, seen, {name: _item(value, i) for name, value in aux.items()})
+    rejected = output.with_name(f'{output.stem}_rejected.csv')
+    if rows:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        log.write_table(output, *_table(rows))
+    if len(problems):
+        rejected.parent.mkdir(parents=True, exist_ok=True)
+        problems.write(rejected)
+    else:
+        rejected.unlink(missing_ok=True)  # of an earlier call
+    _say(rows, output, overlays)
+    if len(problems):
+        raise UnreadableError('\n'.join([f'{len(problems)} of {len(listed)} films were not predicted (listed in {rejected})',
+                                    *problems.lines()]))
+    return rows
+
+
+def see(images, data):
+    """Films, each [H, W] uint8, as the network of `config.data` sees them: for each `{'image': uint8 [rows, columns,
+    1], 'matrix': ..}`, or None where the run's own preprocessing left it out.
+
+    `matrix` [2, 3] takes places (row, column) on what the network sees to places on the film, in both of which pixel
+    (r, c) covers [r, r + 1] x [c, c + 1]: three points are carried through all that is done to the film.
+    """
+    points = [np.array([[0, 0], [rows, 0], [0, columns]], np.float32) for rows, columns in (x.shape for x in images)]
+    films_seen = records.process([{'id': '', 'image': image, _CARRIED: three}
+                                  for image, three in zip(images, points)], data)
+    return [film and {'image': film['image'], 'matrix': _matrix(film[_CARRIED], three)}
+            for film, three in zip(films_seen, points)]
+
+
+def _matrix(seen, native):
+    """The [2, 3] that takes three points [3, 2] (pixel centres) on what is seen to those on the film, in edges."""
+    return np.linalg.solve(np.c_[np.asarray(seen, np.float64) + 0.5, np.ones(3)], native + 0.5).T
+
+
+def in_years(months):
+    """136.2 -> '11 years 4 months'; below zero counts as zero."""
+    years, rest = divmod(max(0, round(months)), 12)
+    return f'{years} year{"s" * (years != 1)} {rest} month{"s" * (rest != 1)}'
+
+
+def _sexes(listed, sex, labels, trained_on, *, read):
+    """{id: male or None}; UserError that names the films whose sex the network reads and nobody knows, or is of the other
+    sex than all that it was `trained_on` ('male', 'female', or 'both')."""
+    given = None if sex is None else sex == 'male'
+    male = {film.id: given if film.male is None else film.male for film in listed}
+
+    def named(films):
+        return f'{", ".join(films[:SHOWN])}{" and so on" if len(films) > SHOWN else ""}'
+
+    unknown = [name for name, value in male.items() if value is None]
+    if unknown and (read or trained_on != 'both'):
+        why = 'this network reads it' if read else f'this network has seen {trained_on} films alone'
+        raise UserError(
+            f'the sex of {len(unknown)} of {len(listed)} films is not known, and {why}: {named(unknown)}. '
+            + (f'Mend their rows in {labels}, or give --sex=male or --sex=female for them' if labels else
+               'Give --labels=CSV with the columns id and male, or --sex=male or --sex=female for all of them'))
+    others = [name for name, value in male.items() if trained_on != 'both' and value != (trained_on == 'male')]
+    if others:
+        raise UserError(f'{len(others)} of {len(listed)} films are not {trained_on}, and this network was trained on {trained_on} '
+                        f'films alone: {named(others)}. Leave them out, or give the run of another network')
+    return male
+
+
+def _fit_intervals(workdir):
+    """The run's intervals, or None; says what they are worth, or why there are none."""
+    path = workdir / 'predictions.csv'
+    if not path.exists():
+        log.info(f'No intervals: {workdir} is not finished, so the errors on its validation films are not known yet.')
+        return None
+    predictions = predictions_lib.read(path)
+    try:
+        fitted = intervals.fit(predictions)
+    except UserError as error:
+        log.info(f'No intervals: {error}.')
+        return None
+    for line in fitted.lines():
+        log.info(line)
+    for split in dict.fromkeys(predictions['split']):
+        if split != 'validation':
+            shares = intervals.coverage(fitted, predictions, split)
+            log.info(f'On {split} they hold ' + ', '.join(
+                f'{100 * s["value"]:.1f}% of {s["count"]:,} films' + ('' if name == 'overall' else
+                                                                     f' of {intervals.PLAIN[name]}')
+                + f' ({100 * s["lower"]:.1f} to {100 * s["upper"]:.1f})' for name, s in shares.items())
+                + '; films from elsewhere may fare worse.')
+    return fitted
+
+
+def _warn_of_training_films(workdir, listed):
+    path = workdir / 'splits.json'
+    known = {film.id for film in listed} & set(json.loads(path.read_text())['train'] if path.exists() else ())
+    if known:
+        log.info(f'{len(known)} of {len(listed)} films have the ids of films that this run was trained on '
+                f'({", ".join(sorted(known)[:SHOWN])}{", ..." if len(known) > SHOWN else ""}): if they are the same, '
+                'their ages are recalled, not predicted, and errors and intervals mean nothing.')
+
+
+def _name_pictures(listed, folder, overwrite):
+    """{id: path} of the pictures to draw, empty where none are wanted."""
+    if not folder:
+        return {}
+    paths = {film.id: pathlib.Path(folder) / f'{re.sub("[^-._A-Za-z0-9]", "_", film.id)}.png' for film in listed}
+    if len(set(paths.values())) < len(paths):  # ids that differ only in what no file name can hold
+        paths = {name: path.with_stem(f'{path.stem}_{i}') for i, (name, path) in enumerate(paths.items())}
+    there = [path for path in paths.values() if path.exists()]
+    if there and not overwrite:
+        raise UserError(f'{there[0]} exists ({len(there)} pictures); give another folder to --overlays, or --overwrite')
+    return paths
+
+
+def _chunks(listed, predictor, problems, *, keep):
+    """Lists of (film, what the network sees, native image or None), decoded by threads one batch ahead."""
+    size = predictor.batch_size
+
+    def read(film):
+        return decoding.decode(film.entry.read(), film.entry.path)
+
+    with (concurrent.futures.ThreadPoolExecutor(pools.cores()) as pool,
+          tqdm.tqdm(total=len(listed), unit='film', disable=not sys.stderr.isatty()) as bar):
+        def submit(start):
+            return [(film, pool.submit(read, film)) for film in listed[start:start + size]]
+
+        ahead = submit(0)
+        for start in range(0, len(listed), size):
+            jobs, ahead = ahead, submit(start + size)
+            decoded = []
+            for film, job in jobs:
+                try:
+                    decoded.append((film, job.result()))
+                except (UserError, OSError) as error:
+                    problems.add('film that cannot be read', film.id, film.entry.path,
+                                 str(error).removeprefix(f'{film.entry.path}: '))
+            chunk = []
+            for (film, image), seen in zip(decoded, see([image for _, image in decoded], predictor.config.data)):
+                if seen is None:
+                    problems.add('film that the preprocessing left out', film.id, film.entry.path,
+                                 'no hand was found as the stages of data.stages need it')
+                else:
+                    chunk.append((film, seen, image if keep else None))
+            if chunk:
+                yield chunk
+            bar.update(len(jobs))
+
+
+def _months(predictor, images, male):
+    """(months [N], columns of a classifier {name: [N]}, aux) as the run's evaluation had them: averaged with the mirror
+    image under `flip_tta`."""
+    male = np.array([bool(value) for value in male])
+    prediction, aux = predictor.evaluated(images, male)
+    classes = predictor.task.classes(prediction) if predictor.task.classes else {}
+    return (np.asarray(predictor.task.months(prediction)),
+            {name: np.asarray(values).tolist() for name, values in classes.items()}, aux)
+
+
+def _row(film, place, male, months, fitted, classes):
+    lower = upper = None
+    if fitted:
+        low, high = fitted.bounds([months] * 2, [True, False] if male is None else [male] * 2)
+        lower, upper = float(low.min()), float(high.max())  # of an unknown sex: the wider one
+    file = place if place.is_file() and place.name == film.entry.path else place / film.entry.path
+    return {'id': film.id, 'file': str(file), 'male': male, 'prediction': months, 'years': in_years(months),
+            'lower': lower, 'upper': upper, **classes, 'age': film.months}
+
+
+def _table(rows):
+    """(columns, lines) of OUTPUT; a column `age` where at least one is known."""
+    names = [name for name in rows[0] if name != 'age' or any(row['age'] is not None for row in rows)]
+    return names, [[f'{row[name]:.2f}' if isinstance(row[name], float) else row[name] for name in names] for row in rows]
+
+
+def _caption(row):
+    """The lines that say what came out for a film."""
+    sex = {True: ' (boy)', False: ' (girl)', None: ''}[row['male']]
+    lines = [f'{row["id"]}{sex}: {row["years"]}', f'{row["prediction"]:.1f} months']
+    if row['lower'] is not None:
+        lines[1] += f', {100 * intervals.LEVEL:g}% interval {row["lower"]:.0f} to {row["upper"]:.0f}'
+    if 'class_months' in row:
+        lines.append(f'class {row["class"]}: {row["class_months"]} months')
+    return lines + ([] if row['age'] is None else [f'labelled {in_years(row["age"])}, {row["age"]:.1f} months'])
+
+
+def _item(value, i):
+    return [part[i] for part in value] if isinstance(value, list) else value[i]
+
+
+def _draw(path, row, native, seen, aux):
+    maps = {f'relation, res{level}': values for level, values in enumerate(aux.get('relation_maps', ()), start=3)}
+    if 'attention' in aux:
+        maps['attention'] = aux['attention']
+    figures.overlay(native, '\n'.join(_caption(row)), path, boxes=aux.get('part_boxes'), valid=aux.get('part_valid'),
+                    maps=maps, boxes_of_maps={'attention': aux.get('map_box')}, size=seen['image'].shape[:2],
+                    matrix=seen['matrix'])
+
+
+def _say(rows, output, overlays):
+    if not rows:
+        return
+    for row in rows if len(rows) <= SHOWN else ():
+        print('; '.join(_caption(row)), flush=True)
+    known = np.array([row['prediction'] - row['age'] for row in rows if row['age'] is not None])
+    if len(known):
+        lower, upper = metrics.bootstrap(np.abs(known))
+        log.info(f'MAE {np.abs(known).mean():.2f} months (95% interval {lower:.2f} to {upper:.2f}) on the '
+                f'{len(known):,} films whose age is known; bias {known.mean():+.2f}.')
+    log.info(f'{len(rows):,} film{"s" * (len(rows) > 1)}: {output}' + (f'; pictures: {overlays}' if overlays else ''))
+
+
+def define_label_flags():
+    """The flags of a command that reads --labels: the names of its columns, and the unit of its ages."""
+    for name, what in {'id': 'films', 'male': 'sex', 'months': 'age', 'image': 'file'}.items():
+        flags.DEFINE_string(f'{name}_column', '', f'column of --labels with the {what}, where it has no common name')
+    flags.DEFINE_enum('age_unit', 'months', ['months', 'years'], 'of the ages in --labels')
+
+
+@contextlib.contextmanager
+def label_options():
+    """What those flags say, as options of `predict`; an error of the table names the flags inside this `with`."""
+    given = flags.FLAGS
+    named = {'id': given.id_column, 'male': given.male_column, 'months': given.months_column, 'image': given.image_column}
+    try:
+        yield {'columns': {key: value for key, value in named.items() if value}, 'age_unit': given.age_unit}
+    except DataError as error:  # written for the builder, whose options these flags are
+        raise UserError(str(error).replace('data.image_folder.', '--')) from error
+
+
+def main(argv):
+    logging.set_verbosity(logging.WARNING)
+    if argv[1:]:
+        raise UserError(f'unknown argument {argv[1]!r}; see --help')
+    with label_options() as options:
+        predict(_FLAGS.workdir, _FLAGS.input, _FLAGS.output, labels=_FLAGS.labels, sex=_FLAGS.sex,
+                overlays=_FLAGS.overlays, overwrite=_FLAGS.overwrite, batch_size=_FLAGS.batch_size,
+                calibration=_FLAGS.calibration, **options)
+
+
+if __name__ == '__main__':
+    _FLAGS = flags.FLAGS
+    flags.DEFINE_string('workdir', None, 'folder of a trained run', required=True)
+    flags.DEFINE_string('input', None, 'a film, a folder of films, or a zip of them', required=True)
+    flags.DEFINE_string('output', None, 'CSV to write', required=True)
+    flags.DEFINE_string('labels', None, 'CSV or xlsx with the sex and, where known, the age of each film')
+    flags.DEFINE_string('sex', None, 'male or female: of the films whose sex --labels does not give')
+    flags.DEFINE_string('overlays', None, 'folder for a picture of each film with its age, parts, relation or attention maps')
+    flags.DEFINE_string('calibration', None, "a site's calibration, as boneage_jax.calibrate writes it")
+    flags.DEFINE_boolean('overwrite', False, 'replace an output that exists')
+    flags.DEFINE_integer('batch_size', 0, 'films at once; 0 = as in training', lower_bound=0)
+    define_label_flags()
+    app.run(log.exit_on_user_error(main))

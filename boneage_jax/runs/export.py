@@ -1,0 +1,61 @@
+"""The trained network of a run as one file: its best parameters and batch statistics, under our names.
+
+    python -m boneage_jax.export --workdir=runs/a --output=a.safetensors
+
+`--config=...:init_from=a.safetensors` starts another run from it, bit for bit, and `models.pretrained.load(model,
+'a.safetensors')` fills a network of the same configuration. The metadata holds `config` and `task` (the run's config.json
+and task.json), `step`, and `trained_on`: hashes of the training films' ids, so that a run that holds out some of these
+films refuses to start from it.
+"""
+
+import json
+import os
+import pathlib
+
+import safetensors.numpy
+from absl import app, flags, logging
+
+from boneage_jax.runtime import checkpoint, log
+from boneage_jax.runs import workdir as workdir_lib
+from boneage_jax.models import pretrained
+from tfds_rsna.errors import UserError
+
+
+def export(workdir, output):
+    """Writes the best parameters of the run in `workdir` to the file `output`, all of it or nothing.
+
+    Raises UserError where no run lies there, it has no checkpoint yet, or `output` cannot be written.
+    """
+    workdir, output = pathlib.Path(workdir), pathlib.Path(output)
+    if output.suffix != '.safetensors':
+        raise UserError(f'--output={output}: expected a name that ends in .safetensors')
+    if output.exists():
+        raise UserError(f'--output={output}: exists already; delete it or give another name')
+    if not output.parent.is_dir():
+        raise UserError(f'--output={output}: no such folder')
+    try:
+        about = {name: (workdir / f'{name}.json').read_text() for name in ('config', 'task')}
+        films = json.loads((workdir / 'splits.json').read_text())['train']
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f'{workdir}: no trained network lies there ({error}); give the workdir of a run') from error
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        step, arrays = checkpoints.read_parameters()
+    about |= {'format': pretrained.FORMAT, 'step': str(step),
+              'trained_on': json.dumps([workdir_lib.fingerprint(film) for film in films])}
+    temporary = output.with_name(output.name + '.tmp')
+    safetensors.numpy.save_file(arrays, temporary, metadata=about)
+    os.replace(temporary, output)
+    log.info(f'{output}: {len(arrays)} arrays of step {step}, {output.stat().st_size / 1e6:,.1f} MB.')
+
+
+def main(argv):
+    logging.set_verbosity(logging.WARNING)
+    if argv[1:]:
+        raise UserError(f'unknown argument {argv[1]!r}; see --help')
+    export(flags.FLAGS.workdir, flags.FLAGS.output)
+
+
+if __name__ == '__main__':
+    flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
+    flags.DEFINE_string('output', None, 'file to write, NAME.safetensors', required=True)
+    app.run(log.exit_on_user_error(main))

@@ -1,0 +1,34 @@
+"""A profiler trace of some steps of a run: what the device did, kernel by kernel, and what the host did meanwhile."""
+
+import jax
+
+from boneage_jax.runtime import log
+
+
+class Profiler:
+    """Traces the steps of `steps` ('10:15' are 10 to 15; '' none) into `folder`; call `before` and `after` of each step.
+
+    A run that resumes among them traces the rest of them. `close` ends a trace that the run's end cut short.
+    """
+
+    def __init__(self, steps, folder, *, active=True):
+        self._first, self._last = map(int, steps.split(':')) if steps and active else (1, 0)
+        self._folder, self._running = folder, False
+
+    def before(self, step):
+        if self._first <= step <= self._last and not self._running:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def after(self, step, result):
+        """`result`: what the step gave; the trace ends when that is there."""
+        if self._running and step >= self._last:
+            jax.block_until_ready(result)
+            self.close()
+
+    def close(self):
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            log.info(f'Profiler trace: {self._folder}; open its .trace.json.gz in https://ui.perfetto.dev, or the folder in '
+                    'TensorBoard with the plugin xprof.')

@@ -1,0 +1,203 @@
+"""One mesh over all devices of all hosts, batches onto it, and the start of a multi-host run.
+
+The mesh has one axis, `data`, of type Auto: JAX's default Explicit axes refuse the pairwise differences of ranking
+losses. Every device holds the whole state, or (`fsdp`) its share of the large arrays, and its slice of each global batch.
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import traceback
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from boneage_jax.runtime import log
+from tfds_rsna.errors import UserError
+
+# How JAX's errors speak of a host that is gone: the collectives' (Gloo, NCCL) and the coordination service's.
+_LOST = ('Gloo', 'gloo', 'NCCL', 'Connection closed', 'Connection reset', 'heartbeat', 'UNAVAILABLE', 'coordination',
+         'DEADLINE_EXCEEDED')
+
+
+def initialize_distributed(environ=os.environ):
+    """Joins the other hosts where BONEAGE_COORDINATOR, BONEAGE_PROCESSES, BONEAGE_PROCESS are set (before any jax call).
+
+    `BONEAGE_COORDINATOR=auto` alone lets JAX ask the machine (a TPU slice tells its hosts all three). BONEAGE_HEARTBEAT:
+    seconds of silence after which a host counts as dead and the run ends (60). Raises UserError where a variable is
+    missing or the hosts do not find each other.
+    """
+    names = ('BONEAGE_COORDINATOR', 'BONEAGE_PROCESSES', 'BONEAGE_PROCESS')
+    given = {name: environ[name] for name in names if environ.get(name)}
+    if not given:
+        return
+    place = {}
+    if given.get(names[0]) != 'auto':
+        if len(given) < len(names):
+            missing = ', '.join(name for name in names if name not in given)
+            raise UserError(f'a multi-host run needs {", ".join(names)}; missing: {missing}')
+        place = dict(coordinator_address=given[names[0]], num_processes=int(given[names[1]]), process_id=int(given[names[2]]))
+    silence = int(environ.get('BONEAGE_HEARTBEAT') or 60)
+    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+    try:
+        jax.distributed.initialize(**place, heartbeat_timeout_seconds=silence)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f'the hosts of this run did not find each other ({", ".join(f"{k}={v}" for k, v in given.items())}); '
+                        f'is the port open, and does every host run? ({error})') from error
+    if is_main():
+        log.info(f'{jax.process_count()} hosts. One that dies ends the run within about {silence} s; the same command goes '
+                'on from the last save, on any number of hosts.')
+
+
+@contextlib.contextmanager
+def abort_on_error():
+    """An error of this host ends its process at once, with its message; with one host it goes its usual way.
+
+    An orderly end waits for all hosts, which wait for this one, or are gone.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not is_multihost():
+            raise
+        if isinstance(error, UserError):
+            log.info(f'Error: {error}')
+        elif isinstance(error, jax.errors.JaxRuntimeError) and any(sign in str(error) for sign in _LOST):
+            log.info(f'Error: host {jax.process_index()} of {jax.process_count()} lost another host, which died or was cut '
+                    'off; its own output says why. The same command goes on from the last save, on any number of hosts. '
+                    f'({str(error).splitlines()[0][:200]})')
+        else:
+            traceback.print_exception(error)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def make_mesh():
+    return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+
+
+def batch_sharding(mesh):
+    """Sharding of arrays `[B, ...]`: the batch over the mesh."""
+    return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def replicated_sharding(mesh):
+    return NamedSharding(mesh, PartitionSpec())
+
+
+SMALL = 1024  # numbers; below that a share for each device costs more than it saves
+
+
+def fsdp_sharding(mesh):
+    """`array -> sharding`: a share of a parameter, or of its optimiser's memory, on each device, cut along its longest axis
+    that divides; small arrays, and those that do not divide, whole."""
+    def place(x):
+        axes = [axis for axis, length in enumerate(x.shape) if length % mesh.size == 0]
+        if not axes or x.size < SMALL:
+            return replicated_sharding(mesh)
+        axis = max(axes, key=lambda axis: x.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, 'data'))
+
+    return place
+
+
+def state_sharding(state, mesh, kind):
+    """(shardings of a State, the function that brings its parameters together for a step), `kind` as `config.sharding`."""
+    places = jax.tree.map(lambda x: replicated_sharding(mesh), state)
+    if kind == 'replicated':
+        return places, lambda parameters: parameters
+    shares = {name: jax.tree.map(fsdp_sharding(mesh), getattr(state, name)) for name in ('trainable', 'optimizer')}
+
+    @jax.custom_vjp
+    def whole(parameters):
+        return jax.lax.with_sharding_constraint(parameters, replicated_sharding(mesh))
+
+    def in_their_shares(_, gradients):  # at once, before their norm is taken: each device then needs the sum of its share alone
+        return (jax.lax.with_sharding_constraint(gradients, shares['trainable']),)
+
+    whole.defvjp(lambda parameters: (whole(parameters), None), in_their_shares)
+    return dataclasses.replace(places, **shares), whole
+
+
+def check_batch_size(batch_size, mesh, accumulate=1):
+    if batch_size % (mesh.size * accumulate):
+        parts = f' in {accumulate} parts' if accumulate > 1 else ''
+        raise UserError(f'batch_size={batch_size} does not divide over {mesh.size} devices{parts}; '
+                        f'take a multiple of {mesh.size * accumulate}')
+
+
+def host_rows(batch_size):
+    """The rows of each global batch that this host loads."""
+    rows = batch_size // jax.process_count()
+    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+
+
+def shard_batch(batch, mesh):
+    """This host's rows (numpy, a pytree) -> the global batch on the mesh."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def place_replicated(tree, mesh):
+    """The same host values on every device of the mesh."""
+    sharding = replicated_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def place(tree, shardings):
+    """The same host values, given on every host, placed as `shardings` (a tree alike) says."""
+    return jax.tree.map(lambda x, sharding: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]),
+                        tree, shardings)
+
+
+def is_main():
+    """Whether this host writes the shared files."""
+    return jax.process_index() == 0
+
+
+def is_multihost():
+    return jax.process_count() > 1
+
+
+def barrier(name):
+    """Waits until every host is here."""
+    if is_multihost():
+        multihost_utils.sync_global_devices(name)
+
+
+class Preemption:
+    """Whether the run was asked to stop (SIGTERM, Ctrl-C): `asked(step)` is true on every host at the same step.
+
+    With several hosts jax's coordination service carries the notice of SIGTERM; alone, a signal handler sets a flag, and
+    a second Ctrl-C stops at once. The old handlers come back when the `with` block ends.
+    """
+
+    def __enter__(self):
+        self._flag = False
+        self._old = {}
+        if not is_multihost():
+            try:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    self._old[number] = signal.signal(number, self._set)
+            except ValueError:  # not the main thread, as in some notebooks: nobody sends us signals there
+                pass
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _set(self, number, frame):
+        del frame
+        if not self._flag:
+            log.info('Stopping after this step and saving; once more stops at once.')
+        self._flag = True
+        signal.signal(number, self._old[number])
+
+    def asked(self, step):
+        if is_multihost():
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._flag

@@ -1,0 +1,297 @@
+"""Ensure the records: source -> named stages -> fixed-size records, each step built once and cached.
+
+    python -m boneage_jax.prepare --config=configs/prsnet.py:rsna100
+    python -m boneage_jax.prepare --config=configs/prsnet.py --runner=beam --beam_options='--runner=FlinkRunner ...'
+
+A step's folder name ends in a fingerprint of what went into it (the source's files and options, stages, size, versions),
+so a changed option or file builds anew beside the old one. The cache is $BONEAGE_CACHE, by default
+~/.cache/boneage_jax. `main` calls `ensure` before it trains; this command does the same and prints where they lie.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import time
+
+import tensorflow_datasets as tfds
+from absl import app, flags, logging
+
+import tfds_rsna
+from boneage_jax import config as config_lib
+from boneage_jax.runtime import log
+from boneage_jax.stages import cache, plan
+from boneage_jax.preprocess import resize
+from tfds_rsna import prepared
+from tfds_rsna.io import decoding
+from tfds_rsna.parallel import beam, lock, pools
+
+VERSION = 1  # raise it when a change here alters the records
+POOL_SECONDS = 20  # below that a pool of processes costs more than it saves
+CHUNK = 16  # films that a worker takes at once
+
+
+def cache_folder():
+    return pathlib.Path(os.environ.get('BONEAGE_CACHE') or pathlib.Path.home() / '.cache' / 'boneage_jax')
+
+
+def get_records(data, data_dir=None):
+    """The folder of prepared records for `config.data`; builds what is missing and says so.
+
+    `data_dir` (default: $BONEAGE_DATA) is where raw data lies. Raises ConfigError where the source needs it and has none,
+    and the builders' own errors, which name the file.
+    """
+    if data.source == 'prepared':
+        return _given(data)
+    folder, steps, recipe = _places(data, _options(data, data_dir), data_dir)
+    if (folder / prepared.MARKER).exists():
+        return folder
+    with lock.exclusive(folder.with_name(f'.{folder.name}.lock'), wait=True,
+                        on_wait=lambda: log.info(f'Waiting for another process that prepares {folder}.')):
+        if not (folder / prepared.MARKER).exists():
+            builder = build_source(data, data_dir)
+            for i, step in enumerate(steps):
+                if not plan.STAGES[step.name].draw:
+                    _find(builder, steps[:i], step)
+            _write_records(builder, folder, data, steps, recipe)
+    return folder
+
+
+def build_source(data, data_dir=None):
+    """The TFDS builder of the source of `config.data`, its files written where they are not yet."""
+    options = _options(data, data_dir)
+    described = tfds_rsna.builder_class(data.source).describe(**options)
+    folder = cache_folder() / 'sources' / f'{data.source}-{_fingerprint(described)}'
+    builder = tfds_rsna.builder_class(data.source)(data_dir=str(folder), **options)
+    if not builder.data_path.exists():
+        log.info(f'Building {data.source} into {folder} (once).')
+        begin = time.monotonic()
+        builder.download_and_prepare()
+        log.info(f'Built in {log.duration(time.monotonic() - begin)}.')
+    return builder
+
+
+def native_images(data, count, data_dir=None):
+    """At most `count` training films of the source, evenly spaced, as they came: dicts with `image` uint8 `[H, W]`, `id`."""
+    if data.source == 'prepared':
+        raise config_lib.ConfigError("data.source='prepared' holds no films as they came; name their own source")
+    records = _open_split(str(build_source(data, data_dir).data_path), 'train')
+    chosen = sorted({round(i * (len(records) - 1) / max(count - 1, 1)) for i in range(min(count, len(records)))})
+    return [decode_record(records[i]) for i in chosen]
+
+
+def existing_records(data, data_dir=None):
+    """The folder that `ensure` would give where its records are there already, else None; builds and fetches nothing."""
+    if data.source == 'prepared':
+        return _given(data)
+    if data.download:
+        data = data.copy_and_resolve_references()
+        with data.unlocked():
+            data.download = False
+    folder = _places(data, _options(data, data_dir), data_dir)[0]
+    return folder if (folder / prepared.MARKER).exists() else None
+
+
+def _places(data, options, data_dir):
+    """(folder of the records, the stages' steps with their folders, recipe of the records)."""
+    source, steps = data.source, plan.make_plan(data, data_dir)
+    described = tfds_rsna.builder_class(source).describe(**options)
+    steps = [dataclasses.replace(step, folder=str(
+        cache_folder() / 'findings' / f'{step.name}-{source}-{_fingerprint([described, *(s.described for s in steps[:i + 1])])}'))
+        for i, step in enumerate(steps)]
+    recipe = {'source': described, 'stages': [step.described for step in steps], 'size': list(data.size),
+              'fit': data.fit, 'version': VERSION}
+    rows, columns = data.size
+    folder = cache_folder() / 'records' / f'{source}-{rows}x{columns}-{_fingerprint(recipe)}'
+    return folder, steps, recipe
+
+
+def process(films, data):
+    """Films (dicts with `image` uint8 `[H, W]`, `id` and so on, any sizes) prepared as `config.data` says, here and now.
+
+    A film that a stage leaves out comes back as None. For a few films: nothing is stored.
+    """
+    films = apply_stages(films, plan.make_plan(data))
+    return [None if film is None else resize.resize(film, tuple(data.size), data.fit) for film in films]
+
+
+def apply_stages(films, steps):
+    """Films after `steps` at their own size, networks included; None for one that a stage left out."""
+    for step in steps:
+        answer = plan.make_annotator(step)
+        here = [film for film in films if film is not None]
+        if answer is None:
+            changed = iter([plan.apply_steps(film, [step]) for film in here])
+        else:
+            found = answer([plan.look(film, step) for film in here]) if here else []
+            changed = map(plan.merge_annotations, here, found)
+        films = [None if film is None else next(changed) for film in films]
+    return films
+
+
+def _given(data):
+    """The folder of `source='prepared'`, its films as they are: refused where stages or another size are asked for."""
+    folder = pathlib.Path(data.folder).expanduser()
+    opened = prepared.open(folder)
+    shape = next(iter(opened.splits.values()))[0]['image'].shape[:2]
+    if data.stages or tuple(data.size) != shape:
+        raise config_lib.ConfigError(f'{folder}: prepared films of {shape[0]}x{shape[1]} are taken as they are; set '
+                                     f'data.size={shape} (found {tuple(data.size)}) and data.stages=() (found '
+                                     f'{tuple(data.stages)})')
+    return folder
+
+
+def _options(data, data_dir):
+    """The builder's options for `config.data`."""
+    if data.source == 'hand_phantom':
+        return {**data.phantom, 'size': tuple(data.phantom['size'])}
+    if data.source == 'image_folder':
+        options = {key: value for key, value in data.image_folder.items() if value}
+        for key, what in {'images': 'folder of films', 'labels': 'CSV of labels'}.items():
+            if key not in options:
+                raise config_lib.ConfigError(f'data.image_folder.{key} is empty: give the path of your {what}')
+            if not pathlib.Path(options[key]).expanduser().exists():
+                raise config_lib.ConfigError(f'data.image_folder.{key}={options[key]!r}: no such file or folder')
+        return options | {'on_error': data.on_error}
+    root = data_dir or os.environ.get('BONEAGE_DATA')
+    if not root:
+        raise config_lib.ConfigError(
+            "data.source='rsna_bone_age' needs the folder of the RSNA files: set BONEAGE_DATA or pass --data_dir; "
+            'without data, try the preset phantom: --config=configs/prsnet.py:phantom')
+    source = pathlib.Path(root).expanduser() / data.folder
+    if data.download:
+        source.mkdir(parents=True, exist_ok=True)
+        tfds_rsna.RsnaBoneAge.fetch(source)
+    if not source.is_dir():
+        raise config_lib.ConfigError(f'{source}: no such folder; set BONEAGE_DATA (or --data_dir) and data.folder, '
+                                     'or data.download=true to fetch the official files into it')
+    return {'source': str(source), 'on_error': data.on_error}
+
+
+def _fingerprint(description):
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _find(builder, before, step):
+    """Fills the folder of a finding step: chunks of films on as many cores as it is worth, its network in this process."""
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    if cache.is_complete(step.folder, counts):
+        return
+    look = functools.partial(annotate_chunk, str(builder.data_path), before, step)
+    seconds, total = _time(look, counts), sum(counts.values())
+    workers = pools.cores() if seconds > POOL_SECONDS else 1
+    log.info(f'Stage {step.name}: {total} films into {step.folder}: about {log.duration(seconds / workers)} on {workers} '
+            f'core{"s" if workers > 1 else ""} (once; it goes on where it was stopped).')
+    cache.fill(step.folder, counts, look, answer=plan.make_annotator(step), workers=workers)
+
+
+def _time(do, counts):
+    """Seconds that `do` would take for all films on one core, from a first chunk."""
+    first = next(iter(counts))
+    sample, begin = range(min(CHUNK, counts[first])), time.monotonic()
+    do((first, sample))
+    return (time.monotonic() - begin) / len(sample) * sum(counts.values())
+
+
+def _write_records(builder, folder, data, steps, recipe):
+    """Runs every film of every split through the stages and the resize, on as many cores as it is worth."""
+    do = functools.partial(prepare_chunk, str(builder.data_path), steps, tuple(data.size), data.fit)
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    total, pixels = sum(counts.values()), data.size[0] * data.size[1]
+    _check_space(folder, 2 * total * pixels)  # image and, where there is one, mask
+    seconds, dropped = _time(do, counts), []
+    workers = pools.cores() if seconds > POOL_SECONDS else 1
+    log.info(f'Preparing {total} films at {data.size[0]}x{data.size[1]} into {folder}: '
+            f'about {log.duration(seconds / workers)} on {workers} core{"s" if workers > 1 else ""} (once).')
+
+    def examples(split):
+        jobs = [(split, range(i, min(i + CHUNK, counts[split]))) for i in range(0, counts[split], CHUNK)]
+        for film in itertools.chain.from_iterable(pools.ordered(do, jobs, workers=workers)):
+            if isinstance(film, str):
+                dropped.append(film)
+            else:
+                yield film
+
+    try:
+        prepared.write(folder, {split: examples(split) for split in counts}, metadata=recipe)
+    except ValueError as error:
+        if len(dropped) == total:
+            raise config_lib.ConfigError(f'data.stages={tuple(data.stages)} left out every one of {total} films; first: '
+                                         f'{", ".join(dropped[:5])}') from error
+        raise
+    if dropped:
+        log.info(f'{len(dropped)} of {total} films were left out by a stage; first: {", ".join(dropped[:5])}')
+
+
+def _check_space(folder, needed):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if free < needed:
+        raise config_lib.ConfigError(f'{folder.parent}: the records may need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB '
+                                     'are free; free some space or set BONEAGE_CACHE to another disk')
+
+
+@functools.cache
+def _open_split(folder, split):
+    return tfds.builder_from_directory(folder).as_data_source(split)
+
+
+def prepare_chunk(folder, steps, size, fit, job):
+    """The prepared films of one chunk, `job` = (split, positions), and the id alone of a film that a stage left out.
+
+    Runs in a worker, which keeps its sources open.
+    """
+    split, positions = job
+    made = []
+    for i in positions:
+        film = decode_record(_open_split(folder, split)[i])
+        after = plan.apply_steps(film, steps, lambda step, i=i: cache.read(step.folder, split, i))
+        made.append(str(film['id']) if after is None else resize.resize(after, size, fit))
+    return made
+
+
+def annotate_chunk(folder, before, step, job):
+    """What the finding `step` finds, or lets its network see, on the films of one chunk; `{}` for one left out before."""
+    split, positions = job
+    looks = []
+    for i in positions:
+        film = plan.apply_steps(decode_record(_open_split(folder, split)[i]), before,
+                            lambda earlier, i=i: cache.read(earlier.folder, split, i))
+        looks.append({} if film is None else plan.look(film, step))
+    return looks
+
+
+def decode_record(record):
+    """A source record with its encoded images decoded: `image` (and `hand_mask`) uint8 `[H, W]`."""
+    film = dict(record)
+    for name in ('image', 'hand_mask'):
+        if name in film:
+            film[name] = decoding.decode(film[name], name=f'{name} of {film["id"]}')
+    return film
+
+
+def main(argv):
+    logging.set_verbosity(logging.WARNING)
+    config = config_lib.from_command_line(flags.FLAGS.config, argv)
+    engine = contextlib.nullcontext()
+    if flags.FLAGS.runner == 'beam':
+        engine = pools.engine(functools.partial(beam.ordered, folder=flags.FLAGS.beam_folder or str(cache_folder()),
+                                                options=shlex.split(flags.FLAGS.beam_options)))
+    with engine:
+        print(get_records(config.data, flags.FLAGS.data_dir))
+
+
+if __name__ == '__main__':
+    flags.DEFINE_string('config', None, 'path[:arg] of the config whose records to prepare', required=True)
+    flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
+    flags.DEFINE_enum('runner', 'processes', ['processes', 'beam'], 'who does the work: the same records either way')
+    flags.DEFINE_string('beam_options', '--runner=DirectRunner', "Beam's own, as --runner=FlinkRunner ...")
+    flags.DEFINE_string('beam_folder', None, 'where workers leave their results; default: $BONEAGE_CACHE')
+    from boneage_jax.stages import records as records_lib  # workers of other engines look for its functions there, not in their own __main__
+    app.run(log.exit_on_user_error(records_lib.main), flags_parser=config_lib.parse_flags)
