@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import machine, report
+from boneage_jax.runs import state as state_lib
 from boneage_jax import config as config_lib
 from boneage_jax import tasks
 from boneage_jax.runs import predictor
@@ -111,8 +112,8 @@ def lower(config, count, batch_size):
     model = nnx.eval_shape(lambda: predictor.build_model(config))
     transform = optimizer.build(config.optimizer, config.optimizer.learning_rate)
     task = tasks.build(config.task, tasks.fit(config.task, np.arange(240.0, dtype=np.float32)))
-    graphs, *_ = step_lib.partition(model, config.frozen)
-    state = jax.eval_shape(lambda: step_lib.create(predictor.build_model(config), transform, config.frozen)[0])
+    graphs, *_ = state_lib.partition(model, config.frozen)
+    state = jax.eval_shape(lambda: state_lib.create_state(predictor.build_model(config), transform, config.frozen)[0])
     places, whole = sharding.state_sharding(state, mesh, config.sharding)
     step = step_lib.make_train_step(graphs, task, transform, config.augment.to_dict(), accumulate=config.accumulate, whole=whole)
     shapes = {'image': ((*config.data.size, 1), jnp.uint8), 'index': ((), jnp.int32), 'months': ((), jnp.float32),

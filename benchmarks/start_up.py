@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 
+from boneage_jax.runtime import setup
+from boneage_jax.stages import records
 from benchmarks import machine, report
 
 RSNA100 = ('configs/prsnet.py:rsna100,row=baseline,source=hand_phantom,data.folder=,'
@@ -71,9 +73,9 @@ def _measure(spec):
     from boneage_jax.training import loop
     passed('imports')
     _, config = config_lib.load(spec)
-    loop.set_up_jax(config)
+    setup.set_up_jax(config)
     with tempfile.TemporaryDirectory() as workdir:
-        splits = loop.open_splits(config)
+        splits = records.open_splits(config)
         passed('data')
         run = loop.GradientTrainer(config, pathlib.Path(workdir), splits)
         batch = sharding.shard_batch(next(run.batches.iterate(0, 1)), run.mesh)

@@ -21,6 +21,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import machine, report  # noqa: E402
+from boneage_jax.runs import state as state_lib
 from boneage_jax import config as config_lib  # noqa: E402
 from boneage_jax import models, tasks
 from boneage_jax.training import flops, optimizer  # noqa: E402
@@ -122,7 +123,7 @@ def build(model, name, augmentation, task='age'):
     settings['task'].update(name=task, rank_weight=1.0, part_weight=1.0, form='corrected')
     config = config_lib.build(settings, None, {})
     transform = optimizer.build(config.optimizer, lambda step: RATE)
-    state, graphs = step_lib.create(model, transform)
+    state, graphs = state_lib.create_state(model, transform)
     task = tasks.build(config.task, {'centre': CENTRE, 'scale': SCALE})
     step = jax.jit(step_lib.make_train_step(graphs, task, transform, config.augment.to_dict()), donate_argnums=0)
     return step, state, graphs, task, config.augment.to_dict()

@@ -11,16 +11,10 @@ import importlib.util
 import json
 import pathlib
 import re
-import sys
 
 import ml_collections
-from absl import flags
 
-from tfds_rsna.errors import UserError
-
-
-class ConfigError(UserError):
-    """A configuration that cannot be run; the message says which key, what was found and what to do."""
+from boneage_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,18 +230,10 @@ def _require(config, key, holds, expected):
         raise ConfigError(f'{key}={value!r}: expected {expected}')
 
 
-def parse_flags(argv):
-    """absl's parser that leaves `--config.key=value` arguments in argv, for `from_command_line`."""
-    try:
-        return flags.FLAGS(argv, known_only=True)
-    except flags.Error as error:
-        sys.exit(f'Error: {error}\nSee --help.')
-
-
-def from_command_line(spec, argv):
-    """The config of `--config=path[:arg]` with the `--config.key=value` arguments of `argv` applied, locked."""
+def from_command_line(spec, overrides=()):
+    """The config of `--config=path[:arg]` with the arguments `--config.key=value` applied, locked."""
     config = load(spec)[1].unlock()
-    for argument in argv[1:]:
+    for argument in overrides:
         key, equals, value = argument.removeprefix('--config.').partition('=')
         if not argument.startswith('--config.') or not equals:
             raise ConfigError(f'unknown argument {argument!r}; see --help, and --config.KEY=VALUE for the config')

@@ -20,6 +20,7 @@ scratch rows up to an hour. (`trunk_from` belongs behind the colon: `--config.tr
 `:phantom` trains from scratch and needs no data.
 """
 
+from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
 
 BASE = c.base()
@@ -85,7 +86,7 @@ def get_config(arg=None):
         if config.trunk == 'unet':
             config.init_parts = ('trunk/down=down',)
     elif config.trunk != 'named':
-        raise c.ConfigError(f"trunk={config.trunk!r}: expected one of named, fresh, scratch, {', '.join(config.trunk_from)}")
+        raise ConfigError(f"trunk={config.trunk!r}: expected one of named, fresh, scratch, {', '.join(config.trunk_from)}")
     return config.lock()
 
 

@@ -15,12 +15,12 @@ import pytest
 from flax import nnx
 from sklearn import metrics as sklearn_metrics
 
+from boneage_jax.runtime import files
 from boneage_jax import config as c
 from boneage_jax import models, tasks
 from boneage_jax.analysis import class_edges, table
 from boneage_jax.inference import predict
 from boneage_jax.runs import predictions, predictor as predictor_lib
-from boneage_jax.runtime import log
 from boneage_jax.tasks import metrics
 from boneage_jax.training import loop
 from boneage_jax.tasks import classes
@@ -256,7 +256,7 @@ def test_a_run_that_predicts_ages_is_cut_at_the_edges_of_the_other(runs, tmp_pat
     table = predictions.read(runs / 'whole' / 'predictions.csv')
     months = np.where(np.arange(len(table['age'])) % 2, table['age'], table['age'] + 500)
     rows = zip(*(table[name].tolist() for name in ('id', 'split', 'male', 'age')), months.tolist())
-    log.write_table(tmp_path / 'ages' / 'predictions.csv', ('id', 'split', 'male', 'age', 'prediction'), rows)
+    files.write_table(tmp_path / 'ages' / 'predictions.csv', ('id', 'split', 'male', 'age', 'prediction'), rows)
     (tmp_path / 'ages' / 'task.json').write_text('{"mean": 1.0}')
     line, *_ = class_edges.compare(runs / 'whole', tmp_path / 'ages', tmp_path / 'out')
     holdout = table['split'] == 'holdout'

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+from boneage_jax.errors import SplitError
 from boneage_jax.inference import calibrate, calibration, predict
 from boneage_jax.training import loop
 from boneage_jax import config as c
@@ -60,7 +61,7 @@ def test_too_few_films_are_refused_with_their_numbers():
 @pytest.mark.parametrize('name', splits.REPORTED)
 def test_a_reported_split_calibrates_nothing(name, tmp_path):
     path = write(tmp_path / 'ages.csv', *site(), split=name)
-    with pytest.raises(splits.SplitError, match=f'the calibration would be chosen by the {name} split'):
+    with pytest.raises(SplitError, match=f'the calibration would be chosen by the {name} split'):
         calibrate.read(path, name)
     with pytest.raises(UserError, match=f'no film of the split validation; it has {name}'):
         calibrate.read(path, 'validation')

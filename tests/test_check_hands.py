@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from boneage_jax.errors import ConfigError
 from boneage_jax.analysis import evaluate_hands
 from boneage_jax.runs import predictor
 from boneage_jax.stages import plan
@@ -57,11 +58,11 @@ def test_classical_masks_are_measured(site):
         assert [row['id'] for row in csv.DictReader(file)] == ['904', '905', '909']
     with Image.open(site / 'out' / 'sheet.png') as sheet:
         assert sheet.size[0] > 500
-    with pytest.raises(c.ConfigError, match='holds results already'):
+    with pytest.raises(ConfigError, match='holds results already'):
         evaluate_hands.evaluate_hands(config(site, 'mask'), [site / 'truth.json'], site / 'out')
-    with pytest.raises(c.ConfigError, match='finds a mask or key points'):
+    with pytest.raises(ConfigError, match='finds a mask or key points'):
         evaluate_hands.evaluate_hands(config(site, ''), [site / 'truth.json'], site / 'none')
-    with pytest.raises(c.ConfigError, match='no such file'):
+    with pytest.raises(ConfigError, match='no such file'):
         evaluate_hands.evaluate_hands(config(site, 'mask'), ['elsewhere.json'], site / 'none')
 
 

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from boneage_jax.runs import state as state_lib
+from boneage_jax.errors import CheckpointError
 from boneage_jax.runtime import checkpoint, sharding
-from boneage_jax.training import step as step_lib
 
 
 def state(features=3, seed=0):
     arrays = {'head': {'kernel': jax.random.normal(jax.random.key(seed), (features, 1)), 'bias': jnp.zeros(1)}}
-    made = step_lib.State(jnp.int32(seed), arrays, {}, {'mean': jnp.ones(features)}, (jnp.zeros(features),),
+    made = state_lib.State(jnp.int32(seed), arrays, {}, {'mean': jnp.ones(features)}, (jnp.zeros(features),),
                           {'best': jnp.float32(jnp.inf)})
     return sharding.place_replicated(jax.tree.map(np.asarray, made), sharding.make_mesh())
 
@@ -50,10 +51,10 @@ def test_half_written_checkpoints_are_not_seen(tmp_path):
 def test_another_model_is_refused_by_name_and_shape(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state(3))
-        with pytest.raises(checkpoint.CheckpointError, match=r'head.kernel: \(3, 1\) saved, \(4, 1\) expected'):
+        with pytest.raises(CheckpointError, match=r'head.kernel: \(3, 1\) saved, \(4, 1\) expected'):
             checkpoints.load(state(4))
         extra = dataclasses.replace(state(3), frozen={'stem': jnp.zeros(2)})
-        with pytest.raises(checkpoint.CheckpointError, match=r'frozen.stem: absent saved, \(2,\) expected'):
+        with pytest.raises(CheckpointError, match=r'frozen.stem: absent saved, \(2,\) expected'):
             checkpoints.load(extra)
 
 
@@ -66,7 +67,7 @@ def test_parameters_load_across_the_frozen_border(tmp_path):
         loaded = checkpoints.load_parameters(frozen)
     assert same(loaded.frozen, state(seed=1).trainable)  # the best one, not the latest
     assert int(loaded.step) == 7  # parameters only
-    with checkpoint.Checkpoints(tmp_path) as checkpoints, pytest.raises(checkpoint.CheckpointError, match='head.kernel'):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match='head.kernel'):
         checkpoints.load_parameters(state(5))
 
 
@@ -78,11 +79,11 @@ def test_parts_load_from_other_places(tmp_path):
         loaded = checkpoints.load_parameters(wider, ('second=head', 'third?=head'))
         assert same(loaded.trainable, {'first': fresh.trainable['head'], 'second': state(seed=1).trainable['head']})
         assert same(loaded.statistics, fresh.statistics)
-        with pytest.raises(checkpoint.CheckpointError, match='this model has no parameters below .third.; it has first'):
+        with pytest.raises(CheckpointError, match='this model has no parameters below .third.; it has first'):
             checkpoints.load_parameters(wider, ('third=head',))
-        with pytest.raises(checkpoint.CheckpointError, match='has no parameters below .trunk.; it has head'):
+        with pytest.raises(CheckpointError, match='has no parameters below .trunk.; it has head'):
             checkpoints.load_parameters(wider, ('first=trunk',))
-        with pytest.raises(checkpoint.CheckpointError, match='first.kernel'):
+        with pytest.raises(CheckpointError, match='first.kernel'):
             checkpoints.load_parameters(dataclasses.replace(wider, trainable={'first': state(5).trainable['head']}),
                                         ('first=head',))
 

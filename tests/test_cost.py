@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from boneage_jax.runs import state as state_lib
 from boneage_jax import config as c
 from boneage_jax import models, tasks
 from boneage_jax.training import flops as flops_lib, optimizer
@@ -31,11 +32,11 @@ def test_a_frozen_trunk_costs_no_gradient_and_no_optimiser_memory():
     flops, moments, temporary = {}, {}, {}
     for frozen in ((), ('trunk',)):
         model = nnx.eval_shape(lambda: models.build('prsnet', backbone='resnet18', width=8, depth=1))
-        graphs, trainable, fixed, statistics = step_lib.partition(model, frozen)
+        graphs, trainable, fixed, statistics = state_lib.partition(model, frozen)
         memory = {name: jax.ShapeDtypeStruct((), kind) for name, kind in {
             'best': jnp.float32, 'best_step': jnp.int32, 'stale': jnp.int32, 'rate_scale': jnp.float32,
             'bad_step': jnp.int32}.items()}
-        state = step_lib.State(jax.ShapeDtypeStruct((), jnp.int32), trainable, fixed, statistics,
+        state = state_lib.State(jax.ShapeDtypeStruct((), jnp.int32), trainable, fixed, statistics,
                                jax.eval_shape(transform.init, trainable), memory)
         step = jax.jit(step_lib.make_train_step(graphs, task, transform, config.augment.to_dict()))
         compiled = step.lower(state, batch, {}, jax.eval_shape(lambda: jax.random.key(0))).compile()

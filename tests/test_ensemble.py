@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from boneage_jax.runtime import files
 from boneage_jax.analysis import ensemble
-from boneage_jax.runtime import log
 from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 
@@ -27,7 +27,7 @@ def finished(workdir, errors, train=('a', 'b', 'c')):
     predictions = {name: (split, {'prediction': split.prediction}) for name, split in splits.items()}
     evaluate.write_predictions(workdir, predictions)
     evaluate.write_metrics(workdir, predictions, ensemble.TASK, np.array([100.0, 120.0]), {})
-    log.write_json(workdir / 'splits.json', {'train': list(train), **{name: s.ids for name, s in splits.items()}})
+    files.write_json(workdir / 'splits.json', {'train': list(train), **{name: s.ids for name, s in splits.items()}})
     return workdir
 
 
@@ -88,7 +88,7 @@ def test_label_fingerprints_and_the_leak_check_are_carried_over(tmp_path, monkey
         monkeypatch.setattr(f'boneage_jax.ensemble.{name}', lambda *_: None)  # drawn in another test
     runs = members(tmp_path, 2)
     for run, of in zip(runs, (a, b)):
-        log.write_json(run / 'metrics.json', json.loads((run / 'metrics.json').read_text()) | of)
+        files.write_json(run / 'metrics.json', json.loads((run / 'metrics.json').read_text()) | of)
     assert ensemble.write(runs, tmp_path / 'mean').items() >= both.items()
 
 

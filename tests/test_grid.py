@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from boneage_jax.runtime import files
 from boneage_jax.analysis import ensemble, regional_table, sweep
-from boneage_jax.runtime import log
 from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 
@@ -29,8 +29,8 @@ def finish(run, splits=('holdout',)):
         films = films if sex == 'both' else ensemble.of_sex(films, sex == 'male')
         predictions[split] = films, {'prediction': films.prediction}
     run.workdir.mkdir(parents=True)
-    log.write_json(run.workdir / 'config.json', json.loads(run.config.to_json()))
-    log.write_json(run.workdir / 'splits.json', {'train': ['a'], **{split: f.ids for split, (f, _) in predictions.items()}})
+    files.write_json(run.workdir / 'config.json', json.loads(run.config.to_json()))
+    files.write_json(run.workdir / 'splits.json', {'train': ['a'], **{split: f.ids for split, (f, _) in predictions.items()}})
     evaluate.write_predictions(run.workdir, predictions)
     evaluate.write_metrics(run.workdir, predictions, ensemble.TASK, np.array([100.0]), {})
 

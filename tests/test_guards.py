@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from boneage_jax.errors import SplitError
+from boneage_jax.errors import LeakageError
 from boneage_jax.analysis import ensemble, table
 from boneage_jax.data import duplicates
 from boneage_jax.inference import intervals
@@ -39,19 +41,19 @@ def blurred(count, seed):
 
 @pytest.mark.parametrize('name', splits.REPORTED)
 def test_no_reported_split_selects(name):
-    with pytest.raises(splits.SplitError, match=f'the checkpoint would be chosen by the {name} split, which is reported'):
+    with pytest.raises(SplitError, match=f'the checkpoint would be chosen by the {name} split, which is reported'):
         splits.selecting(name, 'the checkpoint')
     assert splits.selecting('validation', 'the checkpoint') == 'validation'
     count = 20
     films = {'split': np.array([name] * count), 'prediction': np.arange(count), 'age': np.arange(count),
              'male': np.zeros(count, bool)}
-    with pytest.raises(splits.SplitError, match='the intervals would be chosen'):
+    with pytest.raises(SplitError, match='the intervals would be chosen'):
         intervals.fit(films, split=name)
 
 
 def test_the_loop_takes_no_checkpoint_by_a_reported_split(tmp_path, monkeypatch):
     monkeypatch.setattr(splits, 'SELECTING', 'holdout')
-    with pytest.raises(splits.SplitError, match='the checkpoint would be chosen by the holdout split'):
+    with pytest.raises(SplitError, match='the checkpoint would be chosen by the holdout split'):
         loop.train(c.load(SPEC)[1], tmp_path)
     assert not (tmp_path / 'metrics.json').exists() and not list((tmp_path / 'checkpoints').glob('[0-9]*'))
 
@@ -66,7 +68,7 @@ def test_members_and_rows_chosen_by_a_reported_split_are_refused(report, tmp_pat
         (tmp_path / name / 'predictions.csv').write_text('id,split,male,age,prediction\n1,test,True,10,11\n')
     for use in (lambda: ensemble.load([tmp_path / 'a', tmp_path / 'b']),
                 lambda: table.results(c.Row('row', {}), 'row', [tmp_path / 'a'], 'mae')):
-        with pytest.raises(splits.SplitError, match='a: its checkpoint would be chosen by the test split'):
+        with pytest.raises(SplitError, match='a: its checkpoint would be chosen by the test split'):
             use()
 
 
@@ -89,7 +91,7 @@ def test_one_picture_in_two_splits_is_found(tmp_path, capsys):
 def test_one_id_in_two_splits_is_an_error():
     films = blurred(4, 0)
     two = {'train': split('train', films), 'test': split('test', films[:2], ['new', 'train2'])}
-    with pytest.raises(duplicates.LeakageError, match='1 films stand in train and in test, the first: train2'):
+    with pytest.raises(LeakageError, match='1 films stand in train and in test, the first: train2'):
         duplicates.check(two)
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
+from boneage_jax.runs import state as state_lib
 from boneage_jax import config as c
 from boneage_jax.analysis import interpret
 from boneage_jax.runs import predictor
 from boneage_jax.runtime import checkpoint
-from boneage_jax.training import step
 from tfds_rsna.errors import UserError
 
 
@@ -32,7 +32,7 @@ def test_figures_and_the_share_of_parts_on_bones(tmp_path, monkeypatch):
     run.mkdir()
     (run / 'config.json').write_text(config.to_json())
     (run / 'task.json').write_text('{"centre": 120.0, "scale": 40.0}')
-    state, _ = step.create(predictor.build_model(config), optax.sgd(1.0))  # parts of a network that has learnt nothing
+    state, _ = state_lib.create_state(predictor.build_model(config), optax.sgd(1.0))  # parts of a network that has learnt nothing
     with checkpoint.Checkpoints(run) as checkpoints:
         checkpoints.save(1, state, 30.0)
     report = interpret.interpret(run, tmp_path / 'out', split='holdout', count=3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
 from boneage_jax.mine import images as films_lib
 from boneage_jax.mine import page, rounds, verdicts
@@ -112,9 +113,9 @@ def test_masks_of_other_films_are_refused(source, drawn, tmp_path):
 @pytest.mark.parametrize('changes, message', [
     ({'rounds': 0}, 'mine.rounds=0: expected at least 1'), ({'review': 'ear'}, "mine.review='ear': expected 'rule' or 'web'")])
 def test_refused_options(changes, message):
-    with pytest.raises(c.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         rounds.checked(c.load(f'{CONFIG}:tiny')[1], **changes)
-    with pytest.raises(c.ConfigError, match='take configs/unet.py'):
+    with pytest.raises(ConfigError, match='take configs/unet.py'):
         rounds.checked(c.load(f'{CONFIG.with_name("prsnet.py")}:tiny')[1])
 
 

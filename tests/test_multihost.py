@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from boneage_jax.runs import state as state_lib
+from boneage_jax import cli
 from boneage_jax.runs import predictor
-from boneage_jax.runtime import checkpoint, log, sharding
-from boneage_jax.training import finalize, loop, step
+from boneage_jax.runtime import checkpoint, sharding
+from boneage_jax.training import finalize, loop
 from boneage_jax import config as c
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -175,7 +177,7 @@ def test_shares_of_parameters():
     placed = sharding.place({'a': x}, {'a': place(x)})['a']
     assert placed.addressable_shards[0].data.shape == (16, 64)
     np.testing.assert_array_equal(placed, x)
-    state = step.State(None, {'a': placed}, {}, {}, {'a': placed}, {})
+    state = state_lib.State(None, {'a': placed}, {}, {}, {'a': placed}, {})
     _, whole = sharding.state_sharding(state, mesh, 'fsdp')
     gradient = jax.jit(jax.grad(lambda parameters: jnp.sum(whole(parameters)['a'] ** 2)))({'a': placed})['a']
     assert gradient.sharding.is_equivalent_to(place(x), 2), 'each device keeps the sum of its share: a reduce-scatter'
@@ -192,4 +194,4 @@ def test_missing_and_wrong_places_are_named(monkeypatch):
 
 
 if __name__ == '__main__':
-    log.exit_on_user_error(lambda argv: process(pathlib.Path(argv[1]), argv[2]))(sys.argv)
+    cli.exit_on_user_error(lambda argv: process(pathlib.Path(argv[1]), argv[2]))(sys.argv)

@@ -10,6 +10,7 @@ from flax import nnx
 torch = pytest.importorskip('torch')
 
 from benchmarks import torch_resnet  # noqa: E402
+from boneage_jax.runs import state as state_lib
 from boneage_jax import config as config_lib  # noqa: E402
 from boneage_jax import models, tasks  # noqa: E402
 from boneage_jax.training import step as step_lib  # noqa: E402
@@ -88,7 +89,7 @@ def test_one_training_step_of_the_age_model_agrees(name, size):
     task = tasks.build(config_lib.build({**config_lib.base(), 'task': {'name': 'age', 'loss': 'l2'}}, None, {}).task,
                        {'centre': CENTRE, 'scale': SCALE})
     # Plain gradient descent at rate 1: the parameters move by exactly their gradients.
-    state, graphs = step_lib.create(model, optax.sgd(1.0))
+    state, graphs = state_lib.create_state(model, optax.sgd(1.0))
     films, male = nchw(batch['image'] / np.float32(255)), torch.tensor(batch['male'])
 
     scored = jax.jit(step_lib.make_eval_step(graphs, task, flip_tta=False))(state, batch, {})

@@ -13,7 +13,7 @@ if importlib.util.find_spec('torchvision') is None:
 
 from benchmarks import torch_backbones  # noqa: E402
 from boneage_jax import models  # noqa: E402
-from boneage_jax.models import layers, pretrained  # noqa: E402
+from boneage_jax.models import pretrained  # noqa: E402
 
 pytestmark = pytest.mark.parity
 OUTPUTS = 7

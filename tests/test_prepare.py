@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
 from boneage_jax.stages import records as records_lib
 from boneage_jax.preprocess import resize
@@ -110,7 +111,7 @@ def test_a_finished_cache_needs_no_writing(folder):
 
 def test_a_disk_too_small_is_said_before_the_work(folder, monkeypatch):
     monkeypatch.setattr(records_lib.shutil, 'disk_usage', lambda path: records_lib.shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(c.ConfigError, match='GB are free; .*BONEAGE_CACHE'):
+    with pytest.raises(ConfigError, match='GB are free; .*BONEAGE_CACHE'):
         records_lib.get_records(data(folder))
 
 
@@ -132,7 +133,7 @@ def test_many_processes_write_the_same_records(folder, monkeypatch):
 ])
 def test_refusals(folder, arg, message, monkeypatch):
     monkeypatch.setenv('BONEAGE_DATA', str(folder))
-    with pytest.raises(c.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         records_lib.get_records(data(folder, arg))
 
 

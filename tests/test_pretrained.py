@@ -13,12 +13,12 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
+from boneage_jax.runs import state as state_lib
 from boneage_jax import models
 from boneage_jax.runs import export
 from boneage_jax.runtime import checkpoint, sharding
 from boneage_jax.training import optimizer
 from boneage_jax import config as c
-from boneage_jax.training import step as step_lib
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.models import grey, pretrained, weight_files
 from tfds_rsna.errors import UserError
@@ -280,7 +280,7 @@ def age_state(seed=0, **options):
     model = build('prsnet', backbone='resnet18', width=8, depth=1, **options)
     draw, arrays = np.random.default_rng(seed), nnx.state(model, (nnx.Param, nnx.BatchStat))
     nnx.update(model, jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), jnp.float32), arrays))
-    state, _ = step_lib.create(model, optimizer.build(config.optimizer, 0.01), ())
+    state, _ = state_lib.create_state(model, optimizer.build(config.optimizer, 0.01), ())
     return sharding.place_replicated(jax.tree.map(np.asarray, state), sharding.make_mesh())
 
 

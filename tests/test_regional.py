@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from boneage_jax.stages import records
+from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
 from boneage_jax import models, tasks
 from boneage_jax.runs import predictor
 from boneage_jax.stages import plan
 from boneage_jax.tasks import losses
-from boneage_jax.training import loop
 from boneage_jax.data import source
 from boneage_jax.models import regional
 from boneage_jax.preprocess import resize
@@ -113,7 +114,7 @@ def test_ages_without_a_class_are_refused_by_id():
 
 
 def test_networks_of_one_sex_have_their_part_of_the_same_splits():
-    splits = {sex: loop.open_splits(load(f'tiny,row=regression-{sex}-A')) for sex in ('male', 'female', 'both')}
+    splits = {sex: records.open_splits(load(f'tiny,row=regression-{sex}-A')) for sex in ('male', 'female', 'both')}
     assert {len(split) for split in splits['both'].values()} > {12}
     for name, both in splits['both'].items():
         for sex, male in (('male', True), ('female', False)):
@@ -137,5 +138,5 @@ def test_what_changes_no_pixel_may_come_before_a_network(tmp_path):
     runs = f'data.stage.keypoints.run={tmp_path},data.stage.unet.run={tmp_path}'
     config = load(f'rsna100,networks,{runs},stages=(aspect,unet,keypoints,contrast,region)')
     assert [step.name for step in plan.make_plan(config.data)] == ['aspect', 'unet', 'keypoints', 'contrast', 'region']
-    with pytest.raises(c.ConfigError, match=r"here \['contrast'\] come before keypoints"):
+    with pytest.raises(ConfigError, match=r"here \['contrast'\] come before keypoints"):
         plan.make_plan(load(f'{runs}').data)  # the paper's order: for key points trained on normalised films

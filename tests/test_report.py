@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_review_page import driver, window  # noqa: F401 - fixtures
 
+from boneage_jax.runtime import files
 from boneage_jax.analysis import ensemble, table
-from boneage_jax.runtime import log
 from boneage_jax.training import evaluate
 from boneage_jax.report import collect, html, numbers, page
 from tfds_rsna.errors import UserError
@@ -30,7 +30,7 @@ def run(workdir, *, spread=10.0, drop=()):
     for split in report['splits'].values():
         for name in drop:
             del split['overall'][name]
-    log.write_json(workdir / 'metrics.json', report)
+    files.write_json(workdir / 'metrics.json', report)
     lines = [{'kind': 'train', 'step': s, 'epoch': s / 10, 'loss': 2 / s} for s in range(1, 21)]
     lines += [{'kind': 'eval', 'step': s, 'epoch': s / 10, 'split': 'validation', 'loss': 1 / s, 'mae': 20 / s} for s in (10, 20)]
     (workdir / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
@@ -45,20 +45,20 @@ def written(tmp_path_factory):
     run(folder / 'sweep' / NASTY.replace('/', '_') / 'seed0', spread=14.0, drop=('agreement_lower', 'agreement_upper'))
     rows = [['base', 6.5, 8.1, 7.0, 9.2, '', '', '', '', 1, 'holdout', 'd', 1.5, 'abc'],
             [NASTY, '', 11.0, 9.0, 13.0, 'base', 2.9, 1.0, 4.8, 1, 'holdout', 'd', '', '']]
-    log.write_table(folder / 'sweep' / 'table.csv', table.COLUMNS, rows)
+    files.write_table(folder / 'sweep' / 'table.csv', table.COLUMNS, rows)
     (folder / 'sweep' / 'table.md').write_text(f'# configs/x.py\n\n- Note {NASTY}\n')
     masks = folder / 'masks'
     masks.mkdir()
     (masks / 'predictions.csv').write_text('id,split,male,age,iou\n' + ''.join(
         f'{i},holdout,True,50,{0.8 + i / 100}\n' for i in range(10)))
     measure = {'value': 0.845, 'lower': 0.82, 'upper': 0.87, 'count': 10}
-    log.write_json(masks / 'metrics.json', {'splits': {'holdout': {'role': 'reported', 'films': 10, 'overall': {'iou': measure}}}})
+    files.write_json(masks / 'metrics.json', {'splits': {'holdout': {'role': 'reported', 'films': 10, 'overall': {'iou': measure}}}})
     (folder / 'begun').mkdir()
     (folder / 'begun' / 'config.json').write_text(json.dumps({'seed': 1, 'secret': NASTY}))
     (folder / 'broken').mkdir()
     (folder / 'broken' / 'metrics.json').write_text('{"splits": ')
     (folder / 'tsne').mkdir()
-    log.write_json(folder / 'tsne' / 'orderedness.json', {NASTY: {'orderedness': {'all': measure}}})
+    files.write_json(folder / 'tsne' / 'orderedness.json', {NASTY: {'orderedness': {'all': measure}}})
     return folder, page.write([folder], folder / 'report.html', title=f'A title {NASTY}').read_text()
 
 
@@ -89,7 +89,7 @@ def test_runs_of_the_same_films_share_their_records(tmp_path):
     changed = ({'split_seed': 1, 'stage': {'crop': {'margin': 0.02}}}, {'stage': {'crop': {'margin': 0.1}}}, {'size': [64, 64]})
     for i, change in enumerate(({}, *changed)):
         (tmp_path / f'{i}').mkdir()
-        log.write_json(tmp_path / f'{i}' / 'config.json', {'data': data | change})
+        files.write_json(tmp_path / f'{i}' / 'config.json', {'data': data | change})
     runs, _, _ = collect.find([tmp_path])
     assert [[other.name for other in run.kin] for run in runs] == [['1'], ['0'], [], []]
 

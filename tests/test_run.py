@@ -12,6 +12,8 @@ import time
 import numpy as np
 import pytest
 
+from boneage_jax.errors import ConfigError
+from boneage_jax.errors import DivergedError
 from boneage_jax import config as c
 from boneage_jax.runtime import checkpoint
 from boneage_jax.training import loop
@@ -66,7 +68,7 @@ def test_every_row_of_every_config_runs_as_tiny(path, row, tmp_path):
     before = (tmp_path / 'metrics.json').stat().st_mtime_ns
     assert loop.train(tiny(path, row), tmp_path) == report  # finished: nothing is done again
     assert (tmp_path / 'metrics.json').stat().st_mtime_ns == before
-    with pytest.raises(c.ConfigError, match='another configuration:\n  seed: 0 -> 9'):
+    with pytest.raises(ConfigError, match='another configuration:\n  seed: 0 -> 9'):
         loop.train(tiny(path, f'{row}seed=9'), tmp_path)
     loop.train(tiny(path, f'{row}log_every=9,save_every=9'), tmp_path)  # what changes no result may change
 
@@ -94,12 +96,12 @@ def test_init_from_starts_where_another_run_ended(tmp_path):
     second = loop.train(baseline(f'epochs=1,learning_rate=1e-12,init_from={tmp_path / "first"}'), tmp_path / 'second')
     value = lambda report: report['splits']['validation']['overall']['mae']['value']  # noqa: E731
     assert value(second) == pytest.approx(value(first), abs=5)  # only batch statistics moved on
-    with pytest.raises(c.ConfigError, match='no run lies there'):
+    with pytest.raises(ConfigError, match='no run lies there'):
         loop.train(baseline(f'init_from={tmp_path / "none"}'), tmp_path / 'third')
 
 
 def test_loss_that_is_not_finite_names_step_and_films_and_spares_the_checkpoint(tmp_path):
-    with pytest.raises(loop.DivergedError, match=r'step \d+: .*films of that batch: \d+, \d+, \d+, \d+; .*learning_rate'):
+    with pytest.raises(DivergedError, match=r'step \d+: .*films of that batch: \d+, \d+, \d+, \d+; .*learning_rate'):
         loop.train(baseline('epochs=40,learning_rate=1e30,evaluate_every=40,save_every=1,log_every=1'), tmp_path)
     saved = newest(tmp_path)
     assert saved is None or all(np.isfinite(x).all() for k, x in arrays(tmp_path, saved).items() if 'trainable' in k)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
 from boneage_jax.analysis import score
 from boneage_jax.training import loop
@@ -22,15 +23,15 @@ def test_a_run_is_scored_on_other_films(tmp_path, monkeypatch):
     other = score.score(run, c.load(spec + ',data.phantom.seed=5')[1], tmp_path / 'other')
     assert other['splits']['holdout'] != same['splits']['holdout']
     assert json.loads((tmp_path / 'other' / 'metrics.json').read_text()) == other
-    with pytest.raises(c.ConfigError, match='holds results already'):
+    with pytest.raises(ConfigError, match='holds results already'):
         score.score(run, c.load(spec)[1], tmp_path / 'same')
-    with pytest.raises(c.ConfigError, match=r'data.size=\(40, 48\)'):
+    with pytest.raises(ConfigError, match=r'data.size=\(40, 48\)'):
         score.score(run, c.load(spec + ',data.size=(40,48)')[1], tmp_path / 'third')
-    with pytest.raises(c.ConfigError, match="the task 'keypoints', the config is for 'segmentation'"):
+    with pytest.raises(ConfigError, match="the task 'keypoints', the config is for 'segmentation'"):
         score.score(run, c.load('configs/unet.py:tiny,data.size=(48,40)')[1], tmp_path / 'third')
-    with pytest.raises(c.ConfigError, match='films were trained on there'):  # another draw of the same films
+    with pytest.raises(ConfigError, match='films were trained on there'):  # another draw of the same films
         score.score(run, c.load(spec + ',split_seed=7')[1], tmp_path / 'third')
     written = json.loads((run / 'config.json').read_text())
     (run / 'config.json').write_text(json.dumps(written | {'data': written['data'] | {'sex': 'female'}}))
-    with pytest.raises(c.ConfigError, match='data.sex=both: .*run was trained on female films alone; give data.sex=female'):
+    with pytest.raises(ConfigError, match='data.sex=both: .*run was trained on female films alone; give data.sex=female'):
         score.score(run, c.load(spec)[1], tmp_path / 'third')

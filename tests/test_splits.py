@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from boneage_jax.errors import SplitError
 from boneage_jax.data import splits
 
 
@@ -81,5 +82,5 @@ def test_films_of_one_patient_stay_together():
 
 
 def test_too_few_films():
-    with pytest.raises(splits.SplitError, match='100 training films are too few for validation=40 and holdout=20'):
+    with pytest.raises(SplitError, match='100 training films are too few for validation=40 and holdout=20'):
         splits.derive({'train': labels(100)}, validation=40, holdout=20, seed=0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
 from boneage_jax.stages import cache, plan, records as records_lib
 from boneage_jax.preprocess import resize
@@ -118,15 +119,15 @@ def test_networks_answer_in_the_main_process_from_what_workers_saw(folder, monke
 
     monkeypatch.setattr(predictor_lib, 'Predictor', Predictor)
     run = folder / 'run'
-    with pytest.raises(c.ConfigError, match='data.stage.mean.run is empty'):
+    with pytest.raises(ConfigError, match='data.stage.mean.run is empty'):
         records_lib.get_records(data(folder, 'mean', mean={'run': ''}))
-    with pytest.raises(c.ConfigError, match='no finished run lies there'):
+    with pytest.raises(ConfigError, match='no finished run lies there'):
         records_lib.get_records(data(folder, 'mean', mean={'run': str(run)}))
     run.mkdir()
     (run / 'metrics.json').write_text('{}')
     (run / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": []}}')
     config = data(folder, 'only_even,mean', mean={'run': str(run)})
-    with pytest.raises(c.ConfigError, match=r"saw films after the stages \[\], here \['only_even'\] come before mean"):
+    with pytest.raises(ConfigError, match=r"saw films after the stages \[\], here \['only_even'\] come before mean"):
         records_lib.get_records(config)
     (run / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": ["only_even"]}}')
     first = records_lib.get_records(config)
@@ -156,7 +157,7 @@ def test_prepared_films_are_taken_as_they_are(folder):
     made = records_lib.get_records(data(folder, ''))
     given = f'source=prepared,data.folder={made}'
     assert records_lib.get_records(c.build(c.base(), given + ',size=(40,40)', {}).data) == made
-    with pytest.raises(c.ConfigError, match=r'set data.size=\(40, 40\)'):
+    with pytest.raises(ConfigError, match=r'set data.size=\(40, 40\)'):
         records_lib.get_records(c.build(c.base(), given + ',size=(64,64)', {}).data)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from boneage_jax.runs import state as state_lib
 from boneage_jax import config as c
 from boneage_jax import models, tasks
 from boneage_jax.training import loop, optimizer
@@ -26,7 +27,7 @@ def batch(size=4, side=48, seed=0):
 
 def create(frozen=()):
     net = models.build('prsnet', backbone='resnet18', width=8, depth=1)
-    return step_lib.create(net, optimizer.build(c.build(c.base(), None, {}).optimizer, 0.01), frozen)
+    return state_lib.create_state(net, optimizer.build(c.build(c.base(), None, {}).optimizer, 0.01), frozen)
 
 
 @functools.cache  # tests share compiled steps
@@ -35,7 +36,7 @@ def make(frozen=(), augment=(), flip_tta=False, model=(), name='adamw'):
     task = tasks.build(config.task, {'centre': 120.0, 'scale': 40.0})
     transform = optimizer.build(config.optimizer, config.optimizer.learning_rate)
     net = models.build('prsnet', backbone='resnet18', width=8, depth=1, **dict(model))
-    state, graphs = step_lib.create(net, transform, frozen)
+    state, graphs = state_lib.create_state(net, transform, frozen)
     options = config.augment.to_dict() | dict(augment)
     return (state, jax.jit(step_lib.make_train_step(graphs, task, transform, options)),
             jax.jit(step_lib.make_eval_step(graphs, task, flip_tta=flip_tta)))
@@ -208,13 +209,13 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
     task, transform = tasks.build(config.task, {'centre': 120.0, 'scale': 40.0}), optimizer.build(config.optimizer, 0.1)
     after, metrics = {}, {}
     for parts in (1, 4):
-        state, graphs = step_lib.create(Plain(), transform)
+        state, graphs = state_lib.create_state(Plain(), transform)
         step = jax.jit(step_lib.make_train_step(graphs, task, transform, config.augment.to_dict() | dict(ROTATING),
                                                 accumulate=parts))
         for seed in range(2):
             state, metrics[parts] = step(state, batch(size=8, seed=seed), {}, KEY)
         after[parts] = state
-    assert differ(after[1].trainable, step_lib.create(Plain(), transform)[0].trainable)
+    assert differ(after[1].trainable, state_lib.create_state(Plain(), transform)[0].trainable)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), after[1].trainable, after[4].trainable)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), metrics[1], metrics[4])
     assert metrics[4]['mae'][1] == 8
@@ -227,7 +228,7 @@ def test_batch_normalisation_sees_each_part():
     two = batch(size=2)
     moved = {}
     for parts, given in {1: two, 2: jax.tree.map(lambda x: np.repeat(x, 2, axis=0), two)}.items():
-        state, graphs = step_lib.create(Plain(norm=True), transform)
+        state, graphs = state_lib.create_state(Plain(norm=True), transform)
         before = state.statistics['norm']['mean']
         step = step_lib.make_train_step(graphs, task, transform, config.augment.to_dict(), accumulate=parts)
         state, metrics = jax.jit(step)(state, given, {}, KEY)

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
+from boneage_jax.runtime import files
+from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
 from boneage_jax.analysis import ensemble, sweep
-from boneage_jax.runtime import log
 from boneage_jax.training import evaluate, loop
 from tfds_rsna.errors import UserError
 
@@ -35,8 +36,8 @@ def finish(run, errors, *, ids=None, about=None):
     validation = ensemble.Predictions([f'v{i}' for i in range(FILMS)], male, months, months + 1.0)
     predictions = {name: (f, {'prediction': f.prediction}) for name, f in (('validation', validation), ('holdout', holdout))}
     run.workdir.mkdir(parents=True)
-    log.write_json(run.workdir / 'config.json', json.loads(run.config.to_json()))
-    log.write_json(run.workdir / 'splits.json', {'train': ['a'], 'validation': validation.ids, 'holdout': names})
+    files.write_json(run.workdir / 'config.json', json.loads(run.config.to_json()))
+    files.write_json(run.workdir / 'splits.json', {'train': ['a'], 'validation': validation.ids, 'holdout': names})
     evaluate.write_predictions(run.workdir, predictions)
     about = {'minutes': 4.0, 'commit': 'abc', 'device': '1 cpu', 'processor': '2 x Some CPU', **(about or {})}
     return evaluate.write_metrics(run.workdir, predictions, ensemble.TASK, np.array([100.0]), about)
@@ -158,7 +159,7 @@ def test_rows_are_compared_with_the_reference_that_they_name(tmp_path):
     text = (tmp_path / 'table.md').read_text()
     assert read_table(tmp_path)['male triplet']['reference'] == 'male plain' and '| minus male plain (95% interval) ' in text
     assert 'female plain, female triplet: no difference to male plain' in text
-    with pytest.raises(c.ConfigError, match="unknown row 'nobody'"):
+    with pytest.raises(ConfigError, match="unknown row 'nobody'"):
         sweep.Sweep(spec, tmp_path, reference='nobody')
 
 
@@ -229,13 +230,13 @@ def test_a_run_of_another_configuration_is_not_in_the_table(tmp_path, monkeypatc
 
 def test_what_the_sweep_sets_may_not_be_set_twice(tmp_path):
     for arg, overrides, flag in ((',row=full', (), '--rows'), (',seed=3', (), '--seeds'), ('', ('--config.seed=3',), '--seeds')):
-        with pytest.raises(c.ConfigError, match=f'take it out of the config and give {flag}'):
+        with pytest.raises(ConfigError, match=f'take it out of the config and give {flag}'):
             tiny_sweep(tmp_path, arg, overrides=overrides)
-    with pytest.raises(c.ConfigError, match="unknown row 'fool'; known: baseline, without relation"):
+    with pytest.raises(ConfigError, match="unknown row 'fool'; known: baseline, without relation"):
         tiny_sweep(tmp_path).find('fool')
     config = tmp_path / 'twins.py'
     config.write_text('from boneage_jax.config import Row\ndef sweep():\n    yield Row("a b", {})\n    yield Row("A-b", {})\n')
-    with pytest.raises(c.ConfigError, match="rows 'a b' and 'A-b' would share a folder"):
+    with pytest.raises(ConfigError, match="rows 'a b' and 'A-b' would share a folder"):
         sweep.Sweep(str(config), tmp_path)
 
 
@@ -255,7 +256,7 @@ def test_printed_commands_are_those_of_the_unfinished_runs(tmp_path):
     assert [words[4] for words in commands] == [
         f'--workdir={tmp_path}/{place}' for place in ('without-relation/seed0', 'full/seed1', 'without-relation/seed1')]
     first = swept.run(swept.find('without relation'), 0)
-    config = c.from_command_line(commands[0][3].removeprefix('--config='), ['', commands[0][5]])
+    config = c.from_command_line(commands[0][3].removeprefix('--config='), [commands[0][5]])
     assert config.to_json() == first.config.to_json() and config.optimizer.clip == 2 and not config.model.relation
     assert commands[0][6] == '--data_dir=/some films'
     assert list(read_table(tmp_path)) == ['full']

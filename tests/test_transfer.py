@@ -9,10 +9,12 @@ import pytest
 from flax import nnx
 from test_pretrained import foreign, write
 
+from boneage_jax.runs import state as state_lib
+from boneage_jax.stages import records
 from boneage_jax import figures, models
 from boneage_jax.analysis import interpret
 from boneage_jax.runtime import checkpoint
-from boneage_jax.training import feature_cache, loop, step
+from boneage_jax.training import feature_cache, loop
 from boneage_jax import config as c
 from tfds_rsna.errors import UserError
 
@@ -29,7 +31,7 @@ def test_trainable_parameters_are_the_papers(head, side, count):
     assert paper.frozen == ('trunk',) and paper.model.backbone == 'vgg16' and paper.task.normalisation == 'months'
     model = nnx.eval_shape(lambda: models.build('transfer', head=head, size=(side, side), channels=3, standardise='imagenet'))
     assert head == 'fc' or model.map_size() == (15, 15)
-    _, trainable, frozen, _ = step.partition(model, paper.frozen)
+    _, trainable, frozen, _ = state_lib.partition(model, paper.frozen)
     assert sum(x.size for x in jax.tree.leaves(trainable)) == count
     assert sum(x.size for x in jax.tree.leaves(frozen)) == 14_714_688  # VGG16 without its head
 
@@ -101,7 +103,7 @@ def test_kept_features_give_the_same_losses(runs):
 def test_a_stopped_computation_goes_on_and_what_changes_it_has_another_name(runs, monkeypatch, tmp_path):
     monkeypatch.setattr(feature_cache, 'CHUNK', 4)
     monkeypatch.setenv('BONEAGE_CACHE', str(runs / 'cache'))
-    split = loop.open_splits(tiny('row=both-attention'))['train']
+    split = records.open_splits(tiny('row=both-attention'))['train']
     seen = []
 
     def compute(images):
@@ -118,7 +120,7 @@ def test_a_stopped_computation_goes_on_and_what_changes_it_has_another_name(runs
     assert seen == [1, 4, 4, 4, 4]  # a film for the shape; no film twice
     np.testing.assert_array_equal(kept.arrays([15, 3])['features'], split.arrays([15, 3])['image'][:, :2, :2])
     names = {feature_cache._fingerprint(split, about) for about in ('a', 'b')} | {
-        feature_cache._fingerprint(loop.open_splits(tiny('row=both-attention'))['holdout'], 'a')}
+        feature_cache._fingerprint(records.open_splits(tiny('row=both-attention'))['holdout'], 'a')}
     assert len(names) == 3 and kept.months is split.months
 
 

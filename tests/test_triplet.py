@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from scipy import stats
 
+from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
 from boneage_jax.analysis import embeddings as embeddings_lib
 from boneage_jax import models, tasks
@@ -260,7 +261,7 @@ def test_films_of_one_sex():
     assert source.of_sex(whole, 'both') is whole and source.of_sex(whole, 'female').ids == ['b']
     with pytest.raises(UserError, match="data.sex='female': none of the 2 holdout films"):
         source.of_sex(boys, 'female')
-    with pytest.raises(c.ConfigError, match="data.sex='boys': expected one of both, male, female"):
+    with pytest.raises(ConfigError, match="data.sex='boys': expected one of both, male, female"):
         c.build(c.base(), 'sex=boys', {})
 
 

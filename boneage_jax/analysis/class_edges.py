@@ -12,12 +12,11 @@ import json
 import pathlib
 
 import numpy as np
-from absl import app, flags
 
+from boneage_jax.runtime import files
 from boneage_jax import figures
 from boneage_jax.analysis import ensemble
 from boneage_jax.runs import predictions
-from boneage_jax.runtime import log
 from boneage_jax.tasks import metrics
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
@@ -62,7 +61,7 @@ def compare(first, second, output):
     for split in dict.fromkeys(line['split'] for line in lines):
         drawn = [line for line in lines if (line['split'], line['sex']) == (split, 'all') and line['months'] != ANY]
         figures.near_edges(split, drawn, names, output / f'near_edges_{split}.png')
-    log.write_rows(output / 'near_edges.csv', COLUMNS, lines)
+    files.write_rows(output / 'near_edges.csv', COLUMNS, lines)
     return lines
 
 
@@ -96,21 +95,3 @@ def _edges(run):
 
 def _show(edges):
     return ', '.join(f'{edge:.1f}' for edge in edges)
-
-
-def main(argv):
-    if argv[1:]:
-        raise UserError(f'unknown argument {argv[1]!r}; see --help')
-    lines = compare(_FIRST.value, _SECOND.value, _OUTPUT.value)
-    for line in lines:
-        print('{split} {sex:6} {months:>6} months from an edge: {films:5} films, accuracy {a:5.1f}% and {b:5.1f}%, '
-              'gain {g:+.1f} points ({l:+.1f} to {u:+.1f})'.format(**line, **{
-                  short: 100 * line[key] for short, key in zip('abglu', COLUMNS[-5:])}))
-    log.info(f'{pathlib.Path(_OUTPUT.value) / "near_edges.csv"} and figures beside it')
-
-
-if __name__ == '__main__':
-    _FIRST = flags.DEFINE_string('without', None, 'workdir of the first run (without the sex)', required=True)
-    _SECOND = flags.DEFINE_string('with_sex', None, 'workdir of the second run (with the sex)', required=True)
-    _OUTPUT = flags.DEFINE_string('output', None, 'folder for the results', required=True)
-    app.run(log.exit_on_user_error(main))

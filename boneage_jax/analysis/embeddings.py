@@ -13,16 +13,17 @@ default is what the runs report.
 import pathlib
 
 import numpy as np
-from absl import app, flags, logging
 from scipy import stats
 from scipy.spatial import distance as distances_lib
 from sklearn import manifold
 
+from boneage_jax.runtime import files
+from boneage_jax.runtime import setup
+from boneage_jax.stages import records
 from boneage_jax import figures
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runtime import log
 from boneage_jax.tasks import metrics
-from boneage_jax.training import loop
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
 from tfds_rsna.errors import UserError
@@ -54,8 +55,8 @@ def embeddings(workdirs, output, *, split='', seed=0, data_dir=None):
         log.info(f'{name}, {len(films)} {films.name} films: ' + '; '.join(
             f'{group} {of["value"]:.3f} ({of["lower"]:.3f} to {of["upper"]:.3f})' for group, of in found.items()))
     output.mkdir(parents=True, exist_ok=True)
-    log.write_table(output / 'tsne.csv', ('run', 'split', 'id', 'sex', 'age', 'x', 'y'), rows)
-    log.write_json(output / 'orderedness.json', report)
+    files.write_table(output / 'tsne.csv', ('run', 'split', 'id', 'sex', 'age', 'x', 'y'), rows)
+    files.write_json(output / 'orderedness.json', report)
     log.info(str(figures.tsne(panels, output / 'tsne.png')))
     return report
 
@@ -63,8 +64,8 @@ def embeddings(workdirs, output, *, split='', seed=0, data_dir=None):
 def of_run(workdir, split='', data_dir=None):
     """(embeddings float32 `[N, F]`, the films as a Split) of the best network of a run."""
     predictor = predictor_lib.Predictor(workdir)
-    loop.set_up_jax(predictor.config)
-    opened = loop.open_splits(predictor.config, data_dir)
+    setup.set_up_jax(predictor.config)
+    opened = records.open_splits(predictor.config, data_dir)
     split = split or next(name for name in reversed(splits_lib.REPORTED) if name in opened)
     if split not in opened:
         raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
@@ -113,18 +114,3 @@ def distance_age_correlation(vectors, months, *, seed=0, resamples=1000):
         found.append((xy - mx * my) / np.sqrt((xx - mx**2) * (yy - my**2)))
     lower, upper = np.quantile(np.concatenate(found), [(1 - metrics.LEVEL) / 2, (1 + metrics.LEVEL) / 2])
     return {'value': float(np.mean(x * y)), 'lower': float(lower), 'upper': float(upper), 'count': len(months)}
-
-
-def main(argv):
-    del argv
-    logging.set_verbosity(logging.WARNING)
-    embeddings(_WORKDIR.value, _OUTPUT.value, split=_SPLIT.value, seed=_SEED.value, data_dir=_DATA_DIR.value)
-
-
-if __name__ == '__main__':
-    _WORKDIR = flags.DEFINE_list('workdir', None, 'folders of finished runs, comma-separated', required=True)
-    _OUTPUT = flags.DEFINE_string('output', None, 'folder for the picture and the figures', required=True)
-    _SPLIT = flags.DEFINE_string('split', '', 'whose films; default: test, or holdout where there is none')
-    _SEED = flags.DEFINE_integer('seed', 0, 'of the t-SNE')
-    _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    app.run(log.exit_on_user_error(main))

@@ -17,8 +17,8 @@ import json
 import pathlib
 
 import numpy as np
-from absl import app, flags
 
+from boneage_jax.runtime import files
 from boneage_jax import figures, tasks
 from boneage_jax.runtime import log
 from boneage_jax.tasks import metrics
@@ -227,7 +227,7 @@ def write(workdirs, output):
     reports = [_json(workdir / 'metrics.json') for workdir in workdirs]
     output.mkdir(parents=True, exist_ok=True)
     everything = sorted({film for ids in trained.values() for film in ids})
-    log.write_json(output / 'splits.json', {'train': everything, **{split: f.ids for split, f in films.items()}})
+    files.write_json(output / 'splits.json', {'train': everything, **{split: f.ids for split, f in films.items()}})
     predictions = {split: (f, {'prediction': f.prediction}) for split, f in films.items()}
     evaluate.write_predictions(output, predictions)
     about = {'members': [str(workdir) for workdir in workdirs],
@@ -271,7 +271,7 @@ def _report(split, members, films, mae, output):
 def write_correlation(matrix, names, split, output):
     """error_correlation_SPLIT.csv and its figure, of the matrix that `error_correlation` gives; NaN is an empty cell."""
     rows = [[name, *('' if np.isnan(value) else f'{value:.4f}' for value in row)] for name, row in zip(names, matrix)]
-    log.write_table(output / f'error_correlation_{split}.csv', ['member', *names], rows)
+    files.write_table(output / f'error_correlation_{split}.csv', ['member', *names], rows)
     ensemble_figures.error_correlation(matrix, names, split, output / 'figures' / f'error_correlation_{split}.png')
 
 
@@ -291,16 +291,3 @@ def expand(patterns):
             raise UserError(f'--workdirs: nothing matches {pattern}')
         found += [match for match in matches if match not in found]
     return found
-
-
-def main(argv):
-    if argv[1:]:
-        raise UserError(f'unknown argument {argv[1]!r}; see --help')
-    write(expand(_WORKDIRS.value), _OUTPUT.value)
-
-
-if __name__ == '__main__':
-    _WORKDIRS = flags.DEFINE_list('workdirs', None, 'workdirs of finished runs, comma-separated; globs are expanded')
-    _OUTPUT = flags.DEFINE_string('output', None, 'folder of the ensemble, made where it is missing')
-    flags.mark_flags_as_required(['workdirs', 'output'])
-    app.run(log.exit_on_user_error(main))

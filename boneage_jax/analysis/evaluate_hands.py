@@ -16,12 +16,11 @@ import json
 import pathlib
 
 import numpy as np
-from absl import app, flags, logging
 
-from boneage_jax import config as config_lib
+from boneage_jax.errors import ConfigError
+from boneage_jax.runtime import files as files_lib
 from boneage_jax import figures
 from boneage_jax.runs import workdir
-from boneage_jax.runtime import log
 from boneage_jax.stages import plan, records
 from boneage_jax.tasks import metrics
 from boneage_jax.preprocess import hand_mask, keypoints, mask_checks, register
@@ -41,7 +40,7 @@ def evaluate_hands(config, truth, output, data_dir=None):
     """
     output = pathlib.Path(output)
     if (output / 'metrics.json').exists():
-        raise config_lib.ConfigError(f'{output} holds results already; delete it or choose another --output')
+        raise ConfigError(f'{output} holds results already; delete it or choose another --output')
     names = list(config.data.stages)
     steps = plan.make_plan(config.data, data_dir)[:next((i for i, name in enumerate(names) if name in MOVING), len(names))]
     files = [plan.find_file(file, data_dir, '--truth') for file in truth]
@@ -57,16 +56,16 @@ def evaluate_hands(config, truth, output, data_dir=None):
                 rows.append(measure(film, found))
                 shown.append(figures.hand(film['image'], film.get('hand_mask'), film.get('keypoints'), found['keypoints']))
     if not rows:
-        raise config_lib.ConfigError(f'none of the {len(wanted)} films of {", ".join(map(str, truth))} is to be checked in '
+        raise ConfigError(f'none of the {len(wanted)} films of {", ".join(map(str, truth))} is to be checked in '
                                      f'the source ({left_out} were seen in training); look at data.source and data.folder')
     if not len(rows[0]) > 1:
-        raise config_lib.ConfigError(f'data.stages={tuple(names)}: nothing in them finds a mask or key points')
+        raise ConfigError(f'data.stages={tuple(names)}: nothing in them finds a mask or key points')
     report = {'films': len(rows), 'left_out_as_seen': left_out, 'stages': [step.described for step in steps],
               'truth': [str(file) for file in truth], 'overall': summary(rows), **workdir.provenance()}
     output.mkdir(parents=True, exist_ok=True)
-    log.write_rows(output / 'hands.csv', list(rows[0]), rows)
+    files_lib.write_rows(output / 'hands.csv', list(rows[0]), rows)
     figures.hands([row['id'] for row in rows], shown, _badness(rows), output / 'sheet.png')
-    log.write_json(output / 'metrics.json', report)
+    files_lib.write_json(output / 'metrics.json', report)
     return report
 
 
@@ -159,21 +158,3 @@ def summary(rows):
 def _badness(rows):
     """What the sheet sorts by: how wrong each film came out."""
     return [row.get('error_percent', 0) + 10 * row.get('points_outside', 0) + row['tip_off'] / 15 for row in rows]
-
-
-def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    report = evaluate_hands(config_lib.from_command_line(_CONFIG.value, argv), _TRUTH.value, _OUTPUT.value, _DATA_DIR.value)
-    log.info(f'{report["films"]} films ({report["left_out_as_seen"]} left out: seen in training); means, 95% intervals:')
-    for name, found in report['overall'].items():
-        spread = f'; median {found["median"]:.2f}, 90% {found["p90"]:.2f}' if 'median' in found else ''
-        log.info(f'  {name:28} {found["value"]:8.3f}  ({found["lower"]:.3f} to {found["upper"]:.3f}){spread}')
-    log.info(f'{_OUTPUT.value}/sheet.png: the worst and a sample')
-
-
-if __name__ == '__main__':
-    _CONFIG = flags.DEFINE_string('config', None, 'path[:arg] of the config whose source and stages to check', required=True)
-    _TRUTH = flags.DEFINE_list('truth', None, 'COCO JSON or landmark CSV files of annotated hands', required=True)
-    _OUTPUT = flags.DEFINE_string('output', None, 'folder for the results', required=True)
-    _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    app.run(log.exit_on_user_error(main), flags_parser=config_lib.parse_flags)

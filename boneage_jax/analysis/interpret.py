@@ -16,16 +16,16 @@ import itertools
 import pathlib
 
 import numpy as np
-from absl import app, flags, logging
 from flax import nnx
 
+from boneage_jax.runtime import setup
+from boneage_jax.stages import records
+from boneage_jax.runtime import files
 from boneage_jax import figures
 from boneage_jax.figures import examples
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runtime import log
 from boneage_jax.tasks import metrics
-from boneage_jax.training import loop
-from boneage_jax.data import splits as splits_lib
 from boneage_jax.models import parts as parts_lib
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
@@ -43,8 +43,8 @@ def interpret(workdir, output, *, split='validation', count=8, data_dir=None):
     """
     output, predictor = pathlib.Path(output), predictor_lib.Predictor(workdir)
     config = predictor.config
-    loop.set_up_jax(config)
-    opened = loop.open_splits(config, data_dir)
+    setup.set_up_jax(config)
+    opened = records.open_splits(config, data_dir)
     if split not in opened:
         raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
     films = opened[split]
@@ -106,7 +106,7 @@ def _measure_attention(predictor, films, output):
               **metrics.intervals({'places_used': np.exp(entropy)}),
               'same_in_all_films': float(gates.mean(0).var() / variance) if variance else 1.0,
               'mean_map': gates.mean(0).round(4).tolist()}
-    log.write_json(output / 'attention.json', report)
+    files.write_json(output / 'attention.json', report)
     used = report['places_used']
     log.info(f'{films.name}, {len(films)} films: of {report["places"]} places a film uses {used["value"]:.1f} '
             f'({used["lower"]:.1f} to {used["upper"]:.1f}); {100 * report["same_in_all_films"]:.0f}% of the variance of the maps '
@@ -138,7 +138,7 @@ def _count(predictor, films, candidates, output):
         drawn = np.random.default_rng(0).integers(0, len(candidates), valid.shape)
         report |= metrics.intervals({'on_bones': share(on_bones(aux['part_boxes'], bones)),
                                      'on_bones_by_chance': on_bones(candidates[drawn], bones).mean(1)})
-    log.write_json(output / 'parts.json', report)
+    files.write_json(output / 'parts.json', report)
     _say(report)
     return report
 
@@ -156,18 +156,3 @@ def _say(report):
                 f'{percent(report["on_bones_by_chance"])}')
     else:
         log.info('These films do not say where their bones are (phantoms do): no share of parts on bones.')
-
-
-def main(argv):
-    del argv
-    logging.set_verbosity(logging.WARNING)
-    interpret(_WORKDIR.value, _OUTPUT.value, split=_SPLIT.value, count=_FILMS.value, data_dir=_DATA_DIR.value)
-
-
-if __name__ == '__main__':
-    _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of a finished run', required=True)
-    _OUTPUT = flags.DEFINE_string('output', None, 'folder for the figures', required=True)
-    _SPLIT = flags.DEFINE_string('split', splits_lib.SELECTING, 'whose films')
-    _FILMS = flags.DEFINE_integer('films', 8, 'how many films to draw', lower_bound=1)
-    _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    app.run(log.exit_on_user_error(main))

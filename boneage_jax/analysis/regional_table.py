@@ -13,13 +13,12 @@ by stage of puberty and region for each sex, `error_correlation_SPLIT.csv` how f
 import pathlib
 
 import numpy as np
-from absl import app, flags, logging
 
-from boneage_jax import config as config_lib
+from boneage_jax.errors import ConfigError
+from boneage_jax.runtime import files
 from boneage_jax.analysis import ensemble, table
 from boneage_jax.runtime import log
 from boneage_jax.tasks import metrics
-from boneage_jax.analysis import sweep as sweep_lib
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import regional as grid_figures
 from tfds_rsna.errors import UserError
@@ -122,15 +121,15 @@ def write(swept, output, seed=0):
     nets cannot be averaged (`ensemble.combine`)."""
     module, output = swept.module, pathlib.Path(output)
     if not hasattr(module, 'PAPER') or not hasattr(module, 'cell'):
-        raise config_lib.ConfigError(f'{swept.spec}: no grid of regional nets; give configs/regions.py')
+        raise ConfigError(f'{swept.spec}: no grid of regional nets; give configs/regions.py')
     nets, missing = finished(swept, seed)
     if not nets:
         raise UserError(f'{swept.workdir}: no row of {swept.spec} is finished with seed {seed}; train them first: python -m '
                         f'boneage_jax.sweep --config={swept.spec} --workdir={swept.workdir}')
     lines, stages = lines_of(module, nets), by_stage(module, nets)
     output.mkdir(parents=True, exist_ok=True)
-    log.write_rows(output / 'table.csv', COLUMNS, lines, exact=('paper',))
-    log.write_rows(output / 'stages.csv', STAGE_COLUMNS, stages)
+    files.write_rows(output / 'table.csv', COLUMNS, lines, exact=('paper',))
+    files.write_rows(output / 'stages.csv', STAGE_COLUMNS, stages)
     text = [f'# {swept.spec}, seed {seed}', '']
     for split in dict.fromkeys(line['split'] for line in lines):
         shown = {(line['form'], line['sex'], line['region']): line for line in lines if line['split'] == split}
@@ -144,7 +143,7 @@ def write(swept, output, seed=0):
              'sex in both forms, at the end over all of these.',
              f'- Data: {table.describe(config.data)} (the first row\'s); validation selected the checkpoints and is not shown.',
              *([f'- Not finished, its cells are empty: {"; ".join(missing)}.'] if missing else [])]
-    log.write_atomic(output / 'table.md', '\n'.join(text) + '\n')
+    files.write_atomic(output / 'table.md', '\n'.join(text) + '\n')
     log.info('\n'.join(text) + f'\n\nTables and figures: {output}')
     return lines
 
@@ -168,18 +167,3 @@ def _correlate(module, nets, split, output):
     matrix = ensemble.error_correlation(members, split) if len(members) > 1 else None
     if matrix is not None:
         ensemble.write_correlation(matrix, list(members), split, output)
-
-
-def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    swept = sweep_lib.Sweep(_CONFIG.value, pathlib.Path(_WORKDIR.value), tuple(argv[1:]))
-    write(swept, _OUTPUT.value or pathlib.Path(_WORKDIR.value) / 'grid', _SEED.value)
-
-
-if __name__ == '__main__':
-    _CONFIG = flags.DEFINE_string('config', None, 'the config of the sweep, as it was given there')
-    _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the sweep')
-    _OUTPUT = flags.DEFINE_string('output', None, 'folder of the tables and figures; default: WORKDIR/grid')
-    _SEED = flags.DEFINE_integer('seed', 0, 'which seed of each row')
-    flags.mark_flags_as_required(['config', 'workdir'])
-    app.run(log.exit_on_user_error(main), flags_parser=config_lib.parse_flags)

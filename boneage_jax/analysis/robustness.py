@@ -15,12 +15,13 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
 
+from boneage_jax.runtime import setup
+from boneage_jax.stages import records
+from boneage_jax.runtime import files
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runtime import log
 from boneage_jax.tasks import metrics
-from boneage_jax.training import loop
 from boneage_jax.data import augment
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import robustness
@@ -50,8 +51,8 @@ def measure_robustness(workdir, output, *, split=splits_lib.SELECTING, count=0, 
         raise UserError(f'{output} holds results already; delete it or choose another --output')
     if predictor.task.months is None:
         raise UserError(f'{workdir} holds a run of the task {predictor.config.task.name!r}, which predicts no ages')
-    loop.set_up_jax(predictor.config)
-    opened = loop.open_splits(predictor.config, data_dir)
+    setup.set_up_jax(predictor.config)
+    opened = records.open_splits(predictor.config, data_dir)
     if split not in opened or split == 'train':
         raise UserError(f'--split={split}: expected one of {", ".join(name for name in opened if name != "train")}')
     films = opened[split]
@@ -74,7 +75,7 @@ def measure_robustness(workdir, output, *, split=splits_lib.SELECTING, count=0, 
                 f'({worst["delta"]:+.2f}, {worst["delta_lower"]:+.2f} to {worst["delta_upper"]:+.2f} months)')
     output.mkdir(parents=True, exist_ok=True)
     robustness.draw(lines, KINDS, f'{split}, {len(age):,} films', output / 'stress.png')
-    log.write_rows(output / 'stress.csv', COLUMNS, lines, exact=('strength',))
+    files.write_rows(output / 'stress.csv', COLUMNS, lines, exact=('strength',))
     return lines
 
 
@@ -155,20 +156,3 @@ _DO = {
     'marker removed': _on_unit(_covered),
     'marker added': _on_unit(_marked),
 }
-
-
-def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    if argv[1:]:
-        raise UserError(f'unknown argument {argv[1]!r}; see --help')
-    measure_robustness(_WORKDIR.value, _OUTPUT.value, split=_SPLIT.value, count=_FILMS.value, data_dir=_DATA_DIR.value)
-    log.info(f'{pathlib.Path(_OUTPUT.value) / "stress.csv"} and stress.png beside it')
-
-
-if __name__ == '__main__':
-    _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of a finished run', required=True)
-    _OUTPUT = flags.DEFINE_string('output', None, 'folder for the results', required=True)
-    _SPLIT = flags.DEFINE_string('split', splits_lib.SELECTING, 'whose films')
-    _FILMS = flags.DEFINE_integer('films', 0, 'how many films, evenly spaced by age; 0 = all', lower_bound=0)
-    _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    app.run(log.exit_on_user_error(main))

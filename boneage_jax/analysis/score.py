@@ -10,14 +10,15 @@ selected here. Films that the run trained on are refused.
 import pathlib
 
 import numpy as np
-from absl import app, flags, logging
 
-from boneage_jax import config as config_lib
+from boneage_jax.errors import ConfigError
+from boneage_jax.runtime import setup
+from boneage_jax.stages import records
 from boneage_jax import figures
 from boneage_jax.data import duplicates
 from boneage_jax.runs import workdir
 from boneage_jax.runtime import log
-from boneage_jax.training import evaluate, loop
+from boneage_jax.training import evaluate
 from boneage_jax.data import pipeline, splits
 from boneage_jax.runs.predictor import Predictor
 
@@ -29,18 +30,18 @@ def score(run, config, output, data_dir=None):
     """
     output, predictor = pathlib.Path(output), Predictor(run)
     if tuple(config.data.size) != tuple(predictor.config.data.size):
-        raise config_lib.ConfigError(f'data.size={tuple(config.data.size)}: {run} was trained on films of '
+        raise ConfigError(f'data.size={tuple(config.data.size)}: {run} was trained on films of '
                                      f'{tuple(predictor.config.data.size)}; give that size')
     seen = predictor.config.data.sex
     if seen not in ('both', config.data.sex):
-        raise config_lib.ConfigError(f'data.sex={config.data.sex}: {run} was trained on {seen} films alone; give data.sex={seen}')
+        raise ConfigError(f'data.sex={config.data.sex}: {run} was trained on {seen} films alone; give data.sex={seen}')
     if (output / 'metrics.json').exists():
-        raise config_lib.ConfigError(f'{output} holds results already; delete it or choose another --output')
-    loop.set_up_jax(config)
+        raise ConfigError(f'{output} holds results already; delete it or choose another --output')
+    setup.set_up_jax(config)
     if config.task.name != predictor.config.task.name:
-        raise config_lib.ConfigError(f'{run} was trained for the task {predictor.config.task.name!r}, the config is for '
+        raise ConfigError(f'{run} was trained for the task {predictor.config.task.name!r}, the config is for '
                                      f'{config.task.name!r}')
-    opened = loop.open_splits(config, data_dir)
+    opened = records.open_splits(config, data_dir)
     workdir.check_no_leakage(run, config, opened)
     chosen = {name: split for name, split in opened.items() if name == splits.SELECTING or name in splits.REPORTED}
     output.mkdir(parents=True, exist_ok=True)
@@ -66,16 +67,3 @@ def _columns(predictor, split):
         columns = predictor.task.columns(prediction, aux, batch)
         parts.append({name: np.asarray(values) for name, values in columns.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    score(_WORKDIR.value, config_lib.from_command_line(_CONFIG.value, argv), _OUTPUT.value, _DATA_DIR.value)
-
-
-if __name__ == '__main__':
-    _CONFIG = flags.DEFINE_string('config', None, 'path[:arg] of the config whose films to score', required=True)
-    _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the finished run', required=True)
-    _OUTPUT = flags.DEFINE_string('output', None, 'folder for the results', required=True)
-    _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    app.run(log.exit_on_user_error(main), flags_parser=config_lib.parse_flags)

@@ -10,19 +10,16 @@ import pathlib
 import re
 
 import numpy as np
-from absl import app, flags, logging
 
-from boneage_jax import config as config_lib
 from boneage_jax import figures
 from boneage_jax.runtime import log
 from boneage_jax.stages import records
-from boneage_jax.training import loop
 
 
 def survey(config, output, *, count=4, data_dir=None):
     """Writes the figures into the folder `output`; returns their paths. Raises what the data raises."""
     output = pathlib.Path(output)
-    splits = loop.open_splits(config, data_dir).values()
+    splits = records.open_splits(config, data_dir).values()
     months, male = (np.concatenate([getattr(split, name) for split in splits]) for name in ('months', 'male'))
     paths = [figures.counts(months, male, (), output / 'counts.png', title='All films')]
     for film in records.native_images(config.data, count, data_dir):
@@ -31,16 +28,3 @@ def survey(config, output, *, count=4, data_dir=None):
     log.info(f'{len(months):,} films, {int(male.sum()):,} boys and {int((~male).sum()):,} girls, {months.min():g} to '
             f'{months.max():g} months: {output}')
     return paths
-
-
-def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    survey(config_lib.from_command_line(_CONFIG.value, argv), _OUTPUT.value, count=_FILMS.value, data_dir=_DATA_DIR.value)
-
-
-if __name__ == '__main__':
-    _CONFIG = flags.DEFINE_string('config', None, 'path[:arg] of the config whose films to draw', required=True)
-    _OUTPUT = flags.DEFINE_string('output', None, 'folder for the figures', required=True)
-    _FILMS = flags.DEFINE_integer('films', 4, 'how many films to cut out', lower_bound=1)
-    _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    app.run(log.exit_on_user_error(main), flags_parser=config_lib.parse_flags)

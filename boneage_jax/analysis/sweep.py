@@ -17,8 +17,8 @@ import re
 import shlex
 import traceback
 
-from absl import app, flags, logging
 
+from boneage_jax.errors import ConfigError
 from boneage_jax import config as config_lib
 from boneage_jax.runtime import log
 from boneage_jax.runs import workdir as workdir_lib
@@ -43,7 +43,7 @@ class Run:
         """'finished'; '' = to be trained, from scratch or further; or why what lies in its workdir is not this run."""
         try:
             workdir_lib.write_or_check_config(self.workdir, self.config, write=False)
-        except config_lib.ConfigError as error:
+        except ConfigError as error:
             return str(error)
         return 'finished' if (self.workdir / 'metrics.json').exists() else ''
 
@@ -67,13 +67,13 @@ class Sweep:
             override.removeprefix('--config.').partition('=')[0] for override in self.overrides}
         for key, flag in (('row', '--rows'), ('seed', '--seeds')):
             if key in keys:
-                raise config_lib.ConfigError(f'{key} is set by the sweep: take it out of the config and give {flag}')
+                raise ConfigError(f'{key} is set by the sweep: take it out of the config and give {flag}')
         slugs = {}
         for row in self.rows:
             if (other := slugs.setdefault(slug(row.name), row)) is not row:
-                raise config_lib.ConfigError(f'{path}: rows {other.name!r} and {row.name!r} would share a folder')
+                raise ConfigError(f'{path}: rows {other.name!r} and {row.name!r} would share a folder')
         if not slugs:
-            raise config_lib.ConfigError(f'{path}: sweep() yields no row')
+            raise ConfigError(f'{path}: sweep() yields no row')
         self.references  # an unknown one ends it here
 
     @functools.cached_property
@@ -103,7 +103,7 @@ class Sweep:
         for row in self.rows:
             if name in (row.name, slug(row.name)):
                 return row
-        raise config_lib.ConfigError(f'unknown row {name!r}; known: {", ".join(row.name for row in self.rows)}')
+        raise ConfigError(f'unknown row {name!r}; known: {", ".join(row.name for row in self.rows)}')
 
     def run(self, row, seed):
         """The Run of `row` with `seed`."""
@@ -116,7 +116,7 @@ class Sweep:
         path, _, arg = self.spec.partition(':')
         spec = f'{path}:' + ','.join(filter(None, (arg, f'row={row.name}', f'seed={seed}')))
         return Run(row, seed, spec, self.workdir / slug(row.name) / f'seed{seed}',
-                   config_lib.from_command_line(spec, ['', *self.overrides]))
+                   config_lib.from_command_line(spec, self.overrides))
 
     def command(self, run, data_dir=None):
         """The command line that trains `run` alone."""
@@ -201,7 +201,7 @@ def _about_paper(sweep):
     from boneage_jax.analysis import table
     about = ' '.join((inspect.getdoc(sweep.module.sweep) or '').split())
     notes = [f'The paper: {about}'] if about else []
-    ours = config_lib.from_command_line(sweep.spec, ['', *sweep.overrides]).data
+    ours = config_lib.from_command_line(sweep.spec, sweep.overrides).data
     paper = sweep.module.get_config().data
     if (ours.source, ours.folder, ours.size, ours.stages) != (paper.source, paper.folder, paper.size, paper.stages):
         notes.append(f'The paper\'s column is not of our films: the paper\'s setting is {table.describe(paper)}, ours '
@@ -211,40 +211,42 @@ def _about_paper(sweep):
     return notes
 
 
-def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    if _SEEDS.value < 1:
-        raise UserError(f'--seeds={_SEEDS.value}: at least 1')
-    sweep = Sweep(_CONFIG.value, pathlib.Path(_WORKDIR.value), tuple(argv[1:]), _REFERENCE.value)
-    rows = [sweep.find(name.strip()) for name in _ROWS.value] if _ROWS.value else sweep.rows
-    runs = [sweep.run(row, seed) for seed in range(_SEEDS.value) for row in rows]
-    if _PRINT.value:
+def sweep(spec, workdir, *, overrides=(), seeds=1, rows=None, reference=None, print_commands=False, data_dir=None):
+    """Trains the rows of a config with each seed and writes the table; or prints a command for each unfinished run.
+
+    Args:
+        spec: the config, as behind `--config=`; `overrides` are its arguments `--config.KEY=VALUE`.
+        workdir: folder of the sweep.
+        seeds: how many seeds of each row.
+        rows: names of the rows to train; all by default.
+        reference: the row that all others are compared with; by default each row's own.
+        print_commands: prints a command for each unfinished run and trains nothing.
+        data_dir: folder of the raw data.
+
+    Raises:
+        ConfigError: an unknown row, or a config that no sweep can have.
+        UserError: at the end, where runs failed.
+    """
+    swept = Sweep(spec, pathlib.Path(workdir), tuple(overrides), reference)
+    wanted = [swept.find(name.strip()) for name in rows] if rows else swept.rows
+    runs = [swept.run(row, seed) for seed in range(seeds) for row in wanted]
+    if print_commands:
         for run in runs:
-            if not (state := run.state()):
-                print(sweep.command(run, _DATA_DIR.value))
+            state = run.state()
+            if not state:
+                print(swept.command(run, data_dir))
             elif state != 'finished':
                 log.info(f'No command for {run.name}: {state}')
-        write_table(sweep, wanted=runs)
+        write_table(swept, wanted=runs)
         return
+
     from boneage_jax.analysis import table
     from boneage_jax.runtime import sharding
-    if sweep.metric not in table.METRICS:
-        raise config_lib.ConfigError(f'METRIC={sweep.metric!r}: a table knows {", ".join(table.METRICS)}')
+
+    if swept.metric not in table.METRICS:
+        raise ConfigError(f'METRIC={swept.metric!r}: a table knows {", ".join(table.METRICS)}')
     sharding.initialize_distributed()
-    sweep.workdir.mkdir(parents=True, exist_ok=True)
+    swept.workdir.mkdir(parents=True, exist_ok=True)
     if sharding.is_main():
-        write_table(sweep, wanted=runs)
-    train_all(sweep, runs, data_dir=_DATA_DIR.value)
-
-
-if __name__ == '__main__':
-    _CONFIG = flags.DEFINE_string('config', None, 'path of a config, with presets and key=value after a colon')
-    _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the sweep: a folder for each row and seed, and the table')
-    _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    _SEEDS = flags.DEFINE_integer('seeds', 1, 'how many seeds of each row: 0, 1, ...')
-    _ROWS = flags.DEFINE_list('rows', None, 'the rows to train, comma-separated; default: all')
-    _REFERENCE = flags.DEFINE_string('reference', None, "the row that all others are compared with; default: each row's own, "
-                                     'else baseline, or the first')
-    _PRINT = flags.DEFINE_bool('print_commands', False, 'print a command for each unfinished run instead of training')
-    flags.mark_flags_as_required(['config', 'workdir'])
-    app.run(log.exit_on_user_error(main), flags_parser=config_lib.parse_flags)
+        write_table(swept, wanted=runs)
+    train_all(swept, runs, data_dir=data_dir)

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from boneage_jax.runtime import files
 from boneage_jax.analysis import ensemble
 from boneage_jax.runs import predictions
-from boneage_jax.runtime import log
 from boneage_jax.tasks import metrics
 from boneage_jax.data import splits
 from tfds_rsna.errors import UserError
@@ -190,7 +190,7 @@ def write(workdir, found, *, metric, title, notes=()):
     workdir, table_metric = pathlib.Path(workdir), METRICS[metric]
     table, refused = lines(found)
     digits = table_metric.digits
-    log.write_rows(workdir / 'table.csv', COLUMNS, table, digits=digits + 2, exact=('paper', 'minutes'))
+    files.write_rows(workdir / 'table.csv', COLUMNS, table, digits=digits + 2, exact=('paper', 'minutes'))
 
     def interval(line, value, lower, upper, sign=''):
         if line[value] is None:
@@ -214,7 +214,7 @@ def write(workdir, found, *, metric, title, notes=()):
              'shown.', f'Data: {"; ".join(where)}.', f'Hardware: {"; ".join(hardware) or "not recorded"}.',
              *notes, *dict.fromkeys(refused)]
     body = [f'# {title}', '', *_markdown(header, rows), '', *(f'- {note}' for note in below)]
-    log.write_atomic(workdir / 'table.md', '\n'.join(body) + '\n')
+    files.write_atomic(workdir / 'table.md', '\n'.join(body) + '\n')
     return table
 
 

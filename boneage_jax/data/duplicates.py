@@ -12,19 +12,16 @@ import pathlib
 
 import numpy as np
 
+from boneage_jax.runtime import files
+from boneage_jax.errors import LeakageError
 from boneage_jax.runtime import log
 from boneage_jax.data import splits as splits_lib
-from tfds_rsna.errors import UserError
 
 NEAR = 6  # bits of 64 by which the hashes of one picture, stored twice, may differ
 ALIKE = 0.985  # correlation of the thumbnails from which two pictures count as one
 COLUMNS = ('split', 'id', 'other_split', 'other_id', 'kind', 'bits', 'correlation')
 _CHUNK = 256  # films held at once
 _SIDE = 32
-
-
-class LeakageError(UserError):
-    """Films of one split stand in another; the message names them."""
 
 
 def check(splits, workdir=None):
@@ -39,7 +36,7 @@ def check(splits, workdir=None):
     counts = {kind: sum(row[4] == kind for row in rows) for kind in ('same_picture', 'near_picture')}
     path = pathlib.Path(workdir) / 'leaks.csv' if workdir else None
     if path and rows:
-        log.write_table(path, COLUMNS, rows)
+        files.write_table(path, COLUMNS, rows)
     elif path:
         path.unlink(missing_ok=True)
     if rows:

@@ -5,14 +5,10 @@ Validation selects (checkpoint, patience, calibration); holdout and test are rep
 
 import numpy as np
 
-from tfds_rsna.errors import UserError
+from boneage_jax.errors import SplitError
 
 SELECTING = 'validation'
 REPORTED = ('holdout', 'test')
-
-
-class SplitError(UserError):
-    """The source has too few films for the splits that the config asks for."""
 
 
 def selecting(name, what):

@@ -14,8 +14,9 @@ import pathlib
 import tempfile
 
 import numpy as np
-from absl import app, flags, logging
 
+from boneage_jax.errors import UnreadableError
+from boneage_jax.runtime import files
 from boneage_jax.inference import calibration, predict
 from boneage_jax.runs import predictor
 from boneage_jax.runtime import log
@@ -49,7 +50,7 @@ def calibrate(workdir, output, *, place=None, labels=None, predictions=None, spl
             predictions = pathlib.Path(folder) / 'ages.csv'
             try:
                 predict.predict(workdir, place, predictions, labels=labels, **options)
-            except predict.UnreadableError as error:  # the others are there
+            except UnreadableError as error:  # the others are there
                 log.info(str(error))
             films = read(predictions, split)
     else:
@@ -59,7 +60,7 @@ def calibrate(workdir, output, *, place=None, labels=None, predictions=None, spl
     about = {'workdir': str(workdir), 'step': step, 'judged': 'each film by the line of all others',
              'commit': workdir_lib.provenance()['commit']}
     output.parent.mkdir(parents=True, exist_ok=True)
-    log.write_table(output.with_name(f'{output.stem}_films.csv'), _COLUMNS, [
+    files.write_table(output.with_name(f'{output.stem}_films.csv'), _COLUMNS, [
         (name, bool(male), f'{age:.2f}', f'{before:.2f}', f'{late:.2f}') for name, male, age, before, late in zip(
             films['id'], films['male'], films['age'], films['prediction'], after)])
     calibration.write(output, fitted, report, about)
@@ -117,25 +118,3 @@ def _say(fitted, report, output):
     if report['overall']['mae_difference']['upper'] >= 0:
         log.info('The gain is not certain: its interval holds zero. More films of the site would tell.')
     log.info(f'{output}; use it with predict --calibration={output}')
-
-
-def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    if argv[1:]:
-        raise UserError(f'unknown argument {argv[1]!r}; see --help')
-    with predict.label_options() as options:
-        calibrate(_FLAGS.workdir, _FLAGS.output, place=_FLAGS.input, labels=_FLAGS.labels, predictions=_FLAGS.predictions,
-                  split=_FLAGS.split, overwrite=_FLAGS.overwrite, **options)
-
-
-if __name__ == '__main__':
-    _FLAGS = flags.FLAGS
-    flags.DEFINE_string('workdir', None, 'folder of a trained run', required=True)
-    flags.DEFINE_string('output', None, 'the calibration to write, NAME.json', required=True)
-    flags.DEFINE_string('input', None, "the site's films: a folder or a zip")
-    flags.DEFINE_string('labels', None, 'CSV or xlsx with the sex and age of each film')
-    flags.DEFINE_string('predictions', None, 'instead: the CSV of predict or score, with ages')
-    flags.DEFINE_string('split', splits_lib.SELECTING, 'of --predictions with a column split: the films that count')
-    flags.DEFINE_boolean('overwrite', False, 'replace an output that exists')
-    predict.define_label_flags()
-    app.run(log.exit_on_user_error(main))

@@ -12,8 +12,8 @@ import pathlib
 
 import numpy as np
 
+from boneage_jax.runtime import files
 from boneage_jax.inference import intervals
-from boneage_jax.runtime import log
 from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 
@@ -93,7 +93,7 @@ def identify(workdir, step):
 
 
 def write(path, calibration, report, about):
-    log.write_json(pathlib.Path(path), {**about, **dataclasses.asdict(calibration), 'level': intervals.LEVEL, 'report': report})
+    files.write_json(pathlib.Path(path), {**about, **dataclasses.asdict(calibration), 'level': intervals.LEVEL, 'report': report})
 
 
 def read(path, run):

@@ -11,7 +11,6 @@ not checked: the network gives every picture an age.
 """
 
 import concurrent.futures
-import contextlib
 import json
 import pathlib
 import re
@@ -19,15 +18,16 @@ import sys
 
 import numpy as np
 import tqdm
-from absl import app, flags, logging
 
+from boneage_jax.runtime import setup
+from boneage_jax.runtime import files
+from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import calibration as calibration_lib
 from boneage_jax import figures
 from boneage_jax.inference import intervals
 from boneage_jax.runtime import log
 from boneage_jax.stages import records
 from boneage_jax.tasks import metrics
-from boneage_jax.training import loop
 from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.runs.predictor import Predictor, read_config, read_task
 from tfds_rsna.io import decoding
@@ -35,14 +35,10 @@ from tfds_rsna.parallel import pools
 from tfds_rsna.io.archive import Archive
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import listing
-from tfds_rsna.problems import DataError, Problems
+from tfds_rsna.problems import Problems
 
 SHOWN = 5  # so few films are also printed
 _CARRIED = 'coco_keypoints'  # points that every stage moves with the film and none asks about
-
-
-class UnreadableError(UserError):
-    """Some films could not be read; the others were predicted and written."""
 
 
 def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, overwrite=False, batch_size=0,
@@ -72,7 +68,7 @@ def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, ove
     config = read_config(workdir)
     if read_task(workdir).months is None:
         raise UserError(f'{workdir} holds a run of the task {config.task.name!r}, which predicts no ages')
-    loop.set_up_jax(config)
+    setup.set_up_jax(config)
     with Archive() as archive:
         listed, lines = listing.listing(archive, place, pathlib.Path(labels).expanduser() if labels else None,
                                         columns=columns, age_unit=age_unit)
@@ -100,7 +96,7 @@ def predict(workdir, place, output, *, labels=None, sex=None, overlays=None, ove
     rejected = output.with_name(f'{output.stem}_rejected.csv')
     if rows:
         output.parent.mkdir(parents=True, exist_ok=True)
-        log.write_table(output, *_table(rows))
+        files.write_table(output, *_table(rows))
     if len(problems):
         rejected.parent.mkdir(parents=True, exist_ok=True)
         problems.write(rejected)
@@ -303,46 +299,3 @@ def _say(rows, output, overlays):
         log.info(f'MAE {np.abs(known).mean():.2f} months (95% interval {lower:.2f} to {upper:.2f}) on the '
                 f'{len(known):,} films whose age is known; bias {known.mean():+.2f}.')
     log.info(f'{len(rows):,} film{"s" * (len(rows) > 1)}: {output}' + (f'; pictures: {overlays}' if overlays else ''))
-
-
-def define_label_flags():
-    """The flags of a command that reads --labels: the names of its columns, and the unit of its ages."""
-    for name, what in {'id': 'films', 'male': 'sex', 'months': 'age', 'image': 'file'}.items():
-        flags.DEFINE_string(f'{name}_column', '', f'column of --labels with the {what}, where it has no common name')
-    flags.DEFINE_enum('age_unit', 'months', ['months', 'years'], 'of the ages in --labels')
-
-
-@contextlib.contextmanager
-def label_options():
-    """What those flags say, as options of `predict`; an error of the table names the flags inside this `with`."""
-    given = flags.FLAGS
-    named = {'id': given.id_column, 'male': given.male_column, 'months': given.months_column, 'image': given.image_column}
-    try:
-        yield {'columns': {key: value for key, value in named.items() if value}, 'age_unit': given.age_unit}
-    except DataError as error:  # written for the builder, whose options these flags are
-        raise UserError(str(error).replace('data.image_folder.', '--')) from error
-
-
-def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    if argv[1:]:
-        raise UserError(f'unknown argument {argv[1]!r}; see --help')
-    with label_options() as options:
-        predict(_FLAGS.workdir, _FLAGS.input, _FLAGS.output, labels=_FLAGS.labels, sex=_FLAGS.sex,
-                overlays=_FLAGS.overlays, overwrite=_FLAGS.overwrite, batch_size=_FLAGS.batch_size,
-                calibration=_FLAGS.calibration, **options)
-
-
-if __name__ == '__main__':
-    _FLAGS = flags.FLAGS
-    flags.DEFINE_string('workdir', None, 'folder of a trained run', required=True)
-    flags.DEFINE_string('input', None, 'a film, a folder of films, or a zip of them', required=True)
-    flags.DEFINE_string('output', None, 'CSV to write', required=True)
-    flags.DEFINE_string('labels', None, 'CSV or xlsx with the sex and, where known, the age of each film')
-    flags.DEFINE_string('sex', None, 'male or female: of the films whose sex --labels does not give')
-    flags.DEFINE_string('overlays', None, 'folder for a picture of each film with its age, parts, relation or attention maps')
-    flags.DEFINE_string('calibration', None, "a site's calibration, as boneage_jax.calibrate writes it")
-    flags.DEFINE_boolean('overwrite', False, 'replace an output that exists')
-    flags.DEFINE_integer('batch_size', 0, 'films at once; 0 = as in training', lower_bound=0)
-    define_label_flags()
-    app.run(log.exit_on_user_error(main))

@@ -10,27 +10,28 @@ and `mine.folder` of the config. Each round leaves `round_N/`: `review.csv`, `ve
 the same command again goes on where it stopped; a larger `--rounds` adds rounds.
 """
 
-from absl import app, flags, logging
+from boneage_jax import cli
 
-from boneage_jax import config as config_lib
-from boneage_jax.runtime import log
+FLAGS = cli.Flags(__doc__)
+FLAGS.config(default='configs/unet.py')
+FLAGS.string('workdir', None, 'folder of the rounds', required=True)
+FLAGS.data_dir()
+FLAGS.string('seed_masks', 'none', "masks to begin with (folder or COCO JSON), or 'none'")
+FLAGS.integer('rounds', None, 'how many rounds; default: mine.rounds of the config')
+FLAGS.choice('review', None, ['rule', 'web'], 'who reviews; default: mine.review of the config')
 
 
 def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    config = config_lib.from_command_line(_CONFIG.value, argv)
+    values, overrides = FLAGS.parse(argv)
+    config = cli.load_config(values, overrides)
+
     # Imported here, so that worker processes that re-import this module do not load JAX.
     from boneage_jax.mine import rounds
-    config = rounds.checked(config, rounds=_ROUNDS.value, review=_REVIEW.value)
-    rounds.mine(config, _WORKDIR.value, _DATA_DIR.value, None if _SEED_MASKS.value == 'none' else _SEED_MASKS.value)
+
+    config = rounds.checked(config, rounds=values.rounds, review=values.review)
+    seed_masks = None if values.seed_masks == 'none' else values.seed_masks
+    rounds.mine(config, values.workdir, values.data_dir, seed_masks)
 
 
 if __name__ == '__main__':
-    _CONFIG = flags.DEFINE_string('config', 'configs/unet.py', 'path of a config, with presets and key=value after a colon')
-    _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the rounds')
-    _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    _SEED_MASKS = flags.DEFINE_string('seed_masks', 'none', "masks to begin with (folder or COCO JSON), or 'none'")
-    _ROUNDS = flags.DEFINE_integer('rounds', None, 'how many rounds; default: mine.rounds of the config')
-    _REVIEW = flags.DEFINE_enum('review', None, ['rule', 'web'], 'who reviews; default: mine.review of the config')
-    flags.mark_flags_as_required(['workdir'])
-    app.run(log.exit_on_user_error(main), flags_parser=config_lib.parse_flags)
+    cli.run(main)

@@ -8,6 +8,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
+from boneage_jax.runtime import files
 from boneage_jax import config as config_lib
 from boneage_jax.runtime import log
 from boneage_jax.stages import cache, records as records_lib
@@ -130,7 +131,7 @@ def write_or_check(path, wanted):
     """Writes `path` (JSON), or raises UserError where it holds another mining's settings."""
     path = pathlib.Path(path)
     if not path.exists():
-        log.write_json(path, wanted)
+        files.write_json(path, wanted)
         return
     if changed := config_lib.differences(json.loads(path.read_text()), wanted):
         raise UserError(f'{path.parent} holds another mining:\n  ' + '\n  '.join(changed) + '\nChoose another --workdir.')

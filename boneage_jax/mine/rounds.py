@@ -16,14 +16,15 @@ import ml_collections
 import numpy as np
 from scipy import ndimage
 
-from boneage_jax import config as config_lib
+from boneage_jax.errors import ConfigError
+from boneage_jax.runtime import files
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runtime import log
 from boneage_jax.stages import cache
 from boneage_jax.training import loop
 from boneage_jax.mine import images as films_lib
 from boneage_jax.mine import page, sheets, verdicts
-from boneage_jax.preprocess import hand_mask, mask_checks
+from boneage_jax.preprocess import hand_mask
 from tfds_rsna import prepared
 from tfds_rsna.parallel import lock
 from tfds_rsna.errors import UserError
@@ -37,7 +38,7 @@ def checked(config, *, rounds=None, review=None):
     """The config with `mine.rounds` and `mine.review` replaced where given; ConfigError where it cannot be mined with."""
     config = config.copy_and_resolve_references()
     if 'mine' not in config or config.task.name != 'segmentation':
-        raise config_lib.ConfigError('this config mines no masks; take configs/unet.py')
+        raise ConfigError('this config mines no masks; take configs/unet.py')
     with config.unlocked():
         config.mine.rounds = config.mine.rounds if rounds is None else rounds
         config.mine.review = review or config.mine.review
@@ -47,7 +48,7 @@ def checked(config, *, rounds=None, review=None):
             ('stability', lambda x: x > 0, 'above 0'), ('review', lambda x: x in ('rule', 'web'), "'rule' or 'web'"),
             ('fit', lambda x: x in ('pad', 'squash'), "'pad' or 'squash'"), ('port', lambda x: 0 <= x < 65536, '0 to 65535')):
         if not holds(config.mine[key]):
-            raise config_lib.ConfigError(f'mine.{key}={config.mine[key]!r}: expected {expected}')
+            raise ConfigError(f'mine.{key}={config.mine[key]!r}: expected {expected}')
     return config
 
 
@@ -115,7 +116,7 @@ class _Round:
         refused = {row['id']: row['reasons'] for row in rows}
         accepted = verdicts.combine(ids, refused, eye.current, kept, self.number,
                                     classical=self.number == 1 and not self.drawn)
-        log.write_table(self.folder / 'accepted.csv', ('id', 'round', 'by'),
+        files.write_table(self.folder / 'accepted.csv', ('id', 'round', 'by'),
                         [(i, *accepted[i]) for i in ids if i in accepted])
         sheets.draw(self.films, lambda i: self._mask(self.number, i), rows, accepted, self.folder)
         if not accepted:
@@ -124,7 +125,7 @@ class _Round:
                             '(--review=web)')
         self._write_records(accepted)
         metrics = self._metrics(rows, accepted, kept, eye.current, report)
-        log.write_json(self.folder / 'metrics.json', metrics)
+        files.write_json(self.folder / 'metrics.json', metrics)
         log.info(f'Round {self.number}: {len(accepted):,} of {len(ids):,} masks accepted ({metrics["new"]:,} new, '
                 f'{metrics["dropped"]:,} dropped); mean IoU with the classical masks {metrics["iou_with_classical"]:.3f}'
                 + (f', with round {self.number - 1} {metrics["iou_with_previous"]:.3f}' if self.number > 1 else ''))
@@ -158,7 +159,7 @@ class _Round:
             measured, reasons = verdicts.by_rule(
                 found['hand_mask'], int(found['pieces']), classical['hand_mask'], previous['hand_mask'], self.config.mine)
             rows.append({'id': self.films.ids[i], 'measures': measured, 'reasons': reasons})
-        log.write_table(self.folder / 'review.csv', ('id', 'accepted', *MEASURES, 'reasons'), [
+        files.write_table(self.folder / 'review.csv', ('id', 'accepted', *MEASURES, 'reasons'), [
             (row['id'], not row['reasons'], *(f'{row["measures"][m]:.4f}' if m in row['measures'] else '' for m in MEASURES),
              '; '.join(row['reasons'])) for row in rows])
         return rows

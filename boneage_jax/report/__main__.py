@@ -8,27 +8,30 @@ left, however deep below the folders. Figures come from metrics.json, prediction
 left out is computed by the same functions, and the page says so. It opens from disk without a network and prints.
 """
 
-from absl import app, flags, logging
+from boneage_jax import cli
 
-from boneage_jax.analysis import ensemble
-from boneage_jax.runtime import log
-from tfds_rsna.errors import UserError
+FLAGS = cli.Flags(__doc__)
+FLAGS.strings('workdir', None, 'folders of runs, sweeps and results, comma-separated; globs are expanded', required=True)
+FLAGS.string('output', None, 'the page to write, NAME.html', required=True)
+FLAGS.string('title', '', 'heading of the page')
+FLAGS.boolean('images', True, 'pictures of the images that went worst (their terms of use apply)')
+FLAGS.data_dir()
 
 
 def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    if argv[1:]:
-        raise UserError(f'unknown argument {argv[1]!r}; see --help')
+    values, _ = FLAGS.parse(argv)
+
+    from boneage_jax.analysis import ensemble
     from boneage_jax.report import page
-    page.write(ensemble.expand(_WORKDIR.value), _OUTPUT.value, title=_TITLE.value, data_dir=_DATA_DIR.value,
-               films=_FILMS.value)
+
+    page.write(
+        ensemble.expand(values.workdir),
+        values.output,
+        title=values.title,
+        data_dir=values.data_dir,
+        films=values.images,
+    )
 
 
 if __name__ == '__main__':
-    _WORKDIR = flags.DEFINE_list('workdir', None, 'folders of runs, sweeps and results, comma-separated; globs are expanded',
-                                 required=True)
-    _OUTPUT = flags.DEFINE_string('output', None, 'the page to write, NAME.html', required=True)
-    _TITLE = flags.DEFINE_string('title', '', 'heading of the page')
-    _FILMS = flags.DEFINE_boolean('films', True, 'pictures of the films that went worst (their terms of use apply)')
-    _DATA_DIR = flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    app.run(log.exit_on_user_error(main))
+    cli.run(main)

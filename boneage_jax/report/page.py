@@ -6,6 +6,7 @@ import json
 import pathlib
 import string
 
+from boneage_jax.runtime import files
 from boneage_jax.runtime import log
 from boneage_jax.analysis import table as table_lib
 from boneage_jax.runs import workdir as workdir_lib
@@ -48,7 +49,7 @@ def write(folders, output, *, title='', data_dir=None, films=True):
             _overview(found, anchors), sections, _footer(films)])]
     text = string.Template(_TEMPLATE.read_text()).substitute(title=tag('i', title)[3:-4], body=''.join(body))
     output.parent.mkdir(parents=True, exist_ok=True)
-    log.write_atomic(output, text)
+    files.write_atomic(output, text)
     log.info(f'{output}: {len(found)} runs, {len(sweeps)} tables, {len(text) / 1e6:.1f} MB; open it in a browser.')
     return output
 

@@ -13,7 +13,6 @@ import os
 import pathlib
 
 import safetensors.numpy
-from absl import app, flags, logging
 
 from boneage_jax.runtime import checkpoint, log
 from boneage_jax.runs import workdir as workdir_lib
@@ -46,16 +45,3 @@ def export(workdir, output):
     safetensors.numpy.save_file(arrays, temporary, metadata=about)
     os.replace(temporary, output)
     log.info(f'{output}: {len(arrays)} arrays of step {step}, {output.stat().st_size / 1e6:,.1f} MB.')
-
-
-def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    if argv[1:]:
-        raise UserError(f'unknown argument {argv[1]!r}; see --help')
-    export(flags.FLAGS.workdir, flags.FLAGS.output)
-
-
-if __name__ == '__main__':
-    flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
-    flags.DEFINE_string('output', None, 'file to write, NAME.safetensors', required=True)
-    app.run(log.exit_on_user_error(main))

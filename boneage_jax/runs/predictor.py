@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from boneage_jax.runs import state as state_lib
 from boneage_jax import models, tasks
 from boneage_jax.runtime import checkpoint
 from boneage_jax import config as config_lib
-from boneage_jax.training import step as step_lib
 from boneage_jax.data import augment
 from tfds_rsna.errors import UserError
 
@@ -36,9 +36,9 @@ class Predictor:
         workdir = pathlib.Path(workdir)
         self.config, self.task = read_config(workdir), read_task(workdir)
         self.batch_size = batch_size or self.config.batch_size
-        graphs, *parts = step_lib.partition(
+        graphs, *parts = state_lib.partition(
             nnx.eval_shape(lambda: build_model(self.config)), self.config.frozen)  # shapes alone: nothing is drawn
-        state = step_lib.State(None, *parts, None, None)
+        state = state_lib.State(None, *parts, None, None)
         with checkpoint.Checkpoints(workdir) as checkpoints:
             state = checkpoints.load_parameters(state)
             self.step = checkpoints.chosen

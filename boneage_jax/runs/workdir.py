@@ -8,8 +8,9 @@ import pathlib
 import platform
 import subprocess
 
+from boneage_jax.errors import ConfigError
+from boneage_jax.runtime import files
 from boneage_jax import config as config_lib
-from boneage_jax.runtime import log
 from tfds_rsna.errors import UserError
 
 # Keys that may change between the stops of a run: they change what is written or how fast, never the result.
@@ -35,12 +36,12 @@ def write_or_check_config(workdir, config, *, write):
                if key not in then and key in now and config_lib.same(now[key], value)]
         changed = config_lib.differences(saved, wanted, ignore=(*HARMLESS, *new))
         if changed:
-            raise config_lib.ConfigError(
+            raise ConfigError(
                 f'{workdir} holds a run of another configuration:\n  ' + '\n  '.join(changed) + '\nChoose another '
                 '--workdir (init_from starts it from this run), or give the configuration of this run.')
     elif write:
         (workdir / 'task.json').unlink(missing_ok=True)
-        log.write_json(path, wanted)
+        files.write_json(path, wanted)
 
 
 def write_or_check_splits(workdir, splits, *, write):
@@ -54,11 +55,11 @@ def write_or_check_splits(workdir, splits, *, write):
         moved = [f'{name}: {len(set(before.get(name, [])) ^ set(ids.get(name, [])))} films differ'
                  for name in sorted({*before, *ids}) if before.get(name) != ids.get(name)]
         if moved:
-            raise config_lib.ConfigError(
+            raise ConfigError(
                 f'{path}: the films changed since this run began ({"; ".join(moved)}). Give it the films it began with, '
                 'or start a new run in another --workdir.')
     elif write:
-        log.write_json(path, ids)
+        files.write_json(path, ids)
 
 
 def check_no_leakage(other, config, splits):
@@ -71,7 +72,7 @@ def check_no_leakage(other, config, splits):
         trained = set(json.loads((other / 'splits.json').read_text())['train'])
         theirs = json.loads((other / 'config.json').read_text())['data']
     except (OSError, KeyError, ValueError) as error:
-        raise config_lib.ConfigError(f'init_from={str(other)!r}: no run lies there ({error}); give its workdir') from error
+        raise ConfigError(f'init_from={str(other)!r}: no run lies there ({error}); give its workdir') from error
     _refuse_trained(str(other), trained, theirs, config, {name: split.ids for name, split in splits.items()})
 
 
@@ -99,7 +100,7 @@ def _refuse_trained(other, trained, theirs, config, ids):
     for name, films in ids.items():
         leaked = trained & set(films)
         if name != 'train' and leaked:
-            raise config_lib.ConfigError(
+            raise ConfigError(
                 f'init_from={other!r}: {len(leaked)} of the {len(films)} {name} films were trained on there; take '
                 'the same data.split_seed, data.validation and data.holdout in both runs')
 

@@ -15,13 +15,9 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1
 
-from tfds_rsna.errors import UserError
+from boneage_jax.errors import CheckpointError
 
 PARAMETERS = ('trainable', 'frozen', 'statistics')  # the parts of a State that make the model
-
-
-class CheckpointError(UserError):
-    """A checkpoint that could not be written or does not fit; the message says what to do."""
 
 
 class Checkpoints:

@@ -1,16 +1,12 @@
 """What a run says: JSON lines in the workdir (and TensorBoard where tensorboardX is installed), a bar, plain words."""
 
-import csv
-import io
 import json
-import os
-import signal
 import sys
 import time
 
 import tqdm
 
-from tfds_rsna.errors import UserError
+from boneage_jax.runtime import files
 
 
 class Log:
@@ -24,7 +20,7 @@ class Log:
         path = workdir / 'metrics.jsonl'
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            write_atomic(path, ''.join(line + '\n' for line in kept))
+            files.write_atomic(path, ''.join(line + '\n' for line in kept))
         self._file = path.open('a')
         try:
             from tensorboardX import SummaryWriter
@@ -65,56 +61,6 @@ def _step_of(line):
 def info(text):
     """A sentence for the person at the terminal; does not tear the progress bar."""
     tqdm.tqdm.write(text, file=sys.stderr)
-
-
-def exit_on_user_error(main):
-    """`main(argv)` whose refusals end as one message and exit status 1; anything else is a bug and keeps its traceback.
-
-    A refusal is a UserError, or an OSError that names a file (no such file, no permission). SIGTERM ends the process in
-    an orderly way, so that pools of workers and half-written folders are cleaned up.
-    """
-    def run(argv):
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit('Stopped. The same command goes on.'))
-        try:
-            main(argv)
-        except KeyboardInterrupt:
-            sys.exit('Interrupted. The same command goes on.')
-        except UserError as error:
-            sys.exit(f'Error: {error}')
-        except OSError as error:
-            if error.filename is None:
-                raise
-            sys.exit(f'Error: {error.filename}: {error.strerror}')
-
-    return run
-
-
-def write_atomic(path, text):
-    """Writes `text` to `path`, all of it or nothing: a temporary file, on disk, then renamed."""
-    temporary = path.with_name(path.name + '.tmp')
-    with temporary.open('w', newline='') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-
-
-def write_table(path, columns, rows):
-    """A CSV of `rows` (sequences in the order of `columns`), all of it or nothing."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows([columns, *rows])
-    write_atomic(path, text.getvalue())
-
-
-def write_rows(path, columns, lines, *, digits=4, exact=()):
-    """A CSV of `lines` (dicts that have `columns`): floats with `digits` decimals, those of the columns `exact` in full."""
-    write_table(path, columns, [[
-        f'{line[key]:.{digits}f}' if isinstance(line[key], float) and key not in exact else line[key]
-        for key in columns] for line in lines])
-
-
-def write_json(path, value):
-    write_atomic(path, json.dumps(value, indent=1) + '\n')
 
 
 class Progress:

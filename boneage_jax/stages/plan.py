@@ -19,7 +19,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from boneage_jax import config as config_lib
+from boneage_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +77,13 @@ def make_plan(data, data_dir=None):
     """
     unknown = [stage for stage in data.stages if stage not in STAGES]
     if unknown:
-        raise config_lib.ConfigError(f'data.stages: unknown {", ".join(unknown)}; known: {", ".join(STAGES)}')
+        raise ConfigError(f'data.stages: unknown {", ".join(unknown)}; known: {", ".join(STAGES)}')
     steps = []
     for name in data.stages:
         options = {'size': tuple(data.size), 'fit': data.fit} if name == 'resize' else (
             data.stage[name].to_dict() if name in data.stage else {})
         if name == 'points' and not options['files']:
-            raise config_lib.ConfigError('data.stage.points.files is empty: give the COCO JSON files of annotated hands')
+            raise ConfigError('data.stage.points.files is empty: give the COCO JSON files of annotated hands')
         described = {'name': name, 'version': STAGES[name].version, 'options': _jsonable(options)}
         if 'run' in options:
             described['weights'] = _weights(name, options['run'], [step.name for step in steps])
@@ -167,13 +167,13 @@ def _weights(name, run, before):
     """A fingerprint of the finished run that a stage predicts with; its own films must have come the same way."""
     key, folder = f'data.stage.{name}.run', pathlib.Path(run).expanduser()
     if not run:
-        raise config_lib.ConfigError(f'{key} is empty: give the workdir of the trained run that this stage predicts with')
+        raise ConfigError(f'{key} is empty: give the workdir of the trained run that this stage predicts with')
     if not (folder / 'metrics.json').exists():
-        raise config_lib.ConfigError(f'{key}={run!r}: no finished run lies there (no metrics.json); train it first')
+        raise ConfigError(f'{key}={run!r}: no finished run lies there (no metrics.json); train it first')
     config = json.loads((folder / 'config.json').read_text())
     seen, given = ([stage for stage in stages if stage not in _UNSEEN] for stages in (config['data']['stages'], before))
     if config['data']['source'] != 'hand_phantom' and seen != given:  # phantoms stand for films of any preparation
-        raise config_lib.ConfigError(f'{key}={run!r}: that run saw films after the stages {seen}, here {given} come '
+        raise ConfigError(f'{key}={run!r}: that run saw films after the stages {seen}, here {given} come '
                                      f'before {name}; make data.stages agree')
     texts = [(folder / file).read_bytes() for file in ('config.json', 'metrics.json')]
     return hashlib.sha256(b'\0'.join(texts)).hexdigest()[:12]
@@ -188,7 +188,7 @@ def find_file(file, data_dir, key):
     for path in places:
         if path.is_file():
             return path
-    raise config_lib.ConfigError(f'{key}: {" and ".join(map(str, places))}: no such file')
+    raise ConfigError(f'{key}: {" and ".join(map(str, places))}: no such file')
 
 
 def _jsonable(options):

@@ -8,7 +8,6 @@ so a changed option or file builds anew beside the old one. The cache is $BONEAG
 ~/.cache/boneage_jax. `main` calls `ensure` before it trains; this command does the same and prints where they lie.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,29 +15,27 @@ import itertools
 import json
 import os
 import pathlib
-import shlex
 import shutil
 import time
 
 import tensorflow_datasets as tfds
-from absl import app, flags, logging
 
 import tfds_rsna
-from boneage_jax import config as config_lib
+from boneage_jax import tasks
+from boneage_jax.data import source
+from boneage_jax.data import splits as splits_lib
+from boneage_jax.errors import ConfigError
+from boneage_jax.runtime import files
 from boneage_jax.runtime import log
 from boneage_jax.stages import cache, plan
 from boneage_jax.preprocess import resize
 from tfds_rsna import prepared
 from tfds_rsna.io import decoding
-from tfds_rsna.parallel import beam, lock, pools
+from tfds_rsna.parallel import lock, pools
 
 VERSION = 1  # raise it when a change here alters the records
 POOL_SECONDS = 20  # below that a pool of processes costs more than it saves
 CHUNK = 16  # films that a worker takes at once
-
-
-def cache_folder():
-    return pathlib.Path(os.environ.get('BONEAGE_CACHE') or pathlib.Path.home() / '.cache' / 'boneage_jax')
 
 
 def get_records(data, data_dir=None):
@@ -63,11 +60,24 @@ def get_records(data, data_dir=None):
     return folder
 
 
+def open_splits(config, data_dir=None):
+    """Ensures the records and cuts them into splits of `data.sex`; the films of `data.also` join the training split."""
+    data, inputs = config.data, tasks.inputs(config.task)
+    derive = functools.partial(splits_lib.derive, validation=data.validation, holdout=data.holdout,
+                               seed=data.split_seed, official=data.official_splits)
+    splits = source.open_splits(get_records(data, data_dir), derive, inputs)
+    splits['train'] = source.join(splits['train'], [
+        split for folder in data.also for split in source.open_splits(folder, splits_lib.whole, inputs).values()])
+    splits = {name: source.of_sex(split, data.sex) for name, split in splits.items()}
+    tasks.validate_labels(config.task, splits)
+    return splits
+
+
 def build_source(data, data_dir=None):
     """The TFDS builder of the source of `config.data`, its files written where they are not yet."""
     options = _options(data, data_dir)
     described = tfds_rsna.builder_class(data.source).describe(**options)
-    folder = cache_folder() / 'sources' / f'{data.source}-{_fingerprint(described)}'
+    folder = files.cache_folder() / 'sources' / f'{data.source}-{_fingerprint(described)}'
     builder = tfds_rsna.builder_class(data.source)(data_dir=str(folder), **options)
     if not builder.data_path.exists():
         log.info(f'Building {data.source} into {folder} (once).')
@@ -80,7 +90,7 @@ def build_source(data, data_dir=None):
 def native_images(data, count, data_dir=None):
     """At most `count` training films of the source, evenly spaced, as they came: dicts with `image` uint8 `[H, W]`, `id`."""
     if data.source == 'prepared':
-        raise config_lib.ConfigError("data.source='prepared' holds no films as they came; name their own source")
+        raise ConfigError("data.source='prepared' holds no films as they came; name their own source")
     records = _open_split(str(build_source(data, data_dir).data_path), 'train')
     chosen = sorted({round(i * (len(records) - 1) / max(count - 1, 1)) for i in range(min(count, len(records)))})
     return [decode_record(records[i]) for i in chosen]
@@ -103,12 +113,12 @@ def _places(data, options, data_dir):
     source, steps = data.source, plan.make_plan(data, data_dir)
     described = tfds_rsna.builder_class(source).describe(**options)
     steps = [dataclasses.replace(step, folder=str(
-        cache_folder() / 'findings' / f'{step.name}-{source}-{_fingerprint([described, *(s.described for s in steps[:i + 1])])}'))
+        files.cache_folder() / 'findings' / f'{step.name}-{source}-{_fingerprint([described, *(s.described for s in steps[:i + 1])])}'))
         for i, step in enumerate(steps)]
     recipe = {'source': described, 'stages': [step.described for step in steps], 'size': list(data.size),
               'fit': data.fit, 'version': VERSION}
     rows, columns = data.size
-    folder = cache_folder() / 'records' / f'{source}-{rows}x{columns}-{_fingerprint(recipe)}'
+    folder = files.cache_folder() / 'records' / f'{source}-{rows}x{columns}-{_fingerprint(recipe)}'
     return folder, steps, recipe
 
 
@@ -141,7 +151,7 @@ def _given(data):
     opened = prepared.open(folder)
     shape = next(iter(opened.splits.values()))[0]['image'].shape[:2]
     if data.stages or tuple(data.size) != shape:
-        raise config_lib.ConfigError(f'{folder}: prepared films of {shape[0]}x{shape[1]} are taken as they are; set '
+        raise ConfigError(f'{folder}: prepared films of {shape[0]}x{shape[1]} are taken as they are; set '
                                      f'data.size={shape} (found {tuple(data.size)}) and data.stages=() (found '
                                      f'{tuple(data.stages)})')
     return folder
@@ -155,13 +165,13 @@ def _options(data, data_dir):
         options = {key: value for key, value in data.image_folder.items() if value}
         for key, what in {'images': 'folder of films', 'labels': 'CSV of labels'}.items():
             if key not in options:
-                raise config_lib.ConfigError(f'data.image_folder.{key} is empty: give the path of your {what}')
+                raise ConfigError(f'data.image_folder.{key} is empty: give the path of your {what}')
             if not pathlib.Path(options[key]).expanduser().exists():
-                raise config_lib.ConfigError(f'data.image_folder.{key}={options[key]!r}: no such file or folder')
+                raise ConfigError(f'data.image_folder.{key}={options[key]!r}: no such file or folder')
         return options | {'on_error': data.on_error}
     root = data_dir or os.environ.get('BONEAGE_DATA')
     if not root:
-        raise config_lib.ConfigError(
+        raise ConfigError(
             "data.source='rsna_bone_age' needs the folder of the RSNA files: set BONEAGE_DATA or pass --data_dir; "
             'without data, try the preset phantom: --config=configs/prsnet.py:phantom')
     source = pathlib.Path(root).expanduser() / data.folder
@@ -169,7 +179,7 @@ def _options(data, data_dir):
         source.mkdir(parents=True, exist_ok=True)
         tfds_rsna.RsnaBoneAge.fetch(source)
     if not source.is_dir():
-        raise config_lib.ConfigError(f'{source}: no such folder; set BONEAGE_DATA (or --data_dir) and data.folder, '
+        raise ConfigError(f'{source}: no such folder; set BONEAGE_DATA (or --data_dir) and data.folder, '
                                      'or data.download=true to fetch the official files into it')
     return {'source': str(source), 'on_error': data.on_error}
 
@@ -222,7 +232,7 @@ def _write_records(builder, folder, data, steps, recipe):
         prepared.write(folder, {split: examples(split) for split in counts}, metadata=recipe)
     except ValueError as error:
         if len(dropped) == total:
-            raise config_lib.ConfigError(f'data.stages={tuple(data.stages)} left out every one of {total} films; first: '
+            raise ConfigError(f'data.stages={tuple(data.stages)} left out every one of {total} films; first: '
                                          f'{", ".join(dropped[:5])}') from error
         raise
     if dropped:
@@ -233,7 +243,7 @@ def _check_space(folder, needed):
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
-        raise config_lib.ConfigError(f'{folder.parent}: the records may need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB '
+        raise ConfigError(f'{folder.parent}: the records may need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB '
                                      'are free; free some space or set BONEAGE_CACHE to another disk')
 
 
@@ -274,24 +284,3 @@ def decode_record(record):
         if name in film:
             film[name] = decoding.decode(film[name], name=f'{name} of {film["id"]}')
     return film
-
-
-def main(argv):
-    logging.set_verbosity(logging.WARNING)
-    config = config_lib.from_command_line(flags.FLAGS.config, argv)
-    engine = contextlib.nullcontext()
-    if flags.FLAGS.runner == 'beam':
-        engine = pools.engine(functools.partial(beam.ordered, folder=flags.FLAGS.beam_folder or str(cache_folder()),
-                                                options=shlex.split(flags.FLAGS.beam_options)))
-    with engine:
-        print(get_records(config.data, flags.FLAGS.data_dir))
-
-
-if __name__ == '__main__':
-    flags.DEFINE_string('config', None, 'path[:arg] of the config whose records to prepare', required=True)
-    flags.DEFINE_string('data_dir', None, 'folder of the raw data; default: $BONEAGE_DATA')
-    flags.DEFINE_enum('runner', 'processes', ['processes', 'beam'], 'who does the work: the same records either way')
-    flags.DEFINE_string('beam_options', '--runner=DirectRunner', "Beam's own, as --runner=FlinkRunner ...")
-    flags.DEFINE_string('beam_folder', None, 'where workers leave their results; default: $BONEAGE_CACHE')
-    from boneage_jax.stages import records as records_lib  # workers of other engines look for its functions there, not in their own __main__
-    app.run(log.exit_on_user_error(records_lib.main), flags_parser=config_lib.parse_flags)

@@ -6,11 +6,11 @@ import time
 
 import numpy as np
 
+from boneage_jax.errors import ConfigError
 from boneage_jax import figures, tasks
 from boneage_jax.runtime import log
 from boneage_jax.tasks import metrics
 from boneage_jax.training import classical
-from boneage_jax import config as config_lib
 from boneage_jax.training.finalize import finalize
 from boneage_jax.data import splits as splits_lib
 
@@ -26,7 +26,7 @@ class ClassicalTrainer:
     @staticmethod
     def check(config, *, fresh):
         if config.model.name not in classical.MODELS:
-            raise config_lib.ConfigError(f"model.name={config.model.name!r}: trainer='classical' knows "
+            raise ConfigError(f"model.name={config.model.name!r}: trainer='classical' knows "
                                          + ', '.join(classical.MODELS))
         classical.MODELS[config.model.name](config.model)
 

@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from boneage_jax.runtime import log, sharding
+from boneage_jax.runtime import files
+from boneage_jax.runtime import sharding
 from boneage_jax.data import pipeline, splits
 
 
@@ -31,7 +32,7 @@ def write_predictions(workdir, predictions):
         values = zip(*(columns[column] for column in names), strict=True)
         rows += [(i, name, bool(male), float(age), *map(_show, value))
                  for i, male, age, value in zip(split.ids, split.male, split.months, values, strict=True)]
-    log.write_table(workdir / 'predictions.csv', ('id', 'split', 'male', 'age', *names), rows)
+    files.write_table(workdir / 'predictions.csv', ('id', 'split', 'male', 'age', *names), rows)
 
 
 def _show(value):
@@ -50,5 +51,5 @@ def write_metrics(workdir, predictions, task, train_months, about):
     for name, (split, columns) in predictions.items():
         report['splits'][name] = {'role': 'selects' if name == splits.SELECTING else 'reported', 'films': len(split),
                                   **task.report(columns, split, train_months)}
-    log.write_json(workdir / 'metrics.json', report)
+    files.write_json(workdir / 'metrics.json', report)
     return report

@@ -18,7 +18,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from boneage_jax import config as config_lib
+from boneage_jax.errors import ConfigError
+from boneage_jax.runtime import files
 from boneage_jax.runtime import log
 from boneage_jax.data import augment
 from tfds_rsna.parallel import lock
@@ -39,7 +40,7 @@ def can_cache(config, model):
         return False
     if not hasattr(model, 'from_features') or TRUNK not in config.frozen:
         if config.frozen:
-            raise config_lib.ConfigError(f'features={config.features!r}: {config.model.name} with frozen='
+            raise ConfigError(f'features={config.features!r}: {config.model.name} with frozen='
                                          f"{tuple(config.frozen)} has no whole frozen {TRUNK}; set features=off")
         return False
     return not config.flip_tta and not any(value for name, value in config.augment.items() if name != 'fill')
@@ -121,7 +122,7 @@ def _write(path, split, compute):
                             f'{made.dtype}; set features=float32')
         kept[rows.start:rows.stop] = made
         kept.flush()
-        log.write_atomic(mark, str(rows.stop))
+        files.write_atomic(mark, str(rows.stop))
         if done == first and rows.stop < len(split):
             left = (time.monotonic() - begin) / len(rows) * (len(split) - rows.stop)
             log.info(f'Features of {len(split):,} {split.name} films, {" x ".join(map(str, made.shape[1:]))} each, into {path}: '

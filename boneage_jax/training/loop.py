@@ -3,11 +3,8 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
-import os
 import pathlib
-import platform
 import time
 
 import jax
@@ -16,6 +13,10 @@ import numpy as np
 from clu import parameter_overview
 from flax import nnx
 
+from boneage_jax.runs import state as state_lib
+from boneage_jax.errors import ConfigError, DivergedError
+from boneage_jax.runtime import setup
+from boneage_jax.runtime import files
 from boneage_jax import figures, tasks
 from boneage_jax.data import duplicates
 from boneage_jax.figures import examples
@@ -23,20 +24,14 @@ from boneage_jax.runs import predictor
 from boneage_jax.runtime import checkpoint, log, profiler, sharding
 from boneage_jax.stages import records
 from boneage_jax.training import evaluate, feature_cache, flops, optimizer
-from boneage_jax import config as config_lib
 from boneage_jax.training import step as step_lib
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.training.classical_trainer import ClassicalTrainer
 from boneage_jax.training.finalize import finalize
-from boneage_jax.data import augment, pipeline, source
+from boneage_jax.data import augment, pipeline
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.models import pretrained, weight_files
 from tfds_rsna.parallel import lock
-from tfds_rsna.errors import UserError
-
-
-class DivergedError(UserError):
-    """The loss stopped being a number; the message names the step, its films and the last good checkpoint."""
 
 
 def train(config, workdir, data_dir=None):
@@ -48,7 +43,7 @@ def train(config, workdir, data_dir=None):
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    set_up_jax(config)
+    setup.set_up_jax(config)
     main, trainer = sharding.is_main(), TRAINERS[config.trainer]
     with lock.exclusive(workdir / '.lock', wait=False) if main else contextlib.nullcontext():
         workdir_lib.write_or_check_config(workdir, config, write=main)
@@ -58,25 +53,12 @@ def train(config, workdir, data_dir=None):
             return json.loads((workdir / 'metrics.json').read_text())
         # Before hours of preparing: what cannot be built is refused now.
         trainer.check(config, fresh=not workdir_lib.has_results(workdir))
-        splits = open_splits(config, data_dir)
+        splits = records.open_splits(config, data_dir)
         workdir_lib.write_or_check_splits(workdir, splits, write=main)
         found = duplicates.check(splits, workdir) if main else {}
         run = trainer(config, workdir, splits)
         run.about = {'labels': workdir_lib.label_digests(splits), 'records': splits['train'].folder, 'leaks': found}
         return run.go()
-
-
-def open_splits(config, data_dir=None):
-    """Ensures the records and cuts them into splits of `data.sex`; the films of `data.also` join the training split."""
-    data, inputs = config.data, tasks.inputs(config.task)
-    derive = functools.partial(splits_lib.derive, validation=data.validation, holdout=data.holdout,
-                               seed=data.split_seed, official=data.official_splits)
-    splits = source.open_splits(records.get_records(data, data_dir), derive, inputs)
-    splits['train'] = source.join(splits['train'], [
-        split for folder in data.also for split in source.open_splits(folder, splits_lib.whole, inputs).values()])
-    splits = {name: source.of_sex(split, data.sex) for name, split in splits.items()}
-    tasks.validate_labels(config.task, splits)
-    return splits
 
 
 class GradientTrainer:
@@ -96,7 +78,7 @@ class GradientTrainer:
         self.rate = optimizer.schedule(config.optimizer, steps_per_epoch=self.batches.steps_per_epoch,
                                        total_steps=self.total)
         transform = optimizer.build(config.optimizer, self.rate)
-        state, graphs = step_lib.create(model, transform, config.frozen)
+        state, graphs = state_lib.create_state(model, transform, config.frozen)
         self.graphs = graphs
         replicated = sharding.replicated_sharding(self.mesh)
         places, whole = sharding.state_sharding(state, self.mesh, config.sharding)
@@ -119,18 +101,18 @@ class GradientTrainer:
         augment.check(config.augment.to_dict())
         task = tasks.build(config.task, tasks.fit(config.task, np.array([0.0, 240.0])))
         if config.accumulate > 1 and task.compares:
-            raise config_lib.ConfigError(f'accumulate={config.accumulate}: the loss of task.name={config.task.name!r} compares '
+            raise ConfigError(f'accumulate={config.accumulate}: the loss of task.name={config.task.name!r} compares '
                                          'all films of a batch; set accumulate=1 and lower batch_size, or take more devices')
         model = nnx.eval_shape(lambda: predictor.build_model(config))
         feature_cache.can_cache(config, model)
-        _, *arrays = step_lib.partition(model, config.frozen)
+        _, *arrays = state_lib.partition(model, config.frozen)
         if fresh and config.frozen and not config.init_from:
-            raise config_lib.ConfigError(
+            raise ConfigError(
                 f"frozen={tuple(config.frozen)} but init_from='': what is frozen would stay as it was drawn at random. Give a "
                 'run or a file of weights as init_from (and init_parts), train all of it with frozen=(), or say '
                 'init_from=fresh')
         if fresh and weight_files.is_named(config.init_from):
-            pretrained.load_state(step_lib.State(None, *arrays, None, None), _find(config.init_from), config.init_parts)
+            pretrained.load_state(state_lib.State(None, *arrays, None, None), _find(config.init_from), config.init_parts)
         batch = {'image': jnp.float32, 'hand_mask': jnp.uint8}
         batch = {name: jax.ShapeDtypeStruct((2, *config.data.size, 1), kind) for name, kind in batch.items()}
         batch |= {'keypoints': jax.ShapeDtypeStruct((2, 3, 2), jnp.float32)}
@@ -142,7 +124,7 @@ class GradientTrainer:
     def _fit_task(self):
         path = self.workdir / 'task.json'
         if not path.exists() and self.main:
-            log.write_json(path, tasks.fit(self.config.task, self.splits['train'].months))
+            files.write_json(path, tasks.fit(self.config.task, self.splits['train'].months))
         sharding.barrier('task')
         return tasks.build(self.config.task, json.loads(path.read_text()))
 
@@ -152,7 +134,7 @@ class GradientTrainer:
             start = self._resume()
             if self.keeps_features:  # before SIGTERM waits for the end of a step: here a stop at once loses nothing
                 self.splits = feature_cache.with_features(self.films, self.state, self.graphs, self.config,
-                                              records.cache_folder() / 'features')
+                                              files.cache_folder() / 'features')
                 self.batches = self._batches(self.config.data.placement)
             preemption = stack.enter_context(sharding.Preemption())
             self._introduce(start)
@@ -341,28 +323,7 @@ class GradientTrainer:
 
 
 def _find(spec):
-    return weight_files.find(spec, records.cache_folder() / 'weights')
+    return weight_files.find(spec, files.cache_folder() / 'weights')
 
 
 TRAINERS = {'gradient': GradientTrainer, 'classical': ClassicalTrainer}
-
-
-def set_up_jax(config):
-    """The compile cache on disk (a second start is quick), and deterministic kernels where asked for."""
-    if config.dtype == 'float32':  # or accelerators would multiply in TF32 or bfloat16 all the same
-        jax.config.update('jax_default_matmul_precision', 'highest')
-    if config.deterministic:
-        flags = os.environ.get('XLA_FLAGS', '')
-        if '--xla_gpu_deterministic_ops' not in flags:  # read when the backend starts
-            os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_deterministic_ops=true'.strip()
-    jax.config.update('jax_compilation_cache_dir', str(records.cache_folder() / 'compiled' / _processor()))
-    # Every program, however small: drawing the initial values alone compiles one for each kernel shape, half a second each.
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-
-
-def _processor():
-    """A name for this kind of CPU: programs compiled for another kind, in a home shared by a cluster, may not run here."""
-    info = pathlib.Path('/proc/cpuinfo')
-    flags = [line for line in info.read_text().splitlines() if line.startswith(('flags', 'Features'))] if (
-        info.exists()) else []
-    return hashlib.sha256('|'.join([platform.machine(), *flags[:1]]).encode()).hexdigest()[:12]

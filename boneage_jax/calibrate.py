@@ -1,0 +1,44 @@
+"""Calibrate a run to a site's own readings: a straight line for each sex, judged on films that it did not see.
+
+    python -m boneage_jax.calibrate --workdir=runs/a --input=films/ --labels=site.csv --output=site.json
+    python -m boneage_jax.calibrate --workdir=runs/a --predictions=ages.csv --output=site.json
+
+OUTPUT is what `predict --calibration=site.json` takes; beside it `site_films.csv` holds every film before and after, the
+latter by the line of all other films. Films come as files with a table of sexes and ages, or as the CSV of `predict` or
+`score` with ages in it. Films of a split that this project reports (holdout, test) are refused: what is calibrated on
+them cannot be measured on them. A sex needs 20 films.
+"""
+
+from boneage_jax import cli
+
+FLAGS = cli.Flags(__doc__)
+FLAGS.string('workdir', None, 'folder of a trained run', required=True)
+FLAGS.string('output', None, 'the calibration to write, NAME.json', required=True)
+FLAGS.string('input', None, "the site's images: a folder or a zip")
+FLAGS.string('labels', None, 'CSV or xlsx with the sex and age of each image')
+FLAGS.string('predictions', None, 'instead: the CSV of predict or score, with ages')
+FLAGS.string('split', 'validation', 'of --predictions with a column split: the images that count')
+FLAGS.boolean('overwrite', False, 'replace an output that exists')
+FLAGS.labels()
+
+
+def main(argv):
+    values, _ = FLAGS.parse(argv)
+
+    from boneage_jax.inference import calibrate
+
+    with cli.label_options(values) as options:
+        calibrate.calibrate(
+            values.workdir,
+            values.output,
+            place=values.input,
+            labels=values.labels,
+            predictions=values.predictions,
+            split=values.split,
+            overwrite=values.overwrite,
+            **options,
+        )
+
+
+if __name__ == '__main__':
+    cli.run(main)

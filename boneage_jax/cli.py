@@ -1,0 +1,148 @@
+"""What all commands share: flags, the config, leftover arguments, verbosity, errors as exit status.
+
+A command is a module at the top of `boneage_jax` with a docstring, `FLAGS` and `main(argv)`. `argv` is as in `sys.argv`, its
+first item being the program's name, so `predict.main(['predict', '--workdir=runs/a', ...])` works from Python and from a test.
+It raises what the command raises; `run` turns errors of the user into one message and exit status 1.
+"""
+
+import contextlib
+import inspect
+import signal
+import sys
+
+from absl import flags as absl_flags
+from absl import logging
+
+from boneage_jax import config as config_lib
+from boneage_jax.errors import UserError
+from tfds_rsna.problems import DataError
+
+DATA_DIR = 'folder of the raw data; default: $BONEAGE_DATA'
+CONFIG = 'path of a config, with presets and key=value after a colon'
+HELP = ('-h', '-help', '--help', '--helpfull')
+LABEL_COLUMNS = {'id': 'images', 'male': 'sex', 'months': 'age', 'image': 'file'}
+
+
+class Flags:
+    """The flags of one command, in a set of their own: commands can be imported beside each other.
+
+    `Flags(__doc__)` takes the command's docstring, which `--help` shows. The methods define flags as absl's `DEFINE_*` do.
+    """
+
+    def __init__(self, about):
+        self._about = inspect.cleandoc(about)
+        self._definitions = []
+        self._takes_config = False
+
+    def string(self, name, default, help_text, *, required=False):
+        self._add(absl_flags.DEFINE_string, name, default, help_text, required=required)
+
+    def integer(self, name, default, help_text, *, lower_bound=None):
+        self._add(absl_flags.DEFINE_integer, name, default, help_text, lower_bound=lower_bound)
+
+    def boolean(self, name, default, help_text):
+        self._add(absl_flags.DEFINE_boolean, name, default, help_text)
+
+    def strings(self, name, default, help_text, *, required=False):
+        self._add(absl_flags.DEFINE_list, name, default, help_text, required=required)
+
+    def choice(self, name, default, choices, help_text):
+        self._add(absl_flags.DEFINE_enum, name, default, choices, help_text)
+
+    def _add(self, define, name, *arguments, **options):
+        self._definitions.append((define, name, arguments, options))
+
+    def config(self, help_text=CONFIG, *, default=None):
+        """`--config`, and with it the arguments `--config.KEY=VALUE`."""
+        self._takes_config = True
+        self.string('config', default, help_text, required=default is None)
+
+    def data_dir(self):
+        self.string('data_dir', None, DATA_DIR)
+
+    def labels(self):
+        """How to read `--labels`: the names of its columns, and the unit of its ages; see `label_options`."""
+        for name, what in LABEL_COLUMNS.items():
+            text = f'column of --labels with the {what}, where it has no common name'
+            self.string(f'{name}_column', '', text)
+        self.choice('age_unit', 'months', ['months', 'years'], 'of the ages in --labels')
+
+    def parse(self, argv):
+        """(the flags' values as attributes, the arguments `--config.KEY=VALUE`).
+
+        Raises:
+            UserError: a flag has an impossible value or is missing, or an argument is unknown.
+        """
+        values = absl_flags.FlagValues()
+        for define, name, arguments, options in self._definitions:
+            define(name, *arguments, flag_values=values, **options)
+        if any(argument in HELP for argument in argv[1:]):
+            print(f'{self._about}\n\nflags:{values.get_help()}')
+            sys.exit(0)
+        try:
+            leftover = values(argv, known_only=True)[1:]
+        except absl_flags.Error as error:
+            raise UserError(f'{" ".join(str(error).split())}; see --help') from error
+
+        overrides = []
+        for argument in leftover:
+            if self._takes_config and argument.startswith('--config.') and '=' in argument:
+                overrides.append(argument)
+            else:
+                hint = ', and --config.KEY=VALUE for the config' if self._takes_config else ''
+                raise UserError(f'unknown argument {argument!r}; see --help{hint}')
+        return values, overrides
+
+
+def load_config(values, overrides):
+    """The config that `--config` and the arguments `--config.KEY=VALUE` name, locked."""
+    return config_lib.from_command_line(values.config, overrides)
+
+
+@contextlib.contextmanager
+def label_options(values):
+    """What the flags of `Flags.labels` say, as keyword arguments of `inference.predict.predict`.
+
+    An error of the table inside this `with` names the flags: it was written for the builder, whose keys these flags are.
+    """
+    columns = {}
+    for name in LABEL_COLUMNS:
+        column = getattr(values, f'{name}_column')
+        if column:
+            columns[name] = column
+    try:
+        yield {'columns': columns, 'age_unit': values.age_unit}
+    except DataError as error:
+        raise UserError(str(error).replace('data.image_folder.', '--')) from error
+
+
+def run(main):
+    """Runs `main(sys.argv)` as a program: the user's errors end as one message and exit status 1.
+
+    The user's errors are a UserError, or an OSError that names a file (no such file, no permission). Anything else is a bug and
+    keeps its traceback. SIGTERM ends the process in an orderly way, so that pools of workers and half-written folders are
+    cleaned up.
+    """
+    absl_flags.FLAGS.mark_as_parsed()  # libraries that have flags of their own read their defaults
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)  # Orbax and JAX report every file and backend at INFO
+    exit_on_user_error(main)(sys.argv)
+
+
+def exit_on_user_error(main):
+    """`main(argv)` whose user errors end the process with one message, see `run`."""
+
+    def wrapped(argv):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit('Stopped. The same command goes on.'))
+        try:
+            main(argv)
+        except KeyboardInterrupt:
+            sys.exit('Interrupted. The same command goes on.')
+        except UserError as error:
+            sys.exit(f'Error: {error}')
+        except OSError as error:
+            if error.filename is None:
+                raise
+            sys.exit(f'Error: {error.filename}: {error.strerror}')
+
+    return wrapped

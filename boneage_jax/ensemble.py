@@ -1,0 +1,30 @@
+"""The mean of several finished runs, film by film, from their predictions.csv: a tool over predictions, not a model.
+
+    python -m boneage_jax.ensemble --workdirs=runs/full/seed0,runs/full/seed1 --output=runs/full_mean
+    python -m boneage_jax.ensemble --workdirs='runs/full/seed*' --output=runs/full_mean
+
+The output folder reads like a run's workdir: predictions.csv, metrics.json (with the members, and the label fingerprints
+and the leak check on which they agree), splits.json, figures/;
+beside them the correlation of the members' errors on each reported split (CSV and figure): where it is high, averaging
+gains little. Members count alike: no weight is fitted, so none can be fitted on films that are reported. Networks of one
+sex (`data.sex`) join: a film gets the mean of the members that predict it, and all members of a sex must predict the same
+films of it. Members that predict other films, or trained on films reported here, are refused.
+"""
+
+from boneage_jax import cli
+
+FLAGS = cli.Flags(__doc__)
+FLAGS.strings('workdirs', None, 'workdirs of finished runs, comma-separated; globs are expanded', required=True)
+FLAGS.string('output', None, 'folder of the ensemble, made where it is missing', required=True)
+
+
+def main(argv):
+    values, _ = FLAGS.parse(argv)
+
+    from boneage_jax.analysis import ensemble
+
+    ensemble.write(ensemble.expand(values.workdirs), values.output)
+
+
+if __name__ == '__main__':
+    cli.run(main)

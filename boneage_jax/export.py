@@ -1,0 +1,27 @@
+"""The trained network of a run as one file: its best parameters and batch statistics, under our names.
+
+    python -m boneage_jax.export --workdir=runs/a --output=a.safetensors
+
+`--config=...:init_from=a.safetensors` starts another run from it, bit for bit, and `models.pretrained.load(model,
+'a.safetensors')` fills a network of the same configuration. The metadata holds `config` and `task` (the run's config.json
+and task.json), `step`, and `trained_on`: hashes of the training films' ids, so that a run that holds out some of these
+films refuses to start from it.
+"""
+
+from boneage_jax import cli
+
+FLAGS = cli.Flags(__doc__)
+FLAGS.string('workdir', None, 'folder of the run', required=True)
+FLAGS.string('output', None, 'file to write, NAME.safetensors', required=True)
+
+
+def main(argv):
+    values, _ = FLAGS.parse(argv)
+
+    from boneage_jax.runs import export
+
+    export.export(values.workdir, values.output)
+
+
+if __name__ == '__main__':
+    cli.run(main)

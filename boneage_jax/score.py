@@ -1,0 +1,29 @@
+"""Score a finished run on other films: those of another config's validation, holdout and test splits.
+
+    python -m boneage_jax.score --workdir=runs/points --config=configs/keypoints.py:annotated --output=scores/points
+
+The films are prepared as CONFIG says, at the size that the run was trained at; the network, its task and the numbers fitted
+on its training films are the run's. OUTPUT gets predictions.csv, metrics.json and figures, like a run's own. Nothing is
+selected here. Films that the run trained on are refused.
+"""
+
+from boneage_jax import cli
+
+FLAGS = cli.Flags(__doc__)
+FLAGS.config('path[:arg] of the config whose images to score')
+FLAGS.string('workdir', None, 'folder of the finished run', required=True)
+FLAGS.string('output', None, 'folder for the results', required=True)
+FLAGS.data_dir()
+
+
+def main(argv):
+    values, overrides = FLAGS.parse(argv)
+    config = cli.load_config(values, overrides)
+
+    from boneage_jax.analysis import score
+
+    score.score(values.workdir, config, values.output, values.data_dir)
+
+
+if __name__ == '__main__':
+    cli.run(main)

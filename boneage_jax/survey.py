@@ -1,0 +1,28 @@
+"""The films of a config before any training: how ages and sexes are spread, and how hands are cut out.
+
+    python -m boneage_jax.survey --config=configs/attention.py:rsna100 --output=survey
+
+Castillo 2018's figures 2 (`counts.png`: films per year of age and sex, of all splits together) and 3 (`extraction_ID.png`:
+gradient, markers, watershed, largest component and hand of some films, as they came and whatever the config's stages are).
+"""
+
+from boneage_jax import cli
+
+FLAGS = cli.Flags(__doc__)
+FLAGS.config('path[:arg] of the config whose images to draw')
+FLAGS.string('output', None, 'folder for the figures', required=True)
+FLAGS.integer('images', 4, 'how many images to cut out', lower_bound=1)
+FLAGS.data_dir()
+
+
+def main(argv):
+    values, overrides = FLAGS.parse(argv)
+    config = cli.load_config(values, overrides)
+
+    from boneage_jax.analysis import survey
+
+    survey.survey(config, values.output, count=values.images, data_dir=values.data_dir)
+
+
+if __name__ == '__main__':
+    cli.run(main)

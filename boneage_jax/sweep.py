@@ -1,0 +1,41 @@
+"""Every row of a paper's table: trains what is not finished, and puts ours beside theirs.
+
+    python -m boneage_jax.sweep --config=configs/prsnet.py:rsna100 --workdir=runs/prsnet --seeds=3
+
+Each row of the config's `sweep()` trains in `WORKDIR/<row>/seed0`, `seed1`, ..., all rows of one seed before the next;
+after each, `table.md` and `table.csv` are written anew from all finished runs. The same command goes on where it
+stopped. A row that fails is reported at the end (exit status 1) and holds up no other. `--print_commands` trains
+nothing: it prints a command for each unfinished run, for a queue, and writes the table of the finished ones.
+"""
+
+from boneage_jax import cli
+
+FLAGS = cli.Flags(__doc__)
+FLAGS.config()
+FLAGS.string('workdir', None, 'folder of the sweep: a folder for each row and seed, and the table', required=True)
+FLAGS.data_dir()
+FLAGS.integer('seeds', 1, 'how many seeds of each row: 0, 1, ...', lower_bound=1)
+FLAGS.strings('rows', None, 'the rows to train, comma-separated; default: all')
+FLAGS.string('reference', None, "the row that all others are compared with; default: each row's own, else baseline, or the first")
+FLAGS.boolean('print_commands', False, 'print a command for each unfinished run instead of training')
+
+
+def main(argv):
+    values, overrides = FLAGS.parse(argv)
+
+    from boneage_jax.analysis import sweep
+
+    sweep.sweep(
+        values.config,
+        values.workdir,
+        overrides=overrides,
+        seeds=values.seeds,
+        rows=values.rows,
+        reference=values.reference,
+        print_commands=values.print_commands,
+        data_dir=values.data_dir,
+    )
+
+
+if __name__ == '__main__':
+    cli.run(main)
