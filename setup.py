@@ -33,11 +33,24 @@ EXTRAS = {
     'tpu': ['jax[tpu]>=0.10.2'],
     'report': ['tensorboardX>=2.6'],
     'hub': ['huggingface_hub>=0.30'],  # init_from=hf:<owner>/<repo>
-    'dicom': ['pydicom>=3.0', 'pylibjpeg>=2.0', 'pylibjpeg-libjpeg>=2.3', 'pylibjpeg-openjpeg>=2.4', 'pylibjpeg-rle>=2.1'],
+    'dicom': [
+        'pydicom>=3.0',
+        'pylibjpeg>=2.0',
+        'pylibjpeg-libjpeg>=2.3',
+        'pylibjpeg-openjpeg>=2.4',
+        'pylibjpeg-rle>=2.1',
+    ],
     # Beam holds pillow and protobuf below the lock's versions: an environment of its own, by requirements-beam.lock.
     'beam': ['apache-beam>=2.60'],
     'parity': ['torch>=2.4', 'torchvision>=0.19'],
-    'test': ['pandas>=2.2', 'pytest>=8.3', 'pytest-timeout>=2.3', 'pytest-xdist>=3.7', 'pydicom>=3.0', 'tifffile>=2024.1'],
+    'test': [
+        'pandas>=2.2',
+        'pytest>=8.3',
+        'pytest-timeout>=2.3',
+        'pytest-xdist>=3.7',
+        'pydicom>=3.0',
+        'tifffile>=2024.1',
+    ],
 }
 
 setup(
@@ -47,7 +60,10 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['boneage_jax', 'boneage_jax.*', 'tfds_rsna', 'tfds_rsna.*']),
-    package_data={'boneage_jax': ['**/*.json', '**/*.csv', '**/*.html'], 'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv']},
+    package_data={
+        'boneage_jax': ['**/*.json', '**/*.csv', '**/*.html'],
+        'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv'],
+    },
     python_requires='>=3.11',
     install_requires=BASE,
     extras_require=EXTRAS,

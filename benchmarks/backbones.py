@@ -13,7 +13,9 @@ import importlib.util
 import os
 import sys
 
-os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # PyTorch needs room on the same GPU
+os.environ.setdefault(
+    'XLA_PYTHON_CLIENT_PREALLOCATE', 'false'
+)  # PyTorch needs room on the same GPU
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -30,12 +32,25 @@ RATE, MOMENTUM, CLASSES = 1e-3, 0.9, 1000
 def main(argv=None):
     on_gpu = jax.default_backend() == 'gpu'
     parser = report.parser('backbones', __doc__)
-    parser.add_argument('--networks', nargs='+', choices=list(models.BACKBONES),
-                        default=[name for name in models.BACKBONES if name != 'vgg16_bn'])
-    parser.add_argument('--side', type=int, default=224, help="pixels; Inception's is 299 at least (default: %(default)s)")
+    parser.add_argument(
+        '--networks',
+        nargs='+',
+        choices=list(models.BACKBONES),
+        default=[name for name in models.BACKBONES if name != 'vgg16_bn'],
+    )
+    parser.add_argument(
+        '--side',
+        type=int,
+        default=224,
+        help="pixels; Inception's is 299 at least (default: %(default)s)",
+    )
     parser.add_argument('--batch', type=int, default=64 if on_gpu else 4)
-    parser.add_argument('--width', type=int, default=0, help='of networks other than ResNet; 0: the originals')
-    parser.add_argument('--seconds', type=float, default=1.0, help='length of a turn; one step at least')
+    parser.add_argument(
+        '--width', type=int, default=0, help='of networks other than ResNet; 0: the originals'
+    )
+    parser.add_argument(
+        '--seconds', type=float, default=1.0, help='length of a turn; one step at least'
+    )
     parser.add_argument('--without_torch', action='store_true')
     arguments = parser.parse_args(argv)
     facts = machine.facts()
@@ -61,8 +76,10 @@ def _has_torchvision():
     if train_step.import_torch() is None:
         return False
     if importlib.util.find_spec('torchvision') is None:
-        print('No comparison: torchvision is missing; beside a CPU build of torch, pip install --no-deps torchvision.',
-              file=sys.stderr)
+        print(
+            'No comparison: torchvision is missing; beside a CPU build of torch, pip install --no-deps torchvision.',
+            file=sys.stderr,
+        )
         return False
     return True
 
@@ -71,17 +88,36 @@ def _rows(name, side, arguments, contenders):
     found = train_step.in_turns(contenders, arguments.batch, arguments.repeats, arguments.seconds)
     rows = []
     for (what, who), values in found.items():
-        references = [max(rates) for (other, torch), rates in found.items() if other == what and torch != 'ours']
+        references = [
+            max(rates)
+            for (other, torch), rates in found.items()
+            if other == what and torch != 'ours'
+        ]
         ratio = max(values) / max(references) if references and who == 'ours' else None
-        note = f'{1000 * arguments.batch / max(values):,.0f} ms' + (f'; {ratio:.2f} x PyTorch' if ratio else '')
-        rows.append(report.row(f'{name}, {side} px, batch {arguments.batch}, {what}: {who}', values, 'images/s', note=note,
-                               ratio=ratio, network=name, side=side, kind=what, contender=who))
+        note = f'{1000 * arguments.batch / max(values):,.0f} ms' + (
+            f'; {ratio:.2f} x PyTorch' if ratio else ''
+        )
+        rows.append(
+            report.row(
+                f'{name}, {side} px, batch {arguments.batch}, {what}: {who}',
+                values,
+                'images/s',
+                note=note,
+                ratio=ratio,
+                network=name,
+                side=side,
+                kind=what,
+                contender=who,
+            )
+        )
     return rows
 
 
 def ours(name, width, image, labels, dtype):
     """`{(kind, 'ours'): work(steps)}` of our network; the arrays rest on the device."""
-    options = ({'width': width} if width else {}) | ({'aux_logits': False} if name == 'inception_v3' else {})
+    options = ({'width': width} if width else {}) | (
+        {'aux_logits': False} if name == 'inception_v3' else {}
+    )
     model = models.build(name, num_outputs=CLASSES, dtype=jnp.dtype(dtype), **options)
     model.eval()
     evaluate = nnx.graphdef(model)
@@ -133,13 +169,21 @@ def theirs(name, width, image, labels, dtype, layout, on_gpu):
     network = torch_backbones.build(name, num_outputs=CLASSES, width=width)
     if name == 'inception_v3':
         network.AuxLogits, network.aux_logits = None, False
-    place = {'device': device, 'memory_format': getattr(torch, 'channels_last' if layout == 'channels_last' else
-                                                        'contiguous_format')}
+    place = {
+        'device': device,
+        'memory_format': getattr(
+            torch, 'channels_last' if layout == 'channels_last' else 'contiguous_format'
+        ),
+    }
     network = network.to(**place)
     image = torch.tensor(image.transpose(0, 3, 1, 2).copy()).to(**place)
     labels = torch.tensor(labels, device=device)
     optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=MOMENTUM, fused=True)
-    precision = (lambda: torch.autocast(device, torch.bfloat16)) if dtype == 'bfloat16' else contextlib.nullcontext
+    precision = (
+        (lambda: torch.autocast(device, torch.bfloat16))
+        if dtype == 'bfloat16'
+        else contextlib.nullcontext
+    )
 
     def predict(steps):
         network.eval()
@@ -161,7 +205,10 @@ def theirs(name, width, image, labels, dtype, layout, on_gpu):
         if on_gpu:
             torch.cuda.synchronize()
 
-    return {('forward', f'PyTorch, {layout}'): predict, ('training step', f'PyTorch, {layout}'): learn}
+    return {
+        ('forward', f'PyTorch, {layout}'): predict,
+        ('training step', f'PyTorch, {layout}'): learn,
+    }
 
 
 if __name__ == '__main__':

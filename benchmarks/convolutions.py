@@ -18,7 +18,9 @@ import math
 import os
 import time
 
-os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # PyTorch needs room on the same GPU
+os.environ.setdefault(
+    'XLA_PYTHON_CLIENT_PREALLOCATE', 'false'
+)  # PyTorch needs room on the same GPU
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -55,9 +57,19 @@ class Layer:
 def main(argv=None):
     on_gpu = jax.default_backend() == 'gpu'
     parser = report.parser('convolutions', __doc__)
-    parser.add_argument('--network', default='resnet34', help=f'{", ".join(models.MODELS)}; a backbone also as name:width')
-    parser.add_argument('--size', default='512:64' if on_gpu else '96:32', help='pixels:batch, or ROWSxCOLUMNS:batch')
-    parser.add_argument('--seconds', type=float, default=0.1, help='length of a measurement; one call at least')
+    parser.add_argument(
+        '--network',
+        default='resnet34',
+        help=f'{", ".join(models.MODELS)}; a backbone also as name:width',
+    )
+    parser.add_argument(
+        '--size',
+        default='512:64' if on_gpu else '96:32',
+        help='pixels:batch, or ROWSxCOLUMNS:batch',
+    )
+    parser.add_argument(
+        '--seconds', type=float, default=0.1, help='length of a measurement; one call at least'
+    )
     arguments = parser.parse_args(argv)
     facts = machine.facts()
     side, batch = arguments.size.split(':')
@@ -81,7 +93,7 @@ def main(argv=None):
 
 
 def layers(name, width, sides):
-    """`{Layer: how often}` of a network of `models.build` on films of `sides` pixels with one channel."""
+    """`{Layer: how often}` of a network of `models.build` on images of `sides` pixels with one channel."""
     known = models.MODELS[name]
     taken = inspect.signature(known.__init__ if isinstance(known, type) else known).parameters
     options = {'channels': 1} if name in models.BACKBONES else {}
@@ -92,7 +104,9 @@ def layers(name, width, sides):
     if 'male' in inspect.signature(type(model).__call__).parameters:
         given.append(jax.ShapeDtypeStruct((2,), jnp.bool))
     found = collections.Counter()
-    for equation, times in traced.equations(lambda state, *given: nnx.merge(graph, state)(*given, rngs=nnx.Rngs(0)), state, *given):
+    for equation, times in traced.equations(
+        lambda state, *given: nnx.merge(graph, state)(*given, rngs=nnx.Rngs(0)), state, *given
+    ):
         if equation.primitive.name in ('conv_general_dilated', 'reduce_window_max'):
             found[_layer(equation)] += times
     return found
@@ -100,16 +114,43 @@ def layers(name, width, sides):
 
 def _layer(equation):
     options, (_, rows, columns, inputs) = equation.params, equation.invars[0].aval.shape
-    pads = options['padding'][-2:] if equation.primitive.name == 'conv_general_dilated' else options['padding'][1:3]
+    pads = (
+        options['padding'][-2:]
+        if equation.primitive.name == 'conv_general_dilated'
+        else options['padding'][1:3]
+    )
     pads = tuple(first for first, _ in pads)
     if equation.primitive.name == 'reduce_window_max':
-        return Layer(rows, columns, inputs, 0, options['window_dimensions'][1:3], options['window_strides'][1], pads)
+        return Layer(
+            rows,
+            columns,
+            inputs,
+            0,
+            options['window_dimensions'][1:3],
+            options['window_strides'][1],
+            pads,
+        )
     *window, _, outputs = equation.invars[1].aval.shape
-    return Layer(rows, columns, inputs, outputs, tuple(window), options['window_strides'][0], pads, options['feature_group_count'])
+    return Layer(
+        rows,
+        columns,
+        inputs,
+        outputs,
+        tuple(window),
+        options['window_strides'][0],
+        pads,
+        options['feature_group_count'],
+    )
 
 
 def _kinds(layer):
-    return ('pool',) if not layer.outputs else ('forward', 'kernel') if layer.inputs == 1 else ('forward', 'input', 'kernel')
+    return (
+        ('pool',)
+        if not layer.outputs
+        else ('forward', 'kernel')
+        if layer.inputs == 1
+        else ('forward', 'input', 'kernel')
+    )
 
 
 def _ours(layer, batch, kind, dtype, native=False):
@@ -145,7 +186,13 @@ def _ours(layer, batch, kind, dtype, native=False):
 def _convolve(layer, x, kernel):
     pads = [(pad, pad) for pad in layer.pads]
     return cpu.convolver(layer.inputs, layer.outputs, layer.groups)(
-        x, kernel, (layer.stride, layer.stride), pads, dimension_numbers=NUMBERS, feature_group_count=layer.groups)
+        x,
+        kernel,
+        (layer.stride, layer.stride),
+        pads,
+        dimension_numbers=NUMBERS,
+        feature_group_count=layer.groups,
+    )
 
 
 def _pool(layer, x):
@@ -164,20 +211,48 @@ def _times(work, arguments):
 
 def _row(layer, kind, count, found):
     best = {who: min(values) for who, values in found.items()}
-    note = '; '.join([f'x {count} = {count * best["ours"]:.3g} ms',
-                      *(f'{who} {other:.3g} ms, ours takes {best["ours"] / other:.2f} x that'
-                        for who, other in best.items() if who != 'ours')])
-    return report.row(f'{kind}: {layer}', found['ours'], 'ms', note=note, smaller=True, count=count, kind=kind,
-                      each=best, layer=str(layer))
+    note = '; '.join(
+        [
+            f'x {count} = {count * best["ours"]:.3g} ms',
+            *(
+                f'{who} {other:.3g} ms, ours takes {best["ours"] / other:.2f} x that'
+                for who, other in best.items()
+                if who != 'ours'
+            ),
+        ]
+    )
+    return report.row(
+        f'{kind}: {layer}',
+        found['ours'],
+        'ms',
+        note=note,
+        smaller=True,
+        count=count,
+        kind=kind,
+        each=best,
+        layer=str(layer),
+    )
 
 
 def _totals(rows):
     """All layers of one step, each contender's; theirs as well as ours are sums of the best times."""
     totals = []
     for who in rows[0]['each']:
-        parts = {kind: sum(r['each'][who] * r['count'] for r in rows if r['kind'] == kind) for kind in KINDS}
+        parts = {
+            kind: sum(r['each'][who] * r['count'] for r in rows if r['kind'] == kind)
+            for kind in KINDS
+        }
         note = '; '.join(f'{kind} {part:.3g} ms' for kind, part in parts.items() if part)
-        totals.append(report.row(f'all of them in a step, {who}', [sum(parts.values())], 'ms', note=note, smaller=True, who=who))
+        totals.append(
+            report.row(
+                f'all of them in a step, {who}',
+                [sum(parts.values())],
+                'ms',
+                note=note,
+                smaller=True,
+                who=who,
+            )
+        )
     return totals
 
 

@@ -9,8 +9,19 @@ import subprocess
 import sys
 import time
 
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'grain', 'array_record', 'tensorflow-datasets', 'numpy', 'pillow',
-            'torch', 'torchvision')
+PACKAGES = (
+    'jax',
+    'jaxlib',
+    'flax',
+    'optax',
+    'grain',
+    'array_record',
+    'tensorflow-datasets',
+    'numpy',
+    'pillow',
+    'torch',
+    'torchvision',
+)
 QUIET = 0.5  # load average above which figures mean little
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -24,8 +35,11 @@ def facts():
     """A JSON-ready dict: processor, cores, GPU, versions, commit, load at the start; warns of a busy machine."""
     load = os.getloadavg()[0]
     if load > QUIET:
-        print(f'Warning: the load average is {load:.2f}; other work runs here, so these figures are too low '
-              f'(wait until it is below {QUIET}).', file=sys.stderr)
+        print(
+            f'Warning: the load average is {load:.2f}; other work runs here, so these figures are too low '
+            f'(wait until it is below {QUIET}).',
+            file=sys.stderr,
+        )
     versions = {}
     for name in PACKAGES:
         try:
@@ -34,9 +48,13 @@ def facts():
             versions[name] = None
     return {
         'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
-        'processor': _processor(), 'cores': cores(), 'memory_gib': _memory(),
+        'processor': _processor(),
+        'cores': cores(),
+        'memory_gib': _memory(),
         'gpu': _output('nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader'),
-        'system': platform.platform(), 'python': platform.python_version(), 'versions': versions,
+        'system': platform.platform(),
+        'python': platform.python_version(),
+        'versions': versions,
         'commit': _output('git', '-C', str(ROOT), 'describe', '--always', '--dirty', '--abbrev=12'),
         'load_average': round(load, 2),
     }
@@ -45,7 +63,11 @@ def facts():
 def summary(values, smaller=False):
     """`{'best', 'median', 'runs'}` of measured rates, or of times where `smaller` is better."""
     best = min(values) if smaller else max(values)
-    return {'best': best, 'median': statistics.median(values), 'runs': [float(f'{v:.5g}') for v in values]}
+    return {
+        'best': best,
+        'median': statistics.median(values),
+        'runs': [float(f'{v:.5g}') for v in values],
+    }
 
 
 def rates(work, count, repeats):
@@ -61,7 +83,9 @@ def rates(work, count, repeats):
 def _processor():
     try:
         lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+        return next(
+            line.partition(':')[2].strip() for line in lines if line.startswith('model name')
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 

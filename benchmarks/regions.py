@@ -1,4 +1,4 @@
-"""The regional age nets (Iglovikov et al. 2018): a training step of batch 8 and the latency of one film, at 500x375.
+"""The regional age nets (Iglovikov et al. 2018): a training step of batch 8 and the latency of one image, at 500x375.
 
     python -m benchmarks.regions                                    # region A at the paper's size
     python -m benchmarks.regions --size 125 94 --widths 16 32 64 128 --dense 256 --batch 32    # configs/regions.py:rsna100
@@ -6,7 +6,7 @@
 
 The paper gives no time. Three nets in turns within one process: regression, classification over 240 months, and regression with
 two 3x3 convolutions a block (the released code has 3x3 and 1x1). Operations are XLA's count, augmentation and optimiser
-included. Latency: one film, from uint8 pixels on the device to the network's answer. `--count_only` runs nothing.
+included. Latency: one image, from uint8 pixels on the device to the network's answer. `--count_only` runs nothing.
 """
 
 import functools
@@ -30,32 +30,71 @@ NETWORKS = {
 def main(argv=None):
     on_gpu = jax.default_backend() == 'gpu'
     parser = report.parser('regions', __doc__)
-    parser.add_argument('--size', type=int, nargs=2, default=[500, 375], help='rows and columns of a film')
+    parser.add_argument(
+        '--size', type=int, nargs=2, default=[500, 375], help='rows and columns of an image'
+    )
     parser.add_argument('--widths', type=int, nargs='+', default=[32, 64, 128, 128, 256, 384])
     parser.add_argument('--dense', type=int, default=2048)
     parser.add_argument('--batch', type=int, default=8)
-    parser.add_argument('--seconds', type=float, default=1.0, help='length of a turn; one step at least')
-    parser.add_argument('--count_only', action='store_true', help='operations alone: nothing is run')
+    parser.add_argument(
+        '--seconds', type=float, default=1.0, help='length of a turn; one step at least'
+    )
+    parser.add_argument(
+        '--count_only', action='store_true', help='operations alone: nothing is run'
+    )
     arguments = parser.parse_args(argv)
     facts, dtype = machine.facts(), jnp.bfloat16 if on_gpu else jnp.float32
-    films = train_step.random_films(8, arguments.batch)
-    films['image'] = np.random.default_rng(0).integers(0, 256, (arguments.batch, *arguments.size, 1), np.uint8)
-    build = functools.partial(models.build, 'regional', size=tuple(arguments.size), widths=tuple(arguments.widths),
-                              dense=arguments.dense, dtype=dtype)
-    training = {name: train_step.ours(build(**options), films, 'adam', AUGMENT, task)
-                for name, (options, task) in NETWORKS.items()}
-    answers = {name: prsnet.inference(build(**options))(films, 1) for name, (options, _) in NETWORKS.items()}
+    images = train_step.random_images(8, arguments.batch)
+    images['image'] = np.random.default_rng(0).integers(
+        0, 256, (arguments.batch, *arguments.size, 1), np.uint8
+    )
+    build = functools.partial(
+        models.build,
+        'regional',
+        size=tuple(arguments.size),
+        widths=tuple(arguments.widths),
+        dense=arguments.dense,
+        dtype=dtype,
+    )
+    training = {
+        name: train_step.ours(build(**options), images, 'adam', AUGMENT, task)
+        for name, (options, task) in NETWORKS.items()
+    }
+    answers = {
+        name: prsnet.inference(build(**options))(images, 1)
+        for name, (options, _) in NETWORKS.items()
+    }
     row = functools.partial(report.row, smaller=True)
-    rows = [row(f'training step: {name}', [work.flops() / 1e9], 'GFLOP', network=name) for name, work in training.items()]
-    rows += [row(f'one film: {name}', [flops.flops(*answer) / 1e9], 'GFLOP', network=name) for name, answer in answers.items()]
+    rows = [
+        row(f'training step: {name}', [work.flops() / 1e9], 'GFLOP', network=name)
+        for name, work in training.items()
+    ]
+    rows += [
+        row(f'one image: {name}', [flops.flops(*answer) / 1e9], 'GFLOP', network=name)
+        for name, answer in answers.items()
+    ]
     if not arguments.count_only:
         found = train_step.in_turns(training, arguments.batch, arguments.repeats, arguments.seconds)
-        rows += [row(f'training step, batch {arguments.batch}: {name}', [1000 * arguments.batch / rate for rate in rates], 'ms',
-                     note=f'{max(rates):.1f} films/s', network=name) for name, rates in found.items()]
-        works = {name: functools.partial(prsnet.repeat, *answer) for name, answer in answers.items()}
+        rows += [
+            row(
+                f'training step, batch {arguments.batch}: {name}',
+                [1000 * arguments.batch / rate for rate in rates],
+                'ms',
+                note=f'{max(rates):.1f} images/s',
+                network=name,
+            )
+            for name, rates in found.items()
+        ]
+        works = {
+            name: functools.partial(prsnet.repeat, *answer) for name, answer in answers.items()
+        }
         found = train_step.in_turns(works, 1, arguments.repeats, arguments.seconds)
-        rows += [row(f'latency of one film: {name}', [1000 / rate for rate in rates], 'ms', network=name)
-                 for name, rates in found.items()]
+        rows += [
+            row(
+                f'latency of one image: {name}', [1000 / rate for rate in rates], 'ms', network=name
+            )
+            for name, rates in found.items()
+        ]
     return report.finish('regions', arguments, facts, rows)
 
 

@@ -1,7 +1,7 @@
 """How a training step should scale: bytes on the wire and operations a device, counted from the compiled program.
 
     python -m benchmarks.scaling --config=configs/prsnet.py --devices=8
-    python -m benchmarks.scaling --config=configs/prsnet.py:sharding=fsdp --devices=8 --films_a_device=32
+    python -m benchmarks.scaling --config=configs/prsnet.py:sharding=fsdp --devices=8 --images_a_device=32
 
 A PREDICTION, not a measurement: nothing is run. The step is compiled for so many virtual CPU devices, its collectives are
 read off the HLO, and each link's time for them is set beside the chip's for its operations. Bytes are what one device
@@ -10,7 +10,7 @@ permute's. Under fsdp a device keeps its share alone of most gradients' sums: th
 reduce-scatter of such an all-reduce, half the bytes, which is taken off here. A collective inside a loop counts once; latency
 and input do not count at all. Gradients travel as float32, as compiled here; where the network computes in bfloat16 those
 compilers may send half of it. The efficiency is that without any overlap; the note says what full overlap would give, and
-how many films a device make it 90% without.
+how many images a device make it 90% without.
 """
 
 import math
@@ -31,13 +31,40 @@ from boneage_jax.training import optimizer
 from boneage_jax.training import step as step_lib
 from boneage_jax.models import cpu
 
-CHIPS = {'H200': 989e12, 'A100': 312e12, 'v5e': 197e12, 'v5p': 459e12}  # dense bfloat16 operations a second, by their makers
+CHIPS = {
+    'H200': 989e12,
+    'A100': 312e12,
+    'v5e': 197e12,
+    'v5p': 459e12,
+}  # dense bfloat16 operations a second, by their makers
 LINKS = {  # bytes a second that a device sends, one direction; of one chip where it says so
-    'NVLink 4': 450e9, 'NVLink 3': 300e9, 'ICI v5e': 100e9, 'ICI v5p': 300e9, 'InfiniBand NDR': 50e9, '100 GbE': 12.5e9,
+    'NVLink 4': 450e9,
+    'NVLink 3': 300e9,
+    'ICI v5e': 100e9,
+    'ICI v5p': 300e9,
+    'InfiniBand NDR': 50e9,
+    '100 GbE': 12.5e9,
 }
 ONLY = {'NVLink 4': 'H200', 'NVLink 3': 'A100', 'ICI v5e': 'v5e', 'ICI v5p': 'v5p'}
-WIDTHS = {'pred': 1, 's4': 0.5, 'u4': 0.5, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2, 's32': 4, 'u32': 4,
-          'f32': 4, 's64': 8, 'u64': 8, 'f64': 8, 'c64': 8, 'c128': 16}
+WIDTHS = {
+    'pred': 1,
+    's4': 0.5,
+    'u4': 0.5,
+    's8': 1,
+    'u8': 1,
+    's16': 2,
+    'u16': 2,
+    'f16': 2,
+    'bf16': 2,
+    's32': 4,
+    'u32': 4,
+    'f32': 4,
+    's64': 8,
+    'u64': 8,
+    'f64': 8,
+    'c64': 8,
+    'c128': 16,
+}
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 _INSTRUCTION = re.compile(rf'= (\(.*?\)|\S+) ({"|".join(KINDS)})(-start)?\(')
 _SHAPE = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
@@ -47,33 +74,68 @@ def main(argv=None):
     parser = report.parser('scaling', __doc__)
     parser.add_argument('--config', required=True, help='as of boneage_jax.main')
     parser.add_argument('--devices', type=int, default=8)
-    parser.add_argument('--films_a_device', type=int, help="default: the config's batch_size over the devices")
-    parser.add_argument('--chip', nargs='+', default=list(CHIPS), help='names (default: %(default)s) or NAME=OPERATIONS_A_SECOND')
-    parser.add_argument('--link', nargs='+', default=list(LINKS), help='names (default: %(default)s) or NAME=BYTES_A_SECOND')
-    parser.add_argument('--utilisation', type=float, default=0.4, help="of the chip's rate, on one device (default: %(default)s)")
+    parser.add_argument(
+        '--images_a_device', type=int, help="default: the config's batch_size over the devices"
+    )
+    parser.add_argument(
+        '--chip',
+        nargs='+',
+        default=list(CHIPS),
+        help='names (default: %(default)s) or NAME=OPERATIONS_A_SECOND',
+    )
+    parser.add_argument(
+        '--link',
+        nargs='+',
+        default=list(LINKS),
+        help='names (default: %(default)s) or NAME=BYTES_A_SECOND',
+    )
+    parser.add_argument(
+        '--utilisation',
+        type=float,
+        default=0.4,
+        help="of the chip's rate, on one device (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
-    chips, links = (dict(map(_rate, given, [known] * len(given)))
-                    for given, known in ((arguments.chip, CHIPS), (arguments.link, LINKS)))
+    chips, links = (
+        dict(map(_rate, given, [known] * len(given)))
+        for given, known in ((arguments.chip, CHIPS), (arguments.link, LINKS))
+    )
     virtual_devices(arguments.devices)
     config = config_lib.load(arguments.config)[1]
     count = arguments.devices
-    batch = arguments.films_a_device * count if arguments.films_a_device else config.batch_size
+    batch = arguments.images_a_device * count if arguments.images_a_device else config.batch_size
     lowered, parameters, shared = lower(config, count, batch)
     flops = lowered.cost_analysis()['flops'] / count
     found = collectives(lowered.compile().as_text())
-    sent = sum(wire_bytes(kind, size, count) for kind, size in found) - wire_bytes('all-gather', shared, count)
-    rows = [report.row(f'operations a device, {batch // count} films', [flops / 1e9], 'GFLOP'),
-            report.row('trained parameters', [parameters / 1e6], 'MB', bytes=parameters)]
+    sent = sum(wire_bytes(kind, size, count) for kind, size in found) - wire_bytes(
+        'all-gather', shared, count
+    )
+    rows = [
+        report.row(f'operations a device, {batch // count} images', [flops / 1e9], 'GFLOP'),
+        report.row('trained parameters', [parameters / 1e6], 'MB', bytes=parameters),
+    ]
     for kind in KINDS:
         sizes = [size for other, size in found if other == kind]
         if sizes:
-            rows.append(report.row(kind, [sum(sizes) / 1e6], 'MB', note=f'{len(sizes)} a step', kind=kind))
-    note = 'a step, in a ring' + (f'; sums of {shared / 1e6:.3g} MB of gradients as reduce-scatters' if shared else '')
+            rows.append(
+                report.row(kind, [sum(sizes) / 1e6], 'MB', note=f'{len(sizes)} a step', kind=kind)
+            )
+    note = 'a step, in a ring' + (
+        f'; sums of {shared / 1e6:.3g} MB of gradients as reduce-scatters' if shared else ''
+    )
     rows.append(report.row('sent by each device', [sent / 1e6], 'MB', note=note, bytes=sent))
     for chip, rate in chips.items():
         for link, speed in links.items():
             if ONLY.get(link, chip) == chip or chip not in CHIPS:
-                rows.append(_predicted(chip, link, flops / rate / arguments.utilisation, sent / speed, batch // count))
+                rows.append(
+                    _predicted(
+                        chip,
+                        link,
+                        flops / rate / arguments.utilisation,
+                        sent / speed,
+                        batch // count,
+                    )
+                )
     return report.finish('scaling', arguments, machine.facts(), rows)
 
 
@@ -84,11 +146,17 @@ def _rate(given, known):
     return name, float(value) if equals else known[name]
 
 
-def _predicted(chip, link, compute, wire, films):
-    return report.row(f'predicted efficiency, {chip} over {link}', [100 * compute / (compute + wire)], '%', chip=chip, link=link,
-                      note=f'compute {1000 * compute:.3g} ms, wire {1000 * wire:.3g} ms; '
-                           f'{100 * compute / max(compute, wire):.3g}% if they overlap; '
-                           f'90% from {math.ceil(9 * wire / compute * films):,} films a device')
+def _predicted(chip, link, compute, wire, images):
+    return report.row(
+        f'predicted efficiency, {chip} over {link}',
+        [100 * compute / (compute + wire)],
+        '%',
+        chip=chip,
+        link=link,
+        note=f'compute {1000 * compute:.3g} ms, wire {1000 * wire:.3g} ms; '
+        f'{100 * compute / max(compute, wire):.3g}% if they overlap; '
+        f'90% from {math.ceil(9 * wire / compute * images):,} images a device',
+    )
 
 
 def virtual_devices(count):
@@ -107,28 +175,55 @@ def lower(config, count, batch_size):
 
     Nothing is drawn, loaded or run. Operations are those of other devices than CPUs (boneage_jax/models/cpu.py).
     """
-    mesh = jax.make_mesh((count,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
-    sharding.check_batch_size(batch_size, mesh, config.accumulate)
+    mesh = jax.make_mesh(
+        (count,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count]
+    )
+    sharding.check_batch_size(batch_size, mesh, config.grad_accum_steps)
     model = nnx.eval_shape(lambda: predictor.build_model(config))
     transform = optimizer.build(config.optimizer, config.optimizer.learning_rate)
     task = tasks.build(config.task, tasks.fit(config.task, np.arange(240.0, dtype=np.float32)))
-    graphs, *_ = state_lib.partition(model, config.frozen)
-    state = jax.eval_shape(lambda: state_lib.create_state(predictor.build_model(config), transform, config.frozen)[0])
+    graphdefs, *_ = state_lib.partition(model, config.frozen)
+    state = jax.eval_shape(
+        lambda: state_lib.create_state(predictor.build_model(config), transform, config.frozen)[0]
+    )
     places, whole = sharding.state_sharding(state, mesh, config.sharding)
-    step = step_lib.make_train_step(graphs, task, transform, config.augment.to_dict(), accumulate=config.accumulate, whole=whole)
-    shapes = {'image': ((*config.data.size, 1), jnp.uint8), 'index': ((), jnp.int32), 'months': ((), jnp.float32),
-              'male': ((), jnp.bool), 'valid': ((), jnp.bool), 'hand_mask': ((*config.data.size, 1), jnp.uint8),
-              'keypoints': ((3, 2), jnp.float32)}
-    batch = {name: jax.ShapeDtypeStruct((batch_size, *shape), kind, sharding=sharding.batch_sharding(mesh))
-             for name, (shape, kind) in shapes.items()
-             if name not in ('hand_mask', 'keypoints') or name in tasks.inputs(config.task)}
-    state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places)
-    step = jax.jit(step, donate_argnums=0, out_shardings=(places, sharding.replicated_sharding(mesh)))
+    step = step_lib.make_train_step(
+        graphdefs,
+        task,
+        transform,
+        config.augment.to_dict(),
+        grad_accum_steps=config.grad_accum_steps,
+        whole=whole,
+    )
+    shapes = {
+        'image': ((*config.data.size, 1), jnp.uint8),
+        'index': ((), jnp.int32),
+        'months': ((), jnp.float32),
+        'male': ((), jnp.bool),
+        'valid': ((), jnp.bool),
+        'hand_mask': ((*config.data.size, 1), jnp.uint8),
+        'keypoints': ((3, 2), jnp.float32),
+    }
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (batch_size, *shape), kind, sharding=sharding.batch_sharding(mesh)
+        )
+        for name, (shape, kind) in shapes.items()
+        if name not in ('hand_mask', 'keypoints') or name in tasks.inputs(config.task)
+    }
+    state = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places
+    )
+    step = jax.jit(
+        step, donate_argnums=0, out_shardings=(places, sharding.replicated_sharding(mesh))
+    )
     with cpu.counting():
         lowered = step.lower(state, batch, {}, jax.eval_shape(lambda: jax.random.key(0)))
-    trained = jax.tree.leaves(state.trainable)
-    return lowered, *(sum(x.size * x.dtype.itemsize for x in trained if cut(x.sharding))
-                      for cut in (lambda _: True, lambda place: not place.is_fully_replicated))
+    trained = jax.tree.leaves(state.params)
+    return lowered, *(
+        sum(x.size * x.dtype.itemsize for x in trained if cut(x.sharding))
+        for cut in (lambda _: True, lambda place: not place.is_fully_replicated)
+    )
 
 
 def collectives(hlo):
@@ -152,8 +247,16 @@ def _bytes(kind, shape):
 def wire_bytes(kind, size, count):
     """Bytes that each of `count` devices sends in a ring for a collective whose result is `size` bytes on a device."""
     share = (count - 1) / count
-    return size * {'all-reduce': 2 * share, 'all-gather': share, 'reduce-scatter': count - 1, 'all-to-all': share,
-                   'collective-permute': 1}[kind]
+    return (
+        size
+        * {
+            'all-reduce': 2 * share,
+            'all-gather': share,
+            'reduce-scatter': count - 1,
+            'all-to-all': share,
+            'collective-permute': 1,
+        }[kind]
+    )
 
 
 if __name__ == '__main__':

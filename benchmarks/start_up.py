@@ -20,17 +20,25 @@ from boneage_jax.runtime import setup
 from boneage_jax.stages import records
 from benchmarks import machine, report
 
-RSNA100 = ('configs/prsnet.py:rsna100,row=baseline,source=hand_phantom,data.folder=,'
-           'data.phantom.size=(100,100),data.phantom.count=400,validation=50,holdout=50')
+RSNA100 = (
+    'configs/prsnet.py:rsna100,row=baseline,source=hand_phantom,data.folder=,'
+    'data.phantom.size=(100,100),data.phantom.count=400,validation=50,holdout=50'
+)
 PHASES = ('imports', 'data', 'model', 'trace', 'compile', 'first step', 'second step')
 _BEGAN = 'BONEAGE_BENCHMARK_BEGAN'
 
 
 def main(argv=None):
     parser = report.parser('start_up', __doc__)
-    parser.add_argument('--configs', nargs='+', default=['configs/prsnet.py:tiny,row=baseline', RSNA100],
-                        metavar='FILE[:ARG]')
-    parser.add_argument('--child', metavar='FILE', type=pathlib.Path, help='be the measured process; result to FILE')
+    parser.add_argument(
+        '--configs',
+        nargs='+',
+        default=['configs/prsnet.py:tiny,row=baseline', RSNA100],
+        metavar='FILE[:ARG]',
+    )
+    parser.add_argument(
+        '--child', metavar='FILE', type=pathlib.Path, help='be the measured process; result to FILE'
+    )
     parser.set_defaults(repeats=2)
     arguments = parser.parse_args(argv)
     if arguments.child:
@@ -50,9 +58,19 @@ def main(argv=None):
 
 def _run(config, cache):
     result = pathlib.Path(cache, 'result.json')
-    command = [sys.executable, '-m', 'benchmarks.start_up', '--configs', config, '--child', str(result)]
+    command = [
+        sys.executable,
+        '-m',
+        'benchmarks.start_up',
+        '--configs',
+        config,
+        '--child',
+        str(result),
+    ]
     environment = {**os.environ, 'BONEAGE_CACHE': cache, _BEGAN: repr(time.time())}
-    done = subprocess.run(command, env=environment, cwd=machine.ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=environment, cwd=machine.ROOT, capture_output=True, text=True
+    )
     if done.returncode:
         raise RuntimeError(f'{" ".join(command)} failed:\n{done.stderr[-3000:]}')
     return json.loads(result.read_text())
@@ -71,6 +89,7 @@ def _measure(spec):
     from boneage_jax import config as config_lib
     from boneage_jax.runtime import sharding
     from boneage_jax.training import loop
+
     passed('imports')
     _, config = config_lib.load(spec)
     setup.set_up_jax(config)
@@ -90,10 +109,15 @@ def _measure(spec):
     passed('first step')
     jax.block_until_ready(step(state, batch, run.batches.resident, key))
     passed('second step')
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == 'darwin' else 1024
+    )
     on_device = (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
-    return {'seconds': seconds, 'peak_memory_mib': peak / 2**20,
-            'peak_device_memory_mib': on_device and on_device / 2**20}
+    return {
+        'seconds': seconds,
+        'peak_memory_mib': peak / 2**20,
+        'peak_device_memory_mib': on_device and on_device / 2**20,
+    }
 
 
 def _row(what, runs):

@@ -20,7 +20,10 @@ def import_torchvision():
         for name in [name for name in sys.modules if name.partition('.')[0] == 'torchvision']:
             del sys.modules[name]
         for name in ('nms', 'qnms'):
-            torch.library.define(f'torchvision::{name}', '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+            torch.library.define(
+                f'torchvision::{name}',
+                '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+            )
         import torchvision
     return torchvision
 
@@ -53,14 +56,18 @@ def build(name, *, num_outputs=1000, width=0, depth=0):
         plan = []
         for level, count in enumerate((2, 2, 3, 3, 3)):
             plan += [width << min(level, 3)] * (depth or count) + ['M']
-        network = models.VGG(models.vgg.make_layers(plan, name.endswith('_bn')), num_classes=num_outputs)
+        network = models.VGG(
+            models.vgg.make_layers(plan, name.endswith('_bn')), num_classes=num_outputs
+        )
         if width != 64:
             sizes = (49 * 8 * width, 64 * width, 64 * width, num_outputs)
             for place, inputs, outputs in zip((0, 3, 6), sizes, sizes[1:]):
                 network.classifier[place] = nn.Linear(inputs, outputs)
         return network
     if name == 'efficientnet_b0':
-        rows, _ = models.efficientnet._efficientnet_conf(name, width_mult=width / 32, depth_mult=1.0)
+        rows, _ = models.efficientnet._efficientnet_conf(
+            name, width_mult=width / 32, depth_mult=1.0
+        )
         for row in rows:
             row.num_layers = depth or row.num_layers
         return models.EfficientNet(rows, dropout=0.2, num_classes=num_outputs)
@@ -74,16 +81,30 @@ def _inception(num_outputs, width, depth):
         return channels * width // 32
 
     def conv(inputs, outputs, **options):
-        return parts.BasicConv2d(inputs if inputs == 3 else scaled(inputs), scaled(outputs), **options)
+        return parts.BasicConv2d(
+            inputs if inputs == 3 else scaled(inputs), scaled(outputs), **options
+        )
 
     def narrow(block):
         return lambda *arguments, **options: block(*arguments, **options, conv_block=conv)
 
-    blocks = [conv, *map(narrow, (parts.InceptionA, parts.InceptionB, parts.InceptionC, parts.InceptionD,
-                                  parts.InceptionE, parts.InceptionAux))]
+    blocks = [
+        conv,
+        *map(
+            narrow,
+            (
+                parts.InceptionA,
+                parts.InceptionB,
+                parts.InceptionC,
+                parts.InceptionD,
+                parts.InceptionE,
+                parts.InceptionAux,
+            ),
+        ),
+    ]
     network = parts.Inception3(num_outputs, inception_blocks=blocks, init_weights=False)
     for grid in ('5b 5c 5d', '6b 6c 6d 6e', '7b 7c'):
-        for place in grid.split()[depth or 4:]:
+        for place in grid.split()[depth or 4 :]:
             setattr(network, f'Mixed_{place}', nn.Identity())
     network.fc = nn.Linear(scaled(2048), num_outputs)
     network.AuxLogits.fc = nn.Linear(scaled(768), num_outputs)
@@ -98,7 +119,9 @@ def stages(name, network, x):
     """(the maps of our `stages(x)`, the network's output) for `x [B, 3, H, W]`."""
     maps, hooks = [], []
     for place in STAGES[family(name)]:
-        hooks.append(network.get_submodule(place).register_forward_hook(lambda *call: maps.append(call[-1])))
+        hooks.append(
+            network.get_submodule(place).register_forward_hook(lambda *call: maps.append(call[-1]))
+        )
     try:
         logits = network(x)
     finally:

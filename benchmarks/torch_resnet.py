@@ -12,9 +12,19 @@ from torch import nn
 
 from boneage_jax.models.resnet import BLOCKS
 
-_PARTS = {'stem': 'conv1', 'stem_norm': 'bn1', 'norm1': 'bn1', 'norm2': 'bn2', 'shortcut': 'downsample.0',
-          'shortcut_norm': 'downsample.1', 'head': 'fc',
-          'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
+_PARTS = {
+    'stem': 'conv1',
+    'stem_norm': 'bn1',
+    'norm1': 'bn1',
+    'norm2': 'bn2',
+    'shortcut': 'downsample.0',
+    'shortcut_norm': 'downsample.1',
+    'head': 'fc',
+    'kernel': 'weight',
+    'scale': 'weight',
+    'mean': 'running_mean',
+    'var': 'running_var',
+}
 
 
 class BasicBlock(nn.Module):
@@ -28,7 +38,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x):
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -46,8 +58,12 @@ class ResNet(nn.Module):
         inputs = width
         for level, count in enumerate(BLOCKS[name]):
             count, outputs = depth or count, width << level
-            blocks = [BasicBlock(inputs if block == 0 else outputs, outputs, 2 if level and block == 0 else 1)
-                      for block in range(count)]
+            blocks = [
+                BasicBlock(
+                    inputs if block == 0 else outputs, outputs, 2 if level and block == 0 else 1
+                )
+                for block in range(count)
+            ]
             self.add_module(f'layer{level + 1}', nn.Sequential(*blocks))
             inputs = outputs
         self.features = inputs
@@ -66,16 +82,16 @@ class ResNet(nn.Module):
 
 
 class AgeModel(nn.Module):
-    """`(image [B, 1, H, W] in [0, 1], male [B] bool)` -> `[B]`: PRSNet's baseline, films standardised one by one."""
+    """`(image [B, 1, H, W] in [0, 1], male [B] bool)` -> `[B]`: PRSNet's baseline, images standardised one by one."""
 
     def __init__(self, backbone, *, width=64, depth=0):
         super().__init__()
-        self.trunk = ResNet(backbone, num_outputs=0, channels=1, width=width, depth=depth)
-        self.fc = nn.Linear(self.trunk.features + 2, 1)
+        self.backbone = ResNet(backbone, num_outputs=0, channels=1, width=width, depth=depth)
+        self.fc = nn.Linear(self.backbone.features + 2, 1)
 
     def forward(self, image, male):
         deviation, mean = torch.std_mean(image, dim=(1, 2, 3), keepdim=True, unbiased=False)
-        maps = self.trunk.stages((image - mean) / deviation.clamp(min=1e-3))
+        maps = self.backbone.stages((image - mean) / deviation.clamp(min=1e-3))
         sex = nn.functional.one_hot(male.long(), 2)
         return self.fc(torch.cat([maps[-1].mean((2, 3)).float(), sex.float()], 1))[:, 0]
 
@@ -87,9 +103,11 @@ def convert(tree):
         value, keys = np.asarray(value), [str(entry.key) for entry in path]
         if 'res' in keys:
             level = keys.index('res')
-            keys[level:level + 2] = [f'layer{int(keys[level + 1]) + 1}']
+            keys[level : level + 2] = [f'layer{int(keys[level + 1]) + 1}']
         axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim]  # HWIO -> OIHW
-        named['.'.join(_PARTS.get(key, key) for key in keys)] = np.ascontiguousarray(value.transpose(axes))
+        named['.'.join(_PARTS.get(key, key) for key in keys)] = np.ascontiguousarray(
+            value.transpose(axes)
+        )
     return named
 
 

@@ -19,7 +19,9 @@ def commands():
     found = {}
     for name, path in sorted(files.items()):
         tree = ast.parse(path.read_text())
-        is_command = any(isinstance(node, ast.FunctionDef) and node.name == 'main' for node in tree.body)
+        is_command = any(
+            isinstance(node, ast.FunctionDef) and node.name == 'main' for node in tree.body
+        )
         if is_command and name != '__main__':
             module = f'boneage_jax.{path.relative_to(folder).with_suffix("").as_posix().replace("/", ".")}'
             found[name] = (module, ast.get_docstring(tree).splitlines()[0])
@@ -31,7 +33,16 @@ def usage(known):
     width = max(map(len, known))
     lines = [f'  {name:{width}}  {about}' for name, (_, about) in known.items()]
     others = [f'{other} = {name}' for other, name in OTHER_NAMES.items()]
-    return '\n'.join(['usage: boneage COMMAND [FLAG ...]', '', *lines, '', *others, 'boneage COMMAND --help shows its flags.'])
+    return '\n'.join(
+        [
+            'usage: boneage COMMAND [FLAG ...]',
+            '',
+            *lines,
+            '',
+            *others,
+            'boneage COMMAND --help shows its flags.',
+        ]
+    )
 
 
 def program(argv):

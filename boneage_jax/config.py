@@ -21,7 +21,7 @@ from boneage_jax.errors import ConfigError
 class Row:
     """One row of a paper's table: `overrides` are dotted keys as in `model.width`, `paper_value` its published figure.
 
-    `reference` names the row that this one is compared with, film by film; itself, or None, means none. Where no row of a
+    `reference` names the row that this one is compared with, image by image; itself, or None, means none. Where no row of a
     config names one, all are compared with 'baseline', or the first.
     """
 
@@ -39,47 +39,80 @@ def base():
         data=dict(
             source='rsna_bone_age',  # 'rsna_bone_age' | 'image_folder' | 'hand_phantom' | 'prepared'
             folder='',  # rsna_bone_age: the folder below $BONEAGE_DATA (or --data_dir) that holds the files; '' = itself;
-                        # prepared: a folder of prepared records, as boneage_jax.prepare prints it
-            also=(),  # further folders of prepared records whose films all join the training split
+            # prepared: a folder of prepared records, as boneage_jax.prepare prints it
+            extra_train_folders=(),  # further folders of prepared records whose images all join the training split
             download=False,  # rsna_bone_age: fetch the official files (11 GB) into that folder first
-            on_error='stop',  # 'stop' | 'skip': what a bad film or label does to the build; skipped ones go to rejected.csv
+            on_error='stop',  # 'stop' | 'skip': what a bad image or label does to the build; skipped ones go to rejected.csv
             phantom=dict(count=4000, size=(512, 512), seed=0),
-            image_folder=dict(  # a user's own films: paths, and the names of the CSV's columns
-                images='', labels='', id_column='id', months_column='boneage', male_column='male',
-                image_column='', group_column='', source_column='', age_unit='months',
+            image_folder=dict(  # a user's own images: paths, and the names of the CSV's columns
+                images='',
+                labels='',
+                id_column='id',
+                months_column='boneage',
+                male_column='male',
+                image_column='',
+                group_column='',
+                source_column='',
+                age_unit='months',
             ),
             stages=(),  # named preprocessing stages (boneage_jax/stages), in order, before the resize
-            stage=dict(  # their options, by stage; `run`: the workdir of the trained run that a stage predicts with
+            stage_options=dict(  # their options, by stage; `run`: the workdir of the trained run that a stage predicts with
                 mask=dict(on_doubt='flag', positive=True),
                 unet=dict(run='', threshold=0.5),
-                snap=dict(inner=0.005, outer=0.012),  # of the longer side: how far the mask may move in and out
+                snap=dict(
+                    inner=0.005, outer=0.012
+                ),  # of the longer side: how far the mask may move in and out
                 crop=dict(margin=0.02, mask=True),
                 contrast=dict(low=1.0, high=99.0, bottom=11.0, top=245.0, background=0),
-                points=dict(files=()),  # COCO JSON or landmark CSV files, here or below $BONEAGE_DATA
-                keypoints=dict(run='', least=0.03),  # peak below which a point was not found: of 133 whole hands the lowest
-                                                     # was 0.033; of 24 hands cut in half 14 are below
+                points=dict(
+                    files=()
+                ),  # COCO JSON or landmark CSV files, here or below $BONEAGE_DATA
+                keypoints=dict(
+                    run='', least=0.03
+                ),  # peak below which a point was not found: of 133 whole hands the lowest
+                # was 0.033; of 24 hands cut in half 14 are below
                 refine=dict(run='', views=6),  # the hand seen again, registered, so many times
                 align=dict(run=''),
                 register=dict(size=(2080, 1600)),
                 aspect=dict(ratio=1.0),  # rows by columns
-                region=dict(region='A'),  # 'A' | 'B' | 'C' | 'bones', or 'film': as it lies, not registered
+                region=dict(
+                    region='A'
+                ),  # 'A' | 'B' | 'C' | 'bones', or 'image': as it lies, not registered
                 enhance=dict(
-                    bilateral=True, bilateral_radius=2, bilateral_colour=20.0, bilateral_spatial=1.5, brightness=1.1,
-                    contrast=1.2, normalise=True, normalise_low=0.5, normalise_high=99.5, blur=0.5, equalise=True,
-                    equalise_tiles=8, equalise_clip=0.01),
+                    bilateral=True,
+                    bilateral_radius=2,
+                    bilateral_colour=20.0,
+                    bilateral_spatial=1.5,
+                    brightness=1.1,
+                    contrast=1.2,
+                    normalise=True,
+                    normalise_low=0.5,
+                    normalise_high=99.5,
+                    blur=0.5,
+                    equalise=True,
+                    equalise_tiles=8,
+                    equalise_clip=0.01,
+                ),
             ),
             size=(512, 512),  # rows, columns of the records that the network sees
-            fit='pad',  # 'pad' keeps the aspect ratio (zeros around), 'squash' does not
+            fit='pad',  # 'pad' keeps the aspect ratio (zeros around), 'stretch' does not
             official_splits=True,  # True: the official validation and test splits where the source has them
-            validation=1000,  # films taken from the training split where there is no official validation split
-            holdout=1000,  # films taken from it where there is no official test split: reported once, never selected on
+            validation=1000,  # images taken from the training split where there is no official validation split
+            holdout=1000,  # images taken from it where there is no official test split: reported once, never selected on
             split_seed=0,  # draws these; apart from `seed`, so that runs of several seeds share their splits
-            sex='both',  # 'both' | 'male' | 'female': these films alone, of the splits that all three share
+            sex='both',  # 'both' | 'male' | 'female': these images alone, of the splits that all three share
             placement='host',  # 'host': grain threads; 'device': the split lives in device memory. Same batches.
         ),
         augment=dict(
-            flip=0.0, rotation=0.0, shift=0.0, scale=0.0, shear=0.0,
-            gamma=0.0, brightness=0.0, contrast=0.0, fill='zero',
+            flip=0.0,
+            rotation=0.0,
+            shift=0.0,
+            scale=0.0,
+            shear=0.0,
+            gamma=0.0,
+            brightness=0.0,
+            contrast=0.0,
+            fill='zero',
         ),
         model=dict(name=''),
         task=dict(
@@ -91,7 +124,7 @@ def base():
             name='adamw',  # 'sgd' | 'adam' | 'adamw'
             learning_rate=1e-3,
             momentum=0.9,  # SGD's momentum; Adam's first beta
-            second_momentum=0.999,  # Adam's second beta
+            b2=0.999,  # Adam's second beta
             weight_decay=0.0,  # decoupled for adamw, added to the gradient for sgd and adam; never on biases and norms
             clip=0.0,  # global gradient norm, 0 = off
             schedule='constant',  # 'constant' | 'step' | 'cosine' | 'one_cycle' | 'plateau'
@@ -100,29 +133,29 @@ def base():
             step_factor=0.1,  # ... the rate is multiplied by this; 'plateau' uses it too
             plateau_patience=5,  # 'plateau': evaluations without improvement before the rate drops
         ),
-        frozen=(),  # parameter path prefixes that are not trained, as 'trunk' or 'trunk/stem'
-        features='off',  # 'float16' | 'float32': what a frozen trunk makes of a film is computed once and kept in that type,
-                         # where nothing is augmented and the model can start from it (boneage_jax/training/feature_cache.py)
+        frozen=(),  # parameter path prefixes that are not trained, as 'backbone' or 'backbone/stem'
+        cache_features='off',  # 'float16' | 'float32': what a frozen backbone makes of an image is computed once and kept in that type,
+        # where nothing is augmented and the model can start from it (boneage_jax/training/feature_cache.py)
         batch_size=32,  # global: over all devices and hosts
-        accumulate=1,  # parts that a batch is computed in, one after the other, where its memory does not suffice: the same
-                       # gradient, but batch normalisation takes the statistics of each part; refused where a loss compares
-                       # films with one another
+        grad_accum_steps=1,  # parts that a batch is computed in, one after the other, where its memory does not suffice: the same
+        # gradient, but batch normalisation takes the statistics of each part; refused where a loss compares
+        # images with one another
         sharding='replicated',  # 'replicated': every device holds parameters and optimiser; 'fsdp': each holds its share
         epochs=30,
-        evaluate_every=1,  # epochs between evaluations on the validation split; a checkpoint is saved at each
-        save_every=500,  # steps between further checkpoints
-        statistics_batches=0,  # training batches, not augmented, whose batch statistics replace the running ones before
-                               # each evaluation; 0 = the running ones, which are of augmented films
+        eval_every_epochs=1,  # epochs between evaluations on the validation split; a checkpoint is saved at each
+        checkpoint_every_steps=500,  # steps between further checkpoints
+        precise_bn_batches=0,  # training batches, not augmented, whose batch statistics replace the running ones before
+        # each evaluation; 0 = the running ones, which are of augmented images
         patience=0,  # evaluations without improvement before training stops; 0 = never
-        log_every=20,  # steps between lines in metrics.jsonl
+        log_every_steps=20,  # steps between lines in metrics.jsonl
         profile_steps='',  # '10:15': a profiler trace of steps 10 to 15 into the workdir's `profile`
-        flip_tta=False,  # evaluation averages the film and its mirror image
+        flip_tta=False,  # evaluation averages the image and its mirror image
         dtype='auto',  # compute type: 'float32' | 'bfloat16' | 'auto' = bfloat16 on accelerators; parameters stay float32
         deterministic=False,  # accelerators: deterministic kernels (slower), so that a resumed run is bit-identical
         init_from='',  # a run's workdir whose best parameters this one starts from, a file of weights, or hf:<owner>/<repo>;
-                       # 'fresh': as drawn at random, which a run with `frozen` parts must say
-        init_parts=(),  # what it takes of them: () = all, which must fit, else paths as 'trunk', or 'part_trunk=trunk'
-                        # for its trunk as our part_trunk ('part_trunk?=trunk': where we have one); the rest starts fresh
+        # 'fresh': as drawn at random, which a run with `frozen` parts must say
+        init_parts=(),  # what it takes of them: () = all, which must fit, else paths as 'backbone', or 'part_backbone=backbone'
+        # for its backbone as our part_backbone ('part_backbone?=backbone': where we have one); the rest starts fresh
     )
 
 
@@ -141,7 +174,8 @@ def build(base, arg, presets, rows=()):
         if not equals:
             if key not in presets:
                 raise ConfigError(
-                    f'unknown preset {key!r}; known: {", ".join(presets) or "none"}; or write key=value')
+                    f'unknown preset {key!r}; known: {", ".join(presets) or "none"}; or write key=value'
+                )
             override(config, presets[key])
         elif key == 'row':
             if value not in rows:
@@ -181,7 +215,7 @@ def check(config):
         'trainer': ('gradient', 'classical'),
         'data.source': ('rsna_bone_age', 'image_folder', 'hand_phantom', 'prepared'),
         'data.on_error': ('stop', 'skip'),
-        'data.fit': ('pad', 'squash'),
+        'data.resize': ('pad', 'stretch'),
         'data.sex': ('both', 'male', 'female'),
         'data.placement': ('host', 'device'),
         'data.image_folder.age_unit': ('months', 'years'),
@@ -194,29 +228,73 @@ def check(config):
     }
     for key, known in one_of.items():
         _require(config, key, lambda x, known=known: x in known, 'one of ' + ', '.join(known))
-    for key in ('batch_size', 'accumulate', 'epochs', 'evaluate_every', 'save_every', 'log_every', 'data.validation', 'data.holdout',
-                'data.phantom.count', 'optimizer.step_epochs', 'optimizer.plateau_patience'):
+    for key in (
+        'batch_size',
+        'grad_accum_steps',
+        'epochs',
+        'eval_every_epochs',
+        'checkpoint_every_steps',
+        'log_every_steps',
+        'data.validation',
+        'data.holdout',
+        'data.phantom.count',
+        'optimizer.step_epochs',
+        'optimizer.plateau_patience',
+    ):
         _require(config, key, lambda x: x >= 1, 'at least 1')
-    for key in ('augment.rotation', 'augment.shift', 'augment.scale', 'augment.shear', 'augment.gamma',
-                'augment.brightness', 'optimizer.weight_decay', 'optimizer.clip', 'optimizer.warmup_epochs', 'patience',
-                'seed', 'data.split_seed', 'statistics_batches'):
+    for key in (
+        'augment.rotation',
+        'augment.shift',
+        'augment.scale',
+        'augment.shear',
+        'augment.gamma',
+        'augment.brightness',
+        'optimizer.weight_decay',
+        'optimizer.grad_clip_norm',
+        'optimizer.warmup_epochs',
+        'patience',
+        'seed',
+        'data.split_seed',
+        'precise_bn_batches',
+    ):
         _require(config, key, lambda x: x >= 0, 'zero or more')
     for key in ('data.size', 'data.phantom.size'):
-        _require(config, key, lambda x: len(x) == 2 and all(type(n) is int and n >= 8 for n in x),
-                 '(rows, columns), each at least 8')
-    _require(config, 'batch_size', lambda x: x % config.accumulate == 0, f'a multiple of accumulate={config.accumulate}')
-    _require(config, 'features', lambda x: x == 'off' or config.sharding == 'replicated', "off, with sharding='fsdp'")
+        _require(
+            config,
+            key,
+            lambda x: len(x) == 2 and all(type(n) is int and n >= 8 for n in x),
+            '(rows, columns), each at least 8',
+        )
+    _require(
+        config,
+        'batch_size',
+        lambda x: x % config.grad_accum_steps == 0,
+        f'a multiple of grad_accum_steps={config.grad_accum_steps}',
+    )
+    _require(
+        config,
+        'features',
+        lambda x: x == 'off' or config.sharding == 'replicated',
+        "off, with sharding='fsdp'",
+    )
     _require(config, 'profile_steps', _is_range, "'' or 'FIRST:LAST' steps, as 10:15")
-    for key in ('optimizer.momentum', 'optimizer.second_momentum'):
+    for key in ('optimizer.momentum', 'optimizer.b2'):
         _require(config, key, lambda x: 0 <= x < 1, 'at least 0 and below 1')
     for key in ('augment.flip', 'augment.contrast'):
         _require(config, key, lambda x: 0 <= x <= 1, 'a number from 0 to 1')
     _require(config, 'optimizer.learning_rate', lambda x: x > 0, 'a positive number')
     _require(config, 'optimizer.step_factor', lambda x: 0 < x <= 1, 'above 0, at most 1')
     if config.optimizer.schedule == 'one_cycle':
-        _require(config, 'optimizer.warmup_epochs', lambda x: x == 0, "0: 'one_cycle' has a warm-up of its own")
+        _require(
+            config,
+            'optimizer.warmup_epochs',
+            lambda x: x == 0,
+            "0: 'one_cycle' has a warm-up of its own",
+        )
     else:
-        _require(config, 'optimizer.warmup_epochs', lambda x: x < config.epochs, 'fewer than epochs')
+        _require(
+            config, 'optimizer.warmup_epochs', lambda x: x < config.epochs, 'fewer than epochs'
+        )
 
 
 def _is_range(text):
@@ -236,7 +314,9 @@ def from_command_line(spec, overrides=()):
     for argument in overrides:
         key, equals, value = argument.removeprefix('--config.').partition('=')
         if not argument.startswith('--config.') or not equals:
-            raise ConfigError(f'unknown argument {argument!r}; see --help, and --config.KEY=VALUE for the config')
+            raise ConfigError(
+                f'unknown argument {argument!r}; see --help, and --config.KEY=VALUE for the config'
+            )
         override(config, {key: value}, literal=False)
     check(config)
     return config.lock()
@@ -251,7 +331,9 @@ def from_json(path, arg=None):
     try:
         config.update(_tuples(json.loads(path.read_text())))
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ConfigError(f'{path}: not the configuration of a run of this release ({error})') from error
+        raise ConfigError(
+            f'{path}: not the configuration of a run of this release ({error})'
+        ) from error
     return build(config, arg, {})
 
 
@@ -275,8 +357,10 @@ def load_module(path):
     """Imports a config file by its path."""
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ConfigError(f'{path}: no such config file; the configs are: '
-                          + ', '.join(str(p) for p in sorted(path.parent.glob('*.py'))))
+        raise ConfigError(
+            f'{path}: no such config file; the configs are: '
+            + ', '.join(str(p) for p in sorted(path.parent.glob('*.py')))
+        )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -343,10 +427,12 @@ def _convert(path, value, current, literal):
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            if kind is tuple:  # stages=(mask,contrast) and frozen=trunk need no quotes
+            if kind is tuple:  # stages=(mask,contrast) and frozen=backbone need no quotes
                 value = tuple(_split(value.strip().strip('()[]')))
             else:
-                raise ConfigError(f'{path}={value}: expected {kind.__name__}, like {current!r}') from None
+                raise ConfigError(
+                    f'{path}={value}: expected {kind.__name__}, like {current!r}'
+                ) from None
     if kind is tuple and isinstance(value, (list, int, str)):
         value = tuple(value) if isinstance(value, list) else (value,)
     if kind is float and type(value) is int:

@@ -4,8 +4,8 @@
     python -m boneage_jax.embeddings --workdir=runs/male-plain/seed0,runs/male-triplet/seed0 --output=tsne
 
 One picture, `tsne.png`, a column for each sex, a panel for each run. `orderedness.json`: the Spearman correlation of the
-pairwise distances of embeddings with the absolute differences of age, of all films and of each sex, with a 95%
-bootstrap interval over films; 0 where embeddings know nothing of age, 1 where they lie in its order. `tsne.csv` holds
+pairwise distances of embeddings with the absolute differences of age, of all images and of each sex, with a 95%
+bootstrap interval over images; 0 where embeddings know nothing of age, 1 where they lie in its order. `tsne.csv` holds
 the points. Any run whose network gives embeddings will do, configs/prsnet.py's too. The split is not selected on; the
 default is what the runs report.
 """
@@ -26,7 +26,11 @@ def main(argv):
     from boneage_jax.analysis import embeddings
 
     embeddings.embeddings(
-        values.workdir, values.output, split=values.split, seed=values.seed, data_dir=values.data_dir
+        values.workdir,
+        values.output,
+        split=values.split,
+        seed=values.seed,
+        data_dir=values.data_dir,
     )
 
 

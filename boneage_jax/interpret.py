@@ -3,13 +3,13 @@
     python -m boneage_jax.interpret --workdir=runs/prsnet --output=runs/prsnet/inside
 
 Draws Ji 2019's figure 3 (`anchors.png`) and figure 5 (`parts_res3.png` and so on, one for each relation map; `parts.png`
-without relation) for films of a split, evenly spaced by age. `parts.json` counts over the whole split: how well each part
-alone predicts the age, how many parts lie in a corner of the film, where there is no hand, by age, and, on phantoms, whose
+without relation) for images of a split, evenly spaced by age. `parts.json` counts over the whole split: how well each part
+alone predicts the age, how many parts lie in a corner of the image, where there is no hand, by age, and, on phantoms, whose
 bones are known, how many lie on a growth plate or the carpus, beside anchors drawn by chance.
 
 Of a run of configs/attention.py: Castillo 2018's figure 10 (`attention.png`), and `attention.json` over the whole split: how
-many places of the map a film uses (the exponential of the entropy of its shares), and how much of the maps' variance is
-the same in all films, which is what the locally connected layer knows without looking.
+many places of the map an image uses (the exponential of the entropy of its shares), and how much of the maps' variance is
+the same in all images, which is what the locally connected layer knows without looking.
 """
 
 from boneage_jax import cli
@@ -28,7 +28,11 @@ def main(argv):
     from boneage_jax.analysis import interpret
 
     interpret.interpret(
-        values.workdir, values.output, split=values.split, count=values.images, data_dir=values.data_dir
+        values.workdir,
+        values.output,
+        split=values.split,
+        count=values.images,
+        data_dir=values.data_dir,
     )
 
 

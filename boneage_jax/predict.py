@@ -1,12 +1,12 @@
 """Image files in, ages out: months, years, a 90% interval, and a picture of what was looked at.
 
-    python -m boneage_jax.predict --workdir=runs/a --input=films/ --labels=films.csv --output=ages.csv --overlays=ages/
+    python -m boneage_jax.predict --workdir=runs/a --input=images/ --labels=images.csv --output=ages.csv --overlays=ages/
     python -m boneage_jax.predict --workdir=runs/a --input=1377.png --sex=female --output=1377.csv
 
-Films (PNG, JPEG, TIFF, DICOM; a file, a folder, a zip) are prepared as the run's own were. OUTPUT holds
+Images (PNG, JPEG, TIFF, DICOM; a file, a folder, a zip) are prepared as the run's own were. OUTPUT holds
 `id,file,male,prediction,years,lower,upper[,age]`, ages in months (of a classifier also the class, its months and the
-probabilities). A film that cannot be read does not stop the others:
-it is listed in OUTPUT's neighbour `..._rejected.csv`, and the exit status is 1. Whether a film shows a hand at all is
+probabilities). An image that cannot be read does not stop the others:
+it is listed in OUTPUT's neighbour `..._rejected.csv`, and the exit status is 1. Whether an image shows a hand at all is
 not checked: the network gives every picture an age.
 """
 
@@ -18,7 +18,11 @@ FLAGS.string('input', None, 'an image, a folder of images, or a zip of them', re
 FLAGS.string('output', None, 'CSV to write', required=True)
 FLAGS.string('labels', None, 'CSV or xlsx with the sex and, where known, the age of each image')
 FLAGS.string('sex', None, 'male or female: of the images whose sex --labels does not give')
-FLAGS.string('overlays', None, 'folder for a picture of each image with its age, parts, relation or attention maps')
+FLAGS.string(
+    'overlays',
+    None,
+    'folder for a picture of each image with its age, parts, relation or attention maps',
+)
 FLAGS.string('calibration', None, "a site's calibration, as boneage_jax.calibrate writes it")
 FLAGS.boolean('overwrite', False, 'replace an output that exists')
 FLAGS.integer('batch_size', 0, 'images at once; 0 = as in training', lower_bound=0)

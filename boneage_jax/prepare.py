@@ -18,7 +18,9 @@ from tfds_rsna.parallel import beam, pools
 FLAGS = cli.Flags(__doc__)
 FLAGS.config('path[:arg] of the config whose records to prepare')
 FLAGS.data_dir()
-FLAGS.choice('runner', 'processes', ['processes', 'beam'], 'who does the work: the same records either way')
+FLAGS.choice(
+    'runner', 'processes', ['processes', 'beam'], 'who does the work: the same records either way'
+)
 FLAGS.string('beam_options', '--runner=DirectRunner', "Beam's own, as --runner=FlinkRunner ...")
 FLAGS.string('beam_folder', None, 'where workers leave their results; default: $BONEAGE_CACHE')
 
@@ -34,7 +36,9 @@ def main(argv):
     engine = contextlib.nullcontext()
     if values.runner == 'beam':
         folder = values.beam_folder or str(files.cache_folder())
-        ordered = functools.partial(beam.ordered, folder=folder, options=shlex.split(values.beam_options))
+        ordered = functools.partial(
+            beam.ordered, folder=folder, options=shlex.split(values.beam_options)
+        )
         engine = pools.engine(ordered)
     with engine:
         print(records.get_records(config.data, values.data_dir))

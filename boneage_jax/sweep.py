@@ -12,12 +12,23 @@ from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
 FLAGS.config()
-FLAGS.string('workdir', None, 'folder of the sweep: a folder for each row and seed, and the table', required=True)
+FLAGS.string(
+    'workdir',
+    None,
+    'folder of the sweep: a folder for each row and seed, and the table',
+    required=True,
+)
 FLAGS.data_dir()
 FLAGS.integer('seeds', 1, 'how many seeds of each row: 0, 1, ...', lower_bound=1)
 FLAGS.strings('rows', None, 'the rows to train, comma-separated; default: all')
-FLAGS.string('reference', None, "the row that all others are compared with; default: each row's own, else baseline, or the first")
-FLAGS.boolean('print_commands', False, 'print a command for each unfinished run instead of training')
+FLAGS.string(
+    'reference',
+    None,
+    "the row that all others are compared with; default: each row's own, else baseline, or the first",
+)
+FLAGS.boolean(
+    'print_commands', False, 'print a command for each unfinished run instead of training'
+)
 
 
 def main(argv):

@@ -7,12 +7,12 @@ r"""Age classes: a CNN, EfficientNet-B0, Inception and ResNet on 3, 5 and 10 cla
 
 The paper prints *validation* accuracies (at best 84.36 / 72.3 / 55.9% on 3 / 5 / 10 classes); validation selects, so
 ours are of holdout or test. Ages are cut into classes of equal width between the youngest and the oldest training
-film. Adam 1e-3, batch 64 and early stopping on the validation loss are the paper's; film size, patience, augmentation,
+image. Adam 1e-3, batch 64 and early stopping on the validation loss are the paper's; image size, patience, augmentation,
 the CNN and the sex branch are ours; Inception is V3 and ResNet has 34 layers. The paper fine-tunes ImageNet's weights:
-`init_from=hf:timm/resnet34.a1_in1k,init_parts=trunk` (docs/guide.md, Weights).
+`init_from=hf:timm/resnet34.a1_in1k,init_parts=backbone` (docs/guide.md, Weights).
 
 `:rsna100` changes the recipe for two CPU cores: networks of half width, AdamW, one cycle of 15 epochs, no enhancement
-(`stages=(resize,enhance)` brings it back). A trunk trained on ages is a better start: `:rsna100,continued,init_from=RUN`
+(`stages=(resize,enhance)` brings it back). A backbone trained on ages is a better start: `:rsna100,continued,init_from=RUN`
 with a RUN of `configs/prsnet.py:rsna100,row=baseline` is for the rows of ours, ResNet-18 with and without the sex as input:
 
     python -m boneage_jax.sweep --config=configs/age_classes.py:rsna100,continued,init_from=RUN --workdir=runs/continued \
@@ -31,11 +31,11 @@ BASE['model'] = dict(
     name='age_classifier',
     backbone='resnet34',  # 'custom' or a name of boneage_jax.models.BACKBONES
     classes=3,  # as task.classes
-    read_sex=False,  # True: a branch beside the film reads the sex
+    read_sex=False,  # True: a branch beside the image reads the sex
     width=1.0,  # times the network's own
     depth=0,  # blocks a stage, 0 = the network's own
-    stem='imagenet',  # 'small': less stride, for small films
-    standardise='film',  # 'film': each film to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
+    stem='imagenet',  # 'small': less stride, for small images
+    standardise='image',  # 'image': each image to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
     dropout=0.2,
     activation='relu',  # of the custom CNN: 'relu' | 'elu'
     regulariser='norm',  # of the custom CNN: 'norm' (batch normalisation) | 'dropout'
@@ -43,31 +43,63 @@ BASE['model'] = dict(
 BASE['task'] = dict(
     name='age_classes',
     classes=3,
-    class_weights='none',  # 'balanced': each class has the same say in the loss, however few its films
+    class_weights='none',  # 'balanced': each class has the same say in the loss, however few its images
 )
 BASE['optimizer'].update(name='adam', learning_rate=1e-3)
 BASE['augment'].update(flip=0.5, rotation=10.0, shift=0.05, scale=0.1)
 BASE.update(batch_size=64, epochs=100, patience=10)
 
 CPU_RECIPE = {
-    'model.width': 0.5, 'data.stages': (), 'data.placement': 'device', 'statistics_batches': 50, 'batch_size': 32,
-    'optimizer.name': 'adamw', 'optimizer.learning_rate': 2e-3, 'optimizer.weight_decay': 0.05,
-    'optimizer.schedule': 'one_cycle', 'patience': 0,  # one cycle is best at its end
+    'model.width': 0.5,
+    'data.stages': (),
+    'data.placement': 'device',
+    'precise_bn_batches': 50,
+    'batch_size': 32,
+    'optimizer.name': 'adamw',
+    'optimizer.learning_rate': 2e-3,
+    'optimizer.weight_decay': 0.05,
+    'optimizer.schedule': 'one_cycle',
+    'patience': 0,  # one cycle is best at its end
 }
 PRESETS = {
     'rsna100': {
-        **CPU_RECIPE, 'data.folder': 'rsna100', 'data.size': (100, 100), 'data.fit': 'squash', 'epochs': 15,
-        'augment.rotation': 15.0, 'augment.shift': 0.1, 'augment.gamma': 0.2,
+        **CPU_RECIPE,
+        'data.folder': 'rsna100',
+        'data.size': (100, 100),
+        'data.resize': 'stretch',
+        'epochs': 15,
+        'augment.rotation': 15.0,
+        'augment.shift': 0.1,
+        'augment.gamma': 0.2,
     },
-    'continued': {'init_parts': ('trunk',), 'epochs': 3, 'optimizer.learning_rate': 1e-3},  # with init_from=RUN
+    'continued': {
+        'init_parts': ('backbone',),
+        'epochs': 3,
+        'optimizer.learning_rate': 1e-3,
+    },  # with init_from=RUN
     'phantom': {
-        **CPU_RECIPE, 'data.source': 'hand_phantom', 'data.phantom.count': 3000, 'data.phantom.size': (96, 96),
-        'data.size': (96, 96), 'data.validation': 300, 'data.holdout': 300, 'epochs': 12,
+        **CPU_RECIPE,
+        'data.source': 'hand_phantom',
+        'data.phantom.count': 3000,
+        'data.phantom.size': (96, 96),
+        'data.size': (96, 96),
+        'data.validation': 300,
+        'data.holdout': 300,
+        'epochs': 12,
     },
     'tiny': {
-        'model.width': 0.125, 'model.depth': 1, 'statistics_batches': 2,
-        'data.source': 'hand_phantom', 'data.phantom.count': 32, 'data.phantom.size': (64, 64), 'data.size': (64, 64),
-        'data.validation': 8, 'data.holdout': 8, 'batch_size': 4, 'epochs': 2, 'log_every': 1,
+        'model.width': 0.125,
+        'model.depth': 1,
+        'precise_bn_batches': 2,
+        'data.source': 'hand_phantom',
+        'data.phantom.count': 32,
+        'data.phantom.size': (64, 64),
+        'data.size': (64, 64),
+        'data.validation': 8,
+        'data.holdout': 8,
+        'batch_size': 4,
+        'epochs': 2,
+        'log_every_steps': 1,
     },
 }
 
@@ -78,12 +110,25 @@ def get_config(arg=None):
 
 def sweep():
     """The paper's validation accuracies, as shares; 3 classes first. The rows of ResNet-18 are ours: without and with the sex."""
-    paper = {'custom': ('custom', 76.1, 65.3, 51.2), 'efficientnet': ('efficientnet_b0', 82.3, 71.25, 55.9),
-             'inception': ('inception_v3', 83.6, 70.63, 54.87), 'resnet': ('resnet34', 84.36, 72.3, 54.63)}
+    paper = {
+        'custom': ('custom', 76.1, 65.3, 51.2),
+        'efficientnet': ('efficientnet_b0', 82.3, 71.25, 55.9),
+        'inception': ('inception_v3', 83.6, 70.63, 54.87),
+        'resnet': ('resnet34', 84.36, 72.3, 54.63),
+    }
     for place, classes in enumerate((3, 5, 10)):
         shared = {'model.classes': classes, 'task.classes': classes}
         for name, (backbone, *percent) in paper.items():
-            yield c.Row(f'{name}-{classes}', {**shared, 'model.backbone': backbone}, percent[place] / 100, f'custom-{classes}')
+            yield c.Row(
+                f'{name}-{classes}',
+                {**shared, 'model.backbone': backbone},
+                percent[place] / 100,
+                f'custom-{classes}',
+            )
         ours = {**shared, 'model.backbone': 'resnet18'}
         yield c.Row(f'resnet18-{classes}', ours)
-        yield c.Row(f'resnet18-{classes}-sex', {**ours, 'model.read_sex': True}, reference=f'resnet18-{classes}')
+        yield c.Row(
+            f'resnet18-{classes}-sex',
+            {**ours, 'model.read_sex': True},
+            reference=f'resnet18-{classes}',
+        )

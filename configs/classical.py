@@ -3,11 +3,11 @@
     python -m boneage_jax.main --config=configs/classical.py:rsna100 --workdir=runs/classical         # linear, both sexes
     python -m boneage_jax.sweep --config=configs/classical.py:rsna100,thirds --workdir=runs/classical_thirds
 
-One model per sex on the flattened film (the paper: hands extracted, 128x128 pixels); the number of components is chosen on
-the validation split. The paper prints MAE, in months, on a third of the films: linear regression 30 (boys) and 29 (girls),
+One model per sex on the flattened image (the paper: hands extracted, 128x128 pixels); the number of components is chosen on
+the validation split. The paper prints MAE, in months, on a third of the images: linear regression 30 (boys) and 29 (girls),
 logistic regression over 200 one-month classes 36 and 33. The logistic one gives the likeliest class, as the paper's;
 `model.predicts=expectation` the mean of the classes, and either way both errors stand in metrics.json. Ages above 200
-months count as 200 in training. `:thirds` holds out a third of `rsna100`'s films, as the paper does; an eighth of the other
+months count as 200 in training. `:thirds` holds out a third of `rsna100`'s images, as the paper does; an eighth of the other
 two thirds chooses the number of components.
 """
 
@@ -15,7 +15,7 @@ from boneage_jax import config as c
 
 BASE = c.base()
 BASE['trainer'] = 'classical'
-BASE['data'].update(size=(128, 128), fit='squash', stages=('mask', 'crop'))
+BASE['data'].update(size=(128, 128), fit='stretch', stages=('mask', 'crop'))
 BASE['model'] = dict(
     name='pca_linear',  # 'pca_linear' | 'pca_logistic'
     components=(25, 50, 100, 200, 400),  # the numbers tried
@@ -26,10 +26,25 @@ BASE['model'] = dict(
 PRESETS = {
     'rsna100': {'data.folder': 'rsna100', 'data.size': (100, 100), 'data.stages': ()},
     'thirds': {'data.validation': 1000, 'data.holdout': 4000, 'data.official_splits': False},
-    'phantom': {'data.source': 'hand_phantom', 'data.phantom.count': 3000, 'data.phantom.size': (96, 96),
-                'data.size': (96, 96), 'data.stages': (), 'data.validation': 300, 'data.holdout': 300},
-    'tiny': {'data.source': 'hand_phantom', 'data.phantom.count': 32, 'data.phantom.size': (64, 64), 'data.stages': (),
-             'data.size': (64, 64), 'data.validation': 8, 'data.holdout': 8, 'model.components': (1, 2, 3)},
+    'phantom': {
+        'data.source': 'hand_phantom',
+        'data.phantom.count': 3000,
+        'data.phantom.size': (96, 96),
+        'data.size': (96, 96),
+        'data.stages': (),
+        'data.validation': 300,
+        'data.holdout': 300,
+    },
+    'tiny': {
+        'data.source': 'hand_phantom',
+        'data.phantom.count': 32,
+        'data.phantom.size': (64, 64),
+        'data.stages': (),
+        'data.size': (64, 64),
+        'data.validation': 8,
+        'data.holdout': 8,
+        'model.components': (1, 2, 3),
+    },
 }
 
 
@@ -44,5 +59,8 @@ def sweep():
     for sex, linear, classes in (('male', 30.0, 36.0), ('female', 29.0, 33.0)):
         yield c.Row(f'{sex} linear', {'data.sex': sex}, linear)
         yield c.Row(f'{sex} logistic', {**logistic, 'data.sex': sex}, classes, f'{sex} linear')
-        yield c.Row(f'{sex} expectation', {**logistic, 'data.sex': sex, 'model.predicts': 'expectation'},
-                    reference=f'{sex} linear')
+        yield c.Row(
+            f'{sex} expectation',
+            {**logistic, 'data.sex': sex, 'model.predicts': 'expectation'},
+            reference=f'{sex} linear',
+        )

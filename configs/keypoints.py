@@ -2,17 +2,17 @@
 
     python -m boneage_jax.main --config=configs/keypoints.py --workdir=runs/points                # the paper's net, phantoms
     python -m boneage_jax.main --config=configs/keypoints.py:row=heatmaps --workdir=runs/maps     # a U-Net's heat maps
-    python -m boneage_jax.main --config=configs/keypoints.py:annotated,row=heatmaps,also=FOLDER --workdir=runs/real
+    python -m boneage_jax.main --config=configs/keypoints.py:annotated,row=heatmaps,extra_train_folders=FOLDER --workdir=runs/real
 
-The paper trains on 800 annotated films and prints no error. `:annotated` trains on RSNA films with key points in COCO's
-manner (`data.stage.points.files`); `also=FOLDER` adds phantoms to them, as `python -m boneage_jax.prepare
+The paper trains on 800 annotated images and prints no error. `:annotated` trains on RSNA images with key points in COCO's
+manner (`data.stage_options.points.files`); `extra_train_folders=FOLDER` adds phantoms to them, as `python -m boneage_jax.prepare
 --config=configs/keypoints.py` prints their folder. `python -m boneage_jax.score --config=configs/keypoints.py:annotated
---workdir=RUN` measures a network of phantoms on real films. Films are padded to the paper's aspect and 130x100 pixels,
+--workdir=RUN` measures a network of phantoms on real images. Images are padded to the paper's aspect and 130x100 pixels,
 pixels and augmentation strengths as far as the paper gives them; dense widths and the recipe are ours.
 
 Measured (docs/results.md): heat maps of width 8 begun from a mined U-Net (`init_from=MASKS,init_parts=(unet.down=down,
 unet.up=up)`), `:annotated` with 1,200 phantoms and then alone, 36 minutes on two cores: 1.4% of the hand's length on held-out
-films, 1.1% on the Digital Hand Atlas; the regression 17.6% after 18 minutes. Stage `refine` looks once more.
+images, 1.1% on the Digital Hand Atlas; the regression 17.6% after 18 minutes. Stage `refine` looks once more.
 """
 
 from boneage_jax import config as c
@@ -28,7 +28,7 @@ BASE['model'] = dict(
     depth=4,  # heatmaps: poolings
     dense=512,  # regression: units of the dense layers
     dropout=0.25,  # regression
-    standardise='film',
+    standardise='image',
 )
 BASE['task'] = dict(
     name='keypoints',
@@ -36,19 +36,43 @@ BASE['task'] = dict(
     heatmap_weight=1.0,  # of the heat maps' cross-entropy, for a model that has them
 )
 BASE['optimizer'].update(name='adamw', learning_rate=1e-3, weight_decay=0.01, schedule='one_cycle')
-BASE['augment'].update(flip=0.5, rotation=45.0, shift=0.1, scale=0.25, shear=5.0, gamma=0.5, brightness=0.1, contrast=0.3)
+BASE['augment'].update(
+    flip=0.5,
+    rotation=45.0,
+    shift=0.1,
+    scale=0.25,
+    shear=5.0,
+    gamma=0.5,
+    brightness=0.1,
+    contrast=0.3,
+)
 BASE.update(batch_size=32, epochs=30)
 BASE['data']['placement'] = 'device'
 
 PRESETS = {
     'annotated': {
-        'data.source': 'rsna_bone_age', 'data.folder': 'rsna100', 'data.stages': ('points',),
-        'data.stage.points.files': ('annotations/rsna_hand_keypoints_train.json',),
-        'data.validation': 50, 'data.holdout': 50, 'epochs': 100, 'statistics_batches': 30,
+        'data.source': 'rsna_bone_age',
+        'data.folder': 'rsna100',
+        'data.stages': ('points',),
+        'data.stage_options.points.files': ('annotations/rsna_hand_keypoints_train.json',),
+        'data.validation': 50,
+        'data.holdout': 50,
+        'epochs': 100,
+        'precise_bn_batches': 30,
     },
     'tiny': {
-        'model.width': 4, 'model.depth': 2, 'model.dense': 16, 'data.phantom.count': 32, 'data.phantom.size': (64, 56), 'data.size': (48, 40),
-        'model.size': (48, 40), 'data.validation': 8, 'data.holdout': 8, 'batch_size': 4, 'epochs': 2, 'log_every': 1,
+        'model.width': 4,
+        'model.depth': 2,
+        'model.dense': 16,
+        'data.phantom.count': 32,
+        'data.phantom.size': (64, 56),
+        'data.size': (48, 40),
+        'model.size': (48, 40),
+        'data.validation': 8,
+        'data.holdout': 8,
+        'batch_size': 4,
+        'epochs': 2,
+        'log_every_steps': 1,
     },
 }
 
@@ -60,4 +84,4 @@ def get_config(arg=None):
 def sweep():
     """The paper's regression beside heat maps; the paper prints no figure."""
     yield c.Row('regression', {})
-    yield c.Row('heatmaps', {'model.form': 'heatmaps', 'model.width': 16, 'statistics_batches': 30})
+    yield c.Row('heatmaps', {'model.form': 'heatmaps', 'model.width': 16, 'precise_bn_batches': 30})

@@ -1,17 +1,17 @@
 """PRSNet: Part Relation and Selection Network (Ji, Chen, Lin, Wu, Lin, MICCAI 2019).
 
     python -m boneage_jax.main --config=configs/prsnet.py --workdir=runs/prsnet             # the paper: RSNA at 512 px
-    python -m boneage_jax.main --config=configs/prsnet.py:rsna100 --workdir=runs/rsna100    # the 100 px films, two cores
+    python -m boneage_jax.main --config=configs/prsnet.py:rsna100 --workdir=runs/rsna100    # the 100 px images, two cores
     python -m boneage_jax.main --config=configs/prsnet.py:phantom --workdir=runs/first      # phantoms, no data needed
 
-The paper prints, on the 200 test films, MAE in months: baseline 6.52, without relation 5.05, without selection 5.20,
+The paper prints, on the 200 test images, MAE in months: baseline 6.52, without relation 5.05, without selection 5.20,
 full 4.49: the rows of `sweep()`, as in `:rsna100,row=baseline`. Alone, the config is the full model; the baseline is
 ResNet-34 and the sex as a one-hot vector (section 5.2; the sex is our reading).
 Training is the paper's section 4: SGD 1e-3, /10 every 25 epochs, 100 epochs, batch 16 at 512x512. Momentum and weight
 decay are NTS-Net's, augmentation strengths ours. `:rsna100` changes the recipe (AdamW, one cycle, ResNet-18 of half the
-width, batch statistics of clean films) for two CPU cores: `:rsna100,row=baseline` takes about 40 minutes; its
+width, batch statistics of clean images) for two CPU cores: `:rsna100,row=baseline` takes about 40 minutes; its
 parameters scored a holdout MAE of 11.4 months (docs/results.md says how). The other rows take four times as long a step:
-`:rsna100,continued,init_from=RUN,row=full` starts every row from the trunk of one finished baseline RUN, six epochs each.
+`:rsna100,continued,init_from=RUN,row=full` starts every row from the backbone of one finished baseline RUN, six epochs each.
 `:phantom` is the baseline row, for a first run within minutes (`:phantom,row=full` takes about four times as long).
 """
 
@@ -25,52 +25,94 @@ BASE['model'] = dict(
     width=64,  # channels of the backbone's first stage
     depth=0,  # blocks a stage, 0 = the backbone's own; 1 in tests
     stem='imagenet',  # 'imagenet': 7x7/2 and max-pool; 'small': 3x3, no stride
-    standardise='film',  # 'film': each film to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
+    standardise='image',  # 'image': each image to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
     dropout=0.0,
     relation=True,  # part relation, section 2; False: F_i = X_i
     selection=True,  # part selection, section 3; False: no F_local and no ranking loss
-    parts=3,  # selected parts a film
+    parts=3,  # selected parts an image
     part_size=96,  # pixels a side of a part's crop: 96 costs the paper's +10% at 512 px, 224 (NTS-Net's) +57%
     part_features='crop',  # 'crop': the end of the second ResNet (section 3); 'level': its res3, res4 or res5 (section 4)
     nms_iou=0.25,  # parts overlap by less
-    anchor_sizes=(48, 96, 192),  # at res3, res4, res5 of a film of 448 pixels, growing with the film; 0 = none there
+    anchor_sizes=(
+        48,
+        96,
+        192,
+    ),  # at res3, res4, res5 of an image of 448 pixels, growing with the image; 0 = none there
     detach_scores=False,  # True: the ranking loss trains the scores alone (NTS-Net's way)
 )
 BASE['task'].update(
-    name='age_parts', loss='l2', normalisation='zscore',
+    name='age_parts',
+    loss='l2',
+    normalisation='zscore',
     rank_weight=1.0,
     part_weight=1.0,  # of the parts' own ages; 0 = equation 4 as printed, their ages then stay noise
     form='corrected',  # 'corrected' | 'literal': equations 2 and 3 as printed (losses.part_ranking)
 )
 BASE['optimizer'].update(
-    name='sgd', learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, schedule='step', step_epochs=25, step_factor=0.1)
+    name='sgd',
+    learning_rate=1e-3,
+    momentum=0.9,
+    weight_decay=1e-4,
+    schedule='step',
+    step_epochs=25,
+    step_factor=0.1,
+)
 BASE['augment'].update(flip=0.5, rotation=15.0, shift=0.1, scale=0.1)
 BASE.update(batch_size=16, epochs=100)
 
 CPU_RECIPE = {
-    'model.backbone': 'resnet18', 'model.width': 32, 'task.loss': 'l1',
-    'optimizer.name': 'adamw', 'optimizer.learning_rate': 2e-3, 'optimizer.weight_decay': 0.05,
-    'optimizer.schedule': 'one_cycle', 'data.placement': 'device', 'batch_size': 32, 'statistics_batches': 50,
+    'model.backbone': 'resnet18',
+    'model.width': 32,
+    'task.loss': 'l1',
+    'optimizer.name': 'adamw',
+    'optimizer.learning_rate': 2e-3,
+    'optimizer.weight_decay': 0.05,
+    'optimizer.schedule': 'one_cycle',
+    'data.placement': 'device',
+    'batch_size': 32,
+    'precise_bn_batches': 50,
 }
 PRESETS = {
     'rsna100': {
-        **CPU_RECIPE, 'data.folder': 'rsna100', 'data.size': (100, 100), 'data.fit': 'squash', 'epochs': 30,
+        **CPU_RECIPE,
+        'data.folder': 'rsna100',
+        'data.size': (100, 100),
+        'data.resize': 'stretch',
+        'epochs': 30,
         'augment.gamma': 0.2,
     },
-    'continued': {  # with init_from=RUN: every row goes on from one baseline's trunk, also in its part network
-        'init_parts': ('trunk', 'part_trunk?=trunk'), 'epochs': 6, 'optimizer.learning_rate': 1e-3,
-        'model.part_size': 65,  # crops of a 100 px film hold no more; 3x3 maps at their end (2x2 are slow on CPUs)
+    'continued': {  # with init_from=RUN: every row goes on from one baseline's backbone, also in its part network
+        'init_parts': ('backbone', 'part_backbone?=backbone'),
+        'epochs': 6,
+        'optimizer.learning_rate': 1e-3,
+        'model.part_size': 65,  # crops of a 100 px image hold no more; 3x3 maps at their end (2x2 are slow on CPUs)
     },
     'phantom': {
-        **CPU_RECIPE, 'data.source': 'hand_phantom', 'data.phantom.count': 3000, 'data.phantom.size': (96, 96),
-        'data.size': (96, 96), 'data.validation': 300, 'data.holdout': 300, 'epochs': 12,
-        'model.relation': False, 'model.selection': False,
+        **CPU_RECIPE,
+        'data.source': 'hand_phantom',
+        'data.phantom.count': 3000,
+        'data.phantom.size': (96, 96),
+        'data.size': (96, 96),
+        'data.validation': 300,
+        'data.holdout': 300,
+        'epochs': 12,
+        'model.relation': False,
+        'model.selection': False,
     },
     'tiny': {
-        'model.width': 8, 'model.depth': 1, 'model.part_size': 32, 'statistics_batches': 2,
-        'data.source': 'hand_phantom', 'data.phantom.count': 32,
-        'data.phantom.size': (64, 64), 'data.size': (64, 64), 'data.validation': 8, 'data.holdout': 8,
-        'batch_size': 4, 'epochs': 2, 'log_every': 1,
+        'model.width': 8,
+        'model.depth': 1,
+        'model.part_size': 32,
+        'precise_bn_batches': 2,
+        'data.source': 'hand_phantom',
+        'data.phantom.count': 32,
+        'data.phantom.size': (64, 64),
+        'data.size': (64, 64),
+        'data.validation': 8,
+        'data.holdout': 8,
+        'batch_size': 4,
+        'epochs': 2,
+        'log_every_steps': 1,
     },
 }
 
@@ -80,8 +122,11 @@ def get_config(arg=None):
 
 
 def sweep():
-    """Table 1 of the paper, MAE in months on the 200 test films."""
+    """Table 1 of the paper, MAE in months on the 200 test images."""
     for name, relation, selection, months in (
-            ('baseline', False, False, 6.52), ('without relation', False, True, 5.05),
-            ('without selection', True, False, 5.20), ('full', True, True, 4.49)):
+        ('baseline', False, False, 6.52),
+        ('without relation', False, True, 5.05),
+        ('without selection', True, False, 5.20),
+        ('full', True, True, 4.49),
+    ):
         yield c.Row(name, {'model.relation': relation, 'model.selection': selection}, months)

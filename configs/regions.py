@@ -1,29 +1,29 @@
 r"""Regional age nets: regression, and the expectation over 240 months (Iglovikov, Rakhlin, Kalinin, Shvets 2018).
 
     python -m boneage_jax.main --config=configs/regions.py:classical,row=regression-both-A --workdir=runs/region_a
-    python -m boneage_jax.sweep --config=configs/regions.py:data.stage.unet.run=MASKS,data.stage.keypoints.run=POINTS \
+    python -m boneage_jax.sweep --config=configs/regions.py:data.stage_options.unet.run=MASKS,data.stage_options.keypoints.run=POINTS \
         --workdir=runs/regions                                     # MASKS of configs/unet.py, POINTS of configs/keypoints.py
     python -m boneage_jax.sweep --config=configs/regions.py:rsna100 --workdir=runs/regions100 \
         --rows="original,segmented,regression-both-A,regression-male-A,regression-female-A,\
-        classification-both-A,classification-male-A,classification-female-A"               # 100 px films, two cores
+        classification-both-A,classification-male-A,classification-female-A"               # 100 px images, two cores
     python -m boneage_jax.regional_table --config=configs/regions.py:rsna100 --workdir=runs/regions100     # Figs. 5 and 6 of these
 
 The rows of `sweep()`: {regression, classification} x {male, female, both} x region {A hand, B carpus, C metacarpals and
 proximal phalanges}, 18 nets (the paper shows 15: none of classification for both sexes), and the preprocessing ablation
 ('original', 'segmented'; its third, registered, is 'regression-both-A'). The paper prints validation MAE in months, of
-1,000 films: `PAPER`, and 31.56 / 8.76 / 8.08 for the ablation; 4.97 on the 200 test films.
+1,000 images: `PAPER`, and 31.56 / 8.76 / 8.08 for the ablation; 4.97 on the 200 test images.
 Adam 2e-5, betas .5 and .999, batch 8, 50 epochs; pixels (x - 127.5) / 127.5, ages (months - 120) / 120. Second
 convolution, dense layers and augmentation are the second author's released code's; `second=3x3` is the usual VGG block.
 `:classical` takes masks by Sobel and watershed and registers by them: no trained network is needed. Not measured yet.
 
-`:rsna100`: films of 100x100, stretched to a film's usual aspect (it was lost; 534 annotated films have 1.26 or 1.35),
+`:rsna100`: images of 100x100, stretched to an image's usual aspect (it was lost; 534 annotated images have 1.26 or 1.35),
 masked, registered and cut, a quarter of the paper's pixels a side. Four blocks of small width end in the same 6x4 map, and
 AdamW with one cycle to 1e-3 replaces the paper's recipe; classification takes 1e-4, above which it says the median
-age of every film and stays there. `:rsna100,networks,data.stage.keypoints.run=POINTS,
-data.stage.unet.run=MASKS` registers by key points and masks by a U-Net (minutes for 12,000 films); else Sobel and watershed
-mask and the masks register (an hour), and of a doubtful mask (6 of 300 films) the whole film is taken.
+age of every image and stays there. `:rsna100,networks,data.stage_options.keypoints.run=POINTS,
+data.stage_options.unet.run=MASKS` registers by key points and masks by a U-Net (minutes for 12,000 images); else Sobel and watershed
+mask and the masks register (an hour), and of a doubtful mask (6 of 300 images) the whole image is taken.
 What means something there: the ablation (rows 'original', 'segmented', 'regression-both-A') and region A, whose registered
-hand has most of the film's own detail. Regions B and C do not: one pixel of such a film is 10 to 20 native ones, so the
+hand has most of the image's own detail. Regions B and C do not: one pixel of such an image is 10 to 20 native ones, so the
 carpus is about 30 pixels wide and a growth plate one or two; their rows run, their figures say nothing of the paper's.
 """
 
@@ -36,65 +36,117 @@ FORMS = {
 }
 SEXES = ('male', 'female', 'both')
 
-# Fig. 5 and the authors' own article, MAE in months on 1,000 films: (form, sex, region), 'all' for a mean over them.
+# Fig. 5 and the authors' own article, MAE in months on 1,000 images: (form, sex, region), 'all' for a mean over them.
 PAPER = {
-    ('regression', 'both', 'A'): 8.08, ('regression', 'both', 'C'): 8.42, ('regression', 'both', 'all'): 7.52,
-    ('regression', 'female', 'A'): 7.12, ('regression', 'female', 'C'): 6.79,
-    ('regression', 'male', 'all'): 6.30, ('regression', 'female', 'all'): 6.49,
-    ('classification', 'male', 'all'): 6.16, ('classification', 'female', 'all'): 6.39,
+    ('regression', 'both', 'A'): 8.08,
+    ('regression', 'both', 'C'): 8.42,
+    ('regression', 'both', 'all'): 7.52,
+    ('regression', 'female', 'A'): 7.12,
+    ('regression', 'female', 'C'): 6.79,
+    ('regression', 'male', 'all'): 6.30,
+    ('regression', 'female', 'all'): 6.49,
+    ('classification', 'male', 'all'): 6.16,
+    ('classification', 'female', 'all'): 6.39,
     ('all', 'all', 'all'): 6.10,
 }
-TEST = 4.97  # of the challenge's 200 test films
+TEST = 4.97  # of the challenge's 200 test images
 
 BASE = c.base()
 BASE['data'].update(size=(500, 375), stages=('unet', 'contrast', 'keypoints', 'region'))
 BASE['model'] = dict(
     name='regional',
     size=(500, 375),  # that of data.size
-    widths=(32, 64, 128, 128, 256, 384),  # channels of each block; six need 127 pixels a side, four 31
+    widths=(
+        32,
+        64,
+        128,
+        128,
+        256,
+        384,
+    ),  # channels of each block; six need 127 pixels a side, four 31
     second='1x1',  # a block's second convolution: '1x1' (released code) | '3x3'
     dense=2048,
     dropout=0.3,
     outputs=1,  # 1: a number | 240: a class a month
-    standardise='range',  # 'range': (x - 127.5) / 127.5 | 'film' | 'fixed'
+    standardise='range',  # 'range': (x - 127.5) / 127.5 | 'image' | 'fixed'
 )
 BASE['task'].update(name='age', loss='l1', normalisation='unit')
-BASE['optimizer'].update(name='adam', learning_rate=2e-5, momentum=0.5, second_momentum=0.999)
+BASE['optimizer'].update(name='adam', learning_rate=2e-5, momentum=0.5, b2=0.999)
 BASE['augment'].update(rotation=5.0, shift=0.05, scale=0.05, gamma=0.25)  # gamma 0.8 to 1.25
 BASE.update(batch_size=8, epochs=50)
 
 CPU_RECIPE = {
-    'model.widths': (16, 32, 64, 128), 'model.dense': 256, 'optimizer.name': 'adamw', 'optimizer.learning_rate': 1e-3,
-    'optimizer.momentum': 0.9, 'optimizer.weight_decay': 0.05, 'optimizer.schedule': 'one_cycle',
-    'data.placement': 'device', 'batch_size': 32, 'epochs': 20, 'statistics_batches': 50,
+    'model.widths': (16, 32, 64, 128),
+    'model.dense': 256,
+    'optimizer.name': 'adamw',
+    'optimizer.learning_rate': 1e-3,
+    'optimizer.momentum': 0.9,
+    'optimizer.weight_decay': 0.05,
+    'optimizer.schedule': 'one_cycle',
+    'data.placement': 'device',
+    'batch_size': 32,
+    'epochs': 20,
+    'precise_bn_batches': 50,
 }
 PRESETS = {
     'classical': {'data.stages': ('mask', 'contrast', 'region')},
     'rsna100': {
-        **CPU_RECIPE, 'data.folder': 'rsna100', 'data.size': (125, 94), 'model.size': (125, 94), 'data.fit': 'squash',
-        'data.stages': ('aspect', 'mask', 'contrast', 'region'), 'data.stage.aspect.ratio': 1.33,
-        'data.stage.mask.on_doubt': 'whole',
+        **CPU_RECIPE,
+        'data.folder': 'rsna100',
+        'data.size': (125, 94),
+        'model.size': (125, 94),
+        'data.resize': 'stretch',
+        'data.stages': ('aspect', 'mask', 'contrast', 'region'),
+        'data.stage_options.aspect.ratio': 1.33,
+        'data.stage_options.mask.on_doubt': 'whole',
     },
     'networks': {  # as in :rsna100,networks
-        'data.stages': ('aspect', 'keypoints', 'unet', 'contrast', 'region'), 'data.stage.unet.threshold': 0.3,
+        'data.stages': ('aspect', 'keypoints', 'unet', 'contrast', 'region'),
+        'data.stage_options.unet.threshold': 0.3,
     },
     'phantom': {
-        **CPU_RECIPE, 'data.source': 'hand_phantom', 'data.phantom.count': 3000, 'data.phantom.size': (125, 94),
-        'data.size': (125, 94), 'model.size': (125, 94), 'data.stages': ('contrast', 'region'),
-        'data.validation': 300, 'data.holdout': 300, 'epochs': 12,
+        **CPU_RECIPE,
+        'data.source': 'hand_phantom',
+        'data.phantom.count': 3000,
+        'data.phantom.size': (125, 94),
+        'data.size': (125, 94),
+        'model.size': (125, 94),
+        'data.stages': ('contrast', 'region'),
+        'data.validation': 300,
+        'data.holdout': 300,
+        'epochs': 12,
     },
     'tiny': {
-        'model.widths': (4, 8, 8), 'model.dense': 16, 'data.source': 'hand_phantom', 'data.phantom.count': 48,
-        'data.phantom.size': (64, 48), 'data.size': (63, 47), 'model.size': (63, 47), 'data.stages': ('region',),
-        'data.validation': 12, 'data.holdout': 12, 'batch_size': 4, 'epochs': 1, 'log_every': 1,
+        'model.widths': (4, 8, 8),
+        'model.dense': 16,
+        'data.source': 'hand_phantom',
+        'data.phantom.count': 48,
+        'data.phantom.size': (64, 48),
+        'data.size': (63, 47),
+        'model.size': (63, 47),
+        'data.stages': ('region',),
+        'data.validation': 12,
+        'data.holdout': 12,
+        'batch_size': 4,
+        'epochs': 1,
+        'log_every_steps': 1,
     },
 }
-SCALES = {'rsna100': 4, 'phantom': 4, 'tiny': 8}  # the sizes of REGIONS are divided by this in a preset
+SCALES = {
+    'rsna100': 4,
+    'phantom': 4,
+    'tiny': 8,
+}  # the sizes of REGIONS are divided by this in a preset
 
 
 def get_config(arg=None):
     named = [token.strip() for token in (arg or '').split(',')]
-    return c.build(BASE, arg, PRESETS, sweep(max((SCALES[name] for name in named if name in SCALES), default=1)))
+    return c.build(
+        BASE,
+        arg,
+        PRESETS,
+        sweep(max((SCALES[name] for name in named if name in SCALES), default=1)),
+    )
 
 
 def cell(form, sex, region):
@@ -103,7 +155,7 @@ def cell(form, sex, region):
 
 
 def sweep(scale=1):
-    """Fig. 5 and section 3, validation MAE in months (its validation is a draw of 1,000 training films, as our holdout is);
+    """Fig. 5 and section 3, validation MAE in months (its validation is a draw of 1,000 training images, as our holdout is);
     paper values of single nets are known for some cells only."""
     for form, switches in FORMS.items():
         if form == 'classification' and scale > 1:
@@ -111,8 +163,22 @@ def sweep(scale=1):
         for sex in SEXES:
             for region, size in REGIONS.items():
                 size = tuple(-(-side // scale) for side in size)
-                yield c.Row(cell(form, sex, region), {
-                    **switches, 'data.sex': sex, 'data.stage.region.region': region, 'data.size': size,
-                    'model.size': size}, PAPER.get((form, sex, region)), cell('regression', sex, region))
+                yield c.Row(
+                    cell(form, sex, region),
+                    {
+                        **switches,
+                        'data.sex': sex,
+                        'data.stage_options.region.region': region,
+                        'data.size': size,
+                        'model.size': size,
+                    },
+                    PAPER.get((form, sex, region)),
+                    cell('regression', sex, region),
+                )
     yield c.Row('original', {'data.stages': ()}, 31.56, cell('regression', 'both', 'A'))
-    yield c.Row('segmented', {'data.stage.region.region': 'film'}, 8.76, cell('regression', 'both', 'A'))
+    yield c.Row(
+        'segmented',
+        {'data.stage_options.region.region': 'image'},
+        8.76,
+        cell('regression', 'both', 'A'),
+    )

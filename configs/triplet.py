@@ -6,20 +6,20 @@ r"""Triplet ranking: ordered embeddings beside the regression of ages (Bae, Bae,
     python -m boneage_jax.embeddings --workdir=runs/triplet100/both-plain/seed0,runs/triplet100/both-triplet/seed0 \
         --output=runs/triplet100/tsne
 
-The paper prints, on the 200 test films, a mean absolute error in months of 5.74 (boys) and 5.89 (girls) without the
+The paper prints, on the 200 test images, a mean absolute error in months of 5.74 (boys) and 5.89 (girls) without the
 triplet loss, 4.69 and 4.85 with it, one network for each sex: the first four rows of `sweep()`; its 5.82 and 4.77 for
 all are the averages over the two. Inception-V3, pooled features (2,048) as embedding, L1 in months, 0.01 times the sum
 over all relative triplets. Not in the paper, ours: 500x500, batch 32, Adam 1e-4, 100 epochs, the dense layer,
 augmentation; and the rows 'both', one network that reads the sex (this config alone: with triplets), also with margins in
 the softmax's place and with a smooth rank correlation in the triplets'.
-Measured on 100 px films alone (docs/results.md).
+Measured on 100 px images alone (docs/results.md).
 
-`:rsna100` is ResNet-18 of half width on 100 px films, for two CPU cores: the network of configs/prsnet.py's baseline,
-whose 30 epochs take about 40 minutes. `:rsna100,continued,init_from=RUN` starts every row from that baseline's trunk
+`:rsna100` is ResNet-18 of half width on 100 px images, for two CPU cores: the network of configs/prsnet.py's baseline,
+whose 30 epochs take about 40 minutes. `:rsna100,continued,init_from=RUN` starts every row from that baseline's backbone
 instead, two epochs each.
 `:rsna100,inception` puts Inception-V3 there, for an accelerator: its own stem would leave 1x1 maps of 100 px, the
-small stem leaves 10x10 at 17 GFLOP a film, 94 times the ResNet's.
-`:aligned,data.stage.unet.run=RUN,data.stage.align.run=RUN` puts the paper's input stages first: the hand masked by a
+small stem leaves 10x10 at 17 GFLOP an image, 94 times the ResNet's.
+`:aligned,data.stage_options.unet.run=RUN,data.stage_options.align.run=RUN` puts the paper's input stages first: the hand masked by a
 network of configs/unet.py, its contrast stretched, turned and centred by one of configs/transformation.py.
 """
 
@@ -32,8 +32,8 @@ BASE['model'] = dict(
     backbone='inception_v3',  # any of boneage_jax.models.BACKBONES
     width=0,  # channels of the backbone's first stage, 0 = its own
     depth=0,  # blocks a stage, 0 = its own; 1 in tests
-    stem='imagenet',  # 'imagenet' | 'small', for films of about 100 px
-    standardise='film',  # 'film': each film to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
+    stem='imagenet',  # 'imagenet' | 'small', for images of about 100 px
+    standardise='image',  # 'image': each image to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
     dense=(1024,),  # units of the layers between embedding and age
     dropout=0.0,
     sex=True,  # the dense layers read the sex; False in networks of one sex
@@ -55,26 +55,57 @@ BASE['augment'].update(flip=0.5, rotation=15.0, shift=0.1, scale=0.1)
 BASE.update(batch_size=32, epochs=100)
 
 CPU_RECIPE = {
-    'model.backbone': 'resnet18', 'model.width': 32, 'model.dense': (256,),
-    'optimizer.name': 'adamw', 'optimizer.learning_rate': 2e-3, 'optimizer.weight_decay': 0.05,
-    'optimizer.schedule': 'one_cycle', 'data.placement': 'device', 'statistics_batches': 50,
+    'model.backbone': 'resnet18',
+    'model.width': 32,
+    'model.dense': (256,),
+    'optimizer.name': 'adamw',
+    'optimizer.learning_rate': 2e-3,
+    'optimizer.weight_decay': 0.05,
+    'optimizer.schedule': 'one_cycle',
+    'data.placement': 'device',
+    'precise_bn_batches': 50,
 }
 PRESETS = {
     'rsna100': {
-        **CPU_RECIPE, 'data.folder': 'rsna100', 'data.size': (100, 100), 'data.fit': 'squash', 'epochs': 30,
+        **CPU_RECIPE,
+        'data.folder': 'rsna100',
+        'data.size': (100, 100),
+        'data.resize': 'stretch',
+        'epochs': 30,
         'augment.gamma': 0.2,
     },
-    'continued': {'init_parts': ('trunk',), 'epochs': 2, 'optimizer.learning_rate': 1e-3},  # with init_from=RUN
+    'continued': {
+        'init_parts': ('backbone',),
+        'epochs': 2,
+        'optimizer.learning_rate': 1e-3,
+    },  # with init_from=RUN
     'inception': {'model.backbone': 'inception_v3', 'model.stem': 'small', 'model.dense': (1024,)},
     'aligned': {'data.stages': ('unet', 'contrast', 'align', 'register')},
     'phantom': {
-        **CPU_RECIPE, 'data.source': 'hand_phantom', 'data.phantom.count': 3000, 'data.phantom.size': (96, 96),
-        'data.size': (96, 96), 'data.validation': 300, 'data.holdout': 300, 'epochs': 12,
+        **CPU_RECIPE,
+        'data.source': 'hand_phantom',
+        'data.phantom.count': 3000,
+        'data.phantom.size': (96, 96),
+        'data.size': (96, 96),
+        'data.validation': 300,
+        'data.holdout': 300,
+        'epochs': 12,
     },
     'tiny': {
-        'model.backbone': 'resnet18', 'model.width': 4, 'model.depth': 1, 'model.dense': (8,), 'statistics_batches': 0,
-        'data.source': 'hand_phantom', 'data.phantom.count': 32, 'data.phantom.size': (40, 40), 'data.size': (40, 40),
-        'data.validation': 8, 'data.holdout': 8, 'batch_size': 4, 'epochs': 2, 'log_every': 1,
+        'model.backbone': 'resnet18',
+        'model.width': 4,
+        'model.depth': 1,
+        'model.dense': (8,),
+        'precise_bn_batches': 0,
+        'data.source': 'hand_phantom',
+        'data.phantom.count': 32,
+        'data.phantom.size': (40, 40),
+        'data.size': (40, 40),
+        'data.validation': 8,
+        'data.holdout': 8,
+        'batch_size': 4,
+        'epochs': 2,
+        'log_every_steps': 1,
     },
 }
 
@@ -84,12 +115,16 @@ def get_config(arg=None):
 
 
 def sweep():
-    """Table 1 of the paper, months on the 200 test films, a network for each sex; the rows 'both' are ours."""
+    """Table 1 of the paper, months on the 200 test images, a network for each sex; the rows 'both' are ours."""
     for sex, without, with_triplets in (('male', 5.74, 4.69), ('female', 5.89, 4.85)):
         one = {'data.sex': sex, 'model.sex': False}
         yield c.Row(f'{sex} plain', {**one, 'task.triplet_weight': 0.0}, without)
         yield c.Row(f'{sex} triplet', one, with_triplets, f'{sex} plain')
     yield c.Row('both plain', {'task.triplet_weight': 0.0})
-    for name, change in {'triplet': {}, 'margin': {'task.form': 'margin'}, 'semi-hard': {'task.form': 'semi_hard'},
-                         'correlation': {'task.triplet_weight': 0.0, 'task.correlation_weight': 10.0}}.items():
+    for name, change in {
+        'triplet': {},
+        'margin': {'task.form': 'margin'},
+        'semi-hard': {'task.form': 'semi_hard'},
+        'correlation': {'task.triplet_weight': 0.0, 'task.correlation_weight': 10.0},
+    }.items():
         yield c.Row(f'both {name}', change, reference='both plain')

@@ -7,18 +7,24 @@ import tempfile
 _CACHE = tempfile.TemporaryDirectory(prefix='boneage_cache_')
 
 os.environ['BONEAGE_CACHE'] = _CACHE.name
-os.environ['JAX_COMPILATION_CACHE_DIR'] = os.path.join(_CACHE.name, 'compiled')  # processes share what they compile
+os.environ['JAX_COMPILATION_CACHE_DIR'] = os.path.join(
+    _CACHE.name, 'compiled'
+)  # processes share what they compile
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['MPLBACKEND'] = 'Agg'
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 os.environ['JAX_PLATFORMS'] = os.environ.get('BONEAGE_TEST_PLATFORM', 'cpu')
 # Four virtual devices share the cores: on a busy machine one may keep the others waiting in a collective for longer than
 # the 40 s after which XLA aborts the process, and programs dispatched one behind another make that worse.
-os.environ['XLA_FLAGS'] = ' '.join([
-    os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=4',
-    '--xla_backend_optimization_level=1',  # tests compile much and compute little
-    '--xla_cpu_collective_call_warn_stuck_timeout_seconds=60',
-    '--xla_cpu_collective_call_terminate_timeout_seconds=240']).strip()
+os.environ['XLA_FLAGS'] = ' '.join(
+    [
+        os.environ.get('XLA_FLAGS', ''),
+        '--xla_force_host_platform_device_count=4',
+        '--xla_backend_optimization_level=1',  # tests compile much and compute little
+        '--xla_cpu_collective_call_warn_stuck_timeout_seconds=60',
+        '--xla_cpu_collective_call_terminate_timeout_seconds=240',
+    ]
+).strip()
 os.environ['JAX_CPU_ENABLE_ASYNC_DISPATCH'] = '0'
 for _variable in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ.setdefault(_variable, '2')
@@ -30,7 +36,11 @@ _connect = socket.socket.connect
 
 def _connect_locally(self, address):
     """Stands in for ``socket.connect``: tests may talk to this machine, never to a network."""
-    if self.family != getattr(socket, 'AF_UNIX', None) and address[0] not in ('127.0.0.1', '::1', 'localhost'):
+    if self.family != getattr(socket, 'AF_UNIX', None) and address[0] not in (
+        '127.0.0.1',
+        '::1',
+        'localhost',
+    ):
         raise OSError(f'a test tried to reach the network: {address}')
     return _connect(self, address)
 
@@ -40,13 +50,33 @@ def pytest_configure(config):
 
 
 # Files of a minute or so. They start first, so that no process waits for the other's last file (launch/test.sh).
-LONG_FILES = [f'test_{name}' for name in (
-    'run', 'multihost', 'predict', 'benchmarks', 'colab', 'sweep', 'adding_a_paper', 'mine', 'transfer', 'prsnet',
-    'parity_backbones', 'no_tensorflow', 'inside', 'score')]
+LONG_FILES = [
+    f'test_{name}'
+    for name in (
+        'run',
+        'multihost',
+        'predict',
+        'benchmarks',
+        'colab',
+        'sweep',
+        'adding_a_paper',
+        'mine',
+        'transfer',
+        'prsnet',
+        'parity_backbones',
+        'no_tensorflow',
+        'inside',
+        'score',
+    )
+]
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: LONG_FILES.index(item.path.stem) if item.path.stem in LONG_FILES else len(LONG_FILES))
+    items.sort(
+        key=lambda item: (
+            LONG_FILES.index(item.path.stem) if item.path.stem in LONG_FILES else len(LONG_FILES)
+        )
+    )
 
 
 def pytest_unconfigure(config):
@@ -75,9 +105,13 @@ def pytest_make_collect_report(collector):
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
-    counts = {name: len(terminalreporter.stats.get(name, ())) for name in ('passed', 'failed', 'error')}
+    counts = {
+        name: len(terminalreporter.stats.get(name, ())) for name in ('passed', 'failed', 'error')
+    }
     if not sum(counts.values()) and not config.option.collectonly:
-        terminalreporter.write_line('every test was skipped or deselected: that counts as a failure', red=True)
+        terminalreporter.write_line(
+            'every test was skipped or deselected: that counts as a failure', red=True
+        )
 
 
 def pytest_sessionfinish(session, exitstatus):

@@ -14,14 +14,20 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / 'docs' / 'adding_a_paper.md').read_text()
 # A block stands below the paragraph that begins with the file's name.
-BLOCKS = re.findall(r'^`([\w/]+\.py)`(?:(?!```|\n\n`)[\s\S])*?\n\n```(python|diff)\n([\s\S]*?)^```$', GUIDE, re.MULTILINE)
+BLOCKS = re.findall(
+    r'^`([\w/]+\.py)`(?:(?!```|\n\n`)[\s\S])*?\n\n```(python|diff)\n([\s\S]*?)^```$',
+    GUIDE,
+    re.MULTILINE,
+)
 
 
 def patched(text, hunks):
     """`text` with the hunks of a diff without line numbers; one of new lines alone goes to the end."""
     for hunk in re.split(r'^@@\n', hunks, flags=re.MULTILINE):
         lines = hunk.splitlines(True)
-        old, new = (''.join(line[1:] for line in lines if line[0] in kinds) for kinds in (' -', ' +'))
+        old, new = (
+            ''.join(line[1:] for line in lines if line[0] in kinds) for kinds in (' -', ' +')
+        )
         if old:
             assert text.count(old) == 1, f'the guide is stale; it looks for:\n{old}'
             text = text.replace(old, new)
@@ -37,7 +43,9 @@ def copy(tmp_path_factory):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
     for path, kind, text in BLOCKS:
         path = folder / path
-        assert path.exists() == (kind == 'diff'), f'{path}: a new file is shown as python, a change as diff'
+        assert path.exists() == (kind == 'diff'), (
+            f'{path}: a new file is shown as python, a change as diff'
+        )
         path.write_text(patched(path.read_text(), text) if kind == 'diff' else text)
     return folder
 
@@ -47,10 +55,21 @@ def test_every_block_belongs_to_a_file():
 
 
 def test_its_command_trains_the_table(copy):
-    command = next(line for line in GUIDE.splitlines() if line.startswith('launch/run.sh') and ':tiny ' in line)
+    command = next(
+        line for line in GUIDE.splitlines() if line.startswith('launch/run.sh') and ':tiny ' in line
+    )
     arguments = shlex.split(command.removeprefix('launch/run.sh'))
-    environment = os.environ | {'PYTHONPATH': str(copy), 'XLA_FLAGS': '--xla_backend_optimization_level=0'}  # one device
-    done = subprocess.run([sys.executable, '-m', *arguments], cwd=copy, env=environment, capture_output=True, text=True)
+    environment = os.environ | {
+        'PYTHONPATH': str(copy),
+        'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    }  # one device
+    done = subprocess.run(
+        [sys.executable, '-m', *arguments],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     with (copy / 'runs' / 'ranks_tiny' / 'table.csv').open(newline='') as file:
         rows = {row['row']: row for row in csv.DictReader(file)}

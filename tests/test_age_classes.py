@@ -31,17 +31,30 @@ RSNA = np.arange(1, 229)  # months
 
 
 def options(**changed):
-    return ml_collections.ConfigDict({'name': 'age_classes', 'classes': 3, 'class_weights': 'none'} | changed)
+    return ml_collections.ConfigDict(
+        {'name': 'age_classes', 'classes': 3, 'class_weights': 'none'} | changed
+    )
 
 
 def build(months=RSNA, **changed):
-    fitted = json.loads(json.dumps(tasks.fit(options(**changed), np.asarray(months, np.float32))))  # as task.json
+    fitted = json.loads(
+        json.dumps(tasks.fit(options(**changed), np.asarray(months, np.float32)))
+    )  # as task.json
     return tasks.build(options(**changed), fitted), fitted
 
 
-@pytest.mark.parametrize('months', [
-    RSNA, [0.0, 12.5, 100, 210.25], [1, 4, 77, 76, 152, 153, 228, 229], [5, 6, 8, 11, 29, 95, 185, 240],
-    np.random.default_rng(0).integers(1, 229, 200), np.random.default_rng(1).uniform(0, 240, 200).round(2)], ids=len)
+@pytest.mark.parametrize(
+    'months',
+    [
+        RSNA,
+        [0.0, 12.5, 100, 210.25],
+        [1, 4, 77, 76, 152, 153, 228, 229],
+        [5, 6, 8, 11, 29, 95, 185, 240],
+        np.random.default_rng(0).integers(1, 229, 200),
+        np.random.default_rng(1).uniform(0, 240, 200).round(2),
+    ],
+    ids=len,
+)
 @pytest.mark.parametrize('count', [2, 3, 5, 10])
 def test_classes_are_those_of_pandas(months, count):
     months = np.asarray(months, float)
@@ -49,7 +62,10 @@ def test_classes_are_those_of_pandas(months, count):
     fitted = classes.fit(options(classes=count), months)
     np.testing.assert_array_equal(fitted['edges'], edges)
     np.testing.assert_array_equal(classes.class_of(months, fitted['edges']), cut.cat.codes)
-    assert classes.class_of([-5.0, 900.0], fitted['edges']).tolist() == [0, count - 1]  # pandas: no class
+    assert classes.class_of([-5.0, 900.0], fitted['edges']).tolist() == [
+        0,
+        count - 1,
+    ]  # pandas: no class
 
 
 def test_the_step_puts_ages_into_the_same_classes_as_the_report():
@@ -57,8 +73,12 @@ def test_the_step_puts_ages_into_the_same_classes_as_the_report():
     months = np.array([0.0, 0.1, 210.25], np.float32)
     task, fitted = build(months, classes=count)
     edges = np.asarray(fitted['edges'][1:-1], np.float32)
-    ages = np.concatenate([edges, *(np.nextafter(edges, np.float32(end)) for end in (-1, 300)), [-3, 0, 210.25, 400]])
-    seen = task.columns(jnp.zeros((len(ages), count)), {}, {'months': ages.astype(np.float32)})['true_class']
+    ages = np.concatenate(
+        [edges, *(np.nextafter(edges, np.float32(end)) for end in (-1, 300)), [-3, 0, 210.25, 400]]
+    )
+    seen = task.per_example(jnp.zeros((len(ages), count)), {}, {'months': ages.astype(np.float32)})[
+        'true_class'
+    ]
     np.testing.assert_array_equal(seen, classes.class_of(ages.astype(np.float32), fitted['edges']))
 
 
@@ -70,9 +90,11 @@ def test_loss_and_columns_by_hand():
     entropy = -np.log(probability[[0, 1], [0, 1]])
     value, sums = task.loss(logits, {}, batch)
     np.testing.assert_allclose(value, entropy.mean(), rtol=1e-5)
-    assert task.selects == 'loss' and [float(x) for x in sums['accuracy']] == [1.0, 2.0]
-    columns = task.columns(logits, {}, batch)
-    np.testing.assert_allclose(columns['prediction'], probability @ [38.8333333, 114.5, 190.1666667], rtol=1e-5)
+    assert task.selection_metric == 'loss' and [float(x) for x in sums['accuracy']] == [1.0, 2.0]
+    columns = task.per_example(logits, {}, batch)
+    np.testing.assert_allclose(
+        columns['prediction'], probability @ [38.8333333, 114.5, 190.1666667], rtol=1e-5
+    )
     np.testing.assert_array_equal(columns['class'], [0, 2, 0])
     np.testing.assert_array_equal(columns['true_class'], [0, 1, 2])
     np.testing.assert_allclose(columns['probability_1'], probability[:, 1], rtol=1e-5)
@@ -88,13 +110,23 @@ def test_balanced_weights_give_each_class_its_say():
     task, _ = build(months, class_weights='balanced')
     batch = {'months': months.astype(np.float32), 'valid': np.ones(10, bool)}
     logits = np.tile(np.log([0.2, 0.3, 0.5]).astype(np.float32), (10, 1))
-    np.testing.assert_allclose(task.loss(logits, {}, batch)[0], -np.log([0.2, 0.3, 0.5]).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        task.loss(logits, {}, batch)[0], -np.log([0.2, 0.3, 0.5]).mean(), rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize('months, changed, message', [
-    ([60.0, 60.0], {}, 'all 2 training films have the same age'),
-    (RSNA, {'classes': 1}, 'task.classes=1: expected 2 or more'),
-    (RSNA, {'class_weights': 'rare'}, "task.class_weights='rare': expected one of none, balanced")])
+@pytest.mark.parametrize(
+    'months, changed, message',
+    [
+        ([60.0, 60.0], {}, 'all 2 training images have the same age'),
+        (RSNA, {'classes': 1}, 'task.classes=1: expected 2 or more'),
+        (
+            RSNA,
+            {'class_weights': 'rare'},
+            "task.class_weights='rare': expected one of none, balanced",
+        ),
+    ],
+)
 def test_what_cannot_be_cut_is_refused(months, changed, message):
     with pytest.raises(UserError, match=message):
         build(months, **changed)
@@ -102,38 +134,57 @@ def test_what_cannot_be_cut_is_refused(months, changed, message):
 
 def test_class_metrics_agree_with_scikit_learn():
     rng = np.random.default_rng(1)
-    truth = rng.choice([0, 1, 3, 4], 300, p=[0.1, 0.4, 0.4, 0.1])  # class 2 of 5 has no film, yet is predicted
+    truth = rng.choice(
+        [0, 1, 3, 4], 300, p=[0.1, 0.4, 0.4, 0.1]
+    )  # class 2 of 5 has no image, yet is predicted
     predicted = np.clip(truth + rng.integers(-1, 2, 300), 0, 4)
     found = metrics.class_metrics(predicted, truth, 5, resamples=200)
     value = {name: figure['value'] for name, figure in found['overall'].items()}
     assert value['accuracy'] == pytest.approx(sklearn_metrics.accuracy_score(truth, predicted))
-    assert value['macro_f1'] == pytest.approx(sklearn_metrics.f1_score(truth, predicted, average='macro'))
-    assert value['balanced_accuracy'] == pytest.approx(np.mean(
-        [sklearn_metrics.recall_score(truth == k, predicted == k) for k in (0, 1, 3, 4)]))
+    assert value['macro_f1'] == pytest.approx(
+        sklearn_metrics.f1_score(truth, predicted, average='macro')
+    )
+    assert value['balanced_accuracy'] == pytest.approx(
+        np.mean([sklearn_metrics.recall_score(truth == k, predicted == k) for k in (0, 1, 3, 4)])
+    )
     assert value['off_by_one_accuracy'] == 1.0 and 'recall' not in found['by_class'][2]
     table_ = sklearn_metrics.confusion_matrix(truth, predicted, labels=range(5))
     np.testing.assert_array_equal(found['confusion'], table_)
     lower, upper = metrics.bootstrap((truth == predicted).astype(float), resamples=200)
     accuracy = found['overall']['accuracy']
     assert (accuracy['lower'], accuracy['upper']) == pytest.approx((lower, upper))
-    for figure in [*found['overall'].values(), *(row['recall'] for row in found['by_class'] if row['films'])]:
+    for figure in [
+        *found['overall'].values(),
+        *(row['recall'] for row in found['by_class'] if row['images']),
+    ]:
         assert figure['lower'] <= figure['value'] <= figure['upper']
 
 
 def test_report_reads_as_a_line():
     task, _ = build()
     male = np.array([1, 0, 1, 0], bool)
-    split = types.SimpleNamespace(ids=list('abcd'), months=np.array([50, 100, 200, 60]), male=male, sources=())
+    split = types.SimpleNamespace(
+        ids=list('abcd'), months=np.array([50, 100, 200, 60]), male=male, sources=()
+    )
     columns = {'prediction': np.array([40.0, 110, 180, 100]), 'class': np.array([0, 1, 2, 1])}
     report = task.report(columns, split, RSNA)
     by_hand = (50 - 38.8333 + 14.5 + 200 - 190.1667 + 54.5) / 4
     assert report['overall']['centre_mae']['value'] == pytest.approx(by_hand, abs=1e-3)
-    assert report['by_class'][0]['months'] == '1-76' and report['confusion'] == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
-    assert task.headline(report).startswith('accuracy 75.0%, 95% interval') and json.dumps(report)
+    assert report['by_class'][0]['months'] == '1-76' and report['confusion'] == [
+        [1, 1, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+    ]
+    assert task.summary_line(report).startswith('accuracy 75.0%, 95% interval') and json.dumps(
+        report
+    )
 
 
 def test_the_network_reads_the_sex_only_where_asked():
-    image, male = jax.ShapeDtypeStruct((2, 64, 64, 1), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.bool_)
+    image, male = (
+        jax.ShapeDtypeStruct((2, 64, 64, 1), jnp.float32),
+        jax.ShapeDtypeStruct((2,), jnp.bool_),
+    )
     for sex in (False, True):
         chosen = dict(backbone='custom', width=0.125, read_sex=sex)
         model = nnx.eval_shape(lambda chosen=chosen: models.build('age_classifier', **chosen))
@@ -146,7 +197,7 @@ def test_the_network_reads_the_sex_only_where_asked():
 
 def test_full_sizes():
     def size(**chosen):
-        model = nnx.eval_shape(lambda: models.build('age_classifier', **chosen).trunk)
+        model = nnx.eval_shape(lambda: models.build('age_classifier', **chosen).backbone)
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
     # torchvision's network less its head and two of the three colours of the stem.
@@ -155,11 +206,21 @@ def test_full_sizes():
     assert size(backbone='custom') == convolutions + 4096 * 128 + 3 * 128
 
 
-@pytest.mark.parametrize('chosen, message', [
-    (dict(backbone='resnet'), "model.backbone='resnet': expected one of custom, resnet18"),
-    (dict(backbone='custom', activation='gelu'), "model.activation='gelu': expected one of relu, elu"),
-    (dict(backbone='custom', regulariser='both'), "model.regulariser='both': expected one of norm, dropout"),
-    (dict(width=0.0), 'model.width=0.0')])
+@pytest.mark.parametrize(
+    'chosen, message',
+    [
+        (dict(backbone='resnet'), "model.backbone='resnet': expected one of custom, resnet18"),
+        (
+            dict(backbone='custom', activation='gelu'),
+            "model.activation='gelu': expected one of relu, elu",
+        ),
+        (
+            dict(backbone='custom', regulariser='both'),
+            "model.regulariser='both': expected one of norm, dropout",
+        ),
+        (dict(width=0.0), 'model.width=0.0'),
+    ],
+)
 def test_unknown_choices_are_refused(chosen, message):
     with pytest.raises(UserError, match=message):
         nnx.eval_shape(lambda: models.build('age_classifier', **chosen))
@@ -199,18 +260,29 @@ def runs(tmp_path_factory):
 
 
 def test_early_stopping_restores_the_best_and_survives_a_resume(runs):
-    lines = [json.loads(line) for line in (runs / 'whole' / 'metrics.jsonl').read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (runs / 'whole' / 'metrics.jsonl').read_text().splitlines()
+    ]
     evaluations = [line for line in lines if line['kind'] == 'eval']
     best = min(evaluations, key=lambda line: line['loss'])
-    assert len(evaluations) < 9 and evaluations.index(best) == len(evaluations) - 3  # two without improvement
+    assert (
+        len(evaluations) < 9 and evaluations.index(best) == len(evaluations) - 3
+    )  # two without improvement
     report = json.loads((runs / 'whole' / 'metrics.json').read_text())
     assert report['step'] == best['step'] and report['selected_by'] == 'validation loss'
     found = predictions.of_split(predictions.read(runs / 'whole' / 'predictions.csv'), 'validation')
-    chance = np.stack([found[f'probability_{k}'] for k in range(3)], axis=1)[np.arange(8), found['true_class']]
-    assert -np.log(chance).mean() == pytest.approx(best['loss'], rel=1e-2)  # the best epoch's, not the last one's
+    chance = np.stack([found[f'probability_{k}'] for k in range(3)], axis=1)[
+        np.arange(8), found['true_class']
+    ]
+    assert -np.log(chance).mean() == pytest.approx(
+        best['loss'], rel=1e-2
+    )  # the best epoch's, not the last one's
     assert best['accuracy'] == pytest.approx((found['class'] == found['true_class']).mean())
-    again = [line for line in map(json.loads, (runs / 'broken' / 'metrics.jsonl').read_text().splitlines())
-             if line['kind'] == 'eval']
+    again = [
+        line
+        for line in map(json.loads, (runs / 'broken' / 'metrics.jsonl').read_text().splitlines())
+        if line['kind'] == 'eval'
+    ]
     assert [line['loss'] for line in again] == [line['loss'] for line in evaluations]
     for name in ('predictions.csv', 'task.json'):
         assert (runs / 'whole' / name).read_text() == (runs / 'broken' / name).read_text()
@@ -218,18 +290,24 @@ def test_early_stopping_restores_the_best_and_survives_a_resume(runs):
 
 def test_a_run_leaves_its_figures_and_fits_the_table(runs):
     assert {path.name for path in (runs / 'whole' / 'figures').glob('*.png')} >= {
-        'confusion_holdout.png', 'counts.png', 'training.png', 'predictions_holdout.png'}
+        'confusion_holdout.png',
+        'counts.png',
+        'training.png',
+        'predictions_holdout.png',
+    }
     (one,) = table.results(c.Row('custom-3', {}, 0.761), 'custom-3', [runs / 'whole'], 'accuracy')
     report = json.loads((runs / 'whole' / 'metrics.json').read_text())['splits']['holdout']
     assert one.value == report['overall']['accuracy']['value'] == np.trace(report['confusion']) / 8
-    _, both = table.results(c.Row('custom-3', {}, 0.761), 'custom-3', [runs / 'whole', runs / 'broken'], 'accuracy')
+    _, both = table.results(
+        c.Row('custom-3', {}, 0.761), 'custom-3', [runs / 'whole', runs / 'broken'], 'accuracy'
+    )
     assert both.row == 'custom-3, ensemble of 2' and both.values.tolist() == one.values.tolist()
 
 
 def test_prediction_uses_the_edges_of_the_training_ages(runs):
-    films = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 1), np.uint8)
+    images = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 1), np.uint8)
     predictor = predictor_lib.Predictor(runs / 'whole')
-    months, found, _ = predict._months(predictor, films, [False, True])
+    months, found, _ = predict._months(predictor, images, [False, True])
     fitted = json.loads((runs / 'whole' / 'task.json').read_text())
     assert found['class_months'] == [classes.names(fitted['edges'])[k] for k in found['class']]
     expected = sum(np.array(found[f'probability_{k}']) * fitted['centres'][k] for k in range(3))
@@ -240,7 +318,9 @@ def test_prediction_uses_the_edges_of_the_training_ages(runs):
 def test_where_a_second_run_gains(runs, tmp_path):
     lines = class_edges.compare(runs / 'whole', runs / 'broken', tmp_path / 'out')
     overall = [line for line in lines if line['sex'] == 'all']
-    assert overall[0]['months'] == 'any' and overall[0]['films'] == 8 == sum(line['films'] for line in overall[1:])
+    assert overall[0]['months'] == 'any' and overall[0]['images'] == 8 == sum(
+        line['images'] for line in overall[1:]
+    )
     assert not any(line['gain'] for line in lines)
     assert (tmp_path / 'out' / 'near_edges_holdout.png').exists()
     with (tmp_path / 'out' / 'near_edges.csv').open() as file:
@@ -256,7 +336,9 @@ def test_a_run_that_predicts_ages_is_cut_at_the_edges_of_the_other(runs, tmp_pat
     table = predictions.read(runs / 'whole' / 'predictions.csv')
     months = np.where(np.arange(len(table['age'])) % 2, table['age'], table['age'] + 500)
     rows = zip(*(table[name].tolist() for name in ('id', 'split', 'male', 'age')), months.tolist())
-    files.write_table(tmp_path / 'ages' / 'predictions.csv', ('id', 'split', 'male', 'age', 'prediction'), rows)
+    files.write_table(
+        tmp_path / 'ages' / 'predictions.csv', ('id', 'split', 'male', 'age', 'prediction'), rows
+    )
     (tmp_path / 'ages' / 'task.json').write_text('{"mean": 1.0}')
     line, *_ = class_edges.compare(runs / 'whole', tmp_path / 'ages', tmp_path / 'out')
     holdout = table['split'] == 'holdout'
@@ -270,6 +352,15 @@ def test_gain_by_distance_by_hand():
     age, edges = np.array([99.0, 102, 110, 150]), [0, 100, 200]
     first, second = np.array([0, 0, 1, 1], bool), np.array([1, 0, 1, 1], bool)
     every, near, middle, far = class_edges.by_distance(age, edges, first, second)
-    assert (every['months'], every['films'], every['gain']) == ('any', 4, 0.25)
-    assert (near['months'], near['films'], near['first'], near['second'], near['gain']) == ('0-3', 2, 0.0, 0.5, 0.5)
-    assert (middle['months'], middle['films']) == ('6-12', 1) and (far['months'], far['gain']) == ('24+', 0.0)
+    assert (every['months'], every['images'], every['gain']) == ('any', 4, 0.25)
+    assert (near['months'], near['images'], near['first'], near['second'], near['gain']) == (
+        '0-3',
+        2,
+        0.0,
+        0.5,
+        0.5,
+    )
+    assert (middle['months'], middle['images']) == ('6-12', 1) and (far['months'], far['gain']) == (
+        '24+',
+        0.0,
+    )

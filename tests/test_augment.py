@@ -22,7 +22,9 @@ def run(key, batch, options, first=0):
 
 @functools.cache
 def compiled(options):
-    return jax.jit(lambda key, batch, first: augment.augment(key, batch, dict(options), first=first))
+    return jax.jit(
+        lambda key, batch, first: augment.augment(key, batch, dict(options), first=first)
+    )
 
 
 @pytest.fixture
@@ -75,10 +77,12 @@ def test_whole_pixel_shift_and_both_fills(upper_end):
 
 def blobs(points, shape):
     """Images [B, H, W, 1] uint8, each with a bright round blob at its point; their masks."""
-    rows, columns = np.mgrid[:shape[0], :shape[1]]
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
     square = (rows - points[:, 0, None, None]) ** 2 + (columns - points[:, 1, None, None]) ** 2
-    return ((255 * np.exp(-square / 18)).round().astype(np.uint8)[..., None],
-            (square < 36).astype(np.uint8)[..., None])
+    return (
+        (255 * np.exp(-square / 18)).round().astype(np.uint8)[..., None],
+        (square < 36).astype(np.uint8)[..., None],
+    )
 
 
 @pytest.mark.parametrize('shape', [(96, 96), (80, 120)])
@@ -87,14 +91,17 @@ def test_key_points_and_mask_follow_the_image(shape):
     image, mask = blobs(points, shape)
     batch = {'image': image, 'hand_mask': mask, 'keypoints': points[:, None].astype(np.float32)}
     out = jax.tree.map(np.asarray, run(KEY, batch, GEOMETRY))
-    assert np.abs(out['keypoints'] - batch['keypoints']).max() > 5      # something moved
-    grid = np.stack(np.mgrid[:shape[0], :shape[1]], -1)[None]
-    for name, weight in (('image', out['image']), ('hand_mask', out['hand_mask'].astype(np.float32))):
+    assert np.abs(out['keypoints'] - batch['keypoints']).max() > 5  # something moved
+    grid = np.stack(np.mgrid[: shape[0], : shape[1]], -1)[None]
+    for name, weight in (
+        ('image', out['image']),
+        ('hand_mask', out['hand_mask'].astype(np.float32)),
+    ):
         centre = (weight * grid).sum((1, 2)) / weight.sum((1, 2))
         assert np.abs(centre - out['keypoints'][:, 0]).max() < 0.5, name
     inside, outside = out['image'][out['hand_mask'] == 1], out['image'][out['hand_mask'] == 0]
     assert out['hand_mask'].dtype == np.uint8
-    assert inside.min() > 0.05 and outside.max() < 0.3      # the blob's edge lies at exp(-2) = 0.135
+    assert inside.min() > 0.05 and outside.max() < 0.3  # the blob's edge lies at exp(-2) = 0.135
 
 
 def test_flip_mirrors_everything_and_twice_is_nothing():
@@ -113,19 +120,23 @@ def test_flip_happens_as_often_as_asked():
     image = np.zeros((400, 1, 2, 1), np.uint8)
     image[:, :, 0] = 255
     share = float(run(KEY, {'image': image}, OFF | {'flip': 0.3})['image'][:, 0, 1, 0].mean())
-    assert 0.22 < share < 0.38      # 3.5 standard deviations
+    assert 0.22 < share < 0.38  # 3.5 standard deviations
 
 
 def test_draws_depend_on_key_and_position_only():
     batch = {'image': noise((8, 24, 24, 1)), 'keypoints': np.full((8, 1, 2), 9, np.float32)}
     whole = run(KEY, batch, ALL)
     jax.tree.map(np.testing.assert_array_equal, run(KEY, batch, ALL), whole)
-    halves = [run(KEY, jax.tree.map(lambda x: x[i:i + 4], batch), ALL, first=i) for i in (0, 4)]
+    halves = [run(KEY, jax.tree.map(lambda x: x[i : i + 4], batch), ALL, first=i) for i in (0, 4)]
     for name in batch:
-        np.testing.assert_allclose(np.concatenate([half[name] for half in halves]), whole[name], atol=1e-5)
+        np.testing.assert_allclose(
+            np.concatenate([half[name] for half in halves]), whole[name], atol=1e-5
+        )
     other = run(jax.random.key(4), batch, ALL)
     assert (np.abs(other['keypoints'] - whole['keypoints']).max((1, 2)) > 0.01).all()
-    assert len(np.unique(np.asarray(whole['keypoints'])[:, 0, 0])) == 8  # no two examples share draws
+    assert (
+        len(np.unique(np.asarray(whole['keypoints'])[:, 0, 0])) == 8
+    )  # no two examples share draws
 
 
 def test_an_option_switched_on_leaves_the_other_draws_alone():
@@ -138,18 +149,23 @@ def test_sharded_equals_one_device_without_communication():
     assert jax.device_count() >= 4
     mesh = jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     split = NamedSharding(mesh, PartitionSpec('data'))
-    batch = {'image': noise((8, 24, 24, 1)), 'hand_mask': noise((8, 24, 24, 1), 1) // 128,
-             'keypoints': np.full((8, 1, 2), 9, np.float32)}
+    batch = {
+        'image': noise((8, 24, 24, 1)),
+        'hand_mask': noise((8, 24, 24, 1), 1) // 128,
+        'keypoints': np.full((8, 1, 2), 9, np.float32),
+    }
     function = jax.jit(lambda key, b: augment.augment(key, b, ALL))
     spread = jax.device_put(batch, split)
     out = function(KEY, spread)
     assert out['image'].sharding.is_equivalent_to(split, 4)
     single = function(KEY, batch)
     np.testing.assert_array_equal(out['hand_mask'], single['hand_mask'])
-    for name in ('image', 'keypoints'):     # rounding only: other shapes fuse differently
+    for name in ('image', 'keypoints'):  # rounding only: other shapes fuse differently
         np.testing.assert_allclose(out[name], single[name], atol=1e-5)
     text = function.lower(KEY, spread).compile().as_text()
-    assert not any(word in text for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute'))
+    assert not any(
+        word in text for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute')
+    )
 
 
 @pytest.mark.parametrize('name, value', [('gamma', 2.0), ('contrast', 1.0), ('brightness', 1.0)])
@@ -162,7 +178,7 @@ def test_intensity_stays_in_range_and_moves(name, value):
         spread = out.std((1, 2, 3)) - (batch['image'] / 255).std((1, 2, 3))
         assert spread.min() < -0.1 and spread.max() > 0.05
     else:
-        assert change.min() < -0.1 and change.max() > 0.1      # both ways
+        assert change.min() < -0.1 and change.max() > 0.1  # both ways
 
 
 def test_gamma_is_a_power():
@@ -173,10 +189,16 @@ def test_gamma_is_a_power():
     np.testing.assert_allclose(out, (np.arange(256) / 255) ** exponent, atol=1e-5)
 
 
-@pytest.mark.parametrize('change, words', [
-    ({'rotate': 3.0}, "unknown \\['rotate'\\]"), ({'fill': 'wrap'}, 'wrap'), ({'flip': 1.5}, 'flip is 1.5'),
-    ({'gamma': -0.1}, 'gamma is -0.1'), ({'shift': float('nan')}, 'shift is nan'),
-])
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        ({'rotate': 3.0}, "unknown \\['rotate'\\]"),
+        ({'fill': 'wrap'}, 'wrap'),
+        ({'flip': 1.5}, 'flip is 1.5'),
+        ({'gamma': -0.1}, 'gamma is -0.1'),
+        ({'shift': float('nan')}, 'shift is nan'),
+    ],
+)
 def test_bad_options_are_named(change, words):
     with pytest.raises(ValueError, match=words):
         augment.check(OFF | change)

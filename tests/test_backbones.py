@@ -43,9 +43,9 @@ def test_interface(name, stem):
             assert x.shape[:3] == (2, 192 // stride, 256 // stride)
     model.eval()
     assert outputs(model, 2, 192, 256, 1).shape == (2, 5)
-    trunk = abstract(name, stem=stem, num_outputs=0, channels=1)
-    pooled = outputs(trunk, 2, 192, 256, 1)
-    assert pooled.shape == (2, trunk.features) and pooled.dtype == jnp.float32
+    backbone = abstract(name, stem=stem, num_outputs=0, channels=1)
+    pooled = outputs(backbone, 2, 192, 256, 1)
+    assert pooled.shape == (2, backbone.features) and pooled.dtype == jnp.float32
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -54,9 +54,14 @@ def test_smallest_side(name, stem):
     model = abstract(name, stem=stem)
     model.eval()
     side = model.smallest_side
-    assert stages(model, 1, side, side + 9, 3)[-1].shape[1] == (1 if name == 'inception_v3' else side // model.strides[-1])
+    assert stages(model, 1, side, side + 9, 3)[-1].shape[1] == (
+        1 if name == 'inception_v3' else side // model.strides[-1]
+    )
     assert outputs(model, 1, side, side + 9, 3).shape == (1, 5)
-    with pytest.raises(ValueError, match=rf'at least {side} pixels a side, found {side + 9}x{side - 1}; set data\.size'):
+    with pytest.raises(
+        ValueError,
+        match=rf'at least {side} pixels a side, found {side + 9}x{side - 1}; set data\.size',
+    ):
         stages(model, 1, side + 9, side - 1, 3)
     with pytest.raises(ValueError, match=r'takes images \[B, H, W, 3\], found \[1, 96, 96, 1\]'):
         stages(model, 1, 96, 96, 1)
@@ -68,7 +73,9 @@ def test_auxiliary_head_trains_where_it_is_switched_on(stem, side):
     assert [x.shape for x in outputs(model, 2, side, side, 3)] == [(2, 5), (2, 5)]
     with pytest.raises(ValueError, match=f'auxiliary head .* at least {side} pixels'):
         outputs(model, 2, side, side - 1, 3)
-    assert outputs(abstract('inception_v3', stem=stem, aux_logits=False), 2, side - 1, side, 3).shape == (2, 5)
+    assert outputs(
+        abstract('inception_v3', stem=stem, aux_logits=False), 2, side - 1, side, 3
+    ).shape == (2, 5)
     model.eval()
     assert outputs(model, 2, side, side - 1, 3).shape == (2, 5)
 
@@ -76,15 +83,21 @@ def test_auxiliary_head_trains_where_it_is_switched_on(stem, side):
 @pytest.mark.parametrize('name', NAMES)
 def test_bfloat16_computes_low_and_keeps_parameters_high(name):
     model = abstract(name, dtype=jnp.bfloat16)
-    assert {x.dtype for x in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat)))} == {jnp.dtype('float32')}
+    assert {x.dtype for x in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat)))} == {
+        jnp.dtype('float32')
+    }
     assert {x.dtype for x in stages(model, 1, 96, 96, 3)} == {jnp.dtype('bfloat16')}
 
 
-@pytest.mark.parametrize('name, rates', [
-    ('vgg16', {'dropout': 0.5}), ('inception_v3', {'dropout': 0.5, 'aux_logits': False}),
-    ('efficientnet_b0', {'dropout': 0.5, 'stochastic_depth': 0.0}),
-    ('efficientnet_b0', {'dropout': 0.0, 'stochastic_depth': 0.2}),
-])
+@pytest.mark.parametrize(
+    'name, rates',
+    [
+        ('vgg16', {'dropout': 0.5}),
+        ('inception_v3', {'dropout': 0.5, 'aux_logits': False}),
+        ('efficientnet_b0', {'dropout': 0.5, 'stochastic_depth': 0.0}),
+        ('efficientnet_b0', {'dropout': 0.0, 'stochastic_depth': 0.2}),
+    ],
+)
 def test_only_training_at_a_rate_above_zero_draws_at_random(name, rates):
     def without_keys(model):
         return shapes(lambda m, x: m(x), model, 2, 96, 96, 3)
@@ -96,11 +109,15 @@ def test_only_training_at_a_rate_above_zero_draws_at_random(name, rates):
     assert outputs(model, 2, 96, 96, 3).shape == (2, 5)
     model.eval()
     assert without_keys(model).shape == (2, 5)
-    assert without_keys(abstract(name, depth=depth, **{key: value and 0.0 for key, value in rates.items()})).shape == (2, 5)
+    assert without_keys(
+        abstract(name, depth=depth, **{key: value and 0.0 for key, value in rates.items()})
+    ).shape == (2, 5)
 
 
-def test_stochastic_depth_leaves_a_block_out_for_whole_films():
-    block = efficientnet.MBConv(8, 8, expansion=1, size=3, stride=1, drop=0.25, dtype=None, rngs=nnx.Rngs(0))
+def test_stochastic_depth_leaves_a_block_out_for_whole_images():
+    block = efficientnet.MBConv(
+        8, 8, expansion=1, size=3, stride=1, drop=0.25, dtype=None, rngs=nnx.Rngs(0)
+    )
     block.eval()
     x = np.random.default_rng(0).normal(size=(32, 5, 5, 8)).astype(np.float32)
     kept = nnx.jit(lambda block, x: block(x) - x)(block, x)

@@ -13,7 +13,7 @@ from tfds_rsna.errors import UserError
 
 def double(job):
     if job == 13:
-        raise UserError('film 13 is broken')
+        raise UserError('image 13 is broken')
     return [job] * 2
 
 
@@ -44,7 +44,7 @@ def engine(tmp_path):
 @pytest.mark.filterwarnings('ignore')  # Beam's own
 def test_order_errors_and_nothing_left(engine, tmp_path):
     assert list(engine(double, range(12))) == [[i, i] for i in range(12)]
-    with pytest.raises(UserError, match='^film 13 is broken$'):
+    with pytest.raises(UserError, match='^image 13 is broken$'):
         list(engine(double, [12, 13]))
     assert not list(tmp_path.iterdir())
 
@@ -52,10 +52,17 @@ def test_order_errors_and_nothing_left(engine, tmp_path):
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('processes, stages', [(1, ',stages=(mask)'), (2, '')])
 def test_the_same_records(engine, processes, stages, tmp_path, monkeypatch):
-    """Phantoms drawn, masks found, films prepared: by Beam, in this process and in two of its own, and without it."""
+    """Phantoms drawn, masks found, images prepared: by Beam, in this process and in two of its own, and without it."""
     if processes > 1:
-        engine.keywords['options'] += ['--direct_running_mode=multi_processing', f'--direct_num_workers={processes}']
-    config = c.build(c.base(), f'source=hand_phantom,phantom.count=20,phantom.size=(64,64),size=(40,40){stages}', {})
+        engine.keywords['options'] += [
+            '--direct_running_mode=multi_processing',
+            f'--direct_num_workers={processes}',
+        ]
+    config = c.build(
+        c.base(),
+        f'source=hand_phantom,phantom.count=20,phantom.size=(64,64),size=(40,40){stages}',
+        {},
+    )
     written = {}
     for name, how in {'processes': None, 'beam': engine}.items():
         monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / name))
@@ -65,6 +72,8 @@ def test_the_same_records(engine, processes, stages, tmp_path, monkeypatch):
                 records.get_records(config.data)
         else:
             records.get_records(config.data)
-        written[name] = {str(path.relative_to(tmp_path / name)): path.read_bytes()
-                         for path in sorted(pathlib.Path(tmp_path / name).rglob('*.array_record*'))}
+        written[name] = {
+            str(path.relative_to(tmp_path / name)): path.read_bytes()
+            for path in sorted(pathlib.Path(tmp_path / name).rglob('*.array_record*'))
+        }
     assert len(written['beam']) >= 2 and written['beam'] == written['processes']

@@ -25,36 +25,45 @@ def write(path, prediction, age, male, split=None):
     with path.open('w', newline='') as file:
         rows = csv.writer(file)
         rows.writerow(['id', 'male', 'prediction', 'age'] + ['split'] * (split is not None))
-        rows.writerows([f'k{i}', bool(m), p, a, *([split] if split else [])] for i, (p, a, m) in enumerate(
-            zip(prediction, age, male)))
+        rows.writerows(
+            [f'k{i}', bool(m), p, a, *([split] if split else [])]
+            for i, (p, a, m) in enumerate(zip(prediction, age, male))
+        )
     return path
 
 
-def test_each_film_is_judged_by_the_line_of_the_others():
+def test_each_image_is_judged_by_the_line_of_the_others():
     prediction, age, male = site()
     fitted, report, left_out = calibration.fit(prediction, age, male, 'run')
     for i in (0, 1, 17):
         others = (np.arange(len(age)) != i) & (male == male[i])
         slope, intercept = np.polyfit(prediction[others], age[others], 1)
         assert left_out[i] == pytest.approx(intercept + slope * prediction[i], abs=1e-6)
-    assert fitted.lines['male'] == pytest.approx((-10, 1.0), abs=4) and fitted.lines['female'][1] == pytest.approx(0.9, abs=0.05)
+    assert fitted.lines['male'] == pytest.approx((-10, 1.0), abs=4) and fitted.lines['female'][
+        1
+    ] == pytest.approx(0.9, abs=0.05)
     assert report['male']['before']['bias']['value'] == pytest.approx(10, abs=2)
-    assert abs(report['male']['after']['bias']['value']) < 1 and report['overall']['mae_difference']['upper'] < 0
-    np.testing.assert_allclose(np.abs(left_out - age).mean(), report['overall']['after']['mae']['value'])
+    assert (
+        abs(report['male']['after']['bias']['value']) < 1
+        and report['overall']['mae_difference']['upper'] < 0
+    )
+    np.testing.assert_allclose(
+        np.abs(left_out - age).mean(), report['overall']['after']['mae']['value']
+    )
     covered = np.abs(left_out - age) <= np.where(male, fitted.half['male'], fitted.half['female'])
     assert 0.88 <= covered.mean() <= 1
 
 
-def test_too_few_films_are_refused_with_their_numbers():
+def test_too_few_images_are_refused_with_their_numbers():
     prediction, age, male = site()
     few = male | (np.cumsum(~male) <= 7)
     with pytest.raises(UserError, match='7 female, 30 male; each sex needs 20'):
         calibration.fit(prediction[few], age[few], male[few], 'run')
     fitted, report, _ = calibration.fit(prediction[male], age[male], male[male], 'run')
     assert list(fitted.lines) == ['male'] and list(report) == ['overall', 'male']
-    with pytest.raises(UserError, match='no line for female films'):
+    with pytest.raises(UserError, match='no line for female images'):
         fitted.apply([100.0, 100.0], [True, False])
-    with pytest.raises(UserError, match='all 30 male films have the same predicted age'):
+    with pytest.raises(UserError, match='all 30 male images have the same predicted age'):
         calibration.fit(np.full(30, 90.0), age[male], male[male], 'run')
 
 
@@ -63,12 +72,12 @@ def test_a_reported_split_calibrates_nothing(name, tmp_path):
     path = write(tmp_path / 'ages.csv', *site(), split=name)
     with pytest.raises(SplitError, match=f'the calibration would be chosen by the {name} split'):
         calibrate.read(path, name)
-    with pytest.raises(UserError, match=f'no film of the split validation; it has {name}'):
+    with pytest.raises(UserError, match=f'no image of the split validation; it has {name}'):
         calibrate.read(path, 'validation')
     assert len(calibrate.read(write(path, *site(), split='validation'), 'validation')['id']) == 60
 
 
-def test_films_without_an_age_do_not_count_and_columns_must_be_there(tmp_path):
+def test_images_without_an_age_do_not_count_and_columns_must_be_there(tmp_path):
     path = write(tmp_path / 'ages.csv', *site(4))
     path.write_text(path.read_text() + 'k9,True,100,\nk10,,100,90\n')
     assert calibrate.read(path, 'validation')['id'] == ['k0', 'k1', 'k2', 'k3']
@@ -79,20 +88,32 @@ def test_films_without_an_age_do_not_count_and_columns_must_be_there(tmp_path):
 
 def test_predict_takes_a_calibration_of_its_own_network_only(tmp_path, monkeypatch):
     from PIL import Image
+
     run = tmp_path / 'run'
-    loop.train(c.load('configs/prsnet.py:tiny,row=baseline,epochs=1,statistics_batches=0')[1], run)
-    report = calibrate.calibrate(run, tmp_path / 'site.json', predictions=write(tmp_path / 'ages.csv', *site()))
-    assert report['overall']['films'] == 60 and (tmp_path / 'site_films.csv').read_text().count('\n') == 61
+    loop.train(c.load('configs/prsnet.py:tiny,row=baseline,epochs=1,precise_bn_batches=0')[1], run)
+    report = calibrate.calibrate(
+        run, tmp_path / 'site.json', predictions=write(tmp_path / 'ages.csv', *site())
+    )
+    assert (
+        report['overall']['images'] == 60
+        and (tmp_path / 'site_images.csv').read_text().count('\n') == 61
+    )
     with pytest.raises(UserError, match='site.json exists'):
         calibrate.calibrate(run, tmp_path / 'site.json', predictions=tmp_path / 'ages.csv')
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(tmp_path / 'film.png')
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(
+        tmp_path / 'image.png'
+    )
 
     def ages(output, **options):
-        return predict.predict(run, tmp_path / 'film.png', tmp_path / output, sex='male', **options)[0]
+        return predict.predict(
+            run, tmp_path / 'image.png', tmp_path / output, sex='male', **options
+        )[0]
 
     plain, own = ages('plain.csv'), ages('own.csv', calibration=tmp_path / 'site.json')
     fitted = calibration.read(tmp_path / 'site.json', calibration.identify(run, 4))
-    assert own['prediction'] == pytest.approx(fitted.apply([plain['prediction']], [True])[0], abs=1e-6)
+    assert own['prediction'] == pytest.approx(
+        fitted.apply([plain['prediction']], [True])[0], abs=1e-6
+    )
     assert own['upper'] - own['prediction'] == pytest.approx(fitted.half['male'])
     text = (tmp_path / 'site.json').read_text()
     (tmp_path / 'site.json').write_text(text.replace(fitted.run, 'another-8'))

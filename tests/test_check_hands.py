@@ -28,32 +28,48 @@ def hands():
 
 @pytest.fixture
 def site(hands, tmp_path, monkeypatch):
-    """A folder of films with labels, and their key points in COCO's manner."""
+    """A folder of images with labels, and their key points in COCO's manner."""
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
-    (tmp_path / 'films').mkdir()
+    (tmp_path / 'images').mkdir()
     images, annotations = [], []
     for i, (name, hand) in enumerate(hands.items()):
-        Image.fromarray(hand['image']).save(tmp_path / 'films' / f'{name}.png')
+        Image.fromarray(hand['image']).save(tmp_path / 'images' / f'{name}.png')
         points = hand['coco_keypoints']
         low, high = points.min(0) - 3, points.max(0) + 3
         images.append({'id': i, 'file_name': f'{name}.png', 'height': SIZE[0], 'width': SIZE[1]})
-        annotations.append({'image_id': i, 'bbox': [*map(float, (low[1], low[0], *(high - low)[::-1]))],
-                            'keypoints': [float(v) for r, col in points for v in (col, r, 2)]})
+        annotations.append(
+            {
+                'image_id': i,
+                'bbox': [*map(float, (low[1], low[0], *(high - low)[::-1]))],
+                'keypoints': [float(v) for r, col in points for v in (col, r, 2)],
+            }
+        )
     (tmp_path / 'truth.json').write_text(json.dumps({'images': images, 'annotations': annotations}))
-    (tmp_path / 'labels.csv').write_text('id,boneage,male\n' + ''.join(f'{name},100,True\n' for name in hands))
+    (tmp_path / 'labels.csv').write_text(
+        'id,boneage,male\n' + ''.join(f'{name},100,True\n' for name in hands)
+    )
     return tmp_path
 
 
 def config(site, chosen, **options):
-    given = f'source=image_folder,images={site}/films,labels={site}/labels.csv,size=(64,64),stages=({chosen})'
-    return c.build(c.base(), ','.join([given, *(f'data.stage.{k}={v}' for k, v in options.items())]), {})
+    given = f'source=image_folder,images={site}/images,labels={site}/labels.csv,size=(64,64),stages=({chosen})'
+    return c.build(
+        c.base(),
+        ','.join([given, *(f'data.stage_options.{k}={v}' for k, v in options.items())]),
+        {},
+    )
 
 
 def test_classical_masks_are_measured(site):
-    report = evaluate_hands.evaluate_hands(config(site, 'mask,contrast,crop'), [site / 'truth.json'], site / 'out')
-    assert report['films'] == 3 and report['left_out_as_seen'] == 0
+    report = evaluate_hands.evaluate_hands(
+        config(site, 'mask,contrast,crop'), [site / 'truth.json'], site / 'out'
+    )
+    assert report['images'] == 3 and report['left_out_as_seen'] == 0
     assert report['overall']['near']['value'] == 1 and report['overall']['box_iou']['value'] > 0.6
-    assert report['overall']['registered_by_mask']['value'] == 1 and 'error_percent' not in report['overall']
+    assert (
+        report['overall']['registered_by_mask']['value'] == 1
+        and 'error_percent' not in report['overall']
+    )
     with (site / 'out' / 'hands.csv').open() as file:
         assert [row['id'] for row in csv.DictReader(file)] == ['904', '905', '909']
     with Image.open(site / 'out' / 'sheet.png') as sheet:
@@ -67,7 +83,7 @@ def test_classical_masks_are_measured(site):
 
 
 class Oracle:
-    """A key-point network that is off by `ERROR` pixels of its own, in a direction that the film decides."""
+    """A key-point network that is off by `ERROR` pixels of its own, in a direction that the image decides."""
 
     ERROR, SIZE = 3.0, (104, 80)
 
@@ -81,26 +97,33 @@ class Oracle:
 
 def test_points_seen_again_are_the_median_of_their_views(hands, tmp_path, monkeypatch):
     monkeypatch.setattr(networks, '_input', lambda run: (Oracle.SIZE, 'pad'))
-    truth, looks, films = {}, [], []
+    truth, looks, examples = {}, [], []
     generator = np.random.default_rng(0)
     for hand in hands.values():
-        film = {'image': hand['image'], 'keypoints': hand['keypoints'] + 2}  # a little off, as a first look is
-        seen = networks.look_again(film, 'run', views=6)
+        example = {
+            'image': hand['image'],
+            'keypoints': hand['keypoints'] + 2,
+        }  # a little off, as a first look is
+        seen = networks.look_again(example, 'run', views=6)
         assert seen['image'].shape == (6, *Oracle.SIZE, 1)
         for image, onto in zip(seen['image'], seen['transform']):
             wrong = 0.4 * generator.normal(size=(3, 2))
-            truth[str(int(image.sum()))] = (transform.apply(onto, hand['keypoints']) + wrong).tolist()
+            truth[str(int(image.sum()))] = (
+                transform.apply(onto, hand['keypoints']) + wrong
+            ).tolist()
         looks.append(seen)
-        films.append(hand)
+        examples.append(hand)
     (tmp_path / 'truth.json').write_text(json.dumps(truth))
     found = networks.points_again(Oracle(tmp_path), looks, run='run', views=6)
-    for film, answer in zip(films, found, strict=True):
-        off = np.abs(answer['keypoints'] - film['keypoints']).max(1)
-        assert off[0] < 1.5 and off[2] < 1.5 and off[1] == 2  # of 208 rows; mirrored views came back right, the thumb stayed
-    first = films[0]['keypoints']
+    for example, answer in zip(examples, found, strict=True):
+        off = np.abs(answer['keypoints'] - example['keypoints']).max(1)
+        assert (
+            off[0] < 1.5 and off[2] < 1.5 and off[1] == 2
+        )  # of 208 rows; mirrored views came back right, the thumb stayed
+    first = examples[0]['keypoints']
     moved = networks._taken(first, first + [[1, 1], [1, 1], [40, 40]])
     np.testing.assert_array_equal(moved, first + [[1, 1], [0, 0], [0, 0]])
-    nowhere = {'image': films[0]['image'], 'keypoints': np.zeros((3, 2), np.float32)}
+    nowhere = {'image': examples[0]['image'], 'keypoints': np.zeros((3, 2), np.float32)}
     assert networks.look_again(nowhere, 'run', views=6) == {}
 
 
@@ -116,21 +139,33 @@ def test_what_networks_hardly_see_is_flagged(monkeypatch):
     assert [each['hand_mask'].sum() for each in found] == [400, 400, 0]  # the carpus is back
 
     heights = np.array([[0.1, 0.1, 0.1], [0.1, 0.1, 0.01], [0.1, 0.1, 0.1]])
-    answer = networks.points(lambda images: (np.full((3, 3, 2), 0.5), {'heights': heights}), looks, run='run', least=0.03)
+    answer = networks.points(
+        lambda images: (np.full((3, 3, 2), 0.5), {'heights': heights}), looks, run='run', least=0.03
+    )
     assert [each['flags'] for each in answer] == ['', 'points_doubtful', '']
-    assert np.isfinite(answer[0]['keypoints']).all() and np.isnan(answer[1]['keypoints']).any(1).tolist() == [False, False, True]
-    again = networks.look_again({'image': np.zeros((40, 40), np.uint8), 'keypoints': answer[1]['keypoints']}, 'run', views=2)
+    assert np.isfinite(answer[0]['keypoints']).all() and np.isnan(answer[1]['keypoints']).any(
+        1
+    ).tolist() == [False, False, True]
+    again = networks.look_again(
+        {'image': np.zeros((40, 40), np.uint8), 'keypoints': answer[1]['keypoints']}, 'run', views=2
+    )
     assert again == {}  # nothing is seen again of what was not found
 
 
-def test_films_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
+def test_images_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
     run = site / 'run'
     run.mkdir()
-    for name, content in {'config.json': {'data': {'source': 'image_folder', 'stages': [], 'size': [104, 80], 'fit': 'pad'}},
-                          'splits.json': {'train': ['904'], 'validation': ['mined-905'], 'holdout': ['909']},
-                          'metrics.json': {}}.items():
+    for name, content in {
+        'config.json': {
+            'data': {'source': 'image_folder', 'stages': [], 'size': [104, 80], 'fit': 'pad'}
+        },
+        'splits.json': {'train': ['904'], 'validation': ['mined-905'], 'holdout': ['909']},
+        'metrics.json': {},
+    }.items():
         (run / name).write_text(json.dumps(content))
-    assert evaluate_hands.seen_by(run) >= {'904', '905'} and '909' not in evaluate_hands.seen_by(run)
+    assert evaluate_hands.seen_by(run) >= {'904', '905'} and '909' not in evaluate_hands.seen_by(
+        run
+    )
 
     class Middle:
         def __init__(self, workdir):
@@ -141,20 +176,40 @@ def test_films_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
 
     monkeypatch.setattr(predictor, 'Predictor', Middle)
     plan._predictor.cache_clear()
-    report = evaluate_hands.evaluate_hands(config(site, 'keypoints,register', **{'keypoints.run': run}), [site / 'truth.json'], site / 'out')
-    assert report['films'] == 1 and report['left_out_as_seen'] == 2
-    assert report['overall']['error_percent']['value'] > 20 and report['overall']['registered_by_none']['value'] == 1
+    report = evaluate_hands.evaluate_hands(
+        config(site, 'keypoints,register', **{'keypoints.run': run}),
+        [site / 'truth.json'],
+        site / 'out',
+    )
+    assert report['images'] == 1 and report['left_out_as_seen'] == 2
+    assert (
+        report['overall']['error_percent']['value'] > 20
+        and report['overall']['registered_by_none']['value'] == 1
+    )
 
 
-def test_measures_of_a_film():
+def test_measures_of_a_image():
     mask = np.zeros((100, 80), np.uint8)
     mask[10:90, 20:60] = 1
     points = np.array([[12, 40], [40, 58], [80, 40], [50, 61]], np.float32)
-    truth = {'points': points, 'keypoints': points[:3], 'box': np.array([10, 20, 90, 60], np.float32)}
-    row = evaluate_hands.measure({'id': '1', 'image': mask * 200, 'hand_mask': mask, 'keypoints': points[:3] + [[3, 4]]}, truth)
-    assert not row['inside'] and not row['near'] and row['points_outside'] == 1 and row['box_iou'] == 1
+    truth = {
+        'points': points,
+        'keypoints': points[:3],
+        'box': np.array([10, 20, 90, 60], np.float32),
+    }
+    row = evaluate_hands.measure(
+        {'id': '1', 'image': mask * 200, 'hand_mask': mask, 'keypoints': points[:3] + [[3, 4]]},
+        truth,
+    )
+    assert (
+        not row['inside'] and not row['near'] and row['points_outside'] == 1 and row['box_iou'] == 1
+    )
     assert row['error_percent'] == pytest.approx(100 * 5 / 68, rel=1e-4)
-    assert row['registered'] == 'mask' and 'fingertip inside the hand' in row['doubts'] and not row['within']
+    assert (
+        row['registered'] == 'mask'
+        and 'fingertip inside the hand' in row['doubts']
+        and not row['within']
+    )
     truth['points'] = points[:3]
     assert evaluate_hands.measure({'id': '1', 'image': mask, 'hand_mask': mask}, truth)['inside']
     nothing = {'id': '1', 'image': mask, 'keypoints': np.full((3, 2), np.nan)}
@@ -172,8 +227,12 @@ def test_landmarks_of_the_dha(tmp_path):
     np.testing.assert_array_equal(three, [found[28], found[20], (found[10] + found[15]) / 2])
     path.write_text(line + '\n')  # as its authors give it
     assert list(hand_landmarks.read(path)) == ['3143']
-    for content, message in ((f'{line}\n{line}\n', 'line 2: film 3143 stands there twice'), ('1,2,3\n', 'line 1: .* found 2'),
-                             ('1,' + 'x,' * 73 + 'x\n', 'could not convert'), ('', 'no landmarks in it')):
+    for content, message in (
+        (f'{line}\n{line}\n', 'line 2: image 3143 stands there twice'),
+        ('1,2,3\n', 'line 1: .* found 2'),
+        ('1,' + 'x,' * 73 + 'x\n', 'could not convert'),
+        ('', 'no landmarks in it'),
+    ):
         path.write_text(content)
         with pytest.raises(UserError, match=message):
             hand_landmarks.read(path)
@@ -183,8 +242,14 @@ def test_landmarks_of_the_dha(tmp_path):
 
 def test_registration_by_a_check_is_that_of_the_stage(hands):
     hand = next(iter(hands.values()))
-    row = evaluate_hands.measure({'id': '1', 'image': hand['image'], 'keypoints': hand['keypoints']},
-                              {'points': hand['coco_keypoints'], 'keypoints': hand['keypoints'], 'box': None})
+    row = evaluate_hands.measure(
+        {'id': '1', 'image': hand['image'], 'keypoints': hand['keypoints']},
+        {'points': hand['coco_keypoints'], 'keypoints': hand['keypoints'], 'box': None},
+    )
     assert row['tip_off'] < 0.01 and row['capitate_off'] < 0.01 and row['within']
-    assert row['registered'] == register.register_stage({'image': hand['image'], 'keypoints': hand['keypoints'],
-                                                         'id': '1'})['registered']
+    assert (
+        row['registered']
+        == register.register_stage(
+            {'image': hand['image'], 'keypoints': hand['keypoints'], 'id': '1'}
+        )['registered']
+    )

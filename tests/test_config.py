@@ -15,41 +15,56 @@ CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 
 
 def build(arg, **presets):
-    return c.build(c.base(), arg, presets or {'small': {'batch_size': 4, 'data.size': (64, 64)}},
-                   [c.Row('one', {'epochs': 7}, 6.52)])
+    return c.build(
+        c.base(),
+        arg,
+        presets or {'small': {'batch_size': 4, 'data.size': (64, 64)}},
+        [c.Row('one', {'epochs': 7}, 6.52)],
+    )
 
 
 def test_presets_rows_and_pairs_apply_in_order():
-    config = build('small,row=one,batch_size=8,learning_rate=1,flip_tta=true,stages=(mask,contrast),size=(32,48)')
+    config = build(
+        'small,row=one,batch_size=8,learning_rate=1,flip_tta=true,stages=(mask,contrast),size=(32,48)'
+    )
     assert (config.batch_size, config.epochs, config.optimizer.learning_rate) == (8, 7, 1.0)
     assert config.flip_tta is True and config.data.stages == ('mask', 'contrast')
-    assert config.data.size == (32, 48) and config.data.phantom.size == (512, 512)  # the shallower key
+    assert config.data.size == (32, 48) and config.data.phantom.size == (
+        512,
+        512,
+    )  # the shallower key
     assert build('batch_size=8,small').batch_size == 4
 
 
-@pytest.mark.parametrize('arg, message', [
-    ('phantm', "unknown preset 'phantm'; known: small"),
-    ('row=two', "unknown row 'two'; known: one"),
-    ('batchsize=3', "unknown key 'batchsize'; known: .*batch_size"),
-    ('name=x', 'ambiguous; write one of: model.name, optimizer.name, task.name'),
-    ('epochs=many', 'epochs=many: expected int'),
-    ('epochs=1.5', 'epochs=1.5: expected int'),
-    ('flip_tta=1', 'flip_tta=1: expected bool'),
-    ('optimizer=3', "unknown key 'optimizer'"),
-    ('data.fit=stretch', "data.fit='stretch': expected one of pad, squash"),
-    ('batch_size=0', 'batch_size=0: expected at least 1'),
-    ('size=(4,4)', 'data.size=.*each at least 8'),
-    ('flip=2', 'augment.flip=2.0: expected a number from 0 to 1'),
-    ('rotation=-4', 'augment.rotation=-4.0: expected zero or more'),
-    ('phantom.size=64', r'data.phantom.size=\(64,\): expected \(rows, columns\)'),
-    ('schedule=step,step_epochs=0', 'step_epochs=0: expected at least 1'),
-    ('schedule=one_cycle,warmup_epochs=1', "'one_cycle' has a warm-up of its own"),
-    *((f'profile_steps={steps}', 'profile_steps=.*as 10:15') for steps in ('10', '0:3', '5:4', 'a:b')),
-    ('batch_size=10,accumulate=4', 'a multiple of accumulate=4'),
-    ('sharding=zero', 'sharding=.*one of replicated, fsdp'),
-    ('sharding=fsdp,features=float32', "off, with sharding='fsdp'"),
-    ('momentum=1.5', 'optimizer.momentum=1.5: expected at least 0 and below 1'),
-])
+@pytest.mark.parametrize(
+    'arg, message',
+    [
+        ('phantm', "unknown preset 'phantm'; known: small"),
+        ('row=two', "unknown row 'two'; known: one"),
+        ('batchsize=3', "unknown key 'batchsize'; known: .*batch_size"),
+        ('name=x', 'ambiguous; write one of: model.name, optimizer.name, task.name'),
+        ('epochs=many', 'epochs=many: expected int'),
+        ('epochs=1.5', 'epochs=1.5: expected int'),
+        ('flip_tta=1', 'flip_tta=1: expected bool'),
+        ('optimizer=3', "unknown key 'optimizer'"),
+        ('data.resize=stretch', "data.resize='stretch': expected one of pad, stretch"),
+        ('batch_size=0', 'batch_size=0: expected at least 1'),
+        ('size=(4,4)', 'data.size=.*each at least 8'),
+        ('flip=2', 'augment.flip=2.0: expected a number from 0 to 1'),
+        ('rotation=-4', 'augment.rotation=-4.0: expected zero or more'),
+        ('phantom.size=64', r'data.phantom.size=\(64,\): expected \(rows, columns\)'),
+        ('schedule=step,step_epochs=0', 'step_epochs=0: expected at least 1'),
+        ('schedule=one_cycle,warmup_epochs=1', "'one_cycle' has a warm-up of its own"),
+        *(
+            (f'profile_steps={steps}', 'profile_steps=.*as 10:15')
+            for steps in ('10', '0:3', '5:4', 'a:b')
+        ),
+        ('batch_size=10,grad_accum_steps=4', 'a multiple of grad_accum_steps=4'),
+        ('sharding=zero', 'sharding=.*one of replicated, fsdp'),
+        ('sharding=fsdp,cache_features=float32', "off, with sharding='fsdp'"),
+        ('momentum=1.5', 'optimizer.momentum=1.5: expected at least 0 and below 1'),
+    ],
+)
 def test_nothing_is_guessed(arg, message):
     with pytest.raises(ConfigError, match=message):
         build(arg)
@@ -64,7 +79,9 @@ def test_config_is_locked():
 def test_every_preset_and_row_of_every_config_builds(path):
     module, config = c.load(str(path))
     assert module.__doc__ and 'python -m boneage_jax.main --config=configs/' in module.__doc__
-    rows = [f',row={row.name}' for row in module.sweep()]  # a stage of the preprocessing may have none
+    rows = [
+        f',row={row.name}' for row in module.sweep()
+    ]  # a stage of the preprocessing may have none
     for name in module.PRESETS:
         for row in ['', *rows]:
             built = module.get_config(name + row)
@@ -83,16 +100,26 @@ def test_differences_name_keys_and_ignore_tuples_becoming_lists():
 
 
 def test_reading_a_config_needs_no_jax():
-    code = ("import sys; from boneage_jax import config; config.load('configs/prsnet.py:phantom'); "
-            "sys.exit('jax' in sys.modules)")
+    code = (
+        "import sys; from boneage_jax import config; config.load('configs/prsnet.py:phantom'); "
+        "sys.exit('jax' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
 
 
 def test_command_line_overrides():
     spec = f'{ROOT}/configs/prsnet.py:tiny'
-    config = c.from_command_line(spec, ['--config.optimizer.learning_rate=0.5', '--config.size=(40,40)'])
-    assert config.optimizer.learning_rate == 0.5 and config.data.size == (40, 40) and config.is_locked
-    for argument, message in {'--config.lr=3': "unknown key 'lr'; known: ", '--wrokdir=x': "unknown argument '--wrokdir=x'",
-                              'more': "unknown argument 'more'", '--config.epochs=0': 'epochs=0: expected'}.items():
+    config = c.from_command_line(
+        spec, ['--config.optimizer.learning_rate=0.5', '--config.size=(40,40)']
+    )
+    assert (
+        config.optimizer.learning_rate == 0.5 and config.data.size == (40, 40) and config.is_locked
+    )
+    for argument, message in {
+        '--config.lr=3': "unknown key 'lr'; known: ",
+        '--wrokdir=x': "unknown argument '--wrokdir=x'",
+        'more': "unknown argument 'more'",
+        '--config.epochs=0': 'epochs=0: expected',
+    }.items():
         with pytest.raises(ConfigError, match=message):
             c.from_command_line(spec, [argument])

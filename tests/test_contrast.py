@@ -11,7 +11,7 @@ from boneage_jax.preprocess import contrast
 from tfds_rsna.errors import UserError
 
 
-def film(seed=0, low=40, high=90):
+def example(seed=0, low=40, high=90):
     """A dim disc with a gradient of greys on a brighter ground."""
     r, c = np.mgrid[:60, :50]
     mask = np.hypot(r - 30, c - 25) < 20
@@ -20,17 +20,19 @@ def film(seed=0, low=40, high=90):
 
 
 def test_percentiles_land_on_bottom_and_top():
-    image, mask = film()
+    image, mask = example()
     for options in ({}, {'low': 5, 'high': 90, 'bottom': 20, 'top': 200}):
         result = contrast.stretch(image, mask, **options)
-        low, high, bottom, top = ({**contrast.OPTIONS, **options}[k] for k in ('low', 'high', 'bottom', 'top'))
+        low, high, bottom, top = (
+            {**contrast.OPTIONS, **options}[k] for k in ('low', 'high', 'bottom', 'top')
+        )
         found = np.percentile(result[mask], (low, high))
         assert result.dtype == np.uint8 and np.abs(found - (bottom, top)).max() < 3
         assert not result[~mask].any()
 
 
 def test_the_stretch_is_linear_and_ignores_the_background():
-    image, mask = film()
+    image, mask = example()
     result = contrast.stretch(image, mask)
     inside = mask & (result > 0) & (result < 255)
     slope, offset = np.polyfit(image[inside], result[inside].astype(float), 1)
@@ -41,47 +43,58 @@ def test_the_stretch_is_linear_and_ignores_the_background():
     assert contrast.stretch(image, mask, background=None)[0, 0] == 255
 
 
-def test_brightness_and_contrast_of_the_film_do_not_matter():
-    image, mask = film(low=20, high=60)
+def test_brightness_and_contrast_of_the_image_do_not_matter():
+    image, mask = example(low=20, high=60)
     brighter = (image.astype(int) * 2 + 30).clip(0, 255).astype(np.uint8)
     difference = contrast.stretch(image, mask).astype(int) - contrast.stretch(brighter, mask)
     assert np.abs(difference).max() <= 1
 
 
 def test_a_hand_of_one_grey():
-    image, mask = film(low=50, high=51)
+    image, mask = example(low=50, high=51)
     assert set(np.unique(contrast.stretch(image, mask))) == {0, 128}
 
 
-@pytest.mark.parametrize('change, message', [
-    ({'mask': np.zeros((60, 50), bool)}, 'mask is empty'),
-    ({'mask': np.ones((50, 60), bool)}, 'same shape'),
-    ({'low': 99, 'high': 1}, 'low must lie below high'),
-    ({'top': 300}, 'bottom below top'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        ({'mask': np.zeros((60, 50), bool)}, 'mask is empty'),
+        ({'mask': np.ones((50, 60), bool)}, 'same shape'),
+        ({'low': 99, 'high': 1}, 'low must lie below high'),
+        ({'top': 300}, 'bottom below top'),
+    ],
+)
 def test_bad_input_is_named(change, message):
-    image, mask = film()
+    image, mask = example()
     options = dict(change)
     with pytest.raises(UserError, match=message):
         contrast.stretch(image, options.pop('mask', mask), **options)
 
 
-def test_stage_keeps_the_rest_and_names_the_film():
-    image, mask = film()
-    done = contrast.contrast_stage({'id': '7', 'image': image, 'hand_mask': mask.astype(np.uint8), 'male': True}, low=0)
+def test_stage_keeps_the_rest_and_names_the_image():
+    image, mask = example()
+    done = contrast.contrast_stage(
+        {'id': '7', 'image': image, 'hand_mask': mask.astype(np.uint8), 'male': True}, low=0
+    )
     assert done['male'] and (done['image'] == contrast.stretch(image, mask, low=0)).all()
-    with pytest.raises(UserError, match='film 7 has no hand_mask'):
+    with pytest.raises(UserError, match='image 7 has no hand_mask'):
         contrast.contrast_stage({'id': '7', 'image': image})
-    with pytest.raises(UserError, match='film 7: contrast: the mask is empty'):
+    with pytest.raises(UserError, match='image 7: contrast: the mask is empty'):
         contrast.contrast_stage({'id': '7', 'image': image, 'hand_mask': np.zeros_like(image)})
 
 
-@pytest.mark.skipif('BONEAGE_DATA' not in os.environ, reason='BONEAGE_DATA: folder of real films')
+@pytest.mark.skipif('BONEAGE_DATA' not in os.environ, reason='BONEAGE_DATA: folder of real images')
 def test_defaults_are_the_authors_greys():
-    """Iglovikov's own registered films: 1st, 50th and 99th percentile inside the hand, medians over the films."""
+    """Iglovikov's own registered images: 1st, 50th and 99th percentile inside the hand, medians over the images."""
     found = []
     for path in sorted(Path(os.environ['BONEAGE_DATA'], 'rsna_registered').glob('*.png')):
-        image = np.asarray(Image.open(path).convert('L').resize((400, 520), Image.Resampling.NEAREST))
+        image = np.asarray(
+            Image.open(path).convert('L').resize((400, 520), Image.Resampling.NEAREST)
+        )
         found.append(np.percentile(image[image > 0], (1, 50, 99)))
     low, middle, high = np.median(found, axis=0)
-    assert abs(low - contrast.OPTIONS['bottom']) < 8 and abs(high - contrast.OPTIONS['top']) < 8 and 110 < middle < 155
+    assert (
+        abs(low - contrast.OPTIONS['bottom']) < 8
+        and abs(high - contrast.OPTIONS['top']) < 8
+        and 110 < middle < 155
+    )

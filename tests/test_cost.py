@@ -1,4 +1,4 @@
-"""What XLA counts, and that a frozen trunk costs neither a gradient nor optimiser memory."""
+"""What XLA counts, and that a frozen backbone costs neither a gradient nor optimiser memory."""
 
 import jax
 import jax.numpy as jnp
@@ -16,34 +16,64 @@ def test_flops_of_a_matrix_product():
     product = jax.jit(lambda a, b: a @ b)
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 32), (32, 16))]
     assert flops_lib.flops(product, *shapes) == 2 * 8 * 32 * 16
-    assert [flops_lib.format_flops(n) for n in (12.0, 2.42e6, 3.66e9, 4e15)] == ['12 FLOP', '2.42 MFLOP', '3.66 GFLOP', '4e+03 TFLOP']
+    assert [flops_lib.format_flops(n) for n in (12.0, 2.42e6, 3.66e9, 4e15)] == [
+        '12 FLOP',
+        '2.42 MFLOP',
+        '3.66 GFLOP',
+        '4e+03 TFLOP',
+    ]
 
 
-def test_a_frozen_trunk_costs_no_gradient_and_no_optimiser_memory():
+def test_a_frozen_backbone_costs_no_gradient_and_no_optimiser_memory():
     """Compiled, so what is computed and never used does not count. Backward is twice the forward pass: a step with the
-    whole trunk frozen costs about a third of a full one."""
+    whole backbone frozen costs about a third of a full one."""
     config = c.build(c.base(), 'optimizer.name=adamw', {})
     transform = optimizer.build(config.optimizer, 0.01)
     task = tasks.build(config.task, {'centre': 120.0, 'scale': 40.0})
     size = 4
-    batch = {'image': jax.ShapeDtypeStruct((size, 80, 80, 1), jnp.uint8), 'index': jax.ShapeDtypeStruct((size,), jnp.int32),
-             'months': jax.ShapeDtypeStruct((size,), jnp.float32), 'male': jax.ShapeDtypeStruct((size,), bool),
-             'valid': jax.ShapeDtypeStruct((size,), bool)}
+    batch = {
+        'image': jax.ShapeDtypeStruct((size, 80, 80, 1), jnp.uint8),
+        'index': jax.ShapeDtypeStruct((size,), jnp.int32),
+        'months': jax.ShapeDtypeStruct((size,), jnp.float32),
+        'male': jax.ShapeDtypeStruct((size,), bool),
+        'valid': jax.ShapeDtypeStruct((size,), bool),
+    }
     flops, moments, temporary = {}, {}, {}
-    for frozen in ((), ('trunk',)):
-        model = nnx.eval_shape(lambda: models.build('prsnet', backbone='resnet18', width=8, depth=1))
-        graphs, trainable, fixed, statistics = state_lib.partition(model, frozen)
-        memory = {name: jax.ShapeDtypeStruct((), kind) for name, kind in {
-            'best': jnp.float32, 'best_step': jnp.int32, 'stale': jnp.int32, 'rate_scale': jnp.float32,
-            'bad_step': jnp.int32}.items()}
-        state = state_lib.State(jax.ShapeDtypeStruct((), jnp.int32), trainable, fixed, statistics,
-                               jax.eval_shape(transform.init, trainable), memory)
-        step = jax.jit(step_lib.make_train_step(graphs, task, transform, config.augment.to_dict()))
+    for frozen in ((), ('backbone',)):
+        model = nnx.eval_shape(
+            lambda: models.build('prsnet', backbone='resnet18', width=8, depth=1)
+        )
+        graphdefs, trainable, fixed, statistics = state_lib.partition(model, frozen)
+        memory = {
+            name: jax.ShapeDtypeStruct((), kind)
+            for name, kind in {
+                'best': jnp.float32,
+                'best_step': jnp.int32,
+                'evals_since_best': jnp.int32,
+                'lr_scale': jnp.float32,
+                'first_nonfinite_step': jnp.int32,
+            }.items()
+        }
+        state = state_lib.State(
+            jax.ShapeDtypeStruct((), jnp.int32),
+            trainable,
+            fixed,
+            statistics,
+            jax.eval_shape(transform.init, trainable),
+            memory,
+        )
+        step = jax.jit(
+            step_lib.make_train_step(graphdefs, task, transform, config.augment.to_dict())
+        )
         compiled = step.lower(state, batch, {}, jax.eval_shape(lambda: jax.random.key(0))).compile()
         flops[frozen] = compiled.cost_analysis()['flops']
         temporary[frozen] = compiled.memory_analysis().temp_size_in_bytes
-        moments[frozen] = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state.optimizer))
+        moments[frozen] = sum(
+            np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state.opt_state)
+        )
         head = sum(np.prod(x.shape) * 4 for x in jax.tree.leaves(trainable['head']))
-    assert moments[()] > 100 * moments['trunk',] and moments['trunk',] <= 2 * head + 16  # two moments, some counters
-    assert flops['trunk',] < 0.42 * flops[()]
-    assert temporary['trunk',] < temporary[()]  # no activations are kept for a backward pass
+    assert (
+        moments[()] > 100 * moments['backbone',] and moments['backbone',] <= 2 * head + 16
+    )  # two moments, some counters
+    assert flops['backbone',] < 0.42 * flops[()]
+    assert temporary['backbone',] < temporary[()]  # no activations are kept for a backward pass

@@ -11,30 +11,46 @@ from boneage_jax.analysis import ensemble
 from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 
-FILMS = 24
+IMAGES = 24
 
 
-def films(errors, ids=None, seed=3):
+def images(errors, ids=None, seed=3):
     generator = np.random.default_rng(seed)
-    months = generator.integers(10, 220, FILMS).astype(float)
-    return ensemble.Predictions(ids or [f'h{i}' for i in range(FILMS)], generator.random(FILMS) < 0.5, months, months + errors)
+    months = generator.integers(10, 220, IMAGES).astype(float)
+    return ensemble.Predictions(
+        ids or [f'h{i}' for i in range(IMAGES)],
+        generator.random(IMAGES) < 0.5,
+        months,
+        months + errors,
+    )
 
 
 def finished(workdir, errors, train=('a', 'b', 'c')):
     """A run's workdir as `train` leaves it, its holdout predictions off by `errors`."""
     workdir.mkdir(parents=True)
-    splits = {'validation': films(errors, [f'v{i}' for i in range(FILMS)]), 'holdout': films(errors)}
-    predictions = {name: (split, {'prediction': split.prediction}) for name, split in splits.items()}
+    splits = {
+        'validation': images(errors, [f'v{i}' for i in range(IMAGES)]),
+        'holdout': images(errors),
+    }
+    predictions = {
+        name: (split, {'prediction': split.prediction}) for name, split in splits.items()
+    }
     evaluate.write_predictions(workdir, predictions)
     evaluate.write_metrics(workdir, predictions, ensemble.TASK, np.array([100.0, 120.0]), {})
-    files.write_json(workdir / 'splits.json', {'train': list(train), **{name: s.ids for name, s in splits.items()}})
+    files.write_json(
+        workdir / 'splits.json',
+        {'train': list(train), **{name: s.ids for name, s in splits.items()}},
+    )
     return workdir
 
 
 def members(tmp_path, count=3):
     generator = np.random.default_rng(0)
-    shared = generator.normal(0, 8, FILMS)
-    return [finished(tmp_path / f'run{i}', shared + generator.normal(0, 8, FILMS)) for i in range(count)]
+    shared = generator.normal(0, 8, IMAGES)
+    return [
+        finished(tmp_path / f'run{i}', shared + generator.normal(0, 8, IMAGES))
+        for i in range(count)
+    ]
 
 
 def change(path, old, new):
@@ -43,12 +59,16 @@ def change(path, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
-def test_the_mean_is_taken_film_by_film_whatever_the_order():
-    turned = films(6.0)
-    back = ensemble.Predictions(turned.ids[::-1], turned.male[::-1], turned.months[::-1], turned.prediction[::-1])
-    mean = ensemble.combine({'a': {'holdout': films(np.arange(FILMS))}, 'b': {'holdout': back}})['holdout']
-    np.testing.assert_allclose(mean.errors, (np.arange(FILMS) + 6.0) / 2)
-    assert mean.ids == films(0.0).ids
+def test_the_mean_is_taken_image_by_image_whatever_the_order():
+    turned = images(6.0)
+    back = ensemble.Predictions(
+        turned.ids[::-1], turned.male[::-1], turned.months[::-1], turned.prediction[::-1]
+    )
+    mean = ensemble.combine({'a': {'holdout': images(np.arange(IMAGES))}, 'b': {'holdout': back}})[
+        'holdout'
+    ]
+    np.testing.assert_allclose(mean.errors, (np.arange(IMAGES) + 6.0) / 2)
+    assert mean.ids == images(0.0).ids
 
 
 def test_an_ensemble_reads_like_a_run(tmp_path):
@@ -57,75 +77,138 @@ def test_an_ensemble_reads_like_a_run(tmp_path):
     assert json.loads((tmp_path / 'mean' / 'metrics.json').read_text()) == report
     assert report['members'] == [str(run) for run in runs]
     read = [ensemble.read(run)['holdout'] for run in (*runs, tmp_path / 'mean')]
-    np.testing.assert_allclose(read[-1].prediction, np.mean([f.prediction for f in read[:-1]], axis=0), atol=1e-3)
+    np.testing.assert_allclose(
+        read[-1].prediction, np.mean([f.prediction for f in read[:-1]], axis=0), atol=1e-3
+    )
     mae = report['splits']['holdout']['overall']['mae']['value']
     assert mae == pytest.approx(np.abs(read[-1].errors).mean(), abs=1e-3)
     assert report['splits']['holdout']['median_mae']['median'] == 110
     with (tmp_path / 'mean' / 'error_correlation_holdout.csv').open() as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ['member', 'run0', 'run1', 'run2'] and [row[0] for row in rows[1:]] == rows[0][1:]
+    assert (
+        rows[0] == ['member', 'run0', 'run1', 'run2']
+        and [row[0] for row in rows[1:]] == rows[0][1:]
+    )
     expected = np.corrcoef([f.errors for f in read[:-1]])
-    np.testing.assert_allclose(np.asarray([row[1:] for row in rows[1:]], float), expected, atol=1e-3)
+    np.testing.assert_allclose(
+        np.asarray([row[1:] for row in rows[1:]], float), expected, atol=1e-3
+    )
     assert {p.name for p in (tmp_path / 'mean' / 'figures').iterdir()} == {
-        *(f'{name}_{split}.png' for name in ('predictions', 'error_by_age', 'bland_altman') for split in ('holdout', 'validation')),
-        'error_correlation_holdout.png'}  # nothing of validation beside what every run draws: it is not reported
+        *(
+            f'{name}_{split}.png'
+            for name in ('predictions', 'error_by_age', 'bland_altman')
+            for split in ('holdout', 'validation')
+        ),
+        'error_correlation_holdout.png',
+    }  # nothing of validation beside what every run draws: it is not reported
     another = finished(tmp_path / 'another', 2.0, train=['d'])
     nested = tmp_path / 'nested'
-    ensemble.write([tmp_path / 'mean', another], nested)  # an ensemble may be a member: it knows what it trained on
+    ensemble.write(
+        [tmp_path / 'mean', another], nested
+    )  # an ensemble may be a member: it knows what it trained on
     assert json.loads((nested / 'splits.json').read_text())['train'] == ['a', 'b', 'c', 'd']
 
 
 def test_label_fingerprints_and_the_leak_check_are_carried_over(tmp_path, monkeypatch):
     leaks = {'same_id': 0, 'same_picture': 0, 'near_picture': 2}
-    a, b = ({'labels': {'holdout': {'films': 24, 'sha256': 'a'}, 'train': {'films': 3, 'sha256': x}}, 'leaks': leaks} for x in 'bc')
-    both = {'labels': {'holdout': a['labels']['holdout']}, 'leaks': leaks,
-            'members_differ': {'labels of train': {'run0': a['labels']['train'], 'run1': b['labels']['train']}}}
+    a, b = (
+        {
+            'labels': {
+                'holdout': {'images': 24, 'sha256': 'a'},
+                'train': {'images': 3, 'sha256': x},
+            },
+            'leaks': leaks,
+        }
+        for x in 'bc'
+    )
+    both = {
+        'labels': {'holdout': a['labels']['holdout']},
+        'leaks': leaks,
+        'members_differ': {
+            'labels of train': {'run0': a['labels']['train'], 'run1': b['labels']['train']}
+        },
+    }
     assert ensemble.carried({'run0': a, 'run1': b}) == both
     older = ensemble.carried({'a': a, 'older': {}})
-    assert 'labels' not in older and older['members_differ']['leaks: near_picture'] == {'a': 2, 'older': None}
+    assert 'labels' not in older and older['members_differ']['leaks: near_picture'] == {
+        'a': 2,
+        'older': None,
+    }
     assert ensemble.carried({'a': {}, 'b': {}}) == {}
     for name in ('figures.from_run', '_report'):
-        monkeypatch.setattr(f'boneage_jax.ensemble.{name}', lambda *_: None)  # drawn in another test
+        monkeypatch.setattr(
+            f'boneage_jax.ensemble.{name}', lambda *_: None
+        )  # drawn in another test
     runs = members(tmp_path, 2)
     for run, of in zip(runs, (a, b)):
         files.write_json(run / 'metrics.json', json.loads((run / 'metrics.json').read_text()) | of)
     assert ensemble.write(runs, tmp_path / 'mean').items() >= both.items()
 
 
-def test_a_film_in_other_hands_is_refused_by_name(tmp_path):
+def test_a_image_in_other_hands_is_refused_by_name(tmp_path):
     a, b = members(tmp_path, 2)
     change(b / 'predictions.csv', 'h7,holdout', 'x7,holdout')
-    with pytest.raises(UserError, match=r'holdout, (girls|boys): 1 of the \d+ films of run0 are not in run1, the first: h7'):
+    with pytest.raises(
+        UserError,
+        match=r'holdout, (girls|boys): 1 of the \d+ images of run0 are not in run1, the first: h7',
+    ):
         ensemble.load([a, b])
 
 
 def test_other_labels_are_refused_by_name(tmp_path):
     a, b = members(tmp_path, 2)
-    row = next(line for line in (b / 'predictions.csv').read_text().splitlines() if line.startswith('h5,'))
+    row = next(
+        line for line in (b / 'predictions.csv').read_text().splitlines() if line.startswith('h5,')
+    )
     fields = row.split(',')
     change(b / 'predictions.csv', row, ','.join([*fields[:3], '1.0', fields[4]]))
-    with pytest.raises(UserError, match=r'holdout, film h5: age is .* in run0, but 1.0 in run1: not the same labels'):
+    with pytest.raises(
+        UserError,
+        match=r'holdout, image h5: age is .* in run0, but 1.0 in run1: not the same labels',
+    ):
         ensemble.load([a, b])
 
 
-def test_a_member_that_trained_on_a_reported_film_is_refused(tmp_path):
+def test_a_member_that_trained_on_a_reported_image_is_refused(tmp_path):
     a = finished(tmp_path / 'a', 3.0)
     b = finished(tmp_path / 'b', 4.0, train=['a', 'h2', 'h9'])
-    with pytest.raises(UserError, match='b trained on 2 of the 24 holdout films, the first: h2'):
+    with pytest.raises(UserError, match='b trained on 2 of the 24 holdout images, the first: h2'):
         ensemble.write([a, b], tmp_path / 'mean')
     assert not (tmp_path / 'mean').exists()
 
 
-@pytest.mark.parametrize('break_it, message', [
-    (lambda a, b: (b / 'splits.json').unlink(), 'b: no splits.json; members are workdirs of finished runs'),
-    (lambda a, b: (b / 'metrics.json').unlink(), 'b: no metrics.json'),
-    (lambda a, b: (b / 'splits.json').write_text('{'), r'splits.json: cannot be read .*; is its run finished\?'),
-    (lambda a, b: change(b / 'predictions.csv', 'h1,', 'h0,'), 'film h0 stands in holdout twice'),
-    (lambda a, b: change(b / 'predictions.csv', ',prediction', ',iou'), 'column prediction missing; found .*iou'),
-    (lambda a, b: (b / 'predictions.csv').write_text(''.join(
-        line for line in (b / 'predictions.csv').read_text().splitlines(True) if ',validation,' not in line)),
-     'a predicts validation, holdout, but b holdout: not the same splits'),
-])
+@pytest.mark.parametrize(
+    'break_it, message',
+    [
+        (
+            lambda a, b: (b / 'splits.json').unlink(),
+            'b: no splits.json; members are workdirs of finished runs',
+        ),
+        (lambda a, b: (b / 'metrics.json').unlink(), 'b: no metrics.json'),
+        (
+            lambda a, b: (b / 'splits.json').write_text('{'),
+            r'splits.json: cannot be read .*; is its run finished\?',
+        ),
+        (
+            lambda a, b: change(b / 'predictions.csv', 'h1,', 'h0,'),
+            'image h0 stands in holdout twice',
+        ),
+        (
+            lambda a, b: change(b / 'predictions.csv', ',prediction', ',iou'),
+            'column prediction missing; found .*iou',
+        ),
+        (
+            lambda a, b: (b / 'predictions.csv').write_text(
+                ''.join(
+                    line
+                    for line in (b / 'predictions.csv').read_text().splitlines(True)
+                    if ',validation,' not in line
+                )
+            ),
+            'a predicts validation, holdout, but b holdout: not the same splits',
+        ),
+    ],
+)
 def test_what_cannot_be_averaged_is_refused(tmp_path, break_it, message):
     a, b = finished(tmp_path / 'a', 3.0), finished(tmp_path / 'b', 4.0)
     break_it(a, b)
@@ -146,13 +229,15 @@ def test_one_member_or_the_same_twice_is_no_ensemble(tmp_path):
 
 def test_globs_are_expanded(tmp_path):
     runs = members(tmp_path, 3)
-    assert ensemble.expand([str(runs[2]), str(tmp_path / 'run*')]) == [str(runs[i]) for i in (2, 0, 1)]
+    assert ensemble.expand([str(runs[2]), str(tmp_path / 'run*')]) == [
+        str(runs[i]) for i in (2, 0, 1)
+    ]
     with pytest.raises(UserError, match='nothing matches'):
         ensemble.expand([str(tmp_path / 'walk*')])
 
 
 def test_errors_without_spread_have_no_correlation():
-    runs = {'a': {'holdout': films(0.1)}, 'b': {'holdout': films(np.arange(FILMS))}}
+    runs = {'a': {'holdout': images(0.1)}, 'b': {'holdout': images(np.arange(IMAGES))}}
     assert ensemble.error_correlation(runs, 'holdout') is None
 
 
@@ -162,33 +247,49 @@ def part(whole, male, errors):
 
 
 def test_networks_of_one_sex_join():
-    both, other = films(1.0), films(7.0)
+    both, other = images(1.0), images(7.0)
     boys, girls = part(both, True, 3.0), part(both, False, 5.0)
     mean = ensemble.combine({'b': {'holdout': boys}, 'g': {'holdout': girls}})['holdout']
-    assert sorted(mean.ids) == sorted(both.ids) and mean.ids[:len(boys)] == boys.ids
+    assert sorted(mean.ids) == sorted(both.ids) and mean.ids[: len(boys)] == boys.ids
     np.testing.assert_allclose(mean.errors, np.where(mean.male, 3.0, 5.0))
-    members = {'both': {'holdout': both}, 'b': {'holdout': boys}, 'g': {'holdout': girls}, 'other': {'holdout': other}}
+    members = {
+        'both': {'holdout': both},
+        'b': {'holdout': boys},
+        'g': {'holdout': girls},
+        'other': {'holdout': other},
+    }
     mean = ensemble.combine(members)['holdout']
     assert mean.ids == both.ids
     np.testing.assert_allclose(mean.errors, np.where(both.male, (1 + 3 + 7) / 3, (1 + 5 + 7) / 3))
 
 
-def test_members_of_a_sex_must_have_the_same_films_of_it():
-    both = films(1.0)
+def test_members_of_a_sex_must_have_the_same_images_of_it():
+    both = images(1.0)
     boys, girls = part(both, True, 3.0), part(both, False, 5.0)
-    fewer = ensemble.Predictions(*(column[1:] for column in (boys.ids, boys.male, boys.months, boys.prediction)))
-    with pytest.raises(UserError, match=f'holdout, boys: 1 of the {len(boys)} films of b are not in c, the first: {boys.ids[0]}'):
+    fewer = ensemble.Predictions(
+        *(column[1:] for column in (boys.ids, boys.male, boys.months, boys.prediction))
+    )
+    with pytest.raises(
+        UserError,
+        match=f'holdout, boys: 1 of the {len(boys)} images of b are not in c, the first: {boys.ids[0]}',
+    ):
         ensemble.combine({'g': {'holdout': girls}, 'b': {'holdout': boys}, 'c': {'holdout': fewer}})
     turned = ensemble.Predictions(girls.ids, ~girls.male, girls.months, girls.prediction)
-    with pytest.raises(UserError, match=f'film {girls.ids[0]}: male is True in t, but not in every member'):
+    with pytest.raises(
+        UserError, match=f'image {girls.ids[0]}: male is True in t, but not in every member'
+    ):
         ensemble.combine({'g': {'holdout': girls}, 't': {'holdout': turned}})
 
 
-def test_errors_correlate_over_the_films_that_two_members_share(tmp_path):
+def test_errors_correlate_over_the_images_that_two_members_share(tmp_path):
     generator = np.random.default_rng(2)
-    both = films(generator.normal(0, 8, FILMS))
-    boys, girls = (part(both, sex, generator.normal(0, 8, (both.male == sex).sum())) for sex in (True, False))
-    matrix = ensemble.error_correlation({n: {'holdout': f} for n, f in (('both', both), ('b', boys), ('g', girls))}, 'holdout')
+    both = images(generator.normal(0, 8, IMAGES))
+    boys, girls = (
+        part(both, sex, generator.normal(0, 8, (both.male == sex).sum())) for sex in (True, False)
+    )
+    matrix = ensemble.error_correlation(
+        {n: {'holdout': f} for n, f in (('both', both), ('b', boys), ('g', girls))}, 'holdout'
+    )
     assert matrix[0, 1] == pytest.approx(np.corrcoef(both.errors[both.male], boys.errors)[0, 1])
     assert np.isnan(matrix[1, 2]) and matrix[2, 0] == matrix[0, 2]
     (tmp_path / 'figures').mkdir()

@@ -28,10 +28,21 @@ def write_run(folder, count=40, splits=('validation', 'holdout'), interval=0.0):
             bounds = f',{p - interval},{p + interval}' if interval else ''
             rows.append(f'{i}{j},{split},{j % 2 == 0},{a},{p}{bounds}')
     (folder / 'predictions.csv').write_text('\n'.join(rows) + '\n')
-    lines = [{'kind': 'train', 'step': s, 'epoch': s / 10, 'loss': 40 / s, 'learning_rate': 0.1,
-              'images_per_second': 9.0} for s in range(1, 31)]
-    lines += [{'kind': 'eval', 'step': 10 * e, 'epoch': e, 'split': 'validation', 'mae': mae, 'loss': mae}
-              for e, mae in ((1, 20.0), (2, 11.5), (3, 13.0))]
+    lines = [
+        {
+            'kind': 'train',
+            'step': s,
+            'epoch': s / 10,
+            'loss': 40 / s,
+            'learning_rate': 0.1,
+            'images_per_second': 9.0,
+        }
+        for s in range(1, 31)
+    ]
+    lines += [
+        {'kind': 'eval', 'step': 10 * e, 'epoch': e, 'split': 'validation', 'mae': mae, 'loss': mae}
+        for e, mae in ((1, 20.0), (2, 11.5), (3, 13.0))
+    ]
     (folder / 'metrics.jsonl').write_text('\n'.join(json.dumps(line) for line in lines) + '\n')
     return age, prediction
 
@@ -39,8 +50,15 @@ def write_run(folder, count=40, splits=('validation', 'holdout'), interval=0.0):
 def texts(figure):
     found = [axes.get_title() for axes in figure.axes]
     found += [text.get_text() for axes in figure.axes for text in axes.texts]
-    return ' | '.join(found + [text.get_text() for axes in figure.axes if axes.get_legend()
-                               for text in axes.get_legend().get_texts()])
+    return ' | '.join(
+        found
+        + [
+            text.get_text()
+            for axes in figure.axes
+            if axes.get_legend()
+            for text in axes.get_legend().get_texts()
+        ]
+    )
 
 
 @pytest.fixture
@@ -60,10 +78,16 @@ def test_a_run_gives_every_figure_whole(tmp_path):
     before = dict(matplotlib.rcParams)
     paths = figures.from_run(tmp_path)
     assert [path.name for path in paths] == [
-        'predictions_validation.png', 'error_by_age_validation.png', 'bland_altman_validation.png', 'predictions_holdout.png',
-        'error_by_age_holdout.png', 'bland_altman_holdout.png', 'training.png']
+        'predictions_validation.png',
+        'error_by_age_validation.png',
+        'bland_altman_validation.png',
+        'predictions_holdout.png',
+        'error_by_age_holdout.png',
+        'bland_altman_holdout.png',
+        'training.png',
+    ]
     assert {path.parent for path in paths} == {tmp_path / 'figures'}
-    assert sorted((tmp_path / 'figures').iterdir()) == sorted(paths)       # no temporary file is left
+    assert sorted((tmp_path / 'figures').iterdir()) == sorted(paths)  # no temporary file is left
     for path in paths:
         with Image.open(path) as image:
             image.load()
@@ -75,8 +99,13 @@ def test_the_numbers_drawn_are_those_of_the_files(tmp_path, drawn):
     age, prediction = write_run(tmp_path)
     figures.from_run(tmp_path)
     figure = drawn['predictions_holdout.png']
-    points = np.concatenate([collection.get_offsets() for collection in figure.axes[0].collections
-                             if len(collection.get_offsets()) and len(collection.get_paths()) == 1])
+    points = np.concatenate(
+        [
+            collection.get_offsets()
+            for collection in figure.axes[0].collections
+            if len(collection.get_offsets()) and len(collection.get_paths()) == 1
+        ]
+    )
     points = points[np.isfinite(points).all(1) & (points != 0).any(1)]
     expected = np.stack([age[1], prediction[1]], 1)
     np.testing.assert_allclose(points[np.lexsort(points.T)], expected[np.lexsort(expected.T)])
@@ -89,8 +118,13 @@ def test_the_numbers_drawn_are_those_of_the_files(tmp_path, drawn):
 def test_axes_carry_units(tmp_path, drawn):
     write_run(tmp_path, splits=('holdout',))
     figures.from_run(tmp_path)
-    labels = [label for figure in drawn.values() for axes in figure.axes
-              for label in (axes.get_xlabel(), axes.get_ylabel()) if label]
+    labels = [
+        label
+        for figure in drawn.values()
+        for axes in figure.axes
+        for label in (axes.get_xlabel(), axes.get_ylabel())
+        if label
+    ]
     assert len(labels) == 11
     assert all('months' in label or label in ('epoch', 'loss') for label in labels)
 
@@ -101,7 +135,7 @@ def test_binned_means_and_gaps():
     middle, count, mean, lower, upper = ages._binned(age, values, np.array([0, 12, 24, 36]))
     np.testing.assert_array_equal(middle, [6, 18, 30])
     np.testing.assert_array_equal(count, [6, 2, 5])
-    np.testing.assert_array_equal(mean, [2, np.nan, 3])       # two films are too few for a mean
+    np.testing.assert_array_equal(mean, [2, np.nan, 3])  # two images are too few for a mean
     assert lower[0] == upper[0] == 2 and 1 < lower[2] < 3 < upper[2] < 5
 
 
@@ -109,15 +143,20 @@ def test_intervals_and_their_coverage(tmp_path, drawn):
     age, prediction = write_run(tmp_path, splits=('holdout',), interval=8.0)
     figures.from_run(tmp_path)
     share = (np.abs(prediction - age) <= 8).mean()
-    assert f'intervals hold {100 * share:.0f} % of films' in texts(drawn['predictions_holdout.png'])
+    assert f'intervals hold {100 * share:.0f} % of images' in texts(
+        drawn['predictions_holdout.png']
+    )
 
 
 @pytest.mark.parametrize('count', [1, 3])
-def test_few_films_of_one_sex_and_no_evaluation_yet(tmp_path, drawn, count):
+def test_few_images_of_one_sex_and_no_evaluation_yet(tmp_path, drawn, count):
     (tmp_path / 'predictions.csv').write_text(
-        'id,split,male,age,prediction\n' + ''.join(f'{i},test,true,{i + 1},-5\n' for i in range(count)))
+        'id,split,male,age,prediction\n'
+        + ''.join(f'{i},test,true,{i + 1},-5\n' for i in range(count))
+    )
     (tmp_path / 'metrics.jsonl').write_text(
-        '{"kind": "train", "step": 1, "epoch": 0.1, "loss": -2.0}\n{"kind": "ev')
+        '{"kind": "train", "step": 1, "epoch": 0.1, "loss": -2.0}\n{"kind": "ev'
+    )
     assert len(figures.from_run(tmp_path)) == 4
     assert 'girls' not in texts(drawn['predictions_test.png'])
     assert 'no evaluation' in texts(drawn['training.png'])
@@ -132,14 +171,17 @@ def test_girls_and_boys_differ_without_colour():
 HEADER = 'id,split,male,age,prediction\n'
 
 
-@pytest.mark.parametrize('content, words', [
-    ('', 'columns id, split, male, age, prediction missing; found nothing'),
-    ('id,split,male,prediction\n1,a,True,3\n', 'column age missing; found id, split'),
-    (HEADER, 'holds no predictions'),
-    (HEADER + '1,a,True,3,4\n2,a,perhaps,3,4\n', 'line 3: .*perhaps'),
-    (HEADER + '1,a,True,3\n', 'line 2'),
-    (HEADER + '1,a,True,3,nan\n', 'line 2: .*not finite'),
-])
+@pytest.mark.parametrize(
+    'content, words',
+    [
+        ('', 'columns id, split, male, age, prediction missing; found nothing'),
+        ('id,split,male,prediction\n1,a,True,3\n', 'column age missing; found id, split'),
+        (HEADER, 'holds no predictions'),
+        (HEADER + '1,a,True,3,4\n2,a,perhaps,3,4\n', 'line 3: .*perhaps'),
+        (HEADER + '1,a,True,3\n', 'line 2'),
+        (HEADER + '1,a,True,3,nan\n', 'line 2: .*not finite'),
+    ],
+)
 def test_bad_predictions_are_named(tmp_path, content, words):
     write_run(tmp_path)
     (tmp_path / 'predictions.csv').write_text(content)
@@ -148,9 +190,13 @@ def test_bad_predictions_are_named(tmp_path, content, words):
     assert not (tmp_path / 'figures').exists()
 
 
-@pytest.mark.parametrize('content, words', [
-    ('', 'no training line'), ('{"kind": "train"}\n{}\n', 'line 1'),
-])
+@pytest.mark.parametrize(
+    'content, words',
+    [
+        ('', 'no training line'),
+        ('{"kind": "train"}\n{}\n', 'line 1'),
+    ],
+)
 def test_bad_logs_are_named(tmp_path, content, words):
     write_run(tmp_path)
     (tmp_path / 'metrics.jsonl').write_text(content)
@@ -188,13 +234,17 @@ def test_image_sheet_shows_the_full_range(tmp_path, dtype):
     height, width = pixels.shape
     greys = [int(pixels[int(height * 0.22), int(width * x)]) for x in (1 / 6, 3 / 6, 5 / 6)]
     assert greys[0] == 0 and greys[1] == 255 and 124 <= greys[2] <= 131
-    assert pixels[int(height * 0.7), int(width * 5 / 6)] == 255        # the sixth place stays empty
+    assert pixels[int(height * 0.7), int(width * 5 / 6)] == 255  # the sixth place stays empty
 
 
-@pytest.mark.parametrize('shape, captions, words', [
-    ((2, 8, 8), 2, 'found shape'), ((0, 8, 8, 1), 0, 'found shape'),
-    ((2, 8, 8, 1), 3, '2 images but 3 captions'),
-])
+@pytest.mark.parametrize(
+    'shape, captions, words',
+    [
+        ((2, 8, 8), 2, 'found shape'),
+        ((0, 8, 8, 1), 0, 'found shape'),
+        ((2, 8, 8, 1), 3, '2 images but 3 captions'),
+    ],
+)
 def test_bad_sheets_are_refused(tmp_path, shape, captions, words):
     with pytest.raises(ValueError, match=words):
         figures.image_sheet(np.zeros(shape), ['x'] * captions, tmp_path / 'sheet.png')
@@ -204,16 +254,24 @@ def test_parts_are_drawn_where_they_are(tmp_path, drawn):
     images = np.zeros((2, 40, 30, 1), np.uint8)
     boxes = np.array([[[2, 3, 12, 9], [-5, 10, 15, 40]], [[0, 0, 8, 8], [1, 1, 2, 2]]], np.float32)
     maps = np.linspace(0.2, 0.8, 2 * 5 * 4).reshape(2, 5, 4)
-    path = figures.parts(images, maps, boxes, ['a', 'b'], tmp_path / 'parts.png', np.array([[1, 1], [1, 0]], bool))
+    path = figures.parts(
+        images, maps, boxes, ['a', 'b'], tmp_path / 'parts.png', np.array([[1, 1], [1, 0]], bool)
+    )
     with Image.open(path) as image:
         assert image.format == 'PNG'
     cells = np.reshape(drawn['parts.png'].axes, (3, 2))
     corners = [[p.get_bbox().extents.tolist() for p in axes.patches] for axes in cells[2]]
-    assert corners == [[[10, -5, 40, 15], [3, 2, 9, 12]], [[0, 0, 8, 8]]]  # x, y; the best last, on top
+    assert corners == [
+        [[10, -5, 40, 15], [3, 2, 9, 12]],
+        [[0, 0, 8, 8]],
+    ]  # x, y; the best last, on top
     assert [t.get_text() for t in cells[2, 0].texts] == ['2', '1']
     assert [axes.get_xlabel() for axes in cells[2]] == ['a', 'b']
     assert cells[1, 0].images[0].get_clim() == cells[1, 1].images[0].get_clim() == (0.2, 0.8)
-    assert cells[2, 0].get_xlim() == (0, 30) and cells[2, 0].get_ylim() == (40, 0)  # a box beyond does not widen it
+    assert cells[2, 0].get_xlim() == (0, 30) and cells[2, 0].get_ylim() == (
+        40,
+        0,
+    )  # a box beyond does not widen it
     figures.parts(images, None, boxes, ['a', 'b'], tmp_path / 'two_rows.png')
     assert len(drawn['two_rows.png'].axes) == 4
     with pytest.raises(ValueError, match='needs images .*1 captions'):
@@ -222,10 +280,17 @@ def test_parts_are_drawn_where_they_are(tmp_path, drawn):
 
 def test_anchors_are_drawn_at_the_middle_of_every_level(tmp_path, drawn):
     centres = [(8, 8), (8, 24), (24, 8), (16, 16)]
-    boxes = np.array([[r - h, c - w, r + h, c + w] for r, c in centres for h, w in ((4, 6), (5, 3))], np.float32)
-    figures.anchors(np.zeros((32, 32, 1)), boxes, np.array([0] * 6 + [1] * 2), tmp_path / 'anchors.png')
+    boxes = np.array(
+        [[r - h, c - w, r + h, c + w] for r, c in centres for h, w in ((4, 6), (5, 3))], np.float32
+    )
+    figures.anchors(
+        np.zeros((32, 32, 1)), boxes, np.array([0] * 6 + [1] * 2), tmp_path / 'anchors.png'
+    )
     left, right = drawn['anchors.png'].axes
     assert [len(axes.patches) for axes in (left, right)] == [2, 2]
     assert [len(axes.collections[0].get_offsets()) for axes in (left, right)] == [6, 2]
     assert right.patches[0].get_bbox().extents.tolist() == [10, 12, 22, 20]
-    assert (left.get_title(), right.get_title()) == ('res3: 6 anchors, 2 a place', 'res4: 2 anchors, 2 a place')
+    assert (left.get_title(), right.get_title()) == (
+        'res3: 6 anchors, 2 a place',
+        'res4: 2 anchors, 2 a place',
+    )

@@ -1,4 +1,4 @@
-"""Hand masks: phantoms with a known mask, what real films do to them, crops, stages, and the rules of review."""
+"""Hand masks: phantoms with a known mask, what real images do to them, crops, stages, and the rules of review."""
 
 import os
 from pathlib import Path
@@ -17,42 +17,45 @@ SEED, INDEX = 7, (4, 5, 9)
 
 
 @pytest.fixture(scope='module')
-def films():
+def images():
     return [phantom(SEED, index, (150, 120)) for index in INDEX]
 
 
 @pytest.fixture(scope='module')
-def found(films):
-    return [hand_mask.classical_steps(film['image']) for film in films]
+def found(images):
+    return [hand_mask.classical_steps(example['image']) for example in images]
 
 
-def test_phantoms(films, found):
-    scores = [mask_checks.iou(steps.mask, film['hand_mask']) for steps, film in zip(found, films, strict=True)]
+def test_phantoms(images, found):
+    scores = [
+        mask_checks.iou(steps.mask, example['hand_mask'])
+        for steps, example in zip(found, images, strict=True)
+    ]
     assert np.median(scores) > 0.93 and min(scores) > 0.85
-    for steps, film in zip(found, films, strict=True):
+    for steps, example in zip(found, images, strict=True):
         assert not mask_checks.violations(steps.mask) and steps.score >= silhouette.DOUBTFUL
-        rows, columns = np.rint(film['coco_keypoints']).astype(int).T
+        rows, columns = np.rint(example['coco_keypoints']).astype(int).T
         assert steps.mask[rows, columns].mean() > 0.9
 
 
-def test_steps_are_what_they_say(films, found):
+def test_steps_are_what_they_say(images, found):
     steps = found[0]
     fine = steps.image.shape
     assert max(fine) == hand_mask.FINE[0]
     assert steps.gradient.shape == steps.markers.shape == steps.segments.shape == fine
-    assert steps.mask.shape == films[0]['image'].shape and steps.mask.dtype == bool
+    assert steps.mask.shape == images[0]['image'].shape and steps.mask.dtype == bool
     assert set(np.unique(steps.markers)) == {0, 1, 2} and set(np.unique(steps.segments)) == {1, 2}
     decided = steps.markers > 0
     assert (steps.segments[decided] == steps.markers[decided]).all()
-    assert np.allclose(hand_mask.classical(films[0]['image']), steps.mask)
+    assert np.allclose(hand_mask.classical(images[0]['image']), steps.mask)
 
 
-def test_inverted_film(films, found):
-    steps = hand_mask.classical_steps(255 - films[0]['image'])
+def test_inverted_image(images, found):
+    steps = hand_mask.classical_steps(255 - images[0]['image'])
     assert steps.inverted and not found[0].inverted
-    assert mask_checks.iou(steps.mask, films[0]['hand_mask']) > 0.9
-    stage = hand_mask.mask_stage({'image': 255 - films[0]['image'], 'id': '1'})
-    assert (stage['image'] == films[0]['image']).all()
+    assert mask_checks.iou(steps.mask, images[0]['hand_mask']) > 0.9
+    stage = hand_mask.mask_stage({'image': 255 - images[0]['image'], 'id': '1'})
+    assert (stage['image'] == images[0]['image']).all()
 
 
 def frame(image):
@@ -64,7 +67,9 @@ def marker(image):
 
 
 def halves(image):
-    image[:, image.shape[1] // 2:] = np.clip(image[:, image.shape[1] // 2:].astype(int) + 12, 0, 255)
+    image[:, image.shape[1] // 2 :] = np.clip(
+        image[:, image.shape[1] // 2 :].astype(int) + 12, 0, 255
+    )
 
 
 def pale(image):
@@ -72,29 +77,31 @@ def pale(image):
 
 
 @pytest.mark.parametrize('spoil', [frame, marker, halves, pale])
-def test_what_films_have_about_them(films, found, spoil):
-    image = films[1]['image'].copy()
+def test_what_images_have_about_them(images, found, spoil):
+    image = images[1]['image'].copy()
     spoil(image)
     steps = hand_mask.classical_steps(image)
-    assert mask_checks.iou(steps.mask, films[1]['hand_mask']) > 0.85
+    assert mask_checks.iou(steps.mask, images[1]['hand_mask']) > 0.85
     if spoil is marker:
         assert not steps.mask[8:22, 3:9].any()
 
 
-def test_large_and_small_films_have_the_same_mask(films, found):
-    film = Image.fromarray(films[2]['image'])
+def test_large_and_small_images_have_the_same_mask(images, found):
+    example = Image.fromarray(images[2]['image'])
     for size in ((360, 450), (80, 100)):
-        large = hand_mask.classical(np.asarray(film.resize(size, Image.Resampling.BICUBIC)))
+        large = hand_mask.classical(np.asarray(example.resize(size, Image.Resampling.BICUBIC)))
         assert large.shape == size[::-1]
-        back = np.asarray(Image.fromarray(large).resize(film.size, Image.Resampling.NEAREST))
+        back = np.asarray(Image.fromarray(large).resize(example.size, Image.Resampling.NEAREST))
         assert mask_checks.iou(back, found[2].mask) > 0.9
 
 
 @pytest.mark.parametrize('grey', [0, 130, 255])
-def test_an_empty_film_has_no_mask_and_is_refused(grey):
+def test_an_empty_image_has_no_mask_and_is_refused(grey):
     image = np.full((60, 80), grey, np.uint8)
     assert not hand_mask.classical(image).any()
-    with pytest.raises(UserError, match='film 9: no hand that could be trusted .area: the mask is empty'):
+    with pytest.raises(
+        UserError, match='image 9: no hand that could be trusted .area: the mask is empty'
+    ):
         hand_mask.mask_stage({'id': '9', 'image': image})
     whole = hand_mask.mask_stage({'id': '9', 'image': image}, on_doubt='whole')
     assert whole['hand_mask'].all() and 'empty' in whole['mask_doubts']
@@ -102,13 +109,15 @@ def test_an_empty_film_has_no_mask_and_is_refused(grey):
 
 def test_noise_is_doubted():
     image = np.random.default_rng(0).integers(0, 256, (90, 90), np.uint8)
-    film = hand_mask.mask_stage({'id': '9', 'image': image}, on_doubt='whole')
-    assert film['mask_doubts'] and film['hand_mask'].all()
+    example = hand_mask.mask_stage({'id': '9', 'image': image}, on_doubt='whole')
+    assert example['mask_doubts'] and example['hand_mask'].all()
 
 
-@pytest.mark.parametrize('image', [np.zeros((40, 40)), np.zeros((40, 40, 1), np.uint8), np.zeros((8, 40), np.uint8)])
-def test_what_is_no_film(image):
-    with pytest.raises(UserError, match='film 3: hand mask: image .* give a uint8 film'):
+@pytest.mark.parametrize(
+    'image', [np.zeros((40, 40)), np.zeros((40, 40, 1), np.uint8), np.zeros((8, 40), np.uint8)]
+)
+def test_what_is_no_image(image):
+    with pytest.raises(UserError, match='image 3: hand mask: image .* give a uint8 image'):
         hand_mask.mask_stage({'id': '3', 'image': image})
 
 
@@ -124,21 +133,33 @@ def test_crop_moves_points_and_boxes():
     mask = np.zeros((40, 30), np.uint8)
     mask[10:30, 5:15] = 1
     image = np.arange(1200).reshape(40, 30).astype(np.uint8) | 1
-    film = {'id': '1', 'image': image, 'hand_mask': mask, 'keypoints': np.array([[12, 7], [29, 14]], np.float32),
-            'bone_boxes': np.array([[11, 6, 20, 9], [np.nan] * 4], np.float32), 'male': True}
-    done = hand_mask.crop_stage(film, margin=0.1, mask=False)
-    assert (done['image'] == image[8:32, 3:17]).all() and done['hand_mask'].shape == (24, 14) and done['male']
-    for (r, c), (row, column) in zip(film['keypoints'].astype(int), done['keypoints'].astype(int), strict=True):
+    example = {
+        'id': '1',
+        'image': image,
+        'hand_mask': mask,
+        'keypoints': np.array([[12, 7], [29, 14]], np.float32),
+        'bone_boxes': np.array([[11, 6, 20, 9], [np.nan] * 4], np.float32),
+        'male': True,
+    }
+    done = hand_mask.crop_stage(example, margin=0.1, mask=False)
+    assert (
+        (done['image'] == image[8:32, 3:17]).all()
+        and done['hand_mask'].shape == (24, 14)
+        and done['male']
+    )
+    for (r, c), (row, column) in zip(
+        example['keypoints'].astype(int), done['keypoints'].astype(int), strict=True
+    ):
         assert done['image'][row, column] == image[r, c]
     assert done['bone_boxes'][0].tolist() == [3, 3, 12, 6] and np.isnan(done['bone_boxes'][1]).all()
-    assert done['keypoints'].dtype == np.float32 and film['image'].shape == (40, 30)
-    masked = hand_mask.crop_stage(film, margin=0.1)
+    assert done['keypoints'].dtype == np.float32 and example['image'].shape == (40, 30)
+    masked = hand_mask.crop_stage(example, margin=0.1)
     assert (masked['image'] > 0).sum() == 200
     assert (hand_mask.crop(image, mask, 0) == image[10:30, 5:15]).all()
     assert hand_mask.crop(image, mask, 5).shape == image.shape, 'a margin stops at the border'
-    with pytest.raises(UserError, match='film 1: crop: the mask is empty'):
-        hand_mask.crop_stage(film | {'hand_mask': 0 * mask})
-    with pytest.raises(UserError, match='film 1 has no hand_mask'):
+    with pytest.raises(UserError, match='image 1: crop: the mask is empty'):
+        hand_mask.crop_stage(example | {'hand_mask': 0 * mask})
+    with pytest.raises(UserError, match='image 1 has no hand_mask'):
         hand_mask.crop_stage({'id': '1', 'image': image})
 
 
@@ -179,14 +200,19 @@ def spoilt(name):
 def test_every_rule_refuses_what_it_is_for(name):
     assert mask_checks.violations(blob()) == []
     refused = mask_checks.violations(spoilt(name))
-    assert name in [reason.split(':')[0] for reason in refused], (refused, mask_checks.measures(spoilt(name)))
+    assert name in [reason.split(':')[0] for reason in refused], (
+        refused,
+        mask_checks.measures(spoilt(name)),
+    )
 
 
 def test_agreement_limits_and_empty_masks():
     assert mask_checks.violations(blob(), blob()) == []
     assert [reason[:9] for reason in mask_checks.violations(blob(), blob(shift=5))] == ['agreement']
     assert mask_checks.violations(blob(), blob(shift=5), {'agreement': (0.3, 1.0)}) == []
-    assert mask_checks.violations(np.zeros((50, 50)), blob()[:50, :50]) == ['area: the mask is empty']
+    assert mask_checks.violations(np.zeros((50, 50)), blob()[:50, :50]) == [
+        'area: the mask is empty'
+    ]
     assert mask_checks.iou(np.zeros((3, 3)), np.zeros((3, 3))) == 1
     with pytest.raises(ValueError, match='no such rule: agreeement'):
         mask_checks.violations(blob(), limits={'agreeement': (0, 1)})
@@ -198,24 +224,36 @@ def test_measures_hardly_depend_on_the_size():
     assert all(large[name] == pytest.approx(value, abs=0.06) for name, value in small.items())
 
 
-def test_figure_of_the_steps(films, tmp_path):
-    path = extraction(films[0]['image'], tmp_path / 'figures' / 'extraction.png')
-    assert path.stat().st_size > 10_000 and [p.name for p in path.parent.iterdir()] == ['extraction.png']
+def test_figure_of_the_steps(images, tmp_path):
+    path = extraction(images[0]['image'], tmp_path / 'figures' / 'extraction.png')
+    assert path.stat().st_size > 10_000 and [p.name for p in path.parent.iterdir()] == [
+        'extraction.png'
+    ]
 
 
-def test_benchmark(films, tmp_path):
-    Image.fromarray(films[0]['image']).save(tmp_path / '1.png')
-    result = benchmark.main(['--films', str(tmp_path), '--side', '100', '--repeats', '1',
-                             '--output', str(tmp_path / 'out.json')])
-    assert [row['films'] for row in result['rows']] == [1] * 8
-    assert all(row['best'] > 0 and 'min for 12,611 films' in row['note'] for row in result['rows'])
-    with pytest.raises(SystemExit, match='no films there'):
-        benchmark.main(['--films', str(tmp_path / 'none')])
+def test_benchmark(images, tmp_path):
+    Image.fromarray(images[0]['image']).save(tmp_path / '1.png')
+    result = benchmark.main(
+        [
+            '--images',
+            str(tmp_path),
+            '--side',
+            '100',
+            '--repeats',
+            '1',
+            '--output',
+            str(tmp_path / 'out.json'),
+        ]
+    )
+    assert [row['images'] for row in result['rows']] == [1] * 8
+    assert all(row['best'] > 0 and 'min for 12,611 images' in row['note'] for row in result['rows'])
+    with pytest.raises(SystemExit, match='no images there'):
+        benchmark.main(['--images', str(tmp_path / 'none')])
 
 
-@pytest.mark.skipif('BONEAGE_DATA' not in os.environ, reason='BONEAGE_DATA: folder of real films')
-def test_native_films():
-    """The 8 native films: nothing refused, and no mask that is a frame or a marker."""
+@pytest.mark.skipif('BONEAGE_DATA' not in os.environ, reason='BONEAGE_DATA: folder of real images')
+def test_native_images():
+    """The 8 native images: nothing refused, and no mask that is a frame or a marker."""
     for path in sorted(Path(os.environ['BONEAGE_DATA'], 'rsna_native').glob('*.png')):
         steps = hand_mask.classical_steps(np.asarray(Image.open(path).convert('L')))
         assert not mask_checks.violations(steps.mask), path.name

@@ -1,4 +1,5 @@
-"""The phantom: what must be in its films, and what must not."""
+"""The phantom: what must be in its images, and what must not."""
+
 import io
 import json
 import os
@@ -28,41 +29,41 @@ def generator(*entropy):
 
 
 @pytest.fixture(scope='module')
-def films():
+def images():
     return [phantom(5, index, (128, 128)) for index in range(300)]
 
 
-def test_same_seed_and_index_same_film():
+def test_same_seed_and_index_same_image():
     first, again, other = phantom(3, 4, (96, 80)), phantom(3, 4, (96, 80)), phantom(3, 5, (96, 80))
     for key in first:
         np.testing.assert_array_equal(first[key], again[key])
     assert first['image'].shape == first['hand_mask'].shape == (96, 80)
-    assert (first['image'] != other['image']).mean() > .2
-    assert (phantom(4, 4, (96, 80))['image'] != first['image']).mean() > .2
+    assert (first['image'] != other['image']).mean() > 0.2
+    assert (phantom(4, 4, (96, 80))['image'] != first['image']).mean() > 0.2
 
 
-def test_same_film_at_two_sizes():
+def test_same_image_at_two_sizes():
     small, large = phantom(0, 7, (128, 128)), phantom(0, 7, (384, 384))
     for key in ('keypoints', 'coco_keypoints', 'bone_boxes'):
-        scaled = (small[key] + .5) * 3 - .5
-        np.testing.assert_allclose(scaled, large[key], atol=.02, equal_nan=True)
+        scaled = (small[key] + 0.5) * 3 - 0.5
+        np.testing.assert_allclose(scaled, large[key], atol=0.02, equal_nan=True)
     assert (small['months'], small['male']) == (large['months'], large['male'])
     shrunk = large['image'].reshape(128, 3, 128, 3).mean((1, 3))
     assert np.abs(shrunk - small['image']).mean() < 3
-    overlap = large['hand_mask'].reshape(128, 3, 128, 3).mean((1, 3)) > .5
-    assert (overlap == small['hand_mask']).mean() > .998
+    overlap = large['hand_mask'].reshape(128, 3, 128, 3).mean((1, 3)) > 0.5
+    assert (overlap == small['hand_mask']).mean() > 0.998
 
 
-def test_keypoints_and_boxes_lie_in_the_hand(films):
-    for film in films[:60]:
-        mask, coco = film['hand_mask'], film['coco_keypoints']
+def test_keypoints_and_boxes_lie_in_the_hand(images):
+    for example in images[:60]:
+        mask, coco = example['hand_mask'], example['coco_keypoints']
         assert set(np.unique(mask)) == {0, 1}
         rows, columns = np.rint(coco).astype(int).T
         assert mask[rows, columns].all()
-        row, column = np.rint(film['keypoints'][2]).astype(int)
+        row, column = np.rint(example['keypoints'][2]).astype(int)
         assert mask[row, column]
-        np.testing.assert_array_equal(film['keypoints'][:2], coco[[12, 4]])
-        boxes = dict(zip(BONE_NAMES, film['bone_boxes']))
+        np.testing.assert_array_equal(example['keypoints'][:2], coco[[12, 4]])
+        boxes = dict(zip(BONE_NAMES, example['bone_boxes']))
         top, left, bottom, right = boxes['pp3']
         middle = coco[9:11].mean(0)
         assert top < middle[0] < bottom and left < middle[1] < right
@@ -75,26 +76,27 @@ def test_keypoints_and_boxes_lie_in_the_hand(films):
 def test_bones_are_brighter_than_the_flesh_beside_them():
     bright = 0
     for index in range(12):
-        film = phantom(1, index, (256, 256))
-        knuckle, middle = film['coco_keypoints'][[9, 10]]
+        example = phantom(1, index, (256, 256))
+        knuckle, middle = example['coco_keypoints'][[9, 10]]
         centre, along = (knuckle + middle) / 2, (middle - knuckle) / np.hypot(*(middle - knuckle))
-        across = np.array([-along[1], along[0]]) * np.hypot(*(middle - knuckle)) * .155
+        across = np.array([-along[1], along[0]]) * np.hypot(*(middle - knuckle)) * 0.155
         spots = np.rint([centre, centre + across, centre - across]).astype(int)
-        values = film['image'].astype(float)[spots[:, 0], spots[:, 1]]
-        inverted = film['image'][0].mean() > film['image'][film['hand_mask'] > 0].mean()
+        values = example['image'].astype(float)[spots[:, 0], spots[:, 1]]
+        inverted = example['image'][0].mean() > example['image'][example['hand_mask'] > 0].mean()
         bright += (values[0] < min(values[1:])) if inverted else (values[0] > max(values[1:]))
     assert bright >= 11
 
 
-def test_left_hands_have_the_thumb_on_the_right_and_a_few_are_right_hands(films):
-    def thumb_side(film):  # > 0: the thumb lies clockwise of the middle finger
-        wrist, thumb, middle = film['coco_keypoints'][[0, 4, 12]]
+def test_left_hands_have_the_thumb_on_the_right_and_a_few_are_right_hands(images):
+    def thumb_side(example):  # > 0: the thumb lies clockwise of the middle finger
+        wrist, thumb, middle = example['coco_keypoints'][[0, 4, 12]]
         a, b = middle - wrist, thumb - wrist
         return b[1] * -a[0] - a[1] * -b[0]
-    left = np.array([thumb_side(film) > 0 for film in films])
-    assert .90 < left.mean() < 1
-    tips = np.array([film['keypoints'][:2, 1] for film in films])[left]
-    assert (tips[:, 1] > tips[:, 0]).mean() > .97
+
+    left = np.array([thumb_side(example) > 0 for example in images])
+    assert 0.90 < left.mean() < 1
+    tips = np.array([example['keypoints'][:2, 1] for example in images])[left]
+    assert (tips[:, 1] > tips[:, 0]).mean() > 0.97
 
 
 def test_centres_appear_on_schedule_and_girls_earlier():
@@ -111,29 +113,39 @@ def test_centres_appear_on_schedule_and_girls_earlier():
     def ossified(months, male):
         drawn = [hand(months, male, generator(9, k)) for k in range(3)]
         return np.mean([len({s.bone for s in d.strips}) + len(d.blobs) for d in drawn])
-    counts = {male: [ossified(m, male) for m in (2, 12, 30, 60, 100, 170)] for male in (True, False)}
+
+    counts = {
+        male: [ossified(m, male) for m in (2, 12, 30, 60, 100, 170)] for male in (True, False)
+    }
     assert counts[True] == sorted(counts[True]) and counts[False] == sorted(counts[False])
     assert all(girls > boys for girls, boys in zip(counts[False][1:4], counts[True][1:4]))
 
 
 def test_growth_plates_close():
     """The dark line between shaft and epiphysis of the middle finger's first phalanx goes with fusion."""
+
     def depth(months):
         drawn, view = hand(months, True, generator(11)), raster.View(480, 0, 1, (256, 500))
         base, end = view.points(drawn.joints[[9, 10]])
-        line = base + np.linspace(.05, .35, 60)[:, None] * (end - base)
+        line = base + np.linspace(0.05, 0.35, 60)[:, None] * (end - base)
         columns, rows = np.rint(line).astype(int).T
         profile = raster.bone(drawn, view, (512, 512))[rows, columns]
         return 1 - profile.min() / profile.max()
-    assert depth(150) > .9  # open: a row without bone
-    assert depth(215) < .7
+
+    assert depth(150) > 0.9  # open: a row without bone
+    assert depth(215) < 0.7
 
 
 def test_ages_are_distributed_as_in_the_rsna_training_set():
     rng = generator(1)
     months, male = np.array([schedule.draw(rng) for _ in range(6000)]).T
-    assert 122 < months.mean() < 132 and 38 < months.std() < 45 and months.min() >= 1 and months.max() <= 228
-    assert .51 < male.mean() < .57 and (months == np.rint(months)).all()
+    assert (
+        122 < months.mean() < 132
+        and 38 < months.std() < 45
+        and months.min() >= 1
+        and months.max() <= 228
+    )
+    assert 0.51 < male.mean() < 0.57 and (months == np.rint(months)).all()
     assert months.mean() < np.median(months)  # skewed towards the young
 
 
@@ -148,26 +160,49 @@ def explained(columns, target, folds=5):
     return 1 - ((guess - target) ** 2).mean() / target.var()
 
 
-def test_nothing_but_the_bones_tells_the_age(films):
-    months = np.array([film['months'] for film in films])
+def test_nothing_but_the_bones_tells_the_age(images):
+    months = np.array([example['months'] for example in images])
 
-    def cues(film):
-        image, mask = film['image'].astype(float), film['hand_mask'] > 0
+    def cues(example):
+        image, mask = example['image'].astype(float), example['hand_mask'] > 0
         edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
         frame = np.abs(np.diff(image[:, 5:-5].mean(1)))[:12].max()
-        box = np.ptp(film['coco_keypoints'], axis=0)
-        return [image.mean(), image.std(), image[mask].mean(), mask.mean(), np.median(image[~mask]),
-                edge.mean(), edge.std(), frame, *box]
-    table = np.array([cues(film) for film in films])
-    table = np.column_stack([table, table ** 2])
-    assert explained(table, months) < .1
-    areas = np.array([[np.nansum(np.prod(film['bone_boxes'][rows, 2:] - film['bone_boxes'][rows, :2], axis=1))
-                       / film['hand_mask'].sum() for rows in (EPIPHYSES, CARPAL_ROWS)] for film in films])
-    assert explained(np.column_stack([areas, areas ** 2]), months) > .6
+        box = np.ptp(example['coco_keypoints'], axis=0)
+        return [
+            image.mean(),
+            image.std(),
+            image[mask].mean(),
+            mask.mean(),
+            np.median(image[~mask]),
+            edge.mean(),
+            edge.std(),
+            frame,
+            *box,
+        ]
+
+    table = np.array([cues(example) for example in images])
+    table = np.column_stack([table, table**2])
+    assert explained(table, months) < 0.1
+    areas = np.array(
+        [
+            [
+                np.nansum(
+                    np.prod(
+                        example['bone_boxes'][rows, 2:] - example['bone_boxes'][rows, :2], axis=1
+                    )
+                )
+                / example['hand_mask'].sum()
+                for rows in (EPIPHYSES, CARPAL_ROWS)
+            ]
+            for example in images
+        ]
+    )
+    assert explained(np.column_stack([areas, areas**2]), months) > 0.6
 
 
-def test_a_film_is_drawn_quickly():
+def test_a_image_is_drawn_quickly():
     phantom(0, 0, (512, 512))
+
     def best(size):
         taken = []
         for index in range(4):
@@ -175,7 +210,8 @@ def test_a_film_is_drawn_quickly():
             phantom(0, index, size)
             taken.append(time.process_time() - start)
         return min(taken)
-    assert best((512, 512)) < .15 and best((128, 128)) < .06
+
+    assert best((512, 512)) < 0.15 and best((128, 128)) < 0.06
 
 
 def test_builder_round_trip(tmp_path):
@@ -183,31 +219,42 @@ def test_builder_round_trip(tmp_path):
     builder.download_and_prepare()
     records = builder.as_data_source('train')
     assert [record['id'] for record in records] == ['0', '1', '2', '3']
-    record, film = records[3], phantom(2, 3, (48, 40))
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(record['image']))), film['image'])
+    record, example = records[3], phantom(2, 3, (48, 40))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(record['image']))), example['image']
+    )
     mask = np.asarray(Image.open(io.BytesIO(record['hand_mask'])))
-    np.testing.assert_array_equal(mask, film['hand_mask'] * np.uint8(255))
+    np.testing.assert_array_equal(mask, example['hand_mask'] * np.uint8(255))
     for key in ('keypoints', 'coco_keypoints', 'bone_boxes'):
-        np.testing.assert_array_equal(record[key], film[key])
-    assert (record['months'], record['male']) == (film['months'], film['male'])
+        np.testing.assert_array_equal(record[key], example[key])
+    assert (record['months'], record['male']) == (example['months'], example['male'])
     assert (record['width'], record['height']) == (40, 48)
     with pytest.raises(DataError, match='count: 4, now 5'):
-        tfds_rsna.HandPhantom(data_dir=tmp_path, count=5, size=(48, 40), seed=2).download_and_prepare()
+        tfds_rsna.HandPhantom(
+            data_dir=tmp_path, count=5, size=(48, 40), seed=2
+        ).download_and_prepare()
 
 
 def test_killed_build_starts_again(tmp_path):
-    code = ('import tfds_rsna, sys\nif __name__ == "__main__":\n'
-            '    build = tfds_rsna.HandPhantom(data_dir=sys.argv[1], count=int(sys.argv[2]), size=(32, 32))\n'
-            '    build.download_and_prepare()\n')
+    code = (
+        'import tfds_rsna, sys\nif __name__ == "__main__":\n'
+        '    build = tfds_rsna.HandPhantom(data_dir=sys.argv[1], count=int(sys.argv[2]), size=(32, 32))\n'
+        '    build.download_and_prepare()\n'
+    )
     script = tmp_path / 'build.py'
     script.write_text(code)
     environment = os.environ | {'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / 'ds'), '60'], env=environment,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / 'ds'), '60'],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     home = tmp_path / 'ds' / 'hand_phantom'
     deadline = time.monotonic() + 15
     while not list(home.glob('incomplete.*/*')) and time.monotonic() < deadline:
-        time.sleep(.002)
+        time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert list(home.glob('incomplete.*')) and not (home / '1.1.0').exists()
@@ -216,7 +263,9 @@ def test_killed_build_starts_again(tmp_path):
     assert len(builder.as_data_source('train')) == 3 and not list(home.glob('incomplete.*'))
 
 
-@pytest.mark.parametrize('wrong', [lambda: phantom(0, 0, (8, 8)), lambda: tfds_rsna.HandPhantom(count=0)])
+@pytest.mark.parametrize(
+    'wrong', [lambda: phantom(0, 0, (8, 8)), lambda: tfds_rsna.HandPhantom(count=0)]
+)
 def test_nonsense_is_refused(wrong):
     with pytest.raises(ValueError, match='hand_phantom: (size|count)'):
         wrong()
@@ -225,7 +274,10 @@ def test_nonsense_is_refused(wrong):
 def test_descriptions():
     describe = tfds_rsna.HandPhantom.describe
     plain = describe()
-    assert plain == describe(count=4000, size=[512, 512], seed=0) and json.loads(json.dumps(plain)) == plain
+    assert (
+        plain == describe(count=4000, size=[512, 512], seed=0)
+        and json.loads(json.dumps(plain)) == plain
+    )
     assert plain not in [describe(count=4001), describe(size=(512, 256)), describe(seed=1)]
     for options in ({'count': 0}, {'size': (8, 64)}, {'seed': -1}):
         with pytest.raises(UserError, match='hand_phantom: (count|size|seed)'):

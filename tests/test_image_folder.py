@@ -1,4 +1,5 @@
-"""A user's own films: found by their ids, whatever the files are called, and every problem named."""
+"""A user's own images: found by their ids, whatever the files are called, and every problem named."""
+
 import csv
 import io
 import json
@@ -26,31 +27,46 @@ def encoded(file_format='PNG', array=GREY):
     Image.fromarray(array).save(buffer, file_format)
     return buffer.getvalue()
 
+
 NOISE = encoded(array=np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8))
 
 
 @pytest.fixture
 def build(tmp_path):
     """build({file: bytes}, csv text, **options) -> builder, built."""
+
     def build(files, table, **options):
-        (tmp_path / 'films').mkdir(exist_ok=True)
+        (tmp_path / 'images').mkdir(exist_ok=True)
         for name, data in files.items():
-            path = tmp_path / 'films' / name
+            path = tmp_path / 'images' / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         (tmp_path / 'ages.csv').write_text(table)
-        places = {'data_dir': tmp_path / 'built', 'images': tmp_path / 'films', 'labels': tmp_path / 'ages.csv'}
+        places = {
+            'data_dir': tmp_path / 'built',
+            'images': tmp_path / 'images',
+            'labels': tmp_path / 'ages.csv',
+        }
         builder = tfds_rsna.ImageFolder(**places | options)
         builder.download_and_prepare()
         return builder
+
     return build
 
 
 def test_records(build):
-    files = {'b.png': encoded(), 'a.jpg': encoded('JPEG'), 'more/c.TIF': encoded('TIFF'), 'Thumbs.db': b'\0'}
+    files = {
+        'b.png': encoded(),
+        'a.jpg': encoded('JPEG'),
+        'more/c.TIF': encoded('TIFF'),
+        'Thumbs.db': b'\0',
+    }
     records = build(files, 'id,boneage,male\nb,10,M\na,20.5,F\nc,30,1\n').as_data_source('train')
     assert [(record['id'], record['months'], record['male']) for record in records] == [
-        ('b', 10, True), ('a', 20.5, False), ('c', 30, True)]
+        ('b', 10, True),
+        ('a', 20.5, False),
+        ('c', 30, True),
+    ]
     for record, name in zip(records, ('b.png', 'a.jpg', 'more/c.TIF')):
         assert record['image'] == files[name] and (record['width'], record['height']) == (10, 6)
         assert decoding.decode(record['image'], name).shape == (6, 10)
@@ -58,23 +74,39 @@ def test_records(build):
 
 def test_columns_units_and_image_column(build):
     table = 'patient;years;sex;file\nDoe, J;10,5;female;2019/IM001.png\nRoe;3;male;2020/IM001\n'
-    records = build({'2019/IM001.png': encoded(), '2020/IM001.png': encoded(array=GREY.T)}, table,
-                    id_column='patient', months_column='years', male_column='sex', image_column='file',
-                    age_unit='years').as_data_source('train')
+    records = build(
+        {'2019/IM001.png': encoded(), '2020/IM001.png': encoded(array=GREY.T)},
+        table,
+        id_column='patient',
+        months_column='years',
+        male_column='sex',
+        image_column='file',
+        age_unit='years',
+    ).as_data_source('train')
     assert [(r['id'], r['months'], r['male'], r['width']) for r in records] == [
-        ('Doe, J', 126, False, 10), ('Roe', 36, True, 6)]
+        ('Doe, J', 126, False, 10),
+        ('Roe', 36, True, 6),
+    ]
 
 
 @pytest.mark.parametrize('name', ['IM7.png', 'IM7', 'sub/IM7.png', 'sub/IM7'])
 def test_ids_may_be_names_or_paths_with_or_without_extension(name, build):
-    record = build({'sub/IM7.png': encoded()}, f'id,boneage,male\n{name},10,M\n').as_data_source('train')[0]
+    record = build({'sub/IM7.png': encoded()}, f'id,boneage,male\n{name},10,M\n').as_data_source(
+        'train'
+    )[0]
     assert record['image'] == encoded() and record['id'] == name
 
 
-def test_films_without_extension(build):
+def test_images_without_extension(build):
     """As DICOM exports call them; README is not taken for one."""
-    assert len(build({'IM000001': encoded(), 'README': b'hello'}, 'id,boneage,male\nIM000001,10,M\n')
-               .as_data_source('train')) == 1
+    assert (
+        len(
+            build(
+                {'IM000001': encoded(), 'README': b'hello'}, 'id,boneage,male\nIM000001,10,M\n'
+            ).as_data_source('train')
+        )
+        == 1
+    )
 
 
 def test_zips(build, tmp_path):
@@ -83,8 +115,11 @@ def test_zips(build, tmp_path):
         archive.writestr('hands/2.png', encoded())
     table = 'id,boneage,male\n1,10,M\nhands/2.png,20,F\n'
     assert len(build({}, table, images=tmp_path / 'all.zip').as_data_source('train')) == 2
-    inside = build({'batch.zip': (tmp_path / 'all.zip').read_bytes()}, table.replace('hands/2.png', '2'),
-                   data_dir=tmp_path / 'other')
+    inside = build(
+        {'batch.zip': (tmp_path / 'all.zip').read_bytes()},
+        table.replace('hands/2.png', '2'),
+        data_dir=tmp_path / 'other',
+    )
     assert len(inside.as_data_source('train')) == 2
     with zipfile.ZipFile(tmp_path / 'evil.zip', 'w') as archive:
         archive.writestr('../1.png', encoded())
@@ -92,10 +127,20 @@ def test_zips(build, tmp_path):
         build({}, table, images=tmp_path / 'evil.zip', data_dir=tmp_path / 'third')
 
 
-BAD = {'good.png': encoded(), 'cut.png': NOISE[:900], 'empty.png': b'', 'page.png': b'<html>', 'extra.png': encoded(),
-       'x/twice.png': encoded(), 'y/twice.png': encoded(), 'old.png': encoded(), 'double.png': encoded(),
-       'sexless.png': encoded(), 'ageless.png': encoded()}
-BAD_TABLE = '''id,boneage,male
+BAD = {
+    'good.png': encoded(),
+    'cut.png': NOISE[:900],
+    'empty.png': b'',
+    'page.png': b'<html>',
+    'extra.png': encoded(),
+    'x/twice.png': encoded(),
+    'y/twice.png': encoded(),
+    'old.png': encoded(),
+    'double.png': encoded(),
+    'sexless.png': encoded(),
+    'ageless.png': encoded(),
+}
+BAD_TABLE = """id,boneage,male
 good,10,M
 cut,10,M
 empty,10,M
@@ -108,7 +153,7 @@ sexless,10,?
 ageless,ten,M
 absent,10,M
 good.png,10,M
-'''
+"""
 
 
 def test_stop_names_every_kind_and_builds_nothing(build, tmp_path):
@@ -116,13 +161,23 @@ def test_stop_names_every_kind_and_builds_nothing(build, tmp_path):
         build(BAD, BAD_TABLE)
     kinds = {line.split(':')[0]: line for line in str(error.value).splitlines()[:-1]}
     assert sorted(kinds) == [
-        'age outside 0 to 240 months', 'age that is no number', 'id that occurs more than once',
-        'image that several rows name', 'image without a label', 'label that fits several images',
-        'label without an image', 'sex that cannot be told']
-    for kind, film in (('age outside 0 to 240 months', 'old'), ('image without a label', 'extra'),
-                       ('label without an image', 'absent'), ('label that fits several images', 'x/twice.png')):
+        'age outside 0 to 240 months',
+        'age that is no number',
+        'id that occurs more than once',
+        'image that several rows name',
+        'image without a label',
+        'label that fits several images',
+        'label without an image',
+        'sex that cannot be told',
+    ]
+    for kind, image in (
+        ('age outside 0 to 240 months', 'old'),
+        ('image without a label', 'extra'),
+        ('label without an image', 'absent'),
+        ('label that fits several images', 'x/twice.png'),
+    ):
         assert f'{kind}: 1 (' in kinds[kind] or kind == 'image without a label'
-        assert film in kinds[kind]
+        assert image in kinds[kind]
     assert not list((tmp_path / 'built').rglob('*.json'))
 
 
@@ -131,25 +186,40 @@ def test_skip_keeps_the_good_and_lists_the_rest(build):
     assert [record['id'] for record in builder.as_data_source('train')] == ['good']
     with open(builder.data_path / 'rejected.csv', newline='') as file:
         rejected = [row['id'] for row in csv.DictReader(file)]
-    assert set(rejected) == {'cut', 'empty', 'page', 'twice', 'old', 'double', 'sexless', 'ageless', 'absent', 'extra',
-                             'good.png'}
+    assert set(rejected) == {
+        'cut',
+        'empty',
+        'page',
+        'twice',
+        'old',
+        'double',
+        'sexless',
+        'ageless',
+        'absent',
+        'extra',
+        'good.png',
+    }
     assert rejected.count('double') == 2
 
 
 def test_nothing_usable_is_an_error_in_either_mode(build):
     for mode in ('stop', 'skip'):
-        with pytest.raises(DataError, match='not one film'):
+        with pytest.raises(DataError, match='not one image'):
             build({'1.png': encoded()}, 'id,boneage,male\n2,10,M\n', on_error=mode)
-        with pytest.raises(DataError, match='no film can be read'):
+        with pytest.raises(DataError, match='no image can be read'):
             build({'1.png': NOISE[:900]}, 'id,boneage,male\n1,10,M\n', on_error=mode)
 
 
 def test_missing_places_and_wrong_options(build, tmp_path):
     table = 'id,boneage,male\n1,10,M\n'
-    for options, found in (({'images': tmp_path / 'nowhere'}, 'nowhere: no such folder'),
-                           ({'labels': tmp_path / 'no.csv'}, 'no.csv: no such file'),
-                           ({'months_column': 'age'}, "no column 'age'"), ({'images': None}, 'needs images='),
-                           ({'age_unit': 'days'}, 'days'), ({'on_error': 'hope'}, 'hope')):
+    for options, found in (
+        ({'images': tmp_path / 'nowhere'}, 'nowhere: no such folder'),
+        ({'labels': tmp_path / 'no.csv'}, 'no.csv: no such file'),
+        ({'months_column': 'age'}, "no column 'age'"),
+        ({'images': None}, 'needs images='),
+        ({'age_unit': 'days'}, 'days'),
+        ({'on_error': 'hope'}, 'hope'),
+    ):
         with pytest.raises(UserError, match=found):
             build({'1.png': encoded()}, table, **options)
 
@@ -164,8 +234,10 @@ def test_changed_labels_are_not_taken_for_the_old_ones(build):
 def test_groups(build, tmp_path):
     table = 'id,boneage,male,child\n1,10,M,ann\n2,20,F,\n3,30,M,ann\n'
     files = {f'{name}.png': encoded() for name in '123'}
-    assert [record['group'] for record in build(files, table, group_column='child').as_data_source('train')] == [
-        'ann', '', 'ann']
+    assert [
+        record['group']
+        for record in build(files, table, group_column='child').as_data_source('train')
+    ] == ['ann', '', 'ann']
     with pytest.raises(DataError, match="no column 'patient'.*group_column"):
         build(files, table, group_column='patient', data_dir=tmp_path / 'other')
 
@@ -174,7 +246,9 @@ def test_years_are_not_read_as_months(build, tmp_path):
     files, table = {'1.png': encoded(), '2.png': encoded()}, 'id,boneage,male\n1,10.5,M\n2,17,F\n'
     with pytest.raises(DataError, match='data.image_folder.age_unit=years'):
         build(files, table)
-    records = build(files, table, age_unit='years', data_dir=tmp_path / 'years').as_data_source('train')
+    records = build(files, table, age_unit='years', data_dir=tmp_path / 'years').as_data_source(
+        'train'
+    )
     assert [record['months'] for record in records] == [126, 204]
     header = table.replace('boneage', 'age_months')  # toddlers
     assert len(build(files, header, months_column='age_months').as_data_source('train')) == 2
@@ -183,24 +257,33 @@ def test_years_are_not_read_as_months(build, tmp_path):
 def test_one_line_says_what_was_built(build, capsys):
     table = 'id,boneage,male\n1,10.5,M\n2,20,F\n3,150,F\n'
     build({f'{name}.png': encoded() for name in '123'}, table)
-    assert 'image_folder: 3 films, ages 10.5 to 150 months (median 20), 33% male\n' in capsys.readouterr().err
+    assert (
+        'image_folder: 3 images, ages 10.5 to 150 months (median 20), 33% male\n'
+        in capsys.readouterr().err
+    )
 
 
 def test_bad_zips_are_named_in_full(build, tmp_path):
     with pytest.raises(DataError) as error:
         build({'more/bad.zip': b'PK'}, 'id,boneage,male\n1,10,M\n')
-    assert str(error.value).startswith(f'{tmp_path}/films/more/bad.zip: not a whole zip')
-    (tmp_path / 'films/more/bad.zip').unlink()
-    (tmp_path / 'films/gone.zip').symlink_to(tmp_path / 'nothing')
-    with pytest.raises(DataError, match=f'{tmp_path}/films/gone.zip: cannot be opened'):
+    assert str(error.value).startswith(f'{tmp_path}/images/more/bad.zip: not a whole zip')
+    (tmp_path / 'images/more/bad.zip').unlink()
+    (tmp_path / 'images/gone.zip').symlink_to(tmp_path / 'nothing')
+    with pytest.raises(DataError, match=f'{tmp_path}/images/gone.zip: cannot be opened'):
         build({}, 'id,boneage,male\n1,10,M\n')
 
 
 def test_full_disk(build, monkeypatch, tmp_path):
     """/dev/full fails as a full disk does, and array_record only tells when it is closed."""
     writer = builder_lib.array_record_module.ArrayRecordWriter
-    monkeypatch.setattr(builder_lib.array_record_module, 'ArrayRecordWriter', lambda _, how: writer('/dev/full', how))
-    with pytest.raises(UserError, match='disk became full after .* of about .* GB are free now') as error:
+    monkeypatch.setattr(
+        builder_lib.array_record_module,
+        'ArrayRecordWriter',
+        lambda _, how: writer('/dev/full', how),
+    )
+    with pytest.raises(
+        UserError, match='disk became full after .* of about .* GB are free now'
+    ) as error:
         build({'1.png': encoded()}, 'id,boneage,male\n1,10,M\n')
     assert str(error.value).startswith(str(tmp_path / 'built'))
     assert [path.name for path in (tmp_path / 'built').rglob('*') if path.is_file()] == ['.lock']
@@ -208,10 +291,12 @@ def test_full_disk(build, monkeypatch, tmp_path):
 
 @pytest.fixture
 def described(tmp_path):
-    """described(**options) -> the description, as JSON, of what lies in tmp_path/'films'."""
+    """described(**options) -> the description, as JSON, of what lies in tmp_path/'images'."""
+
     def described(**options):
-        places = {'images': tmp_path / 'films', 'labels': tmp_path / 'ages.csv'}
+        places = {'images': tmp_path / 'images', 'labels': tmp_path / 'ages.csv'}
         return json.dumps(tfds_rsna.ImageFolder.describe(**places | options))
+
     return described
 
 
@@ -221,8 +306,8 @@ def test_descriptions_change_with_what_is_used(build, described, tmp_path):
     (tmp_path / 'elsewhere/linked.png').write_bytes(encoded())
     with zipfile.ZipFile(tmp_path / 'one.zip', 'w') as archive:
         archive.writestr('zipped.png', encoded())
-    (tmp_path / 'films').mkdir()
-    (tmp_path / 'films/link').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images/link').symlink_to(tmp_path / 'elsewhere')
     build({'IM1': encoded(), 'a.zip': (tmp_path / 'one.zip').read_bytes()}, table)
     seen = {described()}
 
@@ -233,15 +318,20 @@ def test_descriptions_change_with_what_is_used(build, described, tmp_path):
         return len(seen) > before
 
     assert not changes()
-    for name in ('runs/figure.png', 'cache/x.array_record', 'notes.txt', 'IM2'):  # none of them is in the table
-        (tmp_path / 'films' / name).parent.mkdir(exist_ok=True)
-        (tmp_path / 'films' / name).write_bytes(b'x')
+    for name in (
+        'runs/figure.png',
+        'cache/x.array_record',
+        'notes.txt',
+        'IM2',
+    ):  # none of them is in the table
+        (tmp_path / 'images' / name).parent.mkdir(exist_ok=True)
+        (tmp_path / 'images' / name).write_bytes(b'x')
     os.utime(tmp_path / 'ages.csv')
     assert not changes()
-    for name in ('films/IM1', 'elsewhere/linked.png', 'films/a.zip'):
+    for name in ('images/IM1', 'elsewhere/linked.png', 'images/a.zip'):
         os.utime(tmp_path / name, (1, 1))
         assert changes(), name
-    (tmp_path / 'films/IM1').write_bytes(encoded(array=GREY.T[:3]))
+    (tmp_path / 'images/IM1').write_bytes(encoded(array=GREY.T[:3]))
     assert changes()
     assert changes(group_column='child') and changes(on_error='skip') and changes(age_unit='years')
     (tmp_path / 'ages.csv').write_text(table.replace('30', '31'))
@@ -253,30 +343,53 @@ def test_descriptions_know_packed_inner_zips_by_their_outer_one(described, tmp_p
     with zipfile.ZipFile(inner, 'w') as archive:
         archive.writestr('1.png', encoded())
     (tmp_path / 'ages.csv').write_text('id,boneage,male\n1,10,M\n')
-    with zipfile.ZipFile(tmp_path / 'films.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(tmp_path / 'images.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
         archive.writestr('inner.zip', inner.getvalue())
-    before = described(images=tmp_path / 'films.zip')
-    os.utime(tmp_path / 'films.zip', (1, 1))
-    assert json.loads(before)['films']['files'] == 1 and described(images=tmp_path / 'films.zip') != before
+    before = described(images=tmp_path / 'images.zip')
+    os.utime(tmp_path / 'images.zip', (1, 1))
+    assert (
+        json.loads(before)['images']['files'] == 1
+        and described(images=tmp_path / 'images.zip') != before
+    )
 
 
 def test_descriptions_refuse_as_the_build_does(described, tmp_path):
-    (tmp_path / 'films').mkdir()
+    (tmp_path / 'images').mkdir()
     (tmp_path / 'ages.csv').write_text('id,boneage,male\n1,10,M\n')
-    for options, found in (({'images': tmp_path / 'nowhere'}, 'nowhere: no such folder'), ({'images': ''}, 'images='),
-                           ({'labels': tmp_path / 'no.csv'}, 'no.csv: no such file'), ({'labels': ''}, 'labels='),
-                           ({'months_column': 'age'}, "no column 'age'"), ({'on_error': 'hope'}, 'hope'),
-                           ({'age_unit': 'days'}, 'days')):
+    for options, found in (
+        ({'images': tmp_path / 'nowhere'}, 'nowhere: no such folder'),
+        ({'images': ''}, 'images='),
+        ({'labels': tmp_path / 'no.csv'}, 'no.csv: no such file'),
+        ({'labels': ''}, 'labels='),
+        ({'months_column': 'age'}, "no column 'age'"),
+        ({'on_error': 'hope'}, 'hope'),
+        ({'age_unit': 'days'}, 'days'),
+    ):
         with pytest.raises(UserError, match=found):
             described(**options)
 
 
-def test_where_films_come_from_reaches_the_split(build, tmp_path, monkeypatch):
+def test_where_images_come_from_reaches_the_split(build, tmp_path, monkeypatch):
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
-    table = 'id,boneage,male,site\n' + ''.join(f'{name},{i}0,M,{"Bonn" if i > 2 else ""}\n' for i, name in enumerate('abcd', 1))
-    built = build({f'{name}.png': encoded(array=GREY + i) for i, name in enumerate('abcd')}, table, source_column='site')
-    assert [record['source'] for record in built.as_data_source('train')] == ['', '', 'Bonn', 'Bonn']
-    config = c.load('configs/prsnet.py:size=(16,16),source=image_folder,source_column=site,'
-                    f'images={tmp_path / "films"},labels={tmp_path / "ages.csv"}')[1]
+    table = 'id,boneage,male,site\n' + ''.join(
+        f'{name},{i}0,M,{"Bonn" if i > 2 else ""}\n' for i, name in enumerate('abcd', 1)
+    )
+    built = build(
+        {f'{name}.png': encoded(array=GREY + i) for i, name in enumerate('abcd')},
+        table,
+        source_column='site',
+    )
+    assert [record['source'] for record in built.as_data_source('train')] == [
+        '',
+        '',
+        'Bonn',
+        'Bonn',
+    ]
+    config = c.load(
+        'configs/prsnet.py:size=(16,16),source=image_folder,source_column=site,'
+        f'images={tmp_path / "images"},labels={tmp_path / "ages.csv"}'
+    )[1]
     split = source.open_splits(records_lib.get_records(config.data), splits.whole)['train']
-    assert source.of_sex(source.join(split, [split]), 'male').sources == ['', '', 'Bonn', 'Bonn'] * 2
+    assert (
+        source.of_sex(source.join(split, [split]), 'male').sources == ['', '', 'Bonn', 'Bonn'] * 2
+    )

@@ -32,7 +32,9 @@ def test_refusals():
     with pytest.raises(UserError, match="model.form='maps': expected one of regression, heatmaps"):
         models.build('keypoints', form='maps')
     net = models.build('keypoints', **SMALL)
-    with pytest.raises(UserError, match='takes films of 40x32, found 48x32; set model.size to data.size'):
+    with pytest.raises(
+        UserError, match='takes images of 40x32, found 48x32; set model.size to data.size'
+    ):
         net(jnp.zeros((1, 48, 32, 1)), None)
     with pytest.raises(UserError, match='at least 8 pixels'):
         models.build('keypoints', size=(7, 20))

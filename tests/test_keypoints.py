@@ -19,12 +19,16 @@ def test_capitate_from_coco(mirror):
     for i in range(40):
         drawn = hand(1 + 5.7 * i, bool(i % 2), np.random.default_rng(1000 + i))
         # x to the thumb, y to the fingertips -> (row, column), turned by 0.4
-        turn = 700 * np.array([[np.sin(0.4) * mirror, -np.cos(0.4)], [np.cos(0.4) * mirror, np.sin(0.4)]])
+        turn = 700 * np.array(
+            [[np.sin(0.4) * mirror, -np.cos(0.4)], [np.cos(0.4) * mirror, np.sin(0.4)]]
+        )
         coco, capitate = drawn.joints @ turn.T + 900, drawn.capitate @ turn.T + 900
         three = keypoints.from_coco(coco)
         np.testing.assert_allclose(three[:2], coco[[12, 4]], rtol=1e-6)
         off.append(np.hypot(*(three[2] - capitate)) / np.hypot(*(coco[12] - capitate)))
-    assert np.mean(off) < 0.014 and np.max(off) < 0.025  # phantoms: real capitates lie 1% from where they are drawn
+    assert (
+        np.mean(off) < 0.014 and np.max(off) < 0.025
+    )  # phantoms: real capitates lie 1% from where they are drawn
 
 
 def test_normalised_points_come_back():
@@ -68,21 +72,46 @@ def test_errors_in_their_units():
 
 def annotation(**more):
     values = [number for i in range(21) for number in (10 * i, 5 * i + 1, 2)]
-    return {'image_id': 3, 'bbox': [0, 1, 200, 100], 'lefthand_valid': True, 'lefthand_kpts': values, **more}
+    return {
+        'image_id': 3,
+        'bbox': [0, 1, 200, 100],
+        'lefthand_valid': True,
+        'lefthand_kpts': values,
+        **more,
+    }
 
 
-def write(path, annotations, images=({'id': 3, 'file_name': 'folder/41.png', 'width': 300, 'height': 150},)):
+def write(
+    path,
+    annotations,
+    images=({'id': 3, 'file_name': 'folder/41.png', 'width': 300, 'height': 150},),
+):
     path.write_text(json.dumps({'images': list(images), 'annotations': annotations}))
     return path
 
 
 def test_annotations_are_read(tmp_path):
     zeros = [0] * 63
-    hands = hand_points.read(write(tmp_path / 'a.json', [
-        annotation(), annotation(bbox=[0, 0, 5, 5], lefthand_kpts=zeros),  # the larger hand counts
-    ]), write(tmp_path / 'b.json', [annotation(lefthand_valid=False, lefthand_kpts=zeros,
-                                               righthand_kpts=[7, 8, 0] + annotation()['lefthand_kpts'][3:])],
-              images=[{'id': 3, 'file_name': '42.png', 'width': 300, 'height': 150}]))
+    hands = hand_points.read(
+        write(
+            tmp_path / 'a.json',
+            [
+                annotation(),
+                annotation(bbox=[0, 0, 5, 5], lefthand_kpts=zeros),  # the larger hand counts
+            ],
+        ),
+        write(
+            tmp_path / 'b.json',
+            [
+                annotation(
+                    lefthand_valid=False,
+                    lefthand_kpts=zeros,
+                    righthand_kpts=[7, 8, 0] + annotation()['lefthand_kpts'][3:],
+                )
+            ],
+            images=[{'id': 3, 'file_name': '42.png', 'width': 300, 'height': 150}],
+        ),
+    )
     assert list(hands) == ['41', '42'] and hands['41'].left and not hands['42'].left
     np.testing.assert_array_equal(hands['41'].points[4], [21, 40])
     np.testing.assert_array_equal(hands['41'].box, [1, 0, 101, 200])
@@ -91,17 +120,39 @@ def test_annotations_are_read(tmp_path):
     scaled = hands['41'].scaled((75, 100))
     np.testing.assert_allclose(scaled.points[4], [(21.5 / 2) - 0.5, (40.5 / 3) - 0.5], rtol=1e-5)
     assert scaled.size == (75, 100)
-    assert hand_points.NAMES[0] == 'wrist' and hand_points.NAMES[4] == 'thumb4' and len(hand_points.NAMES) == 21
+    assert (
+        hand_points.NAMES[0] == 'wrist'
+        and hand_points.NAMES[4] == 'thumb4'
+        and len(hand_points.NAMES) == 21
+    )
 
 
-@pytest.mark.parametrize('content, message', [
-    ('{', 'not a COCO JSON'),
-    ('[1, 2]', 'not a COCO JSON'),
-    ('{"images": []}', "has no 'annotations'"),
-    (json.dumps({'images': [{'id': 3, 'file_name': '1.png', 'height': 5}], 'annotations': [annotation()]}), "'width'"),
-    (json.dumps({'images': [{'id': 3, 'file_name': '1.png', 'width': 5, 'height': 5}],
-                 'annotations': [annotation(lefthand_kpts=[1, 2, 2])]}), '3 numbers instead of 21 x'),
-])
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ('{', 'not a COCO JSON'),
+        ('[1, 2]', 'not a COCO JSON'),
+        ('{"images": []}', "has no 'annotations'"),
+        (
+            json.dumps(
+                {
+                    'images': [{'id': 3, 'file_name': '1.png', 'height': 5}],
+                    'annotations': [annotation()],
+                }
+            ),
+            "'width'",
+        ),
+        (
+            json.dumps(
+                {
+                    'images': [{'id': 3, 'file_name': '1.png', 'width': 5, 'height': 5}],
+                    'annotations': [annotation(lefthand_kpts=[1, 2, 2])],
+                }
+            ),
+            '3 numbers instead of 21 x',
+        ),
+    ],
+)
 def test_bad_annotations_are_refused(tmp_path, content, message):
     (tmp_path / 'bad.json').write_text(content)
     with pytest.raises(UserError, match=message) as raised:
@@ -112,6 +163,9 @@ def test_bad_annotations_are_refused(tmp_path, content, message):
 def test_missing_and_doubled_annotations_are_refused(tmp_path):
     with pytest.raises(UserError, match='no such file'):
         hand_points.read(tmp_path / 'none.json')
-    one, two = write(tmp_path / 'a.json', [annotation()]), write(tmp_path / 'b.json', [annotation()])
+    one, two = (
+        write(tmp_path / 'a.json', [annotation()]),
+        write(tmp_path / 'b.json', [annotation()]),
+    )
     with pytest.raises(UserError, match='annotated in another'):
         hand_points.read(one, two)

@@ -1,4 +1,5 @@
 """Label tables are read whatever spreadsheet wrote them, and every kind of bad row is named."""
+
 import io
 
 import openpyxl
@@ -12,13 +13,22 @@ COLUMNS = labels.Columns('id', 'boneage', 'male')
 
 def parse(text, on_error='skip', columns=COLUMNS):
     problems = Problems(on_error)
-    return labels.parse(labels.read_table(text.encode(), 'ages.csv'), columns, 'ages.csv', problems), problems
+    return labels.parse(
+        labels.read_table(text.encode(), 'ages.csv'), columns, 'ages.csv', problems
+    ), problems
 
 
-@pytest.mark.parametrize('text', [
-    'id,boneage,male\n7,120.5,True\n', '\ufeffid;boneage;male\r\n7;120,5;True\r\n', 'id\tboneage\tmale\n7\t120.5\tTrue',
-    'male,id,extra,boneage\nTrue,7,"a, b",120.5\n\n', 'id , boneage,male\n 7 , 120.5 ,True\n'],
-    ids=['plain', 'european-excel', 'tab', 'order-and-quotes', 'spaces'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        'id,boneage,male\n7,120.5,True\n',
+        '\ufeffid;boneage;male\r\n7;120,5;True\r\n',
+        'id\tboneage\tmale\n7\t120.5\tTrue',
+        'male,id,extra,boneage\nTrue,7,"a, b",120.5\n\n',
+        'id , boneage,male\n 7 , 120.5 ,True\n',
+    ],
+    ids=['plain', 'european-excel', 'tab', 'order-and-quotes', 'spaces'],
+)
 def test_any_spreadsheets_csv(text):
     rows, problems = parse(text)
     assert rows == [labels.Label('7', 120.5, True)] and not len(problems)
@@ -31,34 +41,66 @@ def test_latin1():
 
 def test_xlsx():
     book = openpyxl.Workbook()
-    for row in (['Case ID', 'Sex', 'Ground truth bone age (months)'], [4360, 'M', 168.9318], [4361.0, 'F', 12]):
+    for row in (
+        ['Case ID', 'Sex', 'Ground truth bone age (months)'],
+        [4360, 'M', 168.9318],
+        [4361.0, 'F', 12],
+    ):
         book.active.append(row)
     buffer = io.BytesIO()
     book.save(buffer)
     rows = labels.read_table(buffer.getvalue(), 'truth.xlsx')
     columns = labels.Columns('Case ID', 'Ground truth bone age (months)', 'Sex')
     assert labels.parse(rows, columns, 'truth.xlsx', Problems('stop')) == [
-        labels.Label('4360', 168.9318, True), labels.Label('4361', 12.0, False)]
+        labels.Label('4360', 168.9318, True),
+        labels.Label('4361', 12.0, False),
+    ]
 
 
-@pytest.mark.parametrize('text, male', [
-    ('True', True), ('true', True), ('1', True), ('M', True), ('m', True), ('Male', True), ('boy', True),
-    ('False', False), ('0', False), ('F', False), ('female', False), ('GIRL', False)])
+@pytest.mark.parametrize(
+    'text, male',
+    [
+        ('True', True),
+        ('true', True),
+        ('1', True),
+        ('M', True),
+        ('m', True),
+        ('Male', True),
+        ('boy', True),
+        ('False', False),
+        ('0', False),
+        ('F', False),
+        ('female', False),
+        ('GIRL', False),
+    ],
+)
 def test_sexes(text, male):
     rows, _ = parse(f'id,boneage,male\n7,12,{text}\n')
     assert rows[0].male is male
 
 
 def test_years():
-    rows, _ = parse('id,boneage,male\n7,10.5,M\n', columns=labels.Columns('id', 'boneage', 'male', per_year=12))
+    rows, _ = parse(
+        'id,boneage,male\n7,10.5,M\n', columns=labels.Columns('id', 'boneage', 'male', per_year=12)
+    )
     assert rows[0].months == 126.0
 
 
-@pytest.mark.parametrize('row, kind', [
-    ('2,241,M', 'age outside 0 to 240 months'), ('2,-1,M', 'age outside'), ('2,ten,M', 'age that is no number'),
-    ('2,,M', 'age that is no number'), ('2,nan,M', 'age that is no number'), ('2,inf,M', 'age that is no number'),
-    ('2,12,x', 'sex that cannot be told'), ('2,12', 'sex that cannot be told'), (',12,M', 'row without an id'),
-    ('1,12,M', 'id that occurs more than once')])
+@pytest.mark.parametrize(
+    'row, kind',
+    [
+        ('2,241,M', 'age outside 0 to 240 months'),
+        ('2,-1,M', 'age outside'),
+        ('2,ten,M', 'age that is no number'),
+        ('2,,M', 'age that is no number'),
+        ('2,nan,M', 'age that is no number'),
+        ('2,inf,M', 'age that is no number'),
+        ('2,12,x', 'sex that cannot be told'),
+        ('2,12', 'sex that cannot be told'),
+        (',12,M', 'row without an id'),
+        ('1,12,M', 'id that occurs more than once'),
+    ],
+)
 def test_bad_rows_stop_or_are_skipped(row, kind):
     text = f'id,boneage,male\n1,10,M\n{row}\n3,30,F\n'
     rows, problems = parse(text)
@@ -74,7 +116,8 @@ def test_both_rows_of_a_double_id_are_dropped_and_counted():
     rows, problems = parse('id,boneage,male\n1,10,M\n1,90,M\n3,30,F\n')
     assert [row.id for row in rows] == ['3']
     assert problems.lines()[0].startswith(
-        'id that occurs more than once: 2 (1 in ages.csv: row 2; 1 in ages.csv: row 3')
+        'id that occurs more than once: 2 (1 in ages.csv: row 2; 1 in ages.csv: row 3'
+    )
 
 
 def test_one_line_a_kind_with_the_first_few():
@@ -91,12 +134,21 @@ def test_rejected_csv(tmp_path):
     _, problems = parse('id,boneage,male\n1,"99,9",M\n2,3,M\n')
     problems.write(tmp_path / 'rejected.csv')
     assert (tmp_path / 'rejected.csv').read_text().splitlines() == [
-        'id,file,reason', '1,ages.csv,"age that is no number: \'99,9\'"']
+        'id,file,reason',
+        '1,ages.csv,"age that is no number: \'99,9\'"',
+    ]
 
 
-@pytest.mark.parametrize('data, found', [
-    (b'', 'zero bytes'), (b'id,boneage,male\n', 'no rows'), (b'\x89PNG\0\0\n', 'not a text file'),
-    (b'PK\x03\x04 cut', 'not a readable xlsx'), (b'id,male,id\n1,2,3\n', 'column id occurs twice')])
+@pytest.mark.parametrize(
+    'data, found',
+    [
+        (b'', 'zero bytes'),
+        (b'id,boneage,male\n', 'no rows'),
+        (b'\x89PNG\0\0\n', 'not a text file'),
+        (b'PK\x03\x04 cut', 'not a readable xlsx'),
+        (b'id,male,id\n1,2,3\n', 'column id occurs twice'),
+    ],
+)
 def test_bad_tables_are_named(data, found):
     with pytest.raises(DataError, match=found) as error:
         labels.read_table(data, 'ages.csv')
@@ -113,12 +165,27 @@ def test_on_error_is_checked():
         Problems('ignore')
 
 
-@pytest.mark.parametrize('header, values, fine', [
-    ('sex', '01', False), ('gender', ['True', 'False'], False), ('female', '01', False), ('woman', '1', False),
-    ('sex', 'MF', True), ('gender', ['boy', 'girl'], True), ('female', 'MF', True), ('Male?', '01', True),
-    ('is_male', ['yes', 'no'], True), ('boy', '10', True), ('human', '01', False), ('m', '01', True)])
+@pytest.mark.parametrize(
+    'header, values, fine',
+    [
+        ('sex', '01', False),
+        ('gender', ['True', 'False'], False),
+        ('female', '01', False),
+        ('woman', '1', False),
+        ('sex', 'MF', True),
+        ('gender', ['boy', 'girl'], True),
+        ('female', 'MF', True),
+        ('Male?', '01', True),
+        ('is_male', ['yes', 'no'], True),
+        ('boy', '10', True),
+        ('human', '01', False),
+        ('m', '01', True),
+    ],
+)
 def test_answers_need_a_header_that_asks_for_boys(header, values, fine):
-    text = f'id,boneage,{header}\n' + ''.join(f'{i},{i + 30},{value}\n' for i, value in enumerate(values))
+    text = f'id,boneage,{header}\n' + ''.join(
+        f'{i},{i + 30},{value}\n' for i, value in enumerate(values)
+    )
     columns = labels.Columns('id', 'boneage', header)
     if fine:
         assert len(parse(text, columns=columns)[0]) == len(values)
@@ -127,10 +194,19 @@ def test_answers_need_a_header_that_asks_for_boys(header, values, fine):
             parse(text, columns=columns)
 
 
-@pytest.mark.parametrize('months, per_year, header, fine', [
-    ([3.5, 17], 1, 'boneage', False), ([3, 17], 1, 'boneage', True), ([*range(1, 21)], 1, 'boneage', False),
-    ([*range(2, 22)], 1, 'boneage', True), ([3.5, 26], 1, 'boneage', True), ([36.5, 200], 12, 'age', True),
-    ([3.5, 17], 1, 'Age (Months)', True), ([], 1, 'boneage', True)])
+@pytest.mark.parametrize(
+    'months, per_year, header, fine',
+    [
+        ([3.5, 17], 1, 'boneage', False),
+        ([3, 17], 1, 'boneage', True),
+        ([*range(1, 21)], 1, 'boneage', False),
+        ([*range(2, 22)], 1, 'boneage', True),
+        ([3.5, 26], 1, 'boneage', True),
+        ([36.5, 200], 12, 'age', True),
+        ([3.5, 17], 1, 'Age (Months)', True),
+        ([], 1, 'boneage', True),
+    ],
+)
 def test_years_called_months(months, per_year, header, fine):
     rows = [labels.Label(str(index), float(value), True) for index, value in enumerate(months)]
     columns = labels.Columns('id', header, 'male', per_year=per_year)

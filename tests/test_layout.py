@@ -10,20 +10,48 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Imports go down this list, or sideways within a row as long as no circle comes of it.
 ROWS = [
-    ['main', 'sweep', 'predict', 'inside', 'embeddings', 'export', 'score', 'near_edges', 'check_hands', 'grid', 'survey', 'report',
-     'calibrate', 'stress'],
+    [
+        'main',
+        'sweep',
+        'predict',
+        'inside',
+        'embeddings',
+        'export',
+        'score',
+        'near_edges',
+        'check_hands',
+        'grid',
+        'survey',
+        'report',
+        'calibrate',
+        'stress',
+    ],
     ['train', 'mine', 'figures', 'ensemble', 'table', 'conclude', 'baseline', 'look'],
     ['leaks', 'calibration'],
     ['prepare', 'evaluate', 'features'],
     ['findings', 'stages'],
     ['step', 'restore'],
     ['optimizer', 'tasks'],
-    ['models', 'losses', 'metrics', 'predictions', 'intervals', 'data', 'preprocess', 'classical', 'cost'],
+    [
+        'models',
+        'losses',
+        'metrics',
+        'predictions',
+        'intervals',
+        'data',
+        'preprocess',
+        'classical',
+        'cost',
+    ],
     ['workdir', 'checkpoint', 'sharding', 'log', 'trace', 'config'],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 
-TENSORFLOW = ('tensorflow', 'clu.metric_writers', 'clu.periodic_actions')  # the last two import the first
+TENSORFLOW = (
+    'tensorflow',
+    'clu.metric_writers',
+    'clu.periodic_actions',
+)  # the last two import the first
 
 
 def sources(*folders):
@@ -72,7 +100,7 @@ def circle(graph):
 
     def visit(name):
         if name in path:
-            return path[path.index(name):] + [name]
+            return path[path.index(name) :] + [name]
         if name in done:
             return None
         path.append(name)
@@ -89,7 +117,11 @@ def asks_config_for_default(text):
     """Line numbers of ``config.get(...)``, also ``config.model.get(...)`` and ``self.config.get(...)``."""
     lines = []
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == 'get':
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == 'get'
+        ):
             owner, names = node.func.value, set()
             while isinstance(owner, ast.Attribute):
                 names.add(owner.attr)
@@ -116,48 +148,73 @@ def test_imports_go_down():
             wrong += [f'{path.name} of the package imports boneage_jax.{other}' for other in found]
             continue
         graph.setdefault(name, set()).update(other for other in found if other and other != name)
-        wrong += [f'{name} imports {other}, which stands above it' for other in found
-                  if other in ROW and ROW[other] < ROW[name]]
+        wrong += [
+            f'{name} imports {other}, which stands above it'
+            for other in found
+            if other in ROW and ROW[other] < ROW[name]
+        ]
     assert not wrong, '\n'.join(wrong)
     assert circle(graph) is None, ' -> '.join(circle(graph))
 
 
 def test_tfds_rsna_is_the_ground_floor():
-    wrong = [(path.name, name) for path in sources('tfds_rsna') for name in imports(path.read_text(), package_of(path))
-             if is_under(name, 'boneage_jax') or is_under(name, 'configs') or is_under(name, 'jax')]
+    wrong = [
+        (path.name, name)
+        for path in sources('tfds_rsna')
+        for name in imports(path.read_text(), package_of(path))
+        if is_under(name, 'boneage_jax') or is_under(name, 'configs') or is_under(name, 'jax')
+    ]
     assert not wrong
 
 
 def test_configs_import_only_config():
     allowed = ('boneage_jax.config', 'ml_collections')
-    wrong = [(path.name, name) for path in sources('configs') for name in imports(path.read_text())
-             if name.split('.')[0] not in sys.stdlib_module_names
-             and not any(is_under(name, module) for module in allowed)]
+    wrong = [
+        (path.name, name)
+        for path in sources('configs')
+        for name in imports(path.read_text())
+        if name.split('.')[0] not in sys.stdlib_module_names
+        and not any(is_under(name, module) for module in allowed)
+    ]
     assert not wrong
 
 
 def test_config_imports_no_jax():
     names = imports((ROOT / 'boneage_jax/config.py').read_text())
     assert names
-    assert not [name for name in names if name.split('.')[0] in ('jax', 'flax', 'optax', 'orbax', 'grain', 'clu')]
+    assert not [
+        name
+        for name in names
+        if name.split('.')[0] in ('jax', 'flax', 'optax', 'orbax', 'grain', 'clu')
+    ]
 
 
 def test_no_source_imports_tensorflow():
     files = sources('boneage_jax', 'tfds_rsna', 'configs', 'benchmarks')
-    wrong = [(path.name, name) for path in files for name in imports(path.read_text(), package_of(path))
-             if any(is_under(name, module) for module in TENSORFLOW)]
+    wrong = [
+        (path.name, name)
+        for path in files
+        for name in imports(path.read_text(), package_of(path))
+        if any(is_under(name, module) for module in TENSORFLOW)
+    ]
     assert not wrong
 
 
 def test_orbax_stays_in_checkpoint():
-    users = {unit(path) for path in sources('boneage_jax')
-             if any(is_under(name, 'orbax') for name in imports(path.read_text()))}
+    users = {
+        unit(path)
+        for path in sources('boneage_jax')
+        if any(is_under(name, 'orbax') for name in imports(path.read_text()))
+    }
     assert users <= {'checkpoint'}
 
 
 def test_no_defaults_asked_of_the_config():
-    wrong = [f'{path.name}:{line}' for path in sources('boneage_jax', 'configs')
-             for line in asks_config_for_default(path.read_text())]
+    wrong = [
+        f'{path.name}:{line}'
+        for path in sources('boneage_jax', 'configs')
+        for line in asks_config_for_default(path.read_text())
+    ]
     assert not wrong, f'{wrong}: give the key a value in the config instead'
 
 
@@ -169,23 +226,35 @@ def test_files_stay_short():
     assert not [name for name in lines if name.endswith('/utils.py')]
 
 
-@pytest.mark.parametrize('text, expected', [
-    ('import tensorflow as tf', ['tensorflow']),
-    ('from clu import metric_writers', ['clu.metric_writers']),
-    ('import tensorflow_datasets', ['tensorflow_datasets']),
-    ('def f():\n    from boneage_jax.train import run', ['boneage_jax.train.run']),
-    ('from . import layers', ['boneage_jax.models.layers']),
-    ('from ..data import source', ['boneage_jax.data.source']),
-    ('from .. import train', ['boneage_jax.train']),
-])
+@pytest.mark.parametrize(
+    'text, expected',
+    [
+        ('import tensorflow as tf', ['tensorflow']),
+        ('from clu import metric_writers', ['clu.metric_writers']),
+        ('import tensorflow_datasets', ['tensorflow_datasets']),
+        ('def f():\n    from boneage_jax.train import run', ['boneage_jax.train.run']),
+        ('from . import layers', ['boneage_jax.models.layers']),
+        ('from ..data import source', ['boneage_jax.data.source']),
+        ('from .. import train', ['boneage_jax.train']),
+    ],
+)
 def test_imports_are_found(text, expected):
     assert imports(text, 'boneage_jax.models') == expected
 
 
 def test_rules_catch_what_they_are_for():
-    assert is_under('tensorflow.io', 'tensorflow') and not is_under('tensorflow_datasets', 'tensorflow')
+    assert is_under('tensorflow.io', 'tensorflow') and not is_under(
+        'tensorflow_datasets', 'tensorflow'
+    )
     assert inner_imports(['boneage_jax.train.run', 'jax.numpy']) == {'train'}
-    assert circle({'data': {'models'}, 'models': {'losses'}, 'losses': {'data'}}) == ['data', 'models', 'losses', 'data']
+    assert circle({'data': {'models'}, 'models': {'losses'}, 'losses': {'data'}}) == [
+        'data',
+        'models',
+        'losses',
+        'data',
+    ]
     assert circle({'data': {'models'}, 'losses': {'models'}}) is None
-    assert asks_config_for_default('a = config.get("x", 1)\nb = config.model.get("y")\nc = row.get("config")') == [1, 2]
+    assert asks_config_for_default(
+        'a = config.get("x", 1)\nb = config.model.get("y")\nc = row.get("config")'
+    ) == [1, 2]
     assert asks_config_for_default('a = self.config.get("x")') == [1]

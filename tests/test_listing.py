@@ -1,4 +1,4 @@
-"""Films to be predicted: found in files, folders and zips, with as much of a label as a table gives."""
+"""Images to be predicted: found in files, folders and zips, with as much of a label as a table gives."""
 
 import shutil
 
@@ -13,15 +13,15 @@ from tfds_rsna.problems import DataError
 
 @pytest.fixture
 def place(tmp_path):
-    """Films a, b, c in a folder, and what else lies about in one."""
+    """Images a, b, c in a folder, and what else lies about in one."""
     for name in ('a.png', 'deep/b.jpg', 'c.TIF'):
-        path = tmp_path / 'films' / name
+        path = tmp_path / 'images' / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((9, 7), np.uint8)).save(path)
-    (tmp_path / 'films' / 'README').write_text('no film')
-    (tmp_path / 'films' / 'notes.txt').write_text('no film')
-    (tmp_path / 'films' / 'IM0001').write_bytes(b'\0' * 128 + b'DICM')
-    return tmp_path / 'films'
+    (tmp_path / 'images' / 'README').write_text('no image')
+    (tmp_path / 'images' / 'notes.txt').write_text('no image')
+    (tmp_path / 'images' / 'IM0001').write_bytes(b'\0' * 128 + b'DICM')
+    return tmp_path / 'images'
 
 
 def found(place, text=None, **options):
@@ -29,8 +29,8 @@ def found(place, text=None, **options):
     if text is not None:
         table.write_text(text)
     with Archive() as archive:
-        films, lines = listing(archive, place, None if text is None else table, **options)
-        return {film.id: (film.male, film.months) for film in films}, lines
+        examples, lines = listing(archive, place, None if text is None else table, **options)
+        return {example.id: (example.male, example.months) for example in examples}, lines
 
 
 def test_a_folder_a_zip_and_a_file(place, tmp_path):
@@ -48,37 +48,45 @@ def test_names_that_occur_twice_are_told_apart(place):
     assert found(place)[0].keys() == {'IM0001', 'a.png', 'deep/a.png', 'c.TIF', 'c.tiff', 'b'}
 
 
-@pytest.mark.parametrize('text, options', [
-    ('id,boneage,male\na,120,True\nb,,False\nnobody,30,False\n', {}),
-    ('Case ID;Sex;Bone age\na.png;M;120\ndeep/b;f;\n', {}),
-    ('file,gender,age\na,boy,10\nb,girl,\n', {'age_unit': 'years'}),
-    ('who,kind,picture,old\n7,male,a.png,120\n8,female,b,\n',
-     {'columns': {'id': 'who', 'male': 'kind', 'image': 'picture', 'months': 'old'}}),
-])
+@pytest.mark.parametrize(
+    'text, options',
+    [
+        ('id,boneage,male\na,120,True\nb,,False\nnobody,30,False\n', {}),
+        ('Case ID;Sex;Bone age\na.png;M;120\ndeep/b;f;\n', {}),
+        ('file,gender,age\na,boy,10\nb,girl,\n', {'age_unit': 'years'}),
+        (
+            'who,kind,picture,old\n7,male,a.png,120\n8,female,b,\n',
+            {'columns': {'id': 'who', 'male': 'kind', 'image': 'picture', 'months': 'old'}},
+        ),
+    ],
+)
 def test_sexes_and_known_ages(place, text, options):
-    films, lines = found(place, text, **options)
-    assert list(films.values()).count((None, None)) == 2 and not lines
-    assert (True, 120.0) in films.values() and (False, None) in films.values()
-    assert ('7' in films) == ('who' in text)  # a film goes by the table's id
+    examples, lines = found(place, text, **options)
+    assert list(examples.values()).count((None, None)) == 2 and not lines
+    assert (True, 120.0) in examples.values() and (False, None) in examples.values()
+    assert ('7' in examples) == ('who' in text)  # an image goes by the table's id
 
 
 def test_a_table_without_ages(place):
     assert found(place, 'id,sex\na,F\n')[0]['a'] == (False, None)
 
 
-def test_rows_that_cannot_be_used_are_named_and_leave_the_film_unlabelled(place):
-    films, lines = found(place, 'id,boneage,male\na,120,perhaps\nb,ten,True\nc,30,True\n')
-    assert films['a'] == films['b'] == (None, None) and films['c'] == (True, 30.0)
+def test_rows_that_cannot_be_used_are_named_and_leave_the_image_unlabelled(place):
+    examples, lines = found(place, 'id,boneage,male\na,120,perhaps\nb,ten,True\nc,30,True\n')
+    assert examples['a'] == examples['b'] == (None, None) and examples['c'] == (True, 30.0)
     assert len(lines) == 2 and "'perhaps'" in lines[1] + lines[0] and "'ten'" in lines[0] + lines[1]
 
 
-@pytest.mark.parametrize('text, words', [
-    ('id,boneage\na,3\n', "no column for male among 'id', 'boneage'; name it: --male_column"),
-    ('film name,boneage\na,3\n', 'no column for id and male'),
-    ('id,sex,boneage\na,1,30\n', 'does not say who is male'),
-    ('id,male,age\na,1,3.5\nb,0,4.5\n', 'look like years'),
-    ('id,male\n', 'no rows below the header'),
-])
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('id,boneage\na,3\n', "no column for male among 'id', 'boneage'; name it: --male_column"),
+        ('image name,boneage\na,3\n', 'no column for id and male'),
+        ('id,sex,boneage\na,1,30\n', 'does not say who is male'),
+        ('id,male,age\na,1,3.5\nb,0,4.5\n', 'look like years'),
+        ('id,male\n', 'no rows below the header'),
+    ],
+)
 def test_tables_that_are_refused(place, text, words):
     with pytest.raises(DataError, match=words):
         found(place, text)
@@ -89,7 +97,7 @@ def test_places_that_are_refused(place, tmp_path):
         found(tmp_path / 'nowhere')
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'empty' / 'LICENSE').write_text('x')
-    with pytest.raises(DataError, match='no film there .* among 1 files'):
+    with pytest.raises(DataError, match='no image there .* among 1 files'):
         found(tmp_path / 'empty')
     with Archive() as archive, pytest.raises(DataError, match='none.csv: no such file'):
         listing(archive, place, tmp_path / 'none.csv')

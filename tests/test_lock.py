@@ -1,4 +1,5 @@
 """One process at a time, also where one is killed and where the file system knows no locks."""
+
 import errno
 import fcntl
 import subprocess
@@ -9,20 +10,24 @@ import pytest
 from tfds_rsna.parallel import lock
 from tfds_rsna.errors import UserError
 
-HOLD = '''
+HOLD = """
 import sys
 from tfds_rsna import lock
 with lock.exclusive(sys.argv[1], wait=True):
     print('held', flush=True)
     sys.stdin.read()
-'''
+"""
 
 
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds tmp_path/x/.lock until it is killed."""
-    process = subprocess.Popen([sys.executable, '-c', HOLD, str(tmp_path / 'x/.lock')], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, '-c', HOLD, str(tmp_path / 'x/.lock')],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     with process:
         assert process.stdout.readline() == 'held\n'
         yield process
@@ -40,18 +45,24 @@ def test_held_by_another(holder, tmp_path):
         said.append('waiting')
         holder.kill()
 
-    with lock.exclusive(tmp_path / 'x/.lock', wait=True, on_wait=on_wait) as held:  # the kernel frees a dead one's
+    with lock.exclusive(
+        tmp_path / 'x/.lock', wait=True, on_wait=on_wait
+    ) as held:  # the kernel frees a dead one's
         assert held and said == ['waiting']
 
 
 def test_file_systems_without_locks(monkeypatch, tmp_path):
     for number, expected in ((errno.ENOLCK, False), (errno.EOPNOTSUPP, False), (errno.EIO, None)):
+
         def refuse(file, how, number=number):
             raise OSError(number, 'refused')
 
         monkeypatch.setattr(fcntl, 'flock', refuse)
         if expected is None:
-            with pytest.raises(OSError, match='refused'), lock.exclusive(tmp_path / '.lock', wait=False):
+            with (
+                pytest.raises(OSError, match='refused'),
+                lock.exclusive(tmp_path / '.lock', wait=False),
+            ):
                 pass
         else:
             with lock.exclusive(tmp_path / '.lock', wait=False) as held:
@@ -60,6 +71,8 @@ def test_file_systems_without_locks(monkeypatch, tmp_path):
 
 def test_folders_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / 'file').write_text('')
-    with (pytest.raises(UserError, match='file/x: cannot be written'),
-          lock.exclusive(tmp_path / 'file/x/.lock', wait=True)):
+    with (
+        pytest.raises(UserError, match='file/x: cannot be written'),
+        lock.exclusive(tmp_path / 'file/x/.lock', wait=True),
+    ):
         pass

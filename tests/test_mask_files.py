@@ -38,13 +38,23 @@ def images(folder):
 
 def labelme(folder):
     cut = BOX[10:30, 5:20]
-    shapes = {'1': [{'label': 'hand', 'shape_type': 'polygon', 'points': RING},
-                    {'label': 'marker', 'points': [[0, 0], [3, 0], [3, 3]]}],
-              '2': [{'label': 'left hand', 'shape_type': 'mask', 'points': [[5, 10], [19, 29]],
-                     'mask': base64.b64encode(png(cut, '1')).decode()}]}
+    shapes = {
+        '1': [
+            {'label': 'hand', 'shape_type': 'polygon', 'points': RING},
+            {'label': 'marker', 'points': [[0, 0], [3, 0], [3, 3]]},
+        ],
+        '2': [
+            {
+                'label': 'left hand',
+                'shape_type': 'mask',
+                'points': [[5, 10], [19, 29]],
+                'mask': base64.b64encode(png(cut, '1')).decode(),
+            }
+        ],
+    }
     for name, found in shapes.items():
-        about = {'imagePath': f'..\\films\\{name}.png', 'imageHeight': 40, 'imageWidth': 30}
-        write(folder / f'film{name}.json', about | {'shapes': found})
+        about = {'imagePath': f'..\\images\\{name}.png', 'imageHeight': 40, 'imageWidth': 30}
+        write(folder / f'image{name}.json', about | {'shapes': found})
 
 
 def supervisely(folder):
@@ -52,21 +62,48 @@ def supervisely(folder):
     rgba[..., 3] = 255
     stream = io.BytesIO()
     Image.fromarray(rgba).save(stream, 'PNG')
-    bitmap = {'origin': [5, 10], 'data': base64.b64encode(zlib.compress(stream.getvalue())).decode()}
-    things = {'1': {'classTitle': 'palm', 'geometryType': 'polygon', 'points': {'exterior': RING, 'interior': []}},
-              '2': {'classTitle': 'palm', 'geometryType': 'bitmap', 'bitmap': bitmap}}
+    bitmap = {
+        'origin': [5, 10],
+        'data': base64.b64encode(zlib.compress(stream.getvalue())).decode(),
+    }
+    things = {
+        '1': {
+            'classTitle': 'palm',
+            'geometryType': 'polygon',
+            'points': {'exterior': RING, 'interior': []},
+        },
+        '2': {'classTitle': 'palm', 'geometryType': 'bitmap', 'bitmap': bitmap},
+    }
     for name, thing in things.items():
-        write(folder / 'project' / 'ann' / f'{name}.png.json', {'size': {'height': 40, 'width': 30}, 'objects': [thing]})
+        write(
+            folder / 'project' / 'ann' / f'{name}.png.json',
+            {'size': {'height': 40, 'width': 30}, 'objects': [thing]},
+        )
 
 
 def coco(folder):
-    runs = np.diff(np.flatnonzero(np.diff(np.r_[2, BOX.T.ravel().astype(int), 2])))  # column by column, of 0 first
-    found = [{'image_id': 1, 'category_id': 7, 'segmentation': [np.ravel(RING).tolist()]},
-             {'image_id': 2, 'category_id': 7, 'segmentation': {'size': [40, 30], 'counts': runs.tolist()}},
-             {'image_id': 2, 'category_id': 8, 'segmentation': [[0, 0, 3, 0, 3, 3]]}]
-    write(folder / 'instances.json', {
-        'images': [{'id': i, 'file_name': f'{i}.png', 'height': 40, 'width': 30} for i in (1, 2)],
-        'annotations': found, 'categories': [{'id': 7, 'name': 'Hand'}, {'id': 8, 'name': 'marker'}]})
+    runs = np.diff(
+        np.flatnonzero(np.diff(np.r_[2, BOX.T.ravel().astype(int), 2]))
+    )  # column by column, of 0 first
+    found = [
+        {'image_id': 1, 'category_id': 7, 'segmentation': [np.ravel(RING).tolist()]},
+        {
+            'image_id': 2,
+            'category_id': 7,
+            'segmentation': {'size': [40, 30], 'counts': runs.tolist()},
+        },
+        {'image_id': 2, 'category_id': 8, 'segmentation': [[0, 0, 3, 0, 3, 3]]},
+    ]
+    write(
+        folder / 'instances.json',
+        {
+            'images': [
+                {'id': i, 'file_name': f'{i}.png', 'height': 40, 'width': 30} for i in (1, 2)
+            ],
+            'annotations': found,
+            'categories': [{'id': 7, 'name': 'Hand'}, {'id': 8, 'name': 'marker'}],
+        },
+    )
 
 
 @pytest.mark.parametrize('make', [images, labelme, supervisely, coco])
@@ -91,28 +128,44 @@ def test_compressed_run_lengths():
 
 def test_holes_of_supervisely_polygons(tmp_path):
     ring = {'exterior': RING, 'interior': [[[8, 15], [12, 15], [12, 20], [8, 20]]]}
-    write(tmp_path / 'ann' / '1.png.json', {'size': {'height': 40, 'width': 30}, 'objects': [
-        {'classTitle': 'hand', 'geometryType': 'polygon', 'points': ring}]})
+    write(
+        tmp_path / 'ann' / '1.png.json',
+        {
+            'size': {'height': 40, 'width': 30},
+            'objects': [{'classTitle': 'hand', 'geometryType': 'polygon', 'points': ring}],
+        },
+    )
     np.testing.assert_array_equal(mask_files.read(tmp_path)['1'](), HOLED)
 
 
 def test_labels_without_a_hand_are_refused(tmp_path):
     labelme(tmp_path)
-    document = json.loads((tmp_path / 'film1.json').read_text())
-    for name in ('film1.json', 'film2.json'):
-        write(tmp_path / name, document | {'shapes': [{'label': x, 'points': RING} for x in ('bone', 'marker')]})
-    with pytest.raises(mask_files.UserError, match='labels bone, marker: none has "hand" in its name'):
+    document = json.loads((tmp_path / 'image1.json').read_text())
+    for name in ('image1.json', 'image2.json'):
+        write(
+            tmp_path / name,
+            document | {'shapes': [{'label': x, 'points': RING} for x in ('bone', 'marker')]},
+        )
+    with pytest.raises(
+        mask_files.UserError, match='labels bone, marker: none has "hand" in its name'
+    ):
         mask_files.read(tmp_path)
 
 
-@pytest.mark.parametrize('make, message', [
-    (lambda p: None, 'no such file or folder'),
-    (lambda p: p.mkdir(), r'no mask images \(.png'),
-    (lambda p: write(p, {'info': {}}), "not a COCO instances JSON .*'images'"),
-    (lambda p: write(p / 'a.json', {'version': 1}), 'not a labelme or Supervisely annotation'),
-    (lambda p: (p.mkdir(), (p / 'a.json').write_text('{')), 'not a JSON file'),
-    (lambda p: (images(p), Image.fromarray(BOX).save(p / '1.tif')), '1.tif: film 1 has a mask in .*1.png too'),
-])
+@pytest.mark.parametrize(
+    'make, message',
+    [
+        (lambda p: None, 'no such file or folder'),
+        (lambda p: p.mkdir(), r'no mask images \(.png'),
+        (lambda p: write(p, {'info': {}}), "not a COCO instances JSON .*'images'"),
+        (lambda p: write(p / 'a.json', {'version': 1}), 'not a labelme or Supervisely annotation'),
+        (lambda p: (p.mkdir(), (p / 'a.json').write_text('{')), 'not a JSON file'),
+        (
+            lambda p: (images(p), Image.fromarray(BOX).save(p / '1.tif')),
+            '1.tif: image 1 has a mask in .*1.png too',
+        ),
+    ],
+)
 def test_refusals_name_the_file(make, message, tmp_path):
     make(tmp_path / 'x')
     with pytest.raises(mask_files.UserError, match=f'(?s)x.*{message}|{message}'):

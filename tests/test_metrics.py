@@ -19,7 +19,10 @@ def test_stage_bounds():
     boys += ['late puberty'] * 2 + ['post-puberty']
     assert list(metrics.puberty_stage(months, np.ones(10, bool))) == boys
     # The same age lies in different stages: girls are earlier.
-    assert list(metrics.puberty_stage([160, 160], [False, True])) == ['late puberty', 'early and mid puberty']
+    assert list(metrics.puberty_stage([160, 160], [False, True])) == [
+        'late puberty',
+        'early and mid puberty',
+    ]
 
 
 def test_values_counted_by_hand():
@@ -27,22 +30,41 @@ def test_values_counted_by_hand():
     prediction = age + (error := np.array([12.0, -24.0, 0.0, 30.0]))
     out = metrics.age_metrics(prediction, age, [True, True, False, False])
     overall = {name: entry['value'] for name, entry in out['overall'].items()}
-    assert overall == pytest.approx({'mae': 16.5, 'rmse': np.sqrt(405), 'bias': 4.5, 'within_12_months': 0.5,
-                                     'within_24_months': 0.75, 'agreement_lower': 4.5 - 1.96 * np.std(error, ddof=1),
-                                     'agreement_upper': 4.5 + 1.96 * np.std(error, ddof=1)})
-    assert out['by_sex']['male']['mae']['value'] == 18 and out['by_sex']['male']['mae']['count'] == 2
+    assert overall == pytest.approx(
+        {
+            'mae': 16.5,
+            'rmse': np.sqrt(405),
+            'bias': 4.5,
+            'within_12_months': 0.5,
+            'within_24_months': 0.75,
+            'agreement_lower': 4.5 - 1.96 * np.std(error, ddof=1),
+            'agreement_upper': 4.5 + 1.96 * np.std(error, ddof=1),
+        }
+    )
+    assert (
+        out['by_sex']['male']['mae']['value'] == 18 and out['by_sex']['male']['mae']['count'] == 2
+    )
     assert {name: m['mae']['count'] for name, m in out['by_stage'].items()} == {
-        'pre-puberty': 3, 'early and mid puberty': 1}
+        'pre-puberty': 3,
+        'early and mid puberty': 1,
+    }
     assert out['by_stage']['early and mid puberty']['mae']['value'] == 0
     for m in out['overall'].values():
         assert m['lower'] <= m['value'] <= m['upper'] and m['count'] == 4
 
 
-def test_films_are_also_grouped_by_where_they_come_from():
+def test_images_are_also_grouped_by_where_they_come_from():
     age = np.array([100.0, 100.0, 50.0])
-    out = metrics.age_metrics(age + [6.0, 2.0, -3.0], age, [True, False, True], source=['b', '', 'b'])
-    assert {name: m['mae']['value'] for name, m in out['by_source'].items()} == {'not known': 2.0, 'b': 4.5}
-    assert 'by_source' not in metrics.age_metrics(age, age, [True, False, True], source=['', '', ''])
+    out = metrics.age_metrics(
+        age + [6.0, 2.0, -3.0], age, [True, False, True], source=['b', '', 'b']
+    )
+    assert {name: m['mae']['value'] for name, m in out['by_source'].items()} == {
+        'not known': 2.0,
+        'b': 4.5,
+    }
+    assert 'by_source' not in metrics.age_metrics(
+        age, age, [True, False, True], source=['', '', '']
+    )
     with pytest.raises(ValueError, match='3 ages, 2 sources'):
         metrics.age_metrics(age, age, [True, False, True], source=['b', 'c'])
 
@@ -61,7 +83,9 @@ def test_interval_is_that_of_the_normal_approximation_and_reproducible():
     assert (lower, upper) == pytest.approx((errors.mean() - half, errors.mean() + half), abs=0.1)
     assert (lower, upper) == metrics.bootstrap(errors, seed=1) != metrics.bootstrap(errors, seed=2)
     wide = metrics.bootstrap(errors[:250], seed=1)
-    assert 1.6 < (wide[1] - wide[0]) / (upper - lower) < 2.5        # a quarter of the films, twice the width
+    assert (
+        1.6 < (wide[1] - wide[0]) / (upper - lower) < 2.5
+    )  # a quarter of the images, twice the width
 
 
 def test_chunks_change_nothing(monkeypatch):
@@ -71,7 +95,7 @@ def test_chunks_change_nothing(monkeypatch):
     np.testing.assert_allclose(metrics.bootstrap(errors, resamples=101), whole)
 
 
-def test_a_thousand_films_under_a_second():
+def test_a_thousand_images_under_a_second():
     generator = np.random.default_rng(0)
     age = generator.uniform(1, 228, 1000)
     start = time.process_time()
@@ -94,21 +118,34 @@ def test_median_baseline():
     assert out == {'median': 20.0, 'value': 15.0, 'lower': 10.0, 'upper': 20.0, 'count': 2}
 
 
-@pytest.mark.parametrize('prediction, age, male, words', [
-    ([], [], [], 'prediction: no films'),
-    ([1.0, 2.0], [1.0], [True], 'unequal lengths: 2 predictions, 1 ages, 1 sexes'),
-    ([1.0, 2.0], [1.0, 2.0], [True], '1 sexes'),
-    ([1.0, np.nan], [1.0, 2.0], [True, False], 'prediction is not finite for 1 of 2 films, the first: b'),
-    ([1.0, 2.0], [np.inf, 2.0], [True, False], 'age is not finite for 1 of 2 films, the first: a'),
-    ([[1.0], [2.0]], [1.0, 2.0], [True, False], 'shape \\(2, 1\\)'),
-    ([1.0, 2.0], [1.0, 2.0], [1, 7], 'found 7|found np.int64\\(7\\)'),
-    ([1.0, 2.0], [1.0, -2.0], [1, 0], 'found -2.0'),
-])
+@pytest.mark.parametrize(
+    'prediction, age, male, words',
+    [
+        ([], [], [], 'prediction: no images'),
+        ([1.0, 2.0], [1.0], [True], 'unequal lengths: 2 predictions, 1 ages, 1 sexes'),
+        ([1.0, 2.0], [1.0, 2.0], [True], '1 sexes'),
+        (
+            [1.0, np.nan],
+            [1.0, 2.0],
+            [True, False],
+            'prediction is not finite for 1 of 2 images, the first: b',
+        ),
+        (
+            [1.0, 2.0],
+            [np.inf, 2.0],
+            [True, False],
+            'age is not finite for 1 of 2 images, the first: a',
+        ),
+        ([[1.0], [2.0]], [1.0, 2.0], [True, False], 'shape \\(2, 1\\)'),
+        ([1.0, 2.0], [1.0, 2.0], [1, 7], 'found 7|found np.int64\\(7\\)'),
+        ([1.0, 2.0], [1.0, -2.0], [1, 0], 'found -2.0'),
+    ],
+)
 def test_bad_input_is_named(prediction, age, male, words):
     with pytest.raises(ValueError, match=words):
         metrics.age_metrics(prediction, age, male, ids=['a', 'b'])
 
 
-def test_paired_difference_needs_the_same_films():
+def test_paired_difference_needs_the_same_images():
     with pytest.raises(ValueError, match='2 and 1 errors'):
         metrics.paired_difference([1.0, 2.0], [1.0])

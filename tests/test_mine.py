@@ -10,7 +10,7 @@ from PIL import Image
 
 from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
-from boneage_jax.mine import images as films_lib
+from boneage_jax.mine import images as images_lib
 from boneage_jax.mine import page, rounds, verdicts
 from tfds_rsna import prepared
 from tfds_rsna.errors import UserError
@@ -27,31 +27,49 @@ def phantoms():
 
 @pytest.fixture(scope='module')
 def source(phantoms, tmp_path_factory):
-    """Prepared films 'f0' .. 'f15' without masks."""
-    folder = tmp_path_factory.mktemp('films') / 'records'
-    prepared.write(folder, {'train': [
-        {'image': film['image'][..., None], 'id': f'f{i}', 'months': film['months'], 'male': film['male'], 'width': 80,
-         'height': 80} for i, film in enumerate(phantoms)]}, metadata={})
+    """Prepared images 'f0' .. 'f15' without masks."""
+    folder = tmp_path_factory.mktemp('images') / 'records'
+    prepared.write(
+        folder,
+        {
+            'train': [
+                {
+                    'image': example['image'][..., None],
+                    'id': f'f{i}',
+                    'months': example['months'],
+                    'male': example['male'],
+                    'width': 80,
+                    'height': 80,
+                }
+                for i, example in enumerate(phantoms)
+            ]
+        },
+        metadata={},
+    )
     return folder
 
 
 @pytest.fixture(scope='module')
 def drawn(phantoms, tmp_path_factory):
-    """A folder of masks of the first 12 films, drawn on films of 80x80."""
+    """A folder of masks of the first 12 images, drawn on images of 80x80."""
     folder = tmp_path_factory.mktemp('drawn')
-    for i, film in enumerate(phantoms[:12]):
-        Image.fromarray(film['hand_mask'] * np.uint8(255)).resize((80, 80), Image.Resampling.NEAREST).save(folder / f'f{i}.png')
+    for i, example in enumerate(phantoms[:12]):
+        Image.fromarray(example['hand_mask'] * np.uint8(255)).resize(
+            (80, 80), Image.Resampling.NEAREST
+        ).save(folder / f'f{i}.png')
     return folder
 
 
 def config(source, extra=''):
     quick = 'epochs=1,depth=1,rotation=0,shift=0,scale=0,shear=0'  # less to compile
-    return rounds.checked(c.load(f'{CONFIG}:tiny,{quick},mine.source=prepared,mine.folder={source}{extra}')[1])
+    return rounds.checked(
+        c.load(f'{CONFIG}:tiny,{quick},mine.source=prepared,mine.folder={source}{extra}')[1]
+    )
 
 
 def blob(shift=0):
     y, x = np.mgrid[:60, :60]
-    hand = (y - 35) ** 2 + (x - 30 - shift) ** 2 < 15 ** 2
+    hand = (y - 35) ** 2 + (x - 30 - shift) ** 2 < 15**2
     fingers = (abs(abs(x - 30 - shift) - 6) < 3) & (y > 6) & (y < 35)
     return (hand | fingers).astype(np.uint8)
 
@@ -62,18 +80,22 @@ def test_rule_wants_the_classical_mask_or_the_last_round_to_agree():
     assert reasons == [] and measured['agreement'] == 1 and 'stability' not in measured
     _, (reason,) = verdicts.by_rule(mask, 1, blob(9), None, OPTIONS)
     assert reason.startswith('agreement: 0.') and 'round before' not in reason
-    assert verdicts.by_rule(mask, 1, blob(9), mask, OPTIONS)[1] == []  # it did not move since the last round
+    assert (
+        verdicts.by_rule(mask, 1, blob(9), mask, OPTIONS)[1] == []
+    )  # it did not move since the last round
     _, (reason,) = verdicts.by_rule(mask, 1, blob(9), blob(3), OPTIONS)
     assert 'with the round before, not 0.97' in reason
-    assert [r.partition(':')[0] for r in verdicts.by_rule(mask, 2, mask, None, OPTIONS)[1]] == ['components']
+    assert [r.partition(':')[0] for r in verdicts.by_rule(mask, 2, mask, None, OPTIONS)[1]] == [
+        'components'
+    ]
     assert verdicts.by_rule(0 * mask, 0, mask, None, OPTIONS)[1][0] == 'area: the mask is empty'
 
 
 def test_verdicts_survive_a_line_cut_short(tmp_path):
     path = tmp_path / 'verdicts.csv'
     one = verdicts.Verdicts(path)
-    for film, verdict in (('a', 'accept'), ('b', 'reject'), ('a', 'undo'), ('c,1', 'accept')):
-        one.add(film, verdict)
+    for example, verdict in (('a', 'accept'), ('b', 'reject'), ('a', 'undo'), ('c,1', 'accept')):
+        one.add(example, verdict)
     assert verdicts.read(path) == one.current == {'b': 'reject', 'c,1': 'accept'}
     with path.open('a') as file:
         file.write('d,acc')  # the power went
@@ -85,33 +107,56 @@ def test_verdicts_survive_a_line_cut_short(tmp_path):
 
 
 def test_eyes_go_over_rules_and_their_masks_stay():
-    refused = {'rule': [], 'again': [], 'refused': ['area'], 'seen': ['area'], 'kept': ['area'], 'old': ['area'], 'bad': []}
+    refused = {
+        'rule': [],
+        'again': [],
+        'refused': ['area'],
+        'seen': ['area'],
+        'kept': ['area'],
+        'old': ['area'],
+        'bad': [],
+    }
     kept = {'again': (1, 'rule'), 'kept': (1, 'eye'), 'old': (1, 'rule'), 'bad': (1, 'eye')}
     eye = {'seen': 'accept', 'bad': 'reject'}
     assert verdicts.combine(list(refused), refused, eye, kept, 2, classical=False) == {
-        'rule': (2, 'rule'), 'again': (1, 'rule'), 'seen': (2, 'eye'), 'kept': (1, 'eye')}
+        'rule': (2, 'rule'),
+        'again': (1, 'rule'),
+        'seen': (2, 'eye'),
+        'kept': (1, 'eye'),
+    }
     assert verdicts.combine(list(refused), refused, eye, {}, 1, classical=True) == {
-        'rule': (0, 'rule'), 'again': (0, 'rule'), 'seen': (1, 'eye')}
+        'rule': (0, 'rule'),
+        'again': (0, 'rule'),
+        'seen': (1, 'eye'),
+    }
 
 
-def test_drawn_masks_lie_on_their_films(phantoms, source, drawn, tmp_path):
-    ids = films_lib.write_seeds(config(source), drawn, tmp_path / 'seeds', None)
+def test_drawn_masks_lie_on_their_images(phantoms, source, drawn, tmp_path):
+    ids = images_lib.write_seeds(config(source), drawn, tmp_path / 'seeds', None)
     assert ids == [f'f{i}' for i in range(12)]
     records = prepared.open(tmp_path / 'seeds').splits['train']
-    for record, film in zip(records, phantoms):
-        np.testing.assert_array_equal(record['hand_mask'][..., 0], film['hand_mask'])
+    for record, example in zip(records, phantoms):
+        np.testing.assert_array_equal(record['hand_mask'][..., 0], example['hand_mask'])
 
 
-def test_masks_of_other_films_are_refused(source, drawn, tmp_path):
+def test_masks_of_other_images_are_refused(source, drawn, tmp_path):
     for i in range(5):
         (tmp_path / f'f{i}.png').write_bytes((drawn / f'f{i}.png').read_bytes())
     (tmp_path / 'x.png').write_bytes((drawn / 'f0.png').read_bytes())
-    with pytest.raises(UserError, match='6 masks, of which 5 are of films in .* found f0, f1, f2, f3; films are f0'):
-        films_lib.write_seeds(config(source), tmp_path, tmp_path / 'seeds', None)
+    with pytest.raises(
+        UserError,
+        match='6 masks, of which 5 are of images in .* found f0, f1, f2, f3; images are f0',
+    ):
+        images_lib.write_seeds(config(source), tmp_path, tmp_path / 'seeds', None)
 
 
-@pytest.mark.parametrize('changes, message', [
-    ({'rounds': 0}, 'mine.rounds=0: expected at least 1'), ({'review': 'ear'}, "mine.review='ear': expected 'rule' or 'web'")])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'rounds': 0}, 'mine.rounds=0: expected at least 1'),
+        ({'review': 'ear'}, "mine.review='ear': expected 'rule' or 'web'"),
+    ],
+)
 def test_refused_options(changes, message):
     with pytest.raises(ConfigError, match=message):
         rounds.checked(c.load(f'{CONFIG}:tiny')[1], **changes)
@@ -123,9 +168,9 @@ def test_rounds_go_on_where_they_were_stopped(source, drawn, tmp_path, monkeypat
     """Two rounds by eye from drawn masks, stopped in the second one's review."""
     settings, seen = config(source, ',mine.review=web,mine.rounds=1'), []
 
-    def look(films, mask_of, rows, eye, **_):
+    def look(examples, mask_of, rows, eye, **_):
         seen.append([row['id'] for row in rows])
-        assert mask_of(0).shape == (40, 40) and films[0]['image'].shape == (40, 40, 1)
+        assert mask_of(0).shape == (40, 40) and examples[0]['image'].shape == (40, 40, 1)
         eye.add('f12', 'accept')
         if len(seen) == 2:
             raise KeyboardInterrupt
@@ -134,7 +179,7 @@ def test_rounds_go_on_where_they_were_stopped(source, drawn, tmp_path, monkeypat
     monkeypatch.setattr(page, 'review', look)
     (first,) = rounds.mine(settings, tmp_path, seed_masks=drawn)
     assert seen == [['f12', 'f13', 'f14', 'f15']]  # what has a drawn mask is not asked about
-    assert first['films'] == 4 and first['by_eye'] == 2 and first['new'] == first['accepted'] >= 2
+    assert first['images'] == 4 and first['by_eye'] == 2 and first['new'] == first['accepted'] >= 2
 
     settings = rounds.checked(settings, rounds=2)
     with pytest.raises(KeyboardInterrupt):
@@ -143,17 +188,29 @@ def test_rounds_go_on_where_they_were_stopped(source, drawn, tmp_path, monkeypat
     before, masks = weights.stat().st_mtime_ns, sorted((tmp_path / 'round_2' / 'masks').iterdir())
     times = [path.stat().st_mtime_ns for path in masks]
     done, second = rounds.mine(settings, tmp_path, seed_masks=drawn)
-    assert done == first and weights.stat().st_mtime_ns == before and [path.stat().st_mtime_ns for path in masks] == times
-    assert second['by_eye'] == 1 and second['rejected_by_eye'] == 1 and 0 <= second['iou_with_previous'] <= 1
+    assert (
+        done == first
+        and weights.stat().st_mtime_ns == before
+        and [path.stat().st_mtime_ns for path in masks] == times
+    )
+    assert (
+        second['by_eye'] == 1
+        and second['rejected_by_eye'] == 1
+        and 0 <= second['iou_with_previous'] <= 1
+    )
 
     with (tmp_path / 'round_2' / 'accepted.csv').open() as file:
         accepted = {row['id']: row for row in csv.DictReader(file)}
     assert accepted['f12'] == {'id': 'f12', 'round': '2', 'by': 'eye'} and 'f13' not in accepted
-    assert prepared.open(tmp_path / 'round_2' / 'accepted').labels['train']['ids'] == [f'mined-{i}' for i in accepted]
+    assert prepared.open(tmp_path / 'round_2' / 'accepted').labels['train']['ids'] == [
+        f'mined-{i}' for i in accepted
+    ]
     with (tmp_path / 'round_2' / 'review.csv').open() as file:
         assert {row['id'] for row in csv.DictReader(file) if row['stability']} == set(seen[0])
     trained = json.loads((tmp_path / 'round_2' / 'train' / 'splits.json').read_text())
-    assert {'mined-f12', 'mined-f13'} <= set(trained['train']) and len(trained['validation']) == len(trained['holdout']) == 1
+    assert {'mined-f12', 'mined-f13'} <= set(trained['train']) and len(
+        trained['validation']
+    ) == len(trained['holdout']) == 1
     assert (tmp_path / 'round_1' / 'accepted.png').exists()
     assert rounds.mine(settings, tmp_path, seed_masks=drawn) == [first, second]
     with pytest.raises(UserError, match=r'holds another mining:\n  seed: 0 -> 1'):
@@ -163,4 +220,6 @@ def test_rounds_go_on_where_they_were_stopped(source, drawn, tmp_path, monkeypat
 def test_nothing_accepted_says_what_to_do(source, tmp_path):
     with pytest.raises(UserError, match='none of 6 masks was accepted; look at refused.png'):
         rounds.mine(config(source, ',mine.count=6'), tmp_path)
-    assert (tmp_path / 'round_1' / 'review.csv').exists() and not (tmp_path / 'round_1' / 'metrics.json').exists()
+    assert (tmp_path / 'round_1' / 'review.csv').exists() and not (
+        tmp_path / 'round_1' / 'metrics.json'
+    ).exists()

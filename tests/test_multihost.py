@@ -57,8 +57,12 @@ def written_below(folder):
     found, writes = [], os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
     def hook(event, arguments):
-        if event == 'open' and isinstance(arguments[2], int) and arguments[2] & writes or event in (
-                'os.rename', 'os.mkdir', 'os.remove', 'os.rmdir', 'os.truncate'):
+        if (
+            event == 'open'
+            and isinstance(arguments[2], int)
+            and arguments[2] & writes
+            or event in ('os.rename', 'os.mkdir', 'os.remove', 'os.rmdir', 'os.truncate')
+        ):
             there = event == 'os.mkdir' and os.path.isdir(arguments[0])
             if str(arguments[0]).startswith(str(folder)) and not there:
                 found.append(f'{event} {arguments[0]}')
@@ -87,7 +91,10 @@ def process(folder, jobs):
                     os.kill(os.getpid(), signal.SIGKILL)
 
             checkpoint.Checkpoints.save = save_and_die
-        run(folder / job, {'two': '', 'dies': ',sharding=fsdp', 'resumed': ''}[job.partition('=')[0]])
+        run(
+            folder / job,
+            {'two': '', 'dies': ',sharding=fsdp', 'resumed': ''}[job.partition('=')[0]],
+        )
         print('wrote', json.dumps(written), flush=True)
 
 
@@ -96,11 +103,25 @@ def spawn(folder, processes, devices, jobs):
         sock.bind(('127.0.0.1', 0))
         coordinator = f'127.0.0.1:{sock.getsockname()[1]}'
     flags = os.environ['XLA_FLAGS'].replace('device_count=4', f'device_count={devices}')
-    started = [subprocess.Popen(
-        [sys.executable, __file__, str(folder), jobs], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=os.environ | {'XLA_FLAGS': flags, 'BONEAGE_COORDINATOR': coordinator, 'BONEAGE_PROCESSES': str(processes),
-                          'BONEAGE_PROCESS': str(i), 'BONEAGE_HEARTBEAT': '20', 'PYTHONPATH': str(ROOT)})
-        for i in range(processes)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder), jobs],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ
+            | {
+                'XLA_FLAGS': flags,
+                'BONEAGE_COORDINATOR': coordinator,
+                'BONEAGE_PROCESSES': str(processes),
+                'BONEAGE_PROCESS': str(i),
+                'BONEAGE_HEARTBEAT': '20',
+                'PYTHONPATH': str(ROOT),
+            },
+        )
+        for i in range(processes)
+    ]
     try:
         return [(one.communicate(timeout=200)[0], one.returncode) for one in started]
     finally:
@@ -121,7 +142,9 @@ def runs(tmp_path_factory):
 
 def losses(workdir):
     lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    return [(line['kind'], line['step']) for line in lines], [[line['loss'], line['triplet_loss']] for line in lines]
+    return [(line['kind'], line['step']) for line in lines], [
+        [line['loss'], line['triplet_loss']] for line in lines
+    ]
 
 
 def predictions(workdir):
@@ -136,9 +159,11 @@ def test_hosts_train_as_one(runs, name):
     folder, said = runs
     (steps, a), (other, b) = losses(folder / 'one'), losses(folder / name)
     assert steps == other and len(steps) == 10, said
-    np.testing.assert_allclose(a, b, rtol=1e-3)  # sums are taken in another order, which every step widens a little
-    (films, a), (other, b) = predictions(folder / 'one'), predictions(folder / name)
-    assert films == other and len(films) == 16
+    np.testing.assert_allclose(
+        a, b, rtol=1e-3
+    )  # sums are taken in another order, which every step widens a little
+    (images, a), (other, b) = predictions(folder / 'one'), predictions(folder / name)
+    assert images == other and len(images) == 16
     np.testing.assert_allclose(a, b, atol=0.05)  # months
 
 
@@ -171,7 +196,12 @@ def test_the_first_host_too_may_die(tmp_path):
 def test_shares_of_parameters():
     mesh = sharding.make_mesh()
     place = sharding.fsdp_sharding(mesh)
-    for shape, axes in {(200, 16): ('data',), (3, 3, 64, 128): (None, None, None, 'data'), (16, 16): (), (1023, 3): ()}.items():
+    for shape, axes in {
+        (200, 16): ('data',),
+        (3, 3, 64, 128): (None, None, None, 'data'),
+        (16, 16): (),
+        (1023, 3): (),
+    }.items():
         assert place(jnp.zeros(shape)).spec == jax.sharding.PartitionSpec(*axes)
     x = np.arange(4096.0).reshape(64, 64)
     placed = sharding.place({'a': x}, {'a': place(x)})['a']
@@ -179,15 +209,23 @@ def test_shares_of_parameters():
     np.testing.assert_array_equal(placed, x)
     state = state_lib.State(None, {'a': placed}, {}, {}, {'a': placed}, {})
     _, whole = sharding.state_sharding(state, mesh, 'fsdp')
-    gradient = jax.jit(jax.grad(lambda parameters: jnp.sum(whole(parameters)['a'] ** 2)))({'a': placed})['a']
-    assert gradient.sharding.is_equivalent_to(place(x), 2), 'each device keeps the sum of its share: a reduce-scatter'
+    gradient = jax.jit(jax.grad(lambda parameters: jnp.sum(whole(parameters)['a'] ** 2)))(
+        {'a': placed}
+    )['a']
+    assert gradient.sharding.is_equivalent_to(place(x), 2), (
+        'each device keeps the sum of its share: a reduce-scatter'
+    )
     np.testing.assert_array_equal(gradient, 2 * x)
 
 
 def test_missing_and_wrong_places_are_named(monkeypatch):
     with pytest.raises(ValueError, match='missing: BONEAGE_PROCESSES, BONEAGE_PROCESS$'):
         sharding.initialize_distributed({'BONEAGE_COORDINATOR': 'a:1'})
-    monkeypatch.setattr(jax.distributed, 'initialize', lambda **place: (_ for _ in ()).throw(RuntimeError('no answer')))
+    monkeypatch.setattr(
+        jax.distributed,
+        'initialize',
+        lambda **place: (_ for _ in ()).throw(RuntimeError('no answer')),
+    )
     monkeypatch.setattr(jax.config, 'update', lambda *_: None)
     with pytest.raises(ValueError, match='did not find each other .*=auto.*no answer'):
         sharding.initialize_distributed({'BONEAGE_COORDINATOR': 'auto'})

@@ -15,7 +15,11 @@ STUB = "raise RuntimeError('tensorflow was imported')\n"
 
 def modules():
     """Dotted names of all modules of the project."""
-    files = [path.relative_to(ROOT) for folder in ('boneage_jax', 'tfds_rsna') for path in (ROOT / folder).rglob('*.py')]
+    files = [
+        path.relative_to(ROOT)
+        for folder in ('boneage_jax', 'tfds_rsna')
+        for path in (ROOT / folder).rglob('*.py')
+    ]
     return sorted('.'.join(path.with_suffix('').parts).removesuffix('.__init__') for path in files)
 
 
@@ -27,8 +31,14 @@ def run(tmp_path):
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(tmp_path), str(ROOT)])}
 
     def run(source, *arguments):
-        return subprocess.run([sys.executable, '-W', 'error', '-c', source, *arguments], env=environment, cwd=tmp_path,
-                              capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [sys.executable, '-W', 'error', '-c', source, *arguments],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
 
     return run
 
@@ -45,7 +55,9 @@ def test_modules_import_without_tensorflow(run):
         'import importlib, sys\n'
         'for name in sys.argv[1:]: importlib.import_module(name)\n'
         'assert "tensorflow" not in sys.modules\n'
-        'print("done")\n', *names)
+        'print("done")\n',
+        *names,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.endswith('done\n')
 
@@ -57,6 +69,8 @@ def test_a_whole_run_needs_no_tensorflow(run, tmp_path):
         'from boneage_jax import config, train\n'
         'train.train(config.load(sys.argv[1])[1], sys.argv[2])\n'
         'assert "tensorflow" not in sys.modules\n',
-        f'{ROOT}/configs/prsnet.py:tiny,row=baseline,epochs=1,data.phantom.seed=1', str(tmp_path / 'run'))
+        f'{ROOT}/configs/prsnet.py:tiny,row=baseline,epochs=1,data.phantom.seed=1',
+        str(tmp_path / 'run'),
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / 'run' / 'metrics.json').exists()

@@ -36,7 +36,9 @@ def perturbed(model, seed=1):
 
 
 def torch_twin(model, network):
-    return torch_resnet.load(network, nnx.to_pure_dict(nnx.state(model, (nnx.Param, nnx.BatchStat))))
+    return torch_resnet.load(
+        network, nnx.to_pure_dict(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    )
 
 
 def nchw(x):
@@ -84,34 +86,47 @@ def test_one_training_step_of_the_age_model_agrees(name, size):
     model = perturbed(models.build('prsnet', backbone=name, width=WIDTH))
     network = torch_twin(model, torch_resnet.AgeModel(name, width=WIDTH))
     before = {name: x.detach().clone() for name, x in network.state_dict().items()}
-    batch = {'image': draw.integers(0, 256, (count, *size, 1)).astype(np.uint8), 'valid': np.ones(count, bool),
-             'months': draw.uniform(10, 220, count).astype(np.float32), 'male': np.array([True, False, False, True])}
-    task = tasks.build(config_lib.build({**config_lib.base(), 'task': {'name': 'age', 'loss': 'l2'}}, None, {}).task,
-                       {'centre': CENTRE, 'scale': SCALE})
+    batch = {
+        'image': draw.integers(0, 256, (count, *size, 1)).astype(np.uint8),
+        'valid': np.ones(count, bool),
+        'months': draw.uniform(10, 220, count).astype(np.float32),
+        'male': np.array([True, False, False, True]),
+    }
+    task = tasks.build(
+        config_lib.build(
+            {**config_lib.base(), 'task': {'name': 'age', 'loss': 'l2'}}, None, {}
+        ).task,
+        {'centre': CENTRE, 'scale': SCALE},
+    )
     # Plain gradient descent at rate 1: the parameters move by exactly their gradients.
-    state, graphs = state_lib.create_state(model, optax.sgd(1.0))
-    films, male = nchw(batch['image'] / np.float32(255)), torch.tensor(batch['male'])
+    state, graphdefs = state_lib.create_state(model, optax.sgd(1.0))
+    images, male = nchw(batch['image'] / np.float32(255)), torch.tensor(batch['male'])
 
-    scored = jax.jit(step_lib.make_eval_step(graphs, task, flip_tta=False))(state, batch, {})
+    scored = jax.jit(step_lib.make_eval_step(graphdefs, task, flip_tta=False))(state, batch, {})
     with torch.no_grad():
-        close(scored['columns']['prediction'], network.eval()(films, male) * SCALE + CENTRE, 1e-4)
+        close(scored['columns']['prediction'], network.eval()(images, male) * SCALE + CENTRE, 1e-4)
 
-    after, metrics = jax.jit(step_lib.make_train_step(graphs, task, optax.sgd(1.0), STILL))(
-        state, batch, {}, jax.random.key(0))
+    after, metrics = jax.jit(step_lib.make_train_step(graphdefs, task, optax.sgd(1.0), STILL))(
+        state, batch, {}, jax.random.key(0)
+    )
     target = torch.tensor((batch['months'] - CENTRE) / SCALE)
-    loss = torch.nn.functional.mse_loss(network.train()(films, male), target)
+    loss = torch.nn.functional.mse_loss(network.train()(images, male), target)
     loss.backward()
     close(metrics['loss'][0] / metrics['loss'][1], loss, 1e-3)
-    gradients = torch_resnet.convert(jax.tree.map(lambda a, b: np.asarray(a - b), state.trainable, after.trainable))
+    gradients = torch_resnet.convert(
+        jax.tree.map(lambda a, b: np.asarray(a - b), state.params, after.params)
+    )
     theirs = {name: p.grad.numpy() for name, p in network.named_parameters()}
     assert gradients.keys() == theirs.keys()
     for name, gradient in theirs.items():
-        np.testing.assert_allclose(gradients[name], gradient, rtol=0, atol=1e-3 * np.abs(gradient).max(), err_msg=name)
+        np.testing.assert_allclose(
+            gradients[name], gradient, rtol=0, atol=1e-3 * np.abs(gradient).max(), err_msg=name
+        )
 
     # PyTorch normalises with the biased variance but keeps the unbiased one, n / (n - 1) times as large; Flax keeps the
     # biased one it used. n is the number of values of a channel in the batch: images times rows times columns.
     values = channel_counts(network, size, count)
-    for name, ours in torch_resnet.convert(after.statistics).items():
+    for name, ours in torch_resnet.convert(after.batch_stats).items():
         kept, new = 0.9 * before[name].numpy(), network.state_dict()[name].numpy()
         n = values[name.rpartition('.')[0]]
         expected = kept + (ours - kept) * (n / (n - 1) if name.endswith('running_var') else 1)
@@ -125,8 +140,13 @@ def channel_counts(network, size, count):
     seen, hooks = {}, []
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            hooks.append(module.register_forward_hook(
-                lambda module, inputs, output, name=name: seen.update({name: inputs[0].numel() // inputs[0].shape[1]})))
+            hooks.append(
+                module.register_forward_hook(
+                    lambda module, inputs, output, name=name: seen.update(
+                        {name: inputs[0].numel() // inputs[0].shape[1]}
+                    )
+                )
+            )
     with torch.no_grad():
         network.eval()(torch.zeros(count, 1, *size), torch.zeros(count, dtype=torch.bool))
     for hook in hooks:

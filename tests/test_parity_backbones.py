@@ -9,7 +9,10 @@ from flax import nnx
 
 torch = pytest.importorskip('torch')
 if importlib.util.find_spec('torchvision') is None:
-    pytest.skip('torchvision is missing; .ci/run shows how to install it beside torch', allow_module_level=True)
+    pytest.skip(
+        'torchvision is missing; .ci/run shows how to install it beside torch',
+        allow_module_level=True,
+    )
 
 from benchmarks import torch_backbones  # noqa: E402
 from boneage_jax import models  # noqa: E402
@@ -17,13 +20,21 @@ from boneage_jax.models import pretrained  # noqa: E402
 
 pytestmark = pytest.mark.parity
 OUTPUTS = 7
-QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}  # compiling is what takes time
+QUICK = {
+    'xla_backend_optimization_level': 0,
+    'xla_llvm_disable_expensive_passes': True,
+}  # compiling is what takes time
 
 
 def perturbed(network, seed=1):
     """The network with kernels that keep activations near 1, and norms and batch statistics far from 1 and 0."""
     draw = np.random.default_rng(seed)
-    ranges = {'running_var': (0.5, 2.0), 'running_mean': (-0.3, 0.3), 'weight': (0.5, 1.5), 'bias': (-0.3, 0.3)}
+    ranges = {
+        'running_var': (0.5, 2.0),
+        'running_mean': (-0.3, 0.3),
+        'weight': (0.5, 1.5),
+        'bias': (-0.3, 0.3),
+    }
     with torch.no_grad():
         for name, x in network.state_dict().items():
             if x.ndim > 1:
@@ -39,8 +50,12 @@ def arrays(named):
 
 def ours_of(name, network, **options):
     """Our network with the arrays of `network`, none drawn afresh: that takes longer than the rest."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: models.build(name, num_outputs=OUTPUTS, **options)))
-    model = nnx.merge(graph, jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), state))
+    graph, state = nnx.split(
+        nnx.eval_shape(lambda: models.build(name, num_outputs=OUTPUTS, **options))
+    )
+    model = nnx.merge(
+        graph, jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), state)
+    )
     pretrained.load_arrays(model, arrays(network.state_dict().items()), names='torchvision')
     return model
 
@@ -51,7 +66,10 @@ def nchw(x):
 
 def close(ours, theirs, relative, what, transpose=True):
     """Whether arrays agree within `relative` of the largest value; `theirs` are maps NCHW unless told otherwise."""
-    ours, theirs = np.asarray(ours), np.asarray(theirs.detach() if isinstance(theirs, torch.Tensor) else theirs)
+    ours, theirs = (
+        np.asarray(ours),
+        np.asarray(theirs.detach() if isinstance(theirs, torch.Tensor) else theirs),
+    )
     if theirs.ndim == 4 and transpose:
         theirs = theirs.transpose(0, 2, 3, 1)
     assert ours.shape == theirs.shape
@@ -60,20 +78,26 @@ def close(ours, theirs, relative, what, transpose=True):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=relative * largest, err_msg=what)
 
 
-@pytest.mark.parametrize('name, size, options', [
-    ('resnet50', (64, 80), {}),
-    ('vgg16', (96, 80), {'width': 8}),
-    ('vgg16_bn', (224, 96), {'width': 8}),
-    ('inception_v3', (107, 96), {'width': 8}),
-    ('efficientnet_b0', (64, 75), {}),
-])
+@pytest.mark.parametrize(
+    'name, size, options',
+    [
+        ('resnet50', (64, 80), {}),
+        ('vgg16', (96, 80), {'width': 8}),
+        ('vgg16_bn', (224, 96), {'width': 8}),
+        ('inception_v3', (107, 96), {'width': 8}),
+        ('efficientnet_b0', (64, 75), {}),
+    ],
+)
 def test_stages_and_logits_agree(name, size, options):
     network = perturbed(torch_backbones.build(name, num_outputs=OUTPUTS, **options)).eval()
     model = ours_of(name, network, **options)
     model.eval()
     image = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     graph, state = nnx.split(model)
-    run = jax.jit(lambda state, x: (nnx.merge(graph, state).stages(x), nnx.merge(graph, state)(x)), compiler_options=QUICK)
+    run = jax.jit(
+        lambda state, x: (nnx.merge(graph, state).stages(x), nnx.merge(graph, state)(x)),
+        compiler_options=QUICK,
+    )
     maps, logits = run(state, image)
     with torch.no_grad():
         their_maps, their_logits = torch_backbones.stages(name, network, nchw(image))
@@ -83,33 +107,52 @@ def test_stages_and_logits_agree(name, size, options):
     close(logits, their_logits, 1e-4, 'logits')
 
 
-@pytest.mark.parametrize('name, count', [
-    ('resnet18', 11_689_512), ('resnet34', 21_797_672), ('resnet50', 25_557_032), ('vgg16', 138_357_544),
-    ('vgg16_bn', 138_365_992), ('inception_v3', 27_161_264), ('efficientnet_b0', 5_288_548),
-])
+@pytest.mark.parametrize(
+    'name, count',
+    [
+        ('resnet18', 11_689_512),
+        ('resnet34', 21_797_672),
+        ('resnet50', 25_557_032),
+        ('vgg16', 138_357_544),
+        ('vgg16_bn', 138_365_992),
+        ('inception_v3', 27_161_264),
+        ('efficientnet_b0', 5_288_548),
+    ],
+)
 def test_parameter_counts_agree(name, count):
     model = nnx.eval_shape(lambda: models.build(name))
     with torch.device('meta'):
         network = torch_backbones.build(name)
     theirs = sum(p.numel() for p in network.parameters())
-    assert sum(np.prod(x.shape) for x in jax.tree.leaves(nnx.state(model, nnx.Param))) == theirs == count
+    assert (
+        sum(np.prod(x.shape) for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        == theirs
+        == count
+    )
 
 
-@pytest.mark.parametrize('name, size, options', [
-    ('resnet50', (48, 64), {'depth': 1}),
-    ('vgg16', (64, 80), {'width': 8}),
-    ('vgg16_bn', (64, 80), {'width': 8}),
-    ('inception_v3', (299, 299), {'width': 4, 'depth': 2}),
-    ('efficientnet_b0', (48, 64), {'width': 8, 'depth': 1}),
-])
+@pytest.mark.parametrize(
+    'name, size, options',
+    [
+        ('resnet50', (48, 64), {'depth': 1}),
+        ('vgg16', (64, 80), {'width': 8}),
+        ('vgg16_bn', (64, 80), {'width': 8}),
+        ('inception_v3', (299, 299), {'width': 4, 'depth': 2}),
+        ('efficientnet_b0', (48, 64), {'width': 8, 'depth': 1}),
+    ],
+)
 def test_one_training_step_agrees(name, size, options):
     """Loss, gradients and running statistics; dropout off, Inception with its auxiliary head.
 
     In float64: in float32 some rectifiers close to their edge open in one framework only, and batch normalisation carries
     that through the whole gradient (6 % in Inception at width 4).
     """
-    network = perturbed(torch_backbones.build(name, num_outputs=OUTPUTS, **options)).double().train()
-    still = {'resnet50': (), 'efficientnet_b0': ('dropout', 'stochastic_depth')}.get(name, ('dropout',))
+    network = (
+        perturbed(torch_backbones.build(name, num_outputs=OUTPUTS, **options)).double().train()
+    )
+    still = {'resnet50': (), 'efficientnet_b0': ('dropout', 'stochastic_depth')}.get(
+        name, ('dropout',)
+    )
     model = ours_of(name, network, **options, **dict.fromkeys(still, 0.0))
     seen = {}
     for part, module in network.named_modules():
@@ -117,7 +160,10 @@ def test_one_training_step_agrees(name, size, options):
             module.p = 0.0
         if isinstance(module, torch.nn.BatchNorm2d):
             module.register_forward_hook(
-                lambda module, inputs, output, part=part: seen.update({part: inputs[0].numel() // inputs[0].shape[1]}))
+                lambda module, inputs, output, part=part: seen.update(
+                    {part: inputs[0].numel() // inputs[0].shape[1]}
+                )
+            )
     draw, count = np.random.default_rng(2), 4
     image, weights = draw.normal(size=(count, *size, 3)), draw.normal(size=(2, count, OUTPUTS))
 
@@ -127,14 +173,19 @@ def test_one_training_step_agrees(name, size, options):
         model = nnx.merge(graph, parameters, statistics, copy=True)
         outputs = model(image)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return sum((logits * w).sum() for logits, w in zip(outputs, weights)), nnx.state(model, nnx.BatchStat)
+        return sum((logits * w).sum() for logits, w in zip(outputs, weights)), nnx.state(
+            model, nnx.BatchStat
+        )
 
     with jax.enable_x64(True):
         state = jax.tree.map(lambda x: np.asarray(x, np.float64), state)
         step = jax.jit(jax.value_and_grad(loss_of, has_aux=True), compiler_options=QUICK)
         (loss, after), gradients = jax.device_get(step(*state, image))
-    before = {part: module.running_var.numpy().copy() for part, module in network.named_modules()
-              if isinstance(module, torch.nn.BatchNorm2d)}
+    before = {
+        part: module.running_var.numpy().copy()
+        for part, module in network.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    }
     outputs = network(nchw(image))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     assert len(outputs) == (2 if name == 'inception_v3' else 1)
@@ -144,7 +195,9 @@ def test_one_training_step_agrees(name, size, options):
 
     # PyTorch's gradients and new statistics come back under our names as if they were weights. PyTorch normalises with the
     # biased variance but keeps the unbiased one, n / (n - 1) times as large; Flax keeps the biased one it used.
-    theirs = arrays(network.state_dict().items()) | {part: p.grad.numpy() for part, p in network.named_parameters()}
+    theirs = arrays(network.state_dict().items()) | {
+        part: p.grad.numpy() for part, p in network.named_parameters()
+    }
     for part, n in seen.items():
         kept, new = 0.9 * before[part], theirs[f'{part}.running_var']
         theirs[f'{part}.running_var'] = kept + (new - kept) * (n - 1) / n

@@ -1,4 +1,4 @@
-"""batch(step): reproducible, every film once an epoch, the same in both placements; evaluation covers all once."""
+"""batch(step): reproducible, every image once an epoch, the same in both placements; evaluation covers all once."""
 
 import jax
 import numpy as np
@@ -16,11 +16,23 @@ class Records(list):
 @pytest.fixture(scope='module')
 def split():
     rng = np.random.default_rng(0)
-    records = Records({'image': rng.integers(0, 256, (8, 8, 1), np.uint8),
-                       'keypoints': rng.random((3, 2), np.float32)} for _ in range(30))
+    records = Records(
+        {
+            'image': rng.integers(0, 256, (8, 8, 1), np.uint8),
+            'keypoints': rng.random((3, 2), np.float32),
+        }
+        for _ in range(30)
+    )
     positions = rng.permutation(30)[:23]
-    return source.Split('train', records, positions, [f'film{i}' for i in positions],
-                        np.arange(23, dtype=np.float32), np.arange(23) % 2 == 0, ('image', 'keypoints'))
+    return source.Split(
+        'train',
+        records,
+        positions,
+        [f'image{i}' for i in positions],
+        np.arange(23, dtype=np.float32),
+        np.arange(23) % 2 == 0,
+        ('image', 'keypoints'),
+    )
 
 
 def make(split, **changes):
@@ -31,17 +43,23 @@ def make(split, **changes):
 def test_every_epoch_is_another_permutation(split):
     batches = make(split)
     assert batches.steps_per_epoch == 5
-    epochs = [np.concatenate([batches.indices(s) for s in range(e * 5, e * 5 + 5)]) for e in range(2)]
+    epochs = [
+        np.concatenate([batches.indices(s) for s in range(e * 5, e * 5 + 5)]) for e in range(2)
+    ]
     for epoch in epochs:
         assert len(set(epoch)) == 20 and set(epoch) <= set(range(23))
     assert list(epochs[0]) != list(epochs[1])
     assert list(make(split, seed=8).indices(0)) != list(batches.indices(0))
 
 
-def test_a_batch_holds_its_own_films(split):
+def test_a_batch_holds_its_own_images(split):
     batch = make(split)(3)
     assert batch['image'].dtype == np.uint8 and batch['image'].shape == (4, 8, 8, 1)
-    assert batch['months'].dtype == np.float32 and batch['male'].dtype == bool and batch['index'].dtype == np.int32
+    assert (
+        batch['months'].dtype == np.float32
+        and batch['male'].dtype == bool
+        and batch['index'].dtype == np.int32
+    )
     for row, i in enumerate(batch['index']):
         record = split.records[split.positions[i]]
         np.testing.assert_array_equal(batch['image'][row], record['image'])
@@ -76,7 +94,7 @@ def test_evaluation_covers_every_example_once(split):
 
 
 def test_batch_larger_than_the_split(split):
-    with pytest.raises(ValueError, match='23 training films do not fill one batch of 24'):
+    with pytest.raises(ValueError, match='23 training images do not fill one batch of 24'):
         make(split, batch_size=24)
 
 

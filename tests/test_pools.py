@@ -1,4 +1,5 @@
 """Results in order from real processes, and nothing left of them, however the caller ends."""
+
 import os
 import pathlib
 import signal
@@ -12,7 +13,7 @@ from tfds_rsna.parallel import pools
 from tfds_rsna.errors import UserError
 from tfds_rsna.io.decoding import ImageError
 
-SCRIPT = '''
+SCRIPT = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 sys.path.insert(0, {tests!r})
@@ -21,13 +22,13 @@ from tfds_rsna import pools
 if __name__ == '__main__':
     for pid in pools.ordered(test_pools.pid_slowly, iter(int, 1), workers=2):
         print(pid, flush=True)
-'''
+"""
 
 
 def work(job):
     """Here and in the workers; the jobs of the first take longest, so the last would come first."""
-    if job == 'film':
-        raise ImageError('bad.png: no film')
+    if job == 'image':
+        raise ImageError('bad.png: no image')
     if job == 'die':
         os._exit(9)
     if isinstance(job, str):
@@ -44,7 +45,7 @@ def pid_slowly(job):
 def tell(text):
     global _told
     if text == 'fail':
-        raise ImageError('told.png: no film')
+        raise ImageError('told.png: no image')
     _told = text
 
 
@@ -66,9 +67,11 @@ def test_order_and_bounded_look_ahead():
 
 @pytest.mark.parametrize('workers', [1, 2])
 def test_exceptions_and_initializers(workers):
-    results = pools.ordered(work, ['a', 'film'], workers=workers, initializer=tell, initargs=('hello',))
+    results = pools.ordered(
+        work, ['a', 'image'], workers=workers, initializer=tell, initargs=('hello',)
+    )
     assert next(results) == ('a', 'hello')
-    with pytest.raises(ImageError, match='bad.png: no film'):
+    with pytest.raises(ImageError, match='bad.png: no image'):
         next(results)
     with pytest.raises(ImageError, match='told.png'):
         next(pools.ordered(work, ['a'], workers=workers, initializer=tell, initargs=('fail',)))
@@ -89,9 +92,15 @@ def test_nothing_is_left(number, tmp_path):
     script = tmp_path / 'work.py'
     script.write_text(SCRIPT.format(tests=str(pathlib.Path(__file__).parent)))
     with open(tmp_path / 'stderr', 'w') as stderr:
-        parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=stderr, text=True,
-                                  start_new_session=True, cwd=pathlib.Path(__file__).parents[1],
-                                  env=os.environ | {'PYTHONPATH': '.'})
+        parent = subprocess.Popen(
+            [sys.executable, str(script)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+            cwd=pathlib.Path(__file__).parents[1],
+            env=os.environ | {'PYTHONPATH': '.'},
+        )
     with parent:
         workers = set()
         while len(workers) < 2:
@@ -112,12 +121,23 @@ def test_nothing_is_left(number, tmp_path):
 
 def test_interrupted_while_workers_start(tmp_path):
     script = tmp_path / 'work.py'
-    script.write_text(SCRIPT.format(tests=str(pathlib.Path(__file__).parent)).replace('    for pid', '''\
+    script.write_text(
+        SCRIPT.format(tests=str(pathlib.Path(__file__).parent)).replace(
+            '    for pid',
+            """\
     print('ready', flush=True)
-    for pid'''))
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              start_new_session=True, cwd=pathlib.Path(__file__).parents[1],
-                              env=os.environ | {'PYTHONPATH': '.'})
+    for pid""",
+        )
+    )
+    parent = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=pathlib.Path(__file__).parents[1],
+        env=os.environ | {'PYTHONPATH': '.'},
+    )
     with parent:
         assert parent.stdout.readline() == 'ready\n'
         time.sleep(0.15)  # the workers are importing by now

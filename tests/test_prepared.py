@@ -1,4 +1,5 @@
 """Prepared records: what goes in comes out, in order, from many threads, and only when all of it is there."""
+
 import concurrent.futures
 import csv
 import errno
@@ -22,13 +23,18 @@ def examples(count, seed=0, shape=(12, 8, 1)):
     """Examples with everything an example can have."""
     rng = np.random.default_rng(seed)
     for index in range(count):
-        yield {'image': rng.integers(0, 256, shape, np.uint8), 'id': f'film {index}, "ä"',
-               'months': np.float32(index / 3), 'male': bool(index % 2),
-               'width': 100 + index, 'height': 200 + index,
-               'hand_mask': rng.integers(0, 2, shape, np.uint8),
-               'keypoints': rng.normal(size=(3, 2)).astype(np.float32),
-               'bone_boxes': rng.normal(size=(5, 4)).astype(np.float32),
-               'flags': 'inverted;right' if index == 1 else ''}
+        yield {
+            'image': rng.integers(0, 256, shape, np.uint8),
+            'id': f'image {index}, "ä"',
+            'months': np.float32(index / 3),
+            'male': bool(index % 2),
+            'width': 100 + index,
+            'height': 200 + index,
+            'hand_mask': rng.integers(0, 2, shape, np.uint8),
+            'keypoints': rng.normal(size=(3, 2)).astype(np.float32),
+            'bone_boxes': rng.normal(size=(5, 4)).astype(np.float32),
+            'flags': 'inverted;right' if index == 1 else '',
+        }
 
 
 def plain(count):
@@ -46,20 +52,32 @@ def same(found, expected):
 
 @pytest.fixture
 def folder(tmp_path):
-    return prepared.write(tmp_path / 'records', {'train': examples(7), 'test': examples(2, seed=1)},
-                          description='seven and two', metadata={'size': [12, 8], 'stages': ['mask']})
+    return prepared.write(
+        tmp_path / 'records',
+        {'train': examples(7), 'test': examples(2, seed=1)},
+        description='seven and two',
+        metadata={'size': [12, 8], 'stages': ['mask']},
+    )
 
 
 def test_what_goes_in_comes_out(folder):
     opened = prepared.open(folder)
-    assert opened.metadata == prepared.read_metadata(folder) == {'size': [12, 8], 'stages': ['mask']}
+    assert (
+        opened.metadata == prepared.read_metadata(folder) == {'size': [12, 8], 'stages': ['mask']}
+    )
     for split, seed, count in (('train', 0, 7), ('test', 1, 2)):
         records, labels = opened.splits[split], opened.labels[split]
         assert len(records) == count
         for index, example in enumerate(examples(count, seed)):
             same(records[index], example)
-            for key, column in (('id', 'ids'), ('months', 'months'), ('male', 'male'), ('width', 'width'),
-                                ('height', 'height'), ('flags', 'flags')):
+            for key, column in (
+                ('id', 'ids'),
+                ('months', 'months'),
+                ('male', 'male'),
+                ('width', 'width'),
+                ('height', 'height'),
+                ('flags', 'flags'),
+            ):
                 assert labels[column][index] == example[key]
         assert (labels['months'].dtype, labels['male'].dtype) == (np.float32, np.bool_)
     assert list(opened.splits) == ['train', 'test']
@@ -69,7 +87,10 @@ def test_records_are_the_same_bytes_in_every_process(folder):
     """Features in order of their names: protobuf's own order is another one in each process."""
     shard = next(folder.rglob('*train.array_record*'))
     record = builder.array_record_module.ArrayRecordReader(str(shard)).read([0])[0]
-    places = [record.index(b'\n%c%s\x12' % (len(name), name.encode())) for name in sorted(next(examples(1)))]
+    places = [
+        record.index(b'\n%c%s\x12' % (len(name), name.encode()))
+        for name in sorted(next(examples(1)))
+    ]
     assert places == sorted(places)
 
 
@@ -107,7 +128,9 @@ def test_a_moved_folder_opens(folder, tmp_path):
 
 def test_several_shards_keep_the_order(tmp_path, monkeypatch):
     monkeypatch.setattr(builder, 'SHARD_BYTES', 1000)
-    opened = prepared.open(prepared.write(tmp_path / 'records', {'train': examples(20)}, metadata={}))
+    opened = prepared.open(
+        prepared.write(tmp_path / 'records', {'train': examples(20)}, metadata={})
+    )
     assert len(list((tmp_path / 'records').rglob('*array_record*'))) > 5
     for index, example in enumerate(examples(20)):
         same(opened.splits['train'][index], example)
@@ -115,9 +138,11 @@ def test_several_shards_keep_the_order(tmp_path, monkeypatch):
 
 def test_streams(tmp_path):
     """64 MB pass through a few MB of memory."""
+
     def large():
         for index, example in enumerate(plain(64)):
             yield example | {'image': np.full((1024, 1024, 1), index, np.uint8)}
+
     tracemalloc.start()
     prepared.write(tmp_path / 'records', {'train': large()}, metadata={})
     peak = tracemalloc.get_traced_memory()[1]
@@ -130,6 +155,7 @@ def test_a_failure_leaves_nothing(tmp_path):
     def broken():
         yield from plain(3)
         raise OSError('disk full')
+
     with pytest.raises(OSError, match='disk full'):
         prepared.write(tmp_path / 'records', {'train': broken()}, metadata={})
     assert list(tmp_path.iterdir()) == []
@@ -141,15 +167,21 @@ def broken(**changes):
     yield {key: value for key, value in (example | changes).items() if value is not None}
 
 
-@pytest.mark.parametrize('splits, found', [
-    ({}, 'no splits'), ({'train': []}, "'train' has no examples"), ({'train': plain(1), 'test': []}, "'test' has no"),
-    ({'train': [{'image': np.zeros((2, 2, 1), np.uint8)}]}, 'lacks id, months'),
-    ({'train': [next(plain(1)) | {'image': np.zeros((2, 2), np.uint8)}]}, r'\(2, 2\)'),
-    ({'train': [next(plain(1)) | {'image': np.zeros((2, 2, 1))}]}, 'float64'),
-    ({'train': [next(plain(1)) | {'score': 0.5}]}, 'score: a float'),
-    ({'train': broken(image=np.zeros((3, 3, 1), np.uint8))}, r'\(3, 3, 1\)'),
-    ({'train': broken(width=None)}, "example 'film 0.* has"),
-    ({'train': broken(extra=np.zeros(2))}, 'extra')])
+@pytest.mark.parametrize(
+    'splits, found',
+    [
+        ({}, 'no splits'),
+        ({'train': []}, "'train' has no examples"),
+        ({'train': plain(1), 'test': []}, "'test' has no"),
+        ({'train': [{'image': np.zeros((2, 2, 1), np.uint8)}]}, 'lacks id, months'),
+        ({'train': [next(plain(1)) | {'image': np.zeros((2, 2), np.uint8)}]}, r'\(2, 2\)'),
+        ({'train': [next(plain(1)) | {'image': np.zeros((2, 2, 1))}]}, 'float64'),
+        ({'train': [next(plain(1)) | {'score': 0.5}]}, 'score: a float'),
+        ({'train': broken(image=np.zeros((3, 3, 1), np.uint8))}, r'\(3, 3, 1\)'),
+        ({'train': broken(width=None)}, "example 'image 0.* has"),
+        ({'train': broken(extra=np.zeros(2))}, 'extra'),
+    ],
+)
 def test_wrong_examples_are_named(splits, found, tmp_path):
     with pytest.raises(ValueError, match=found):
         prepared.write(tmp_path / 'records', splits, metadata={})
@@ -181,24 +213,28 @@ def test_unfinished_folders_are_refused(folder, tmp_path):
         prepared.open(folder)
 
 
-KILLED = '''
+KILLED = """
 import os, signal, sys
 import numpy as np
 from tfds_rsna import prepared
-def films():
+def images():
     for index in range(5):
         if index == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         yield {'image': np.zeros((4, 4, 1), np.uint8), 'id': str(index), 'months': 1., 'male': True,
                'width': 4, 'height': 4}
-prepared.write(sys.argv[1], {'train': films()}, metadata={})
-'''
+prepared.write(sys.argv[1], {'train': images()}, metadata={})
+"""
 
 
 def test_a_killed_write_is_no_records_and_starts_again(tmp_path):
     root = pathlib.Path(tfds_rsna.__file__).parents[1]
-    done = subprocess.run([sys.executable, '-c', KILLED, str(tmp_path / 'records')], timeout=100, capture_output=True,
-                          env={**os.environ, 'PYTHONPATH': str(root)})
+    done = subprocess.run(
+        [sys.executable, '-c', KILLED, str(tmp_path / 'records')],
+        timeout=100,
+        capture_output=True,
+        env={**os.environ, 'PYTHONPATH': str(root)},
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert list(tmp_path.iterdir()), 'the kill came too late to prove anything'
     with pytest.raises(prepared.PreparedError):
@@ -223,7 +259,9 @@ def test_groups_are_kept_and_older_folders_open_without(tmp_path):
 
 def test_full_disk(tmp_path, monkeypatch):
     writer = builder.array_record_module.ArrayRecordWriter
-    monkeypatch.setattr(builder.array_record_module, 'ArrayRecordWriter', lambda _, how: writer('/dev/full', how))
+    monkeypatch.setattr(
+        builder.array_record_module, 'ArrayRecordWriter', lambda _, how: writer('/dev/full', how)
+    )
     with pytest.raises(UserError, match='disk became full'):
         prepared.write(tmp_path / 'records', {'train': plain(3)}, metadata={})
     monkeypatch.undo()

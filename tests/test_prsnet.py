@@ -44,22 +44,26 @@ def tiny(**options):
 def applied(image=(3, 64, 64), **options):
     model = tiny(**options)
     model.eval()
-    films = IMAGE if image == (3, 64, 64) else jnp.asarray(RNG.random((*image, 1)), jnp.float32)
-    return jax.device_get(nnx.jit(lambda model, *inputs: model(*inputs))(model, films, MALE[:image[0]]))
+    images = IMAGE if image == (3, 64, 64) else jnp.asarray(RNG.random((*image, 1)), jnp.float32)
+    return jax.device_get(
+        nnx.jit(lambda model, *inputs: model(*inputs))(model, images, MALE[: image[0]])
+    )
 
 
 def shapes(side, **options):
-    """What the network gives for two films of `side` pixels, as shapes: nothing is computed."""
-    film = jax.ShapeDtypeStruct((2, side, side, 1), jnp.float32)
-    return jax.eval_shape(lambda m, *x: m(*x), abstract(**options), film,
-                          jax.ShapeDtypeStruct((2,), jnp.bool_))
+    """What the network gives for two images of `side` pixels, as shapes: nothing is computed."""
+    example = jax.ShapeDtypeStruct((2, side, side, 1), jnp.float32)
+    return jax.eval_shape(
+        lambda m, *x: m(*x), abstract(**options), example, jax.ShapeDtypeStruct((2,), jnp.bool_)
+    )
 
 
 # Anchors
 
 
-@pytest.mark.parametrize('size, count', [
-    ((512, 512), 33_024), ((100, 100), 1_452), ((96, 96), 1_161), ((64, 96), 774)])
+@pytest.mark.parametrize(
+    'size, count', [((512, 512), 33_024), ((100, 100), 1_452), ((96, 96), 1_161), ((64, 96), 774)]
+)
 def test_anchor_counts(size, count):
     boxes, level = parts.anchors(size)
     assert boxes.shape == (count, 4) and level.shape == (count,)
@@ -75,13 +79,13 @@ def test_anchors_at_512_pixels():
         np.testing.assert_allclose(chosen[2, 5, 3], [2.5 * stride, 5.5 * stride], atol=1e-4)
         assert np.ptp(chosen, axis=2).max() < 1e-3  # one place, all shapes
         sizes = np.prod(sides[level == number][:count:3], -1) ** 0.5 / (base * 512 / 448)
-        np.testing.assert_allclose(sizes, 2 ** np.array([1 / 3, 2 / 3, 0][:count // 3]), rtol=1e-5)
+        np.testing.assert_allclose(sizes, 2 ** np.array([1 / 3, 2 / 3, 0][: count // 3]), rtol=1e-5)
     ratios = (sides[:, 1] / sides[:, 0]).reshape(-1, 3)
     np.testing.assert_allclose(ratios, np.broadcast_to([2 / 3, 1, 3 / 2], ratios.shape), rtol=1e-4)
 
 
 @pytest.mark.parametrize('size', [(96, 96), (100, 100), (90, 130)])
-def test_anchors_lie_mirror_symmetric_with_their_centres_on_the_film(size):
+def test_anchors_lie_mirror_symmetric_with_their_centres_on_the_image(size):
     boxes, _ = parts.anchors(size)
     mirrored = np.stack([boxes[:, 0], size[1] - boxes[:, 3], boxes[:, 2], size[1] - boxes[:, 1]], 1)
     assert {tuple(b) for b in boxes.round(2) + 0.0} == {tuple(b) for b in mirrored.round(2) + 0.0}
@@ -89,24 +93,41 @@ def test_anchors_lie_mirror_symmetric_with_their_centres_on_the_film(size):
     assert (centres > 0).all() and (centres < size).all()
 
 
-def test_anchors_grow_with_the_film():
-    small, large = (np.ptp(parts.anchors((side, side))[0][:6].reshape(-1, 2, 2), axis=1) for side in (128, 256))
+def test_anchors_grow_with_the_image():
+    small, large = (
+        np.ptp(parts.anchors((side, side))[0][:6].reshape(-1, 2, 2), axis=1) for side in (128, 256)
+    )
     np.testing.assert_allclose(2 * small, large, rtol=1e-5)
 
 
-@pytest.mark.parametrize('make, message', [
-    (lambda: parts.anchors((512, 512), sizes=(0, 0, 0)), 'no level yields an anchor'),
-    (lambda: tiny(selection=True, anchor_sizes=(0, 0, 0)), 'no level yields an anchor'),
-    (lambda: tiny(selection=True, anchor_sizes=(48, 96)), 'expected 3 sizes'),
-    (lambda: tiny(selection=True, anchor_sizes=(48, 96, 400)), 'the largest anchor of level res5 is 778 x 778'),
-    (lambda: parts.select(jnp.zeros((1, 4)), jnp.zeros((4, 4)), 5), 'parts=5: expected 1 to 4, the number of'),
-    (lambda: shapes(64, **FULL, parts=517), 'parts=517: expected 1 to 516'),
-    (lambda: tiny(part_features='head'), "part_features='head': expected 'crop' or 'level'"),
-    (lambda: tiny(part_size=16), 'part_size=16: expected at least 32 pixels'),
-    (lambda: tiny(nms_iou=1.0), 'nms_iou=1.0'),
-    (lambda: losses.part_ranking(jnp.zeros((1, 3)), jnp.zeros((1, 3)), form='printed'), "form='printed': expected one of"),
-    (lambda: build_task(form='printed'), "task.form='printed': expected one of corrected, literal"),
-])
+@pytest.mark.parametrize(
+    'make, message',
+    [
+        (lambda: parts.anchors((512, 512), sizes=(0, 0, 0)), 'no level yields an anchor'),
+        (lambda: tiny(selection=True, anchor_sizes=(0, 0, 0)), 'no level yields an anchor'),
+        (lambda: tiny(selection=True, anchor_sizes=(48, 96)), 'expected 3 sizes'),
+        (
+            lambda: tiny(selection=True, anchor_sizes=(48, 96, 400)),
+            'the largest anchor of level res5 is 778 x 778',
+        ),
+        (
+            lambda: parts.select(jnp.zeros((1, 4)), jnp.zeros((4, 4)), 5),
+            'parts=5: expected 1 to 4, the number of',
+        ),
+        (lambda: shapes(64, **FULL, parts=517), 'parts=517: expected 1 to 516'),
+        (lambda: tiny(part_features='head'), "part_features='head': expected 'crop' or 'level'"),
+        (lambda: tiny(part_size=16), 'part_size=16: expected at least 32 pixels'),
+        (lambda: tiny(nms_iou=1.0), 'nms_iou=1.0'),
+        (
+            lambda: losses.part_ranking(jnp.zeros((1, 3)), jnp.zeros((1, 3)), form='printed'),
+            "form='printed': expected one of",
+        ),
+        (
+            lambda: build_task(form='printed'),
+            "task.form='printed': expected one of corrected, literal",
+        ),
+    ],
+)
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()
@@ -122,7 +143,10 @@ def greedy(scores, boxes, top, iou):
         if len(kept) == top:
             break
         for k in kept:
-            low, high = np.maximum(boxes[i, :2], boxes[k, :2]), np.minimum(boxes[i, 2:], boxes[k, 2:])
+            low, high = (
+                np.maximum(boxes[i, :2], boxes[k, :2]),
+                np.minimum(boxes[i, 2:], boxes[k, 2:]),
+            )
             common = np.prod(np.maximum(high - low, 0))
             first, second = (np.prod(boxes[n, 2:] - boxes[n, :2]) for n in (i, k))
             if common / (first + second - common) > iou:
@@ -155,14 +179,25 @@ def test_crops_are_those_of_pillow():
     inside = [[3.3, 5.1, 30.9, 44.4], [10, 10, 22, 18.5], [0, 0, 40, 50]]  # shrunk, grown, whole
     outside = [[-15.5, 30.2, 20.5, 66.2], [100, 100, 120, 120], [-12, -8, 12, 16]]
     boxes = np.float32([inside, outside])
-    crops = np.asarray(jax.jit(parts.crop, static_argnums=2)(image, boxes, 24)).reshape(2, 3, 24, 24)
+    crops = np.asarray(jax.jit(parts.crop, static_argnums=2)(image, boxes, 24)).reshape(
+        2, 3, 24, 24
+    )
     margin = 100
-    for film, of_film, found in zip(image[..., 0], boxes, crops):
-        padded, ones = (Image.fromarray(np.pad(x, margin)) for x in (film, np.ones_like(film)))
-        for box, crop in zip(of_film + margin, found):
-            where = {'size': (24, 24), 'resample': Image.Resampling.BILINEAR, 'box': box[[1, 0, 3, 2]].tolist()}
+    for example, of_image, found in zip(image[..., 0], boxes, crops):
+        padded, ones = (
+            Image.fromarray(np.pad(x, margin)) for x in (example, np.ones_like(example))
+        )
+        for box, crop in zip(of_image + margin, found):
+            where = {
+                'size': (24, 24),
+                'resample': Image.Resampling.BILINEAR,
+                'box': box[[1, 0, 3, 2]].tolist(),
+            }
             expected, weight = np.asarray(padded.resize(**where)), np.asarray(ones.resize(**where))
-            whole, none = weight > 0.9999, weight < 1e-4  # between them, at the film's border, the two differ
+            whole, none = (
+                weight > 0.9999,
+                weight < 1e-4,
+            )  # between them, at the image's border, the two differ
             np.testing.assert_allclose(crop[whole], expected[whole], atol=1e-4)
             np.testing.assert_array_equal(crop[none], 0)
             assert (~whole & ~none).mean() < 0.25
@@ -188,7 +223,10 @@ def by_hand(scores, errors, form, valid):
             if form == 'corrected' and abs(errors[i]) < abs(errors[j]):  # i is the better part
                 total += max(0.0, 1 - (scores[i] - scores[j]))
             if form == 'literal':
-                confidence = [np.float32(1) - 1 / (1 + np.exp(np.float32(abs(e)))) for e in (errors[i], errors[j])]
+                confidence = [
+                    np.float32(1) - 1 / (1 + np.exp(np.float32(abs(e))))
+                    for e in (errors[i], errors[j])
+                ]
                 if confidence[1] > confidence[0]:
                     total += max(1 - scores[i] - scores[j], 0.0)
     return total
@@ -203,17 +241,27 @@ def test_ranking_loss_is_the_sum_over_pairs(form):
     found = losses.part_ranking(scores, errors, form=form, valid=valid)
     expected = [by_hand(*row, form, v) for *row, v in zip(scores, errors, valid)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    np.testing.assert_array_equal(losses.part_ranking(scores, errors, form=form),
-                                  losses.part_ranking(scores, errors, form=form, valid=np.ones_like(valid)))
+    np.testing.assert_array_equal(
+        losses.part_ranking(scores, errors, form=form),
+        losses.part_ranking(scores, errors, form=form, valid=np.ones_like(valid)),
+    )
 
 
 def test_forms_differ_as_the_misprints_do():
     scores, errors = jnp.float32([[3.0, 0.0]]), jnp.float32([[1.0, -9.0]])
-    corrected, literal = (functools.partial(losses.part_ranking, form=form) for form in ('corrected', 'literal'))
-    assert corrected(scores, errors) == 0 and corrected(scores, errors[:, ::-1]) == 4  # right, wrong order
-    assert literal(scores, errors) == literal(scores, errors[:, ::-1]) == 0  # a sum of scores knows no order
+    corrected, literal = (
+        functools.partial(losses.part_ranking, form=form) for form in ('corrected', 'literal')
+    )
+    assert (
+        corrected(scores, errors) == 0 and corrected(scores, errors[:, ::-1]) == 4
+    )  # right, wrong order
+    assert (
+        literal(scores, errors) == literal(scores, errors[:, ::-1]) == 0
+    )  # a sum of scores knows no order
     shifted = scores - 2
-    assert corrected(shifted, errors) == 0 and literal(shifted, errors) == 2  # and depends on their level
+    assert (
+        corrected(shifted, errors) == 0 and literal(shifted, errors) == 2
+    )  # and depends on their level
     far = jnp.float32([[30.0, -40.0]])  # months: the sigmoid is 1 for both, the pair is lost
     assert literal(shifted, far) == 0 and corrected(shifted, far[:, ::-1]) == 4
 
@@ -221,7 +269,9 @@ def test_forms_differ_as_the_misprints_do():
 @pytest.mark.parametrize('form', ['corrected', 'literal'])
 def test_ranking_loss_trains_scores_and_not_errors(form):
     scores, errors = jnp.zeros((1, 3)), jnp.float32([[1.0, 2.0, 3.0]])
-    to_scores, to_errors = jax.grad(lambda *x: losses.part_ranking(*x, form=form).sum(), (0, 1))(scores, errors)
+    to_scores, to_errors = jax.grad(lambda *x: losses.part_ranking(*x, form=form).sum(), (0, 1))(
+        scores, errors
+    )
     np.testing.assert_array_equal(to_errors, 0)
     expected = {'corrected': [-2, 0, 2], 'literal': [-2, -2, -2]}[form]
     np.testing.assert_array_equal(to_scores[0], expected)
@@ -237,9 +287,11 @@ def build_task(**options):
 
 def example():
     batch = {'months': jnp.float32([100, 140, 60]), 'valid': jnp.array([True, True, False])}
-    aux = {'part_scores': jnp.float32([[2, 1, 0], [0, 1, 5], [9, 8, 7]]),
-           'part_ages': jnp.float32([[-0.5, 0.5, 1], [0.5, 1, 9], [3, 2, 1]]),
-           'part_valid': jnp.array([[True] * 3, [True, True, False], [True] * 3])}
+    aux = {
+        'part_scores': jnp.float32([[2, 1, 0], [0, 1, 5], [9, 8, 7]]),
+        'part_ages': jnp.float32([[-0.5, 0.5, 1], [0.5, 1, 9], [3, 2, 1]]),
+        'part_valid': jnp.array([[True] * 3, [True, True, False], [True] * 3]),
+    }
     return jnp.float32([-0.25, 1.0, 7.0]), aux, batch
 
 
@@ -247,21 +299,27 @@ def test_parts_task_adds_up_and_padding_counts_nowhere():
     total, metrics = build_task(rank_weight=2.0, part_weight=0.5).loss(*example())
     assert {float(count) for _, count in metrics.values()} == {2.0}
     sums = {name: float(value) for name, (value, _) in metrics.items()}
-    np.testing.assert_allclose(sums['age_loss'], 0.25 ** 2 + 0.5 ** 2)  # truth -0.5 and 0.5
+    np.testing.assert_allclose(sums['age_loss'], 0.25**2 + 0.5**2)  # truth -0.5 and 0.5
     np.testing.assert_allclose(sums['mae'], (0.25 + 0.5) * SCALE)
     np.testing.assert_allclose(sums['part_loss'], (0 + 1 + 2.25) / 3 + (0 + 0.25) / 2)
-    np.testing.assert_allclose(sums['rank_loss'], 0 + 2)  # the first film's parts are in order
+    np.testing.assert_allclose(sums['rank_loss'], 0 + 2)  # the first image's parts are in order
     assert sums['parts'] == 5
-    np.testing.assert_allclose(total, (sums['age_loss'] + 2 * sums['rank_loss'] + 0.5 * sums['part_loss']) / 2)
+    np.testing.assert_allclose(
+        total, (sums['age_loss'] + 2 * sums['rank_loss'] + 0.5 * sums['part_loss']) / 2
+    )
     np.testing.assert_allclose(total * 2, sums['loss'])
 
 
 def test_literal_form_takes_months():
     prediction, aux, batch = example()
     errors = (aux['part_ages'] * SCALE + CENTRE) - batch['months'][:, None]
-    expected = losses.part_ranking(aux['part_scores'], errors, form='literal', valid=aux['part_valid'])
-    np.testing.assert_allclose(build_task(form='literal').loss(prediction, aux, batch)[1]['rank_loss'][0],
-                               expected[:2].sum())
+    expected = losses.part_ranking(
+        aux['part_scores'], errors, form='literal', valid=aux['part_valid']
+    )
+    np.testing.assert_allclose(
+        build_task(form='literal').loss(prediction, aux, batch)[1]['rank_loss'][0],
+        expected[:2].sum(),
+    )
 
 
 def test_without_parts_it_is_the_age_task():
@@ -299,8 +357,10 @@ def gradients(detach):
     largest = {}
     for name, weights in zip(names, np.eye(len(names), dtype=np.float32)):
         values, found = jax.device_get(run(nnx.to_pure_dict(parameters), weights))
-        largest[name] = {jax.tree_util.keystr(path, simple=True, separator='/'): value
-                         for path, value in jax.tree_util.tree_leaves_with_path(found)}
+        largest[name] = {
+            jax.tree_util.keystr(path, simple=True, separator='/'): value
+            for path, value in jax.tree_util.tree_leaves_with_path(found)
+        }
     assert (values > 0).all()
     return values, largest
 
@@ -312,7 +372,7 @@ def reached(found):
 
 def test_ranking_loss_reaches_scorer_and_relation_and_no_part_network():
     found = gradients(False)[1]['rank_loss']
-    assert reached(found) == {'scorer', 'relation', 'trunk'}
+    assert reached(found) == {'scorer', 'relation', 'backbone'}
     kernels = {path for path in found if path.startswith('relation') and path.endswith('kernel')}
     assert len(kernels) == 9 and all(found[path] > 0 for path in kernels)
 
@@ -325,8 +385,13 @@ def test_detached_scores_train_the_scorer_alone():
 
 def test_other_losses_go_where_they_should():
     found = gradients(False)[1]
-    assert reached(found['part_loss']) == {'part_trunk', 'part_head'}
-    assert reached(found['age_loss']) == {'trunk', 'relation', 'part_trunk', 'head'}  # and no part's own age
+    assert reached(found['part_loss']) == {'part_backbone', 'part_head'}
+    assert reached(found['age_loss']) == {
+        'backbone',
+        'relation',
+        'part_backbone',
+        'head',
+    }  # and no part's own age
     assert reached(found['boxes']) == set()
 
 
@@ -341,28 +406,49 @@ def test_everything_runs_inside_one_jit():
     assert (np.diff(aux['part_scores']) <= 0).all()
 
 
-@pytest.mark.parametrize('side, sides, options', [
-    (96, [12, 6, 3], {}), (100, [13, 7, 4], {}), (40, [20, 10, 5], {'stem': 'small'}),
-    (512, [64, 32, 16],
-     {'backbone': 'resnet34', 'depth': 0, 'width': 64, 'part_size': 224, 'dtype': jnp.bfloat16}),
-])
+@pytest.mark.parametrize(
+    'side, sides, options',
+    [
+        (96, [12, 6, 3], {}),
+        (100, [13, 7, 4], {}),
+        (40, [20, 10, 5], {'stem': 'small'}),
+        (
+            512,
+            [64, 32, 16],
+            {
+                'backbone': 'resnet34',
+                'depth': 0,
+                'width': 64,
+                'part_size': 224,
+                'dtype': jnp.bfloat16,
+            },
+        ),
+    ],
+)
 def test_shapes(side, sides, options):
     prediction, aux = shapes(side, **FULL, **options)
     assert (prediction.shape, prediction.dtype) == ((2,), jnp.float32)
     assert [m.shape for m in aux['relation_maps']] == [(2, s, s) for s in sides]
-    assert aux['embeddings'].shape == (2, 512 if side == 512 else 64) and aux['part_boxes'].shape == (2, 3, 4)
+    assert aux['embeddings'].shape == (2, 512 if side == 512 else 64) and aux[
+        'part_boxes'
+    ].shape == (2, 3, 4)
     assert aux['part_scores'].shape == aux['part_ages'].shape == aux['part_valid'].shape == (2, 3)
     assert aux['part_scores'].dtype == jnp.float32
 
 
-@pytest.mark.parametrize('options, expected', [
-    ({}, {'trunk', 'head'}),
-    ({'relation': True}, {'trunk', 'head', 'relation'}),
-    ({'selection': True}, {'trunk', 'head', 'scorer', 'part_trunk', 'part_head'}),
-    (FULL, {'trunk', 'head', 'relation', 'scorer', 'part_trunk', 'part_head'}),
-    (FULL | {'part_features': 'level'},
-     {'trunk', 'head', 'relation', 'scorer', 'part_trunk', 'part_head', 'projections'}),
-])
+@pytest.mark.parametrize(
+    'options, expected',
+    [
+        ({}, {'backbone', 'head'}),
+        ({'relation': True}, {'backbone', 'head', 'relation'}),
+        ({'selection': True}, {'backbone', 'head', 'scorer', 'part_backbone', 'part_head'}),
+        (FULL, {'backbone', 'head', 'relation', 'scorer', 'part_backbone', 'part_head'}),
+        (
+            FULL | {'part_features': 'level'},
+            {'backbone', 'head', 'relation', 'scorer', 'part_backbone', 'part_head', 'projections'},
+        ),
+    ],
+)
 def test_switches_decide_what_there_is(options, expected):
     model = abstract(**options)
     state = nnx.to_pure_dict(nnx.state(model, nnx.Param))
@@ -387,8 +473,10 @@ def test_levels_without_anchors_have_no_parts():
 
 
 def test_parts_that_did_not_survive_add_nothing():
-    """With no overlap allowed, about a dozen parts fit the film; asking for more changes no age."""
-    (one, few), (two, many) = (applied(**FULL, nms_iou=0.0, anchor_sizes=(0, 0, 192), parts=n) for n in (9, 12))
+    """With no overlap allowed, about a dozen parts fit the image; asking for more changes no age."""
+    (one, few), (two, many) = (
+        applied(**FULL, nms_iou=0.0, anchor_sizes=(0, 0, 192), parts=n) for n in (9, 12)
+    )
     assert few['part_valid'].sum(1).max() < 9
     np.testing.assert_allclose(one, two, rtol=1e-5)
     np.testing.assert_array_equal(few['part_valid'].sum(1), many['part_valid'].sum(1))
@@ -400,9 +488,17 @@ def test_parts_that_did_not_survive_add_nothing():
 def test_rows_are_those_of_the_paper():
     module, _ = c.load('configs/prsnet.py')
     assert [(row.name, row.paper_value) for row in module.sweep()] == [
-        ('baseline', 6.52), ('without relation', 5.05), ('without selection', 5.20), ('full', 4.49)]
+        ('baseline', 6.52),
+        ('without relation', 5.05),
+        ('without selection', 5.20),
+        ('full', 4.49),
+    ]
     switches = lambda arg: tuple(module.get_config(arg).model[k] for k in ('relation', 'selection'))  # noqa: E731
     assert [switches(f'rsna100,row={row.name}') for row in module.sweep()] == [
-        (False, False), (False, True), (True, False), (True, True)]
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+    ]
     assert switches('rsna100') == switches('') == switches('phantom,row=full') == (True, True)
     assert switches('phantom') == (False, False)  # the newcomer's run stays short

@@ -1,4 +1,4 @@
-"""Regional age nets: sizes and parameters by hand, the expectation over ages, what is refused, one sex's films."""
+"""Regional age nets: sizes and parameters by hand, the expectation over ages, what is refused, one sex's images."""
 
 import dataclasses
 import pathlib
@@ -57,8 +57,18 @@ def test_parameters_by_hand(row, last):
 def test_the_paper_s_recipe():
     config = load('row=classification-male-B')
     options = config.optimizer
-    assert (options.name, options.learning_rate, options.momentum, options.second_momentum) == ('adam', 2e-5, 0.5, 0.999)
-    assert (config.batch_size, config.epochs, config.data.sex, config.data.size) == (8, 50, 'male', (375, 375))
+    assert (options.name, options.learning_rate, options.momentum, options.b2) == (
+        'adam',
+        2e-5,
+        0.5,
+        0.999,
+    )
+    assert (config.batch_size, config.epochs, config.data.sex, config.data.size) == (
+        8,
+        50,
+        'male',
+        (375, 375),
+    )
     assert tasks.fit(config.task, np.array([3.0])) == {'centre': 120.0, 'scale': 120.0}
     rows = [row.name for row in c.load_module(CONFIG).sweep()]
     assert len(rows) == 20 and rows[18:] == ['original', 'segmented']
@@ -67,8 +77,10 @@ def test_the_paper_s_recipe():
     assert load('rsna100,row=original').data.stages == ()
 
 
-def test_small_films_are_refused_with_the_least_size():
-    with pytest.raises(UserError, match=r'model.size=\(126, 375\): 6 blocks .* need at least 127 pixels a side'):
+def test_small_images_are_refused_with_the_least_size():
+    with pytest.raises(
+        UserError, match=r'model.size=\(126, 375\): 6 blocks .* need at least 127 pixels a side'
+    ):
         models.build('regional', size=(126, 375))
     for blocks in (1, 4, 6):
         least = regional.smallest_side(blocks)
@@ -76,7 +88,9 @@ def test_small_films_are_refused_with_the_least_size():
     with pytest.raises(UserError, match="model.second='5x5': expected one of 1x1, 3x3"):
         models.build('regional', second='5x5')
     model = nnx.eval_shape(lambda: models.build('regional', size=(15, 15), widths=(2, 2), dense=4))
-    with pytest.raises(UserError, match='takes films of 15x15, found 15x14; set model.size to data.size'):
+    with pytest.raises(
+        UserError, match='takes images of 15x15, found 15x14; set model.size to data.size'
+    ):
         model(jnp.zeros((1, 15, 14, 1)), None)
 
 
@@ -91,52 +105,89 @@ def test_both_forms_are_trained_on_the_same_normalised_error():
     logits = np.full((2, 240), -1e9, np.float32)
     logits[:, [66, 168]] = [[0.0, -1e9], [-1e9, 0.0]]
     one, many = (load(f'tiny,row={form}-both-A').task for form in ('regression', 'classification'))
-    one, many = (tasks.build(options, tasks.fit(options, np.array([1.0]))) for options in (one, many))
-    for task, prediction in ((one, jnp.array([(66 - 120) / 120, (168 - 120) / 120])), (many, jnp.asarray(logits))):
+    one, many = (
+        tasks.build(options, tasks.fit(options, np.array([1.0]))) for options in (one, many)
+    )
+    for task, prediction in (
+        (one, jnp.array([(66 - 120) / 120, (168 - 120) / 120])),
+        (many, jnp.asarray(logits)),
+    ):
         loss, sums = task.loss(prediction, {}, batch)
-        assert float(loss) == pytest.approx((6 + 12) / 2 / 120, rel=1e-4) and float(sums['mae'][0]) == pytest.approx(18, rel=1e-4)
+        assert float(loss) == pytest.approx((6 + 12) / 2 / 120, rel=1e-4) and float(
+            sums['mae'][0]
+        ) == pytest.approx(18, rel=1e-4)
         np.testing.assert_allclose(task.months(prediction), [66, 168], rtol=1e-5)
-    with pytest.raises(UserError, match="takes 240 logits a film, found .2.; set model.outputs=240"):
+    with pytest.raises(
+        UserError, match='takes 240 logits an image, found .2.; set model.outputs=240'
+    ):
         many.loss(jnp.zeros(2), {}, batch)
-    with pytest.raises(UserError, match="this network gives 240; set model.outputs=1 or task.name='age_expectation'"):
+    with pytest.raises(
+        UserError,
+        match="this network gives 240; set model.outputs=1 or task.name='age_expectation'",
+    ):
         one.loss(jnp.asarray(logits), {}, batch)
 
 
 def test_ages_without_a_class_are_refused_by_id():
     months, male = np.array([0.0, 239.9, 240.0]), np.ones(3, bool)
     split = source.Split('train', None, np.arange(3), ['a', 'b', 'c'], months, male)
-    expectation, regression = (load(f'row={form}-both-A').task for form in ('classification', 'regression'))
-    with pytest.raises(UserError, match=r'1 of the 3 train films are outside 0 to 240 months.*: c \(240\)'):
+    expectation, regression = (
+        load(f'row={form}-both-A').task for form in ('classification', 'regression')
+    )
+    with pytest.raises(
+        UserError, match=r'1 of the 3 train images are outside 0 to 240 months.*: c \(240\)'
+    ):
         tasks.validate_labels(expectation, {'train': split})
     tasks.validate_labels(regression, {'train': split})
     with pytest.raises(UserError, match=r'a \(-0.5\)'):
-        tasks.validate_labels(expectation, {'train': dataclasses.replace(split, months=months - 0.5)})
+        tasks.validate_labels(
+            expectation, {'train': dataclasses.replace(split, months=months - 0.5)}
+        )
 
 
 def test_networks_of_one_sex_have_their_part_of_the_same_splits():
-    splits = {sex: records.open_splits(load(f'tiny,row=regression-{sex}-A')) for sex in ('male', 'female', 'both')}
+    splits = {
+        sex: records.open_splits(load(f'tiny,row=regression-{sex}-A'))
+        for sex in ('male', 'female', 'both')
+    }
     assert {len(split) for split in splits['both'].values()} > {12}
     for name, both in splits['both'].items():
         for sex, male in (('male', True), ('female', False)):
             own = splits[sex][name]
-            assert own.ids == [film for film, boy in zip(both.ids, both.male) if boy == male] and len(own)
+            assert own.ids == [
+                example for example, boy in zip(both.ids, both.male) if boy == male
+            ] and len(own)
             first = both.ids.index(own.ids[0])
             np.testing.assert_array_equal(own.arrays([0])['image'], both.arrays([first])['image'])
 
 
-def test_a_lost_aspect_and_a_film_as_it_lies():
-    film = {'id': '1', 'image': np.arange(100, dtype=np.uint8).reshape(10, 10), 'keypoints': np.array([[4.5, 4.5]], np.float32)}
-    out = resize.aspect_stage(film, ratio=1.33)
+def test_a_lost_aspect_and_a_image_as_it_lies():
+    example = {
+        'id': '1',
+        'image': np.arange(100, dtype=np.uint8).reshape(10, 10),
+        'keypoints': np.array([[4.5, 4.5]], np.float32),
+    }
+    out = resize.aspect_stage(example, ratio=1.33)
     assert out['image'].shape == (13, 10)
     np.testing.assert_allclose(out['keypoints'], [[6.0, 4.5]])
-    assert registration.region(film, region='film') is film
+    assert registration.region(example, region='image') is example
 
 
 def test_what_changes_no_pixel_may_come_before_a_network(tmp_path):
     (tmp_path / 'metrics.json').write_text('{}')
-    (tmp_path / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": ["points"]}}')
-    runs = f'data.stage.keypoints.run={tmp_path},data.stage.unet.run={tmp_path}'
+    (tmp_path / 'config.json').write_text(
+        '{"data": {"source": "rsna_bone_age", "stages": ["points"]}}'
+    )
+    runs = f'data.stage_options.keypoints.run={tmp_path},data.stage_options.unet.run={tmp_path}'
     config = load(f'rsna100,networks,{runs},stages=(aspect,unet,keypoints,contrast,region)')
-    assert [step.name for step in plan.make_plan(config.data)] == ['aspect', 'unet', 'keypoints', 'contrast', 'region']
+    assert [step.name for step in plan.make_plan(config.data)] == [
+        'aspect',
+        'unet',
+        'keypoints',
+        'contrast',
+        'region',
+    ]
     with pytest.raises(ConfigError, match=r"here \['contrast'\] come before keypoints"):
-        plan.make_plan(load(f'{runs}').data)  # the paper's order: for key points trained on normalised films
+        plan.make_plan(
+            load(f'{runs}').data
+        )  # the paper's order: for key points trained on normalised images

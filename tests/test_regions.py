@@ -1,4 +1,4 @@
-"""Regions: where their windows lie, and that one resampling reaches them from any film."""
+"""Regions: where their windows lie, and that one resampling reaches them from any image."""
 
 import numpy as np
 import pytest
@@ -9,15 +9,17 @@ from tfds_rsna.hand_phantom.render import phantom
 
 
 @pytest.fixture(scope='module')
-def film():
+def example():
     return phantom(11, 1, (1024, 820))
 
 
-@pytest.mark.parametrize('name, size', [('A', (500, 375)), ('B', (375, 375)), ('C', (300, 700)), ('bones', (300, 375))])
+@pytest.mark.parametrize(
+    'name, size', [('A', (500, 375)), ('B', (375, 375)), ('C', (300, 700)), ('bones', (300, 375))]
+)
 def test_sizes_and_windows(name, size):
     region = regions.REGIONS[name]
     assert region.output == size
-    for side in (0, 1):  # the window lies inside the registered film
+    for side in (0, 1):  # the window lies inside the registered image
         assert 0 <= region.centre[side] - region.size[side] / 2
         assert region.centre[side] + region.size[side] / 2 <= register.SIZE[side]
     middle = transform.apply(regions.cut(name), np.array(region.centre))
@@ -25,32 +27,37 @@ def test_sizes_and_windows(name, size):
 
 
 @pytest.mark.parametrize('name', regions.REGIONS)
-def test_stage_moves_everything_together(film, name):
-    out = regions.region_stage(film, region=name)
+def test_stage_moves_everything_together(example, name):
+    out = regions.region_stage(example, region=name)
     size = regions.REGIONS[name].output
     assert out['image'].shape == out['hand_mask'].shape == size and out['registered'] == 'keypoints'
-    matrix = regions.cut(name) @ register.from_keypoints(film['keypoints'])
+    matrix = regions.cut(name) @ register.from_keypoints(example['keypoints'])
     np.testing.assert_allclose(out['transform'], matrix, rtol=1e-5, atol=1e-3)
-    np.testing.assert_allclose(out['coco_keypoints'], transform.apply(matrix, film['coco_keypoints']), atol=1e-3)
-    assert out['bone_boxes'].shape == film['bone_boxes'].shape
-    np.testing.assert_array_equal(np.isnan(out['bone_boxes']), np.isnan(film['bone_boxes']))
+    np.testing.assert_allclose(
+        out['coco_keypoints'], transform.apply(matrix, example['coco_keypoints']), atol=1e-3
+    )
+    assert out['bone_boxes'].shape == example['bone_boxes'].shape
+    np.testing.assert_array_equal(np.isnan(out['bone_boxes']), np.isnan(example['bone_boxes']))
 
 
-def test_a_region_of_a_native_film_is_that_of_the_registered_one_but_sharper(film):
-    twice = regions.region_stage(register.register_stage(film), region='B')
-    once = regions.region_stage(film, region='B')
+def test_a_region_of_a_native_image_is_that_of_the_registered_one_but_sharper(example):
+    twice = regions.region_stage(register.register_stage(example), region='B')
+    once = regions.region_stage(example, region='B')
     np.testing.assert_allclose(once['transform'], twice['transform'], atol=1e-3)
     difference = once['image'].astype(float) - twice['image']
     assert np.abs(difference).mean() < 1 and np.abs(difference).max() > 0
     detail = [np.abs(np.diff(cut['image'].astype(float), axis=0)).mean() for cut in (once, twice)]
     assert detail[0] > detail[1]
-    # any size with the registered film's aspect will do
-    small = regions.region_stage(register.register_stage(film, size=(1040, 800)), region='B')
+    # any size with the registered image's aspect will do
+    small = regions.region_stage(register.register_stage(example, size=(1040, 800)), region='B')
     np.testing.assert_allclose(small['keypoints'], once['keypoints'], atol=1e-2)
 
 
-def test_bones_are_in_their_regions(film):
-    coco = {name: regions.region_stage(film, region=name)['coco_keypoints'] for name in regions.REGIONS}
+def test_bones_are_in_their_regions(example):
+    coco = {
+        name: regions.region_stage(example, region=name)['coco_keypoints']
+        for name in regions.REGIONS
+    }
 
     def inside(name, points):
         size = np.array(regions.REGIONS[name].output)
@@ -61,6 +68,6 @@ def test_bones_are_in_their_regions(film):
     assert inside('bones', [1, 5, 6, 9, 10, 13, 14, 17, 18])
 
 
-def test_unknown_region_is_refused(film):
+def test_unknown_region_is_refused(example):
     with pytest.raises(UserError, match="region 'D': known are A, B, C"):
-        regions.region_stage(film, region='D')
+        regions.region_stage(example, region='D')

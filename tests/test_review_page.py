@@ -15,9 +15,18 @@ from boneage_jax.mine import page, verdicts
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ('chromium', 'chromedriver'))
 KEYS = {'right': '\ue014'}
-ARGUMENTS = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
-             '--disable-dev-shm-usage', '--disable-background-networking', '--disable-component-update',
-             '--window-size=1200,900']
+ARGUMENTS = [
+    '--headless=new',
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-sync',
+    '--disable-dev-shm-usage',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--window-size=1200,900',
+]
 
 
 @pytest.fixture(scope='module')
@@ -26,9 +35,13 @@ def driver():
     if not (CHROMIUM and DRIVER):
         missing = 'chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver'
         (pytest.fail if os.environ.get('BONEAGE_REQUIRE_BROWSER') == '1' else pytest.skip)(missing)
-    with subprocess.Popen([DRIVER, '--port=0'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        [DRIVER, '--port=0'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         try:
-            lines = (re.search(r'started successfully on port (\d+)', line) for line in process.stdout)
+            lines = (
+                re.search(r'started successfully on port (\d+)', line) for line in process.stdout
+            )
             port = next(found[1] for found in lines if found)
             reader = threading.Thread(target=process.stdout.read)  # a full pipe would stop it
             reader.start()
@@ -56,10 +69,16 @@ class Browser:
 
     def press(self, keys):
         actions = [{'type': kind, 'value': key} for key in keys for kind in ('keyDown', 'keyUp')]
-        self._ask('POST', f'{self.base}/actions', {'actions': [{'type': 'key', 'id': 'keyboard', 'actions': actions}]})
+        self._ask(
+            'POST',
+            f'{self.base}/actions',
+            {'actions': [{'type': 'key', 'id': 'keyboard', 'actions': actions}]},
+        )
 
     def run(self, script):
-        return self._ask('POST', f'{self.base}/execute/sync', {'script': f'return {script}', 'args': []})
+        return self._ask(
+            'POST', f'{self.base}/execute/sync', {'script': f'return {script}', 'args': []}
+        )
 
     def wait(self, script):
         deadline = time.monotonic() + 60
@@ -89,13 +108,21 @@ def window(driver, tmp_path):
 
 
 def served(path, count=30):
-    """(server, thread) of films '0', '1', ..., film 2 agreeing least with its classical mask, then 0, 1, 3, 4, ..."""
-    films = [{'image': np.full((40, 30, 1), i, np.uint8)} for i in range(count)]
+    """(server, thread) of images '0', '1', ..., image 2 agreeing least with its classical mask, then 0, 1, 3, 4, ..."""
+    images = [{'image': np.full((40, 30, 1), i, np.uint8)} for i in range(count)]
     mask = np.zeros((40, 30), bool)
     mask[5:30, 5:20] = True
-    rows = [{'id': str(i), 'measures': {'agreement': -1 if i == 2 else i / count},
-             'reasons': [] if i % 2 else ['area: 0.9 <b>']} for i in range(count)]
-    server = page.open_server(films, lambda i: mask, rows, verdicts.Verdicts(path), port=0, title='round 1')
+    rows = [
+        {
+            'id': str(i),
+            'measures': {'agreement': -1 if i == 2 else i / count},
+            'reasons': [] if i % 2 else ['area: 0.9 <b>'],
+        }
+        for i in range(count)
+    ]
+    server = page.open_server(
+        images, lambda i: mask, rows, verdicts.Verdicts(path), port=0, title='round 1'
+    )
     thread = threading.Thread(target=server.serve_until_done)
     thread.start()
     return server, thread
@@ -119,8 +146,12 @@ def test_verdicts_by_keyboard_are_on_disk_at_once_and_survive_the_browser(window
         browser = window()
         browser.open(address)
         assert browser.wait("document.querySelectorAll('figure').length") == 24
-        assert browser.run("document.querySelector('figure').innerText").startswith('2 (-1.00) rule refuses: area: 0.9 <b>')
-        browser.wait("[...document.images].every(x => x.complete && x.naturalWidth === 240 && x.naturalHeight === 320)")
+        assert browser.run("document.querySelector('figure').innerText").startswith(
+            '2 (-1.00) rule refuses: area: 0.9 <b>'
+        )
+        browser.wait(
+            '[...document.images].every(x => x.complete && x.naturalWidth === 240 && x.naturalHeight === 320)'
+        )
         browser.press('arra')
         browser.wait("document.getElementById('counts').innerText.startsWith('4 of 30')")
         assert said(path) == [('2', 'accept'), ('0', 'reject'), ('1', 'reject'), ('3', 'accept')]
@@ -137,7 +168,9 @@ def test_verdicts_by_keyboard_are_on_disk_at_once_and_survive_the_browser(window
         again = window()
         again.open(address)
         again.wait("document.querySelectorAll('figure.accept, figure.reject').length === 3")
-        assert again.run("document.querySelector('.current').dataset.id") == '1'  # the first without a verdict
+        assert (
+            again.run("document.querySelector('.current').dataset.id") == '1'
+        )  # the first without a verdict
         again.run("document.getElementById('done').click()")
         thread.join(30)
         assert not thread.is_alive()
@@ -152,7 +185,7 @@ def test_a_verdict_that_cannot_be_saved_is_said(window, tmp_path):
         browser.open(f'http://127.0.0.1:{server.server_port}/')
         browser.wait("document.querySelectorAll('figure').length === 3")
         browser.press('a')
-        problem = 'Not saved, film 2: the verdict could not be written'
+        problem = 'Not saved, image 2: the verdict could not be written'
         browser.wait(f"document.getElementById('problem').innerText.includes('{problem}')")
         assert browser.run("document.querySelectorAll('figure.accept').length") == 0
     finally:
@@ -164,11 +197,14 @@ def test_only_this_machine_and_this_page_may_judge(tmp_path):
     try:
         assert server.server_address[0] == '127.0.0.1'
         address, body = f'http://127.0.0.1:{server.server_port}', {'id': '1', 'verdict': 'accept'}
-        assert requests.get(address, headers={'Host': 'evil.example:80'}, timeout=10).status_code == 403
+        assert (
+            requests.get(address, headers={'Host': 'evil.example:80'}, timeout=10).status_code
+            == 403
+        )
         assert requests.post(f'{address}/verdict', data=str(body), timeout=10).status_code == 400
         for wrong in ({'id': 'x', 'verdict': 'accept'}, {'id': '1', 'verdict': 'like'}, ['1'], {}):
             assert requests.post(f'{address}/verdict', json=wrong, timeout=10).status_code == 400
-        assert requests.get(f'{address}/film/3', timeout=10).status_code == 404
+        assert requests.get(f'{address}/image/3', timeout=10).status_code == 404
         assert not (tmp_path / 'verdicts.csv').exists()
         assert requests.post(f'{address}/verdict', json=body, timeout=10).status_code == 200
         assert said(tmp_path / 'verdicts.csv') == [('1', 'accept')]
@@ -179,7 +215,9 @@ def test_only_this_machine_and_this_page_may_judge(tmp_path):
 def test_a_port_in_use_is_said(tmp_path):
     server, thread = served(tmp_path / 'verdicts.csv', count=3)
     try:
-        with pytest.raises(page.UserError, match=f'port {server.server_port} cannot be used .*mine.port'):
+        with pytest.raises(
+            page.UserError, match=f'port {server.server_port} cannot be used .*mine.port'
+        ):
             page.open_server([], None, [], None, port=server.server_port)
     finally:
         end(server, thread)

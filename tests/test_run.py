@@ -21,13 +21,23 @@ from tfds_rsna.parallel import lock
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Rows that stand for their config where all of them would take minutes; '' = the config as it is.
-STAND_INS = {'prsnet': ['baseline'], 'keypoints': ['heatmaps'], 'triplet': ['male triplet'],
-             'age_classes': ['custom-3'], 'regions': ['classification-male-B'],
-             'transformation': [''], 'classical': ['male linear', 'female logistic'],
-             'attention': [], 'unet': []}  # test_transfer and test_unet run their own, test_predict the whole PRSNet
-ROWS = [(path, row) for path in sorted((ROOT / 'configs').glob('*.py'))
-        for row in STAND_INS.get(path.stem, [row.name for row in c.load_module(path).sweep()])]
-LONG = 'tiny,row=baseline,epochs=30,evaluate_every=15,save_every=7'  # 120 steps
+STAND_INS = {
+    'prsnet': ['baseline'],
+    'keypoints': ['heatmaps'],
+    'triplet': ['male triplet'],
+    'age_classes': ['custom-3'],
+    'regions': ['classification-male-B'],
+    'transformation': [''],
+    'classical': ['male linear', 'female logistic'],
+    'attention': [],
+    'unet': [],
+}  # test_transfer and test_unet run their own, test_predict the whole PRSNet
+ROWS = [
+    (path, row)
+    for path in sorted((ROOT / 'configs').glob('*.py'))
+    for row in STAND_INS.get(path.stem, [row.name for row in c.load_module(path).sweep()])
+]
+LONG = 'tiny,row=baseline,epochs=30,eval_every_epochs=15,checkpoint_every_steps=7'  # 120 steps
 
 
 def tiny(path, arg):
@@ -47,7 +57,10 @@ def read_predictions(workdir):
 def test_every_row_of_every_config_runs_as_tiny(path, row, tmp_path):
     row = f'row={row},' if row else ''
     report = loop.train(tiny(path, row), tmp_path)
-    assert report['splits']['validation']['role'] == 'selects' and report['splits']['holdout']['role'] == 'reported'
+    assert (
+        report['splits']['validation']['role'] == 'selects'
+        and report['splits']['holdout']['role'] == 'reported'
+    )
     for figures in report['splits'].values():
         for measure in figures['overall'].values():
             assert measure['lower'] <= measure['value'] <= measure['upper']
@@ -64,13 +77,17 @@ def test_every_row_of_every_config_runs_as_tiny(path, row, tmp_path):
         measure = next(name for name in ('iou', 'error_percent') if name in rows[0])
         column = [float(r[measure]) for r in held]
         assert 'training.png' in drawn
-    assert np.mean(column) == pytest.approx(report['splits']['holdout']['overall'][measure]['value'], abs=1e-3)
+    assert np.mean(column) == pytest.approx(
+        report['splits']['holdout']['overall'][measure]['value'], abs=1e-3
+    )
     before = (tmp_path / 'metrics.json').stat().st_mtime_ns
     assert loop.train(tiny(path, row), tmp_path) == report  # finished: nothing is done again
     assert (tmp_path / 'metrics.json').stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match='another configuration:\n  seed: 0 -> 9'):
         loop.train(tiny(path, f'{row}seed=9'), tmp_path)
-    loop.train(tiny(path, f'{row}log_every=9,save_every=9'), tmp_path)  # what changes no result may change
+    loop.train(
+        tiny(path, f'{row}log_every_steps=9,checkpoint_every_steps=9'), tmp_path
+    )  # what changes no result may change
 
 
 def test_placements_give_the_same_run(tmp_path):
@@ -79,7 +96,9 @@ def test_placements_give_the_same_run(tmp_path):
     host, device = (read_predictions(tmp_path / placement) for placement in ('host', 'device'))
     assert [row['id'] for row in host] == [row['id'] for row in device]
     # The batches are the same bits; compiled into the gather, their arithmetic may round another way.
-    np.testing.assert_allclose(*([float(row['prediction']) for row in rows] for rows in (host, device)), atol=0.05)
+    np.testing.assert_allclose(
+        *([float(row['prediction']) for row in rows] for rows in (host, device)), atol=0.05
+    )
 
 
 def test_patience_stops_and_the_best_epoch_is_reported(tmp_path):
@@ -87,24 +106,39 @@ def test_patience_stops_and_the_best_epoch_is_reported(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     evaluations = [line for line in lines if line['kind'] == 'eval']
     values = {line['step']: line['mae'] for line in evaluations}
-    assert len(values) < 12 and report['step'] < max(values)  # one evaluation too many, then it stopped
+    assert len(values) < 12 and report['step'] < max(
+        values
+    )  # one evaluation too many, then it stopped
     assert values[report['step']] == pytest.approx(min(values.values()), rel=1e-6)
 
 
 def test_init_from_starts_where_another_run_ended(tmp_path):
     first = loop.train(baseline('epochs=1'), tmp_path / 'first')
-    second = loop.train(baseline(f'epochs=1,learning_rate=1e-12,init_from={tmp_path / "first"}'), tmp_path / 'second')
+    second = loop.train(
+        baseline(f'epochs=1,learning_rate=1e-12,init_from={tmp_path / "first"}'),
+        tmp_path / 'second',
+    )
     value = lambda report: report['splits']['validation']['overall']['mae']['value']  # noqa: E731
     assert value(second) == pytest.approx(value(first), abs=5)  # only batch statistics moved on
     with pytest.raises(ConfigError, match='no run lies there'):
         loop.train(baseline(f'init_from={tmp_path / "none"}'), tmp_path / 'third')
 
 
-def test_loss_that_is_not_finite_names_step_and_films_and_spares_the_checkpoint(tmp_path):
-    with pytest.raises(DivergedError, match=r'step \d+: .*films of that batch: \d+, \d+, \d+, \d+; .*learning_rate'):
-        loop.train(baseline('epochs=40,learning_rate=1e30,evaluate_every=40,save_every=1,log_every=1'), tmp_path)
+def test_loss_that_is_not_finite_names_step_and_images_and_spares_the_checkpoint(tmp_path):
+    with pytest.raises(
+        DivergedError,
+        match=r'step \d+: .*images of that batch: \d+, \d+, \d+, \d+; .*learning_rate',
+    ):
+        loop.train(
+            baseline(
+                'epochs=40,learning_rate=1e30,eval_every_epochs=40,checkpoint_every_steps=1,log_every_steps=1'
+            ),
+            tmp_path,
+        )
     saved = newest(tmp_path)
-    assert saved is None or all(np.isfinite(x).all() for k, x in arrays(tmp_path, saved).items() if 'trainable' in k)
+    assert saved is None or all(
+        np.isfinite(x).all() for k, x in arrays(tmp_path, saved).items() if 'params.' in k
+    )
 
 
 def arrays(workdir, step):
@@ -113,9 +147,20 @@ def arrays(workdir, step):
 
 
 def start(workdir, arg=LONG, limit='unlimited', **options):
-    command = ['bash', '-c', f'ulimit -f {limit}; exec "$@"', 'bash',
-               sys.executable, '-m', 'boneage_jax.main', f'--config=configs/prsnet.py:{arg}', f'--workdir={workdir}']
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    command = [
+        'bash',
+        '-c',
+        f'ulimit -f {limit}; exec "$@"',
+        'bash',
+        sys.executable,
+        '-m',
+        'boneage_jax.main',
+        f'--config=configs/prsnet.py:{arg}',
+        f'--workdir={workdir}',
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
 
 
 def finish(process):
@@ -133,13 +178,20 @@ def wait_for_step(process, workdir, step):
 
 
 def newest(workdir):
-    return max((int(p.name) for p in (workdir / 'checkpoints').glob('[0-9]*') if p.name.isdigit()), default=None)
+    return max(
+        (int(p.name) for p in (workdir / 'checkpoints').glob('[0-9]*') if p.name.isdigit()),
+        default=None,
+    )
 
 
 def test_stopped_and_killed_runs_resume_bit_identically(tmp_path):
     """One run never stopped; another asked to stop, started on a full disk, killed, and resumed to its end."""
     code, output = finish(start(tmp_path / 'whole'))
-    assert code == 0 and 'holdout (reported, 8 films): MAE' in output and str(tmp_path / 'whole') in output, output
+    assert (
+        code == 0
+        and 'holdout (reported, 8 images): MAE' in output
+        and str(tmp_path / 'whole') in output
+    ), output
 
     broken = tmp_path / 'broken'
     process = start(broken)
@@ -151,7 +203,9 @@ def test_stopped_and_killed_runs_resume_bit_identically(tmp_path):
     stopped = newest(broken)
     assert code == 0 and f'saved step {stopped}' in output and 20 <= stopped < 120, output
 
-    code, output = finish(start(broken, limit='100'))  # stands in for a full disk: no file may exceed 100 kB
+    code, output = finish(
+        start(broken, limit='100')
+    )  # stands in for a full disk: no file may exceed 100 kB
     assert code == 1 and 'no space left to write the checkpoint' in output, output
     assert f'The checkpoint of step {stopped} is whole' in output and newest(broken) == stopped
 
@@ -161,7 +215,9 @@ def test_stopped_and_killed_runs_resume_bit_identically(tmp_path):
     finish(process)
     killed = newest(broken)
     assert stopped < killed < 120 and not (broken / 'metrics.json').exists()
-    lost = [json.loads(line)['step'] for line in (broken / 'metrics.jsonl').read_text().splitlines()]
+    lost = [
+        json.loads(line)['step'] for line in (broken / 'metrics.jsonl').read_text().splitlines()
+    ]
     assert max(lost) - killed <= 7  # at most the steps since the last save
 
     code, output = finish(start(broken))
@@ -170,9 +226,14 @@ def test_stopped_and_killed_runs_resume_bit_identically(tmp_path):
     assert one.keys() == two.keys() and len(one) > 50
     for name in one:
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
-    assert (tmp_path / 'whole' / 'predictions.csv').read_text() == (broken / 'predictions.csv').read_text()
-    steps = [json.loads(line)['step'] for line in (broken / 'metrics.jsonl').read_text().splitlines()
-             if '"train"' in line]
+    assert (tmp_path / 'whole' / 'predictions.csv').read_text() == (
+        broken / 'predictions.csv'
+    ).read_text()
+    steps = [
+        json.loads(line)['step']
+        for line in (broken / 'metrics.jsonl').read_text().splitlines()
+        if '"train"' in line
+    ]
     assert steps == list(range(1, 121))  # the lost part was dropped from the log and written again
 
 

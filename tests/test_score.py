@@ -1,4 +1,4 @@
-"""A finished run scored on the films of another config."""
+"""A finished run scored on the images of another config."""
 
 import csv
 import json
@@ -11,13 +11,14 @@ from boneage_jax.analysis import score
 from boneage_jax.training import loop
 
 
-def test_a_run_is_scored_on_other_films(tmp_path, monkeypatch):
+def test_a_run_is_scored_on_other_images(tmp_path, monkeypatch):
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
     run, spec = tmp_path / 'run', 'configs/keypoints.py:tiny'
     own = loop.train(c.load(spec)[1], run)
     same = score.score(run, c.load(spec)[1], tmp_path / 'same')
     assert same['splits']['holdout']['overall']['error_percent']['value'] == pytest.approx(
-        own['splits']['holdout']['overall']['error_percent']['value'], rel=1e-3)
+        own['splits']['holdout']['overall']['error_percent']['value'], rel=1e-3
+    )
     with (tmp_path / 'same' / 'predictions.csv').open() as file:
         assert {row['split'] for row in csv.DictReader(file)} == {'validation', 'holdout'}
     other = score.score(run, c.load(spec + ',data.phantom.seed=5')[1], tmp_path / 'other')
@@ -29,9 +30,16 @@ def test_a_run_is_scored_on_other_films(tmp_path, monkeypatch):
         score.score(run, c.load(spec + ',data.size=(40,48)')[1], tmp_path / 'third')
     with pytest.raises(ConfigError, match="the task 'keypoints', the config is for 'segmentation'"):
         score.score(run, c.load('configs/unet.py:tiny,data.size=(48,40)')[1], tmp_path / 'third')
-    with pytest.raises(ConfigError, match='films were trained on there'):  # another draw of the same films
+    with pytest.raises(
+        ConfigError, match='images were trained on there'
+    ):  # another draw of the same images
         score.score(run, c.load(spec + ',split_seed=7')[1], tmp_path / 'third')
     written = json.loads((run / 'config.json').read_text())
-    (run / 'config.json').write_text(json.dumps(written | {'data': written['data'] | {'sex': 'female'}}))
-    with pytest.raises(ConfigError, match='data.sex=both: .*run was trained on female films alone; give data.sex=female'):
+    (run / 'config.json').write_text(
+        json.dumps(written | {'data': written['data'] | {'sex': 'female'}})
+    )
+    with pytest.raises(
+        ConfigError,
+        match='data.sex=both: .*run was trained on female images alone; give data.sex=female',
+    ):
         score.score(run, c.load(spec)[1], tmp_path / 'third')

@@ -9,8 +9,11 @@ from boneage_jax.data import splits
 
 def labels(count=400, seed=0):
     rng = np.random.default_rng(seed)
-    return {'ids': [str(i) for i in rng.permutation(10000)[:count]],
-            'months': rng.integers(1, 229, count).astype(np.float32), 'male': rng.random(count) < 0.54}
+    return {
+        'ids': [str(i) for i in rng.permutation(10000)[:count]],
+        'months': rng.integers(1, 229, count).astype(np.float32),
+        'male': rng.random(count) < 0.54,
+    }
 
 
 def ids_of(given, name, source, derived):
@@ -29,11 +32,19 @@ def test_derived_splits_cover_everything_once():
 def test_order_of_files_does_not_matter_but_the_seed_does():
     one = {'train': labels()}
     order = np.random.default_rng(5).permutation(400)
-    two = {'train': {'ids': [one['train']['ids'][i] for i in order], 'months': one['train']['months'][order],
-                     'male': one['train']['male'][order]}}
+    two = {
+        'train': {
+            'ids': [one['train']['ids'][i] for i in order],
+            'months': one['train']['months'][order],
+            'male': one['train']['male'][order],
+        }
+    }
     derive = lambda given, seed: {  # noqa: E731
-        name: ids_of(given, name, 'train', splits.derive(given, validation=40, holdout=40, seed=seed))
-        for name in ('train', 'validation', 'holdout')}
+        name: ids_of(
+            given, name, 'train', splits.derive(given, validation=40, holdout=40, seed=seed)
+        )
+        for name in ('train', 'validation', 'holdout')
+    }
     assert derive(one, 3) == derive(two, 3)
     assert derive(one, 3)['holdout'] != derive(one, 4)['holdout']
 
@@ -48,30 +59,49 @@ def test_stratified_by_sex_and_age():
         for sex in (False, True):
             # Stratified: quartiles agree within 2 months; a simple random draw of 250 is off by about 6.
             quartiles = lambda x: np.percentile(x, [25, 50, 75])  # noqa: E731
-            assert np.abs(quartiles(months[rows][male[rows] == sex]) - quartiles(months[male == sex])).max() < 2.5
+            assert (
+                np.abs(
+                    quartiles(months[rows][male[rows] == sex]) - quartiles(months[male == sex])
+                ).max()
+                < 2.5
+            )
 
 
 def test_official_splits_stay_and_can_be_declined():
     given = {'train': labels(200), 'validation': labels(40, 1), 'test': labels(20, 2)}
     official = splits.derive(given, validation=50, holdout=50, seed=0)
     assert {k: (v[0], len(v[1])) for k, v in official.items()} == {
-        'train': ('train', 200), 'validation': ('validation', 40), 'test': ('test', 20)}
+        'train': ('train', 200),
+        'validation': ('validation', 40),
+        'test': ('test', 20),
+    }
     own = splits.derive(given, validation=50, holdout=50, seed=0, official=False)
     assert {k: (v[0], len(v[1])) for k, v in own.items()} == {
-        'train': ('train', 100), 'validation': ('train', 50), 'holdout': ('train', 50), 'test': ('test', 20)}
+        'train': ('train', 100),
+        'validation': ('train', 50),
+        'holdout': ('train', 50),
+        'test': ('test', 20),
+    }
 
 
 def test_a_holdout_is_drawn_where_there_is_no_test_split():
     given = {'train': labels(200), 'validation': labels(40, 1)}
     derived = splits.derive(given, validation=50, holdout=50, seed=0)
     assert {k: (v[0], len(v[1])) for k, v in derived.items()} == {
-        'train': ('train', 150), 'validation': ('validation', 40), 'holdout': ('train', 50)}
+        'train': ('train', 150),
+        'validation': ('validation', 40),
+        'holdout': ('train', 50),
+    }
 
 
-def test_films_of_one_patient_stay_together():
+def test_images_of_one_patient_stay_together():
     given = {'train': labels(300)}
-    groups = [f'patient {i // 3}' if i < 240 else '' for i in range(300)]  # the last sixty are nobody's
-    derived = splits.derive({'train': given['train'] | {'groups': groups}}, validation=40, holdout=40, seed=0)
+    groups = [
+        f'patient {i // 3}' if i < 240 else '' for i in range(300)
+    ]  # the last sixty are nobody's
+    derived = splits.derive(
+        {'train': given['train'] | {'groups': groups}}, validation=40, holdout=40, seed=0
+    )
     where = {i: name for name, (_, positions) in derived.items() for i in positions}
     assert len(where) == 300
     for patient in range(80):
@@ -81,6 +111,8 @@ def test_films_of_one_patient_stay_together():
     assert {where[i] for i in range(240, 300)} == {'train', 'validation', 'holdout'}
 
 
-def test_too_few_films():
-    with pytest.raises(SplitError, match='100 training films are too few for validation=40 and holdout=20'):
+def test_too_few_images():
+    with pytest.raises(
+        SplitError, match='100 training images are too few for validation=40 and holdout=20'
+    ):
         splits.derive({'train': labels(100)}, validation=40, holdout=20, seed=0)

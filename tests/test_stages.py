@@ -1,4 +1,4 @@
-"""Stages of preprocessing: findings are stored by film and survive a kill, drawings replay, changed options build anew."""
+"""Stages of preprocessing: findings are stored by image and survive a kill, drawings replay, changed options build anew."""
 
 import numpy as np
 import pytest
@@ -13,27 +13,30 @@ from tfds_rsna import prepared
 LOOKED = []
 
 
-def halve(film, by):
+def halve(example, by):
     """Draws: darker."""
-    return film | {'image': (film['image'] // by).astype(np.uint8)}
+    return example | {'image': (example['image'] // by).astype(np.uint8)}
 
 
-def brightest(film):
-    """Finds: one key point, a mask at quarter scale; films without brightness are flagged."""
-    LOOKED.append(film['id'])
-    point = np.unravel_index(np.argmax(film['image']), film['image'].shape)
-    return {'keypoints': np.array([point], np.float32), 'hand_mask': (film['image'][::4, ::4] > 50).astype(np.uint8),
-            'flags': '' if film['image'].max() > 100 else 'dark'}
+def brightest(example):
+    """Finds: one key point, a mask at quarter scale; images without brightness are flagged."""
+    LOOKED.append(example['id'])
+    point = np.unravel_index(np.argmax(example['image']), example['image'].shape)
+    return {
+        'keypoints': np.array([point], np.float32),
+        'hand_mask': (example['image'][::4, ::4] > 50).astype(np.uint8),
+        'flags': '' if example['image'].max() > 100 else 'dark',
+    }
 
 
-def only_even(film):
-    return film if int(film['id']) % 2 == 0 else None
+def only_even(example):
+    return example if int(example['id']) % 2 == 0 else None
 
 
-def glance(film, run):
+def glance(example, run):
     assert run
-    LOOKED.append(film['id'])
-    return {'image': resize.resize(film, (16, 16), 'pad')['image']}
+    LOOKED.append(example['id'])
+    return {'image': resize.resize(example, (16, 16), 'pad')['image']}
 
 
 def mean_of(predictor, looks, run):
@@ -44,26 +47,37 @@ def mean_of(predictor, looks, run):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
-    for name, stage in {'halve': plan.Stage(draw='halve'), 'brightest': plan.Stage(find='brightest'),
-                        'only_even': plan.Stage(draw='only_even'),
-                        'mean': plan.Stage(look='glance', answer='mean_of')}.items():
+    for name, stage in {
+        'halve': plan.Stage(transform='halve'),
+        'brightest': plan.Stage(annotate='brightest'),
+        'only_even': plan.Stage(transform='only_even'),
+        'mean': plan.Stage(network_input='glance', network_output='mean_of'),
+    }.items():
         monkeypatch.setitem(plan.STAGES, name, stage)
-    monkeypatch.setattr(plan, 'function', lambda name, real=plan.resolve: globals().get(name) or real(name))
+    monkeypatch.setattr(
+        plan, 'function', lambda name, real=plan.resolve: globals().get(name) or real(name)
+    )
     LOOKED.clear()
-    (tmp_path / 'films').mkdir()
+    (tmp_path / 'images').mkdir()
     for i in range(6):
         image = np.full((40, 32 + i), 10, np.uint8)
         image[4 * i + 2, 7] = 250
-        Image.fromarray(image).save(tmp_path / 'films' / f'{i}.png')
-    (tmp_path / 'labels.csv').write_text('id,boneage,male\n' + ''.join(f'{i},{10 * i + 5},{i % 2 == 0}\n' for i in range(6)))
+        Image.fromarray(image).save(tmp_path / 'images' / f'{i}.png')
+    (tmp_path / 'labels.csv').write_text(
+        'id,boneage,male\n' + ''.join(f'{i},{10 * i + 5},{i % 2 == 0}\n' for i in range(6))
+    )
     return tmp_path
 
 
 def data(folder, chosen, size=(40, 40), **options):
     base = c.base()
     base['data']['stage'] = options
-    return c.build(base, f'source=image_folder,images={folder}/films,labels={folder}/labels.csv,size={size},'
-                   f'stages=({chosen})', {}).data
+    return c.build(
+        base,
+        f'source=image_folder,images={folder}/images,labels={folder}/labels.csv,size={size},'
+        f'stages=({chosen})',
+        {},
+    ).data
 
 
 def open_records(config):
@@ -71,13 +85,18 @@ def open_records(config):
     return dict(zip(opened.labels['train']['ids'], opened.splits['train'], strict=True))
 
 
-def test_findings_join_the_film_and_follow_the_resize(folder):
+def test_findings_join_the_image_and_follow_the_resize(folder):
     records = open_records(data(folder, 'halve,brightest', size=(80, 80), halve={'by': 2}))
     for i in range(6):
         scale = 80 / 40
-        top, left = (0.5 + 4 * i + 2) * scale - 0.5, (0.5 + 7) * scale - 0.5 + (80 - round((32 + i) * scale)) // 2
+        top, left = (
+            (0.5 + 4 * i + 2) * scale - 0.5,
+            (0.5 + 7) * scale - 0.5 + (80 - round((32 + i) * scale)) // 2,
+        )
         np.testing.assert_allclose(records[str(i)]['keypoints'], [[top, left]], atol=0.02)
-        assert records[str(i)]['image'].max() <= 125 and records[str(i)]['flags'] == ''  # halved, and seen so
+        assert (
+            records[str(i)]['image'].max() <= 125 and records[str(i)]['flags'] == ''
+        )  # halved, and seen so
         assert records[str(i)]['hand_mask'].shape == (80, 80, 1)
 
 
@@ -86,15 +105,17 @@ def test_a_stage_sees_what_the_stages_before_it_left(folder):
     assert {record['flags'] for record in records.values()} == {'dark'}
 
 
-def test_a_stage_may_leave_films_out(folder, capsys):
+def test_a_stage_may_leave_images_out(folder, capsys):
     assert sorted(open_records(data(folder, 'only_even,brightest'))) == ['0', '2', '4']
-    assert '3 of 6 films were left out' in capsys.readouterr().err
+    assert '3 of 6 images were left out' in capsys.readouterr().err
 
 
 def test_findings_are_kept_and_a_killed_stage_goes_on(folder, monkeypatch):
     monkeypatch.setattr(cache, 'CHUNK', 2)
     write = cache._write
-    monkeypatch.setattr(cache, '_write', lambda path, found: 1 / 0 if '000002' in path.name else write(path, found))
+    monkeypatch.setattr(
+        cache, '_write', lambda path, found: 1 / 0 if '000002' in path.name else write(path, found)
+    )
     with pytest.raises(ZeroDivisionError):
         open_records(data(folder, 'brightest'))
     monkeypatch.setattr(cache, '_write', write)
@@ -119,7 +140,7 @@ def test_networks_answer_in_the_main_process_from_what_workers_saw(folder, monke
 
     monkeypatch.setattr(predictor_lib, 'Predictor', Predictor)
     run = folder / 'run'
-    with pytest.raises(ConfigError, match='data.stage.mean.run is empty'):
+    with pytest.raises(ConfigError, match='data.stage_options.mean.run is empty'):
         records_lib.get_records(data(folder, 'mean', mean={'run': ''}))
     with pytest.raises(ConfigError, match='no finished run lies there'):
         records_lib.get_records(data(folder, 'mean', mean={'run': str(run)}))
@@ -127,25 +148,37 @@ def test_networks_answer_in_the_main_process_from_what_workers_saw(folder, monke
     (run / 'metrics.json').write_text('{}')
     (run / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": []}}')
     config = data(folder, 'only_even,mean', mean={'run': str(run)})
-    with pytest.raises(ConfigError, match=r"saw films after the stages \[\], here \['only_even'\] come before mean"):
+    with pytest.raises(
+        ConfigError,
+        match=r"saw images after the stages \[\], here \['only_even'\] come before mean",
+    ):
         records_lib.get_records(config)
-    (run / 'config.json').write_text('{"data": {"source": "rsna_bone_age", "stages": ["only_even"]}}')
+    (run / 'config.json').write_text(
+        '{"data": {"source": "rsna_bone_age", "stages": ["only_even"]}}'
+    )
     first = records_lib.get_records(config)
     labels = prepared.open(first).labels['train']
-    assert sorted(labels['ids']) == ['0', '2', '4'] and all(int(flag) > 0 for flag in labels['flags'])
-    (run / 'metrics.json').write_text('{"step": 2}')  # trained anew: its findings do not serve any more
+    assert sorted(labels['ids']) == ['0', '2', '4'] and all(
+        int(flag) > 0 for flag in labels['flags']
+    )
+    (run / 'metrics.json').write_text(
+        '{"step": 2}'
+    )  # trained anew: its findings do not serve any more
     assert records_lib.get_records(config) != first
 
 
-def test_a_few_films_go_the_same_way_without_being_stored(folder):
+def test_a_few_images_go_the_same_way_without_being_stored(folder):
     config = data(folder, 'only_even,halve,brightest', size=(80, 80), halve={'by': 2})
-    films = [{'image': np.asarray(Image.open(folder / 'films' / f'{i}.png')), 'id': str(i)} for i in range(3)]
-    one, left_out, two = records_lib.process(films, config)
+    images = [
+        {'image': np.asarray(Image.open(folder / 'images' / f'{i}.png')), 'id': str(i)}
+        for i in range(3)
+    ]
+    one, left_out, two = records_lib.process(images, config)
     assert left_out is None
     records = open_records(config)
-    for film in (one, two):
+    for example in (one, two):
         for name in ('image', 'keypoints', 'hand_mask'):
-            np.testing.assert_array_equal(film[name], records[film['id']][name])
+            np.testing.assert_array_equal(example[name], records[example['id']][name])
 
 
 def test_resizing_may_come_before_other_stages(folder):
@@ -153,7 +186,7 @@ def test_resizing_may_come_before_other_stages(folder):
     assert all(record['image'].shape == (80, 80, 1) for record in records.values())
 
 
-def test_prepared_films_are_taken_as_they_are(folder):
+def test_prepared_images_are_taken_as_they_are(folder):
     made = records_lib.get_records(data(folder, ''))
     given = f'source=prepared,data.folder={made}'
     assert records_lib.get_records(c.build(c.base(), given + ',size=(40,40)', {}).data) == made
@@ -162,38 +195,60 @@ def test_prepared_films_are_taken_as_they_are(folder):
 
 
 def test_points_go_back_to_where_they_came_from():
-    for fit, size in (('pad', (64, 40)), ('squash', (30, 90))):
-        film = {'image': np.zeros((50, 40), np.uint8), 'keypoints': np.array([[3.0, 7.0], [49.0, 0.0]], np.float32)}
-        resized = resize.resize(film, size, fit)
+    for fit, size in (('pad', (64, 40)), ('stretch', (30, 90))):
+        example = {
+            'image': np.zeros((50, 40), np.uint8),
+            'keypoints': np.array([[3.0, 7.0], [49.0, 0.0]], np.float32),
+        }
+        resized = resize.resize(example, size, fit)
         back = resize.restore_points(resized['keypoints'], (50, 40), size, fit)
-        np.testing.assert_allclose(back, film['keypoints'], atol=1e-4)
-        assert resize.uncovered(resized['image'], (50, 40), fit).shape[:2] == resize.inner((50, 40), size, fit)[0]
+        np.testing.assert_allclose(back, example['keypoints'], atol=1e-4)
+        assert (
+            resize.uncovered(resized['image'], (50, 40), fit).shape[:2]
+            == resize.inner((50, 40), size, fit)[0]
+        )
 
 
-def test_a_stretched_film_gets_its_aspect_back():
-    film = {'image': np.full((100, 100), 9, np.uint8), 'keypoints': np.array([[49.5, 49.5], [-0.5, -0.5]], np.float32),
-            'native_shape': (1300, 650)}
-    padded = resize.resize(film, (130, 100), 'pad')
+def test_a_stretched_image_gets_its_aspect_back():
+    example = {
+        'image': np.full((100, 100), 9, np.uint8),
+        'keypoints': np.array([[49.5, 49.5], [-0.5, -0.5]], np.float32),
+        'native_shape': (1300, 650),
+    }
+    padded = resize.resize(example, (130, 100), 'pad')
     assert 'native_shape' not in padded and padded['image'].any(0).sum() == 65  # columns
     np.testing.assert_allclose(padded['keypoints'], [[64.5, 49], [-0.5, 16.5]], atol=1)
-    assert resize.resize(film, (130, 100), 'squash')['image'].all()
+    assert resize.resize(example, (130, 100), 'stretch')['image'].all()
 
 
-@pytest.mark.parametrize('chosen, size', [
-    ('mask,crop', (96, 80)), ('snap,crop', (96, 80)), ('mask,contrast', (96, 80)), ('resize,enhance', (96, 80)),
-    ('mask,contrast,register', (104, 80)), ('mask,region', (500, 375)),
-])
+@pytest.mark.parametrize(
+    'chosen, size',
+    [
+        ('mask,crop', (96, 80)),
+        ('snap,crop', (96, 80)),
+        ('mask,contrast', (96, 80)),
+        ('resize,enhance', (96, 80)),
+        ('mask,contrast,register', (104, 80)),
+        ('mask,region', (500, 375)),
+    ],
+)
 def test_the_papers_stages_on_phantoms(monkeypatch, tmp_path, chosen, size):
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
     monkeypatch.setattr(records_lib, 'POOL_SECONDS', 1e9)
-    config = c.build(c.base(), f'source=hand_phantom,count=3,data.phantom.size=(208,160),size={size},stages=({chosen}),'
-                     'data.stage.register.size=(104,80)', {}).data
-    films = prepared.open(records_lib.get_records(config))
-    assert len(films.splits['train']) == 3
-    for record, flags in zip(films.splits['train'], films.labels['train']['flags'], strict=True):
+    config = c.build(
+        c.base(),
+        f'source=hand_phantom,count=3,data.phantom.size=(208,160),size={size},stages=({chosen}),'
+        'data.stage_options.register.size=(104,80)',
+        {},
+    ).data
+    images = prepared.open(records_lib.get_records(config))
+    assert len(images.splits['train']) == 3
+    for record, flags in zip(images.splits['train'], images.labels['train']['flags'], strict=True):
         assert record['image'].shape == (*size, 1) and np.ptp(record['image']) > 50
         inside, truth = record['hand_mask'][..., 0] > 0, record['keypoints']
-        if chosen != 'resize,enhance':  # the phantoms' own mask is replaced by the one that was found
+        if (
+            chosen != 'resize,enhance'
+        ):  # the phantoms' own mask is replaced by the one that was found
             points = np.round(truth).astype(int)
             within = [inside[r, c] for r, c in points if 0 <= r < size[0] and 0 <= c < size[1]]
             assert np.mean(within) >= 0.5

@@ -21,7 +21,7 @@ from tfds_rsna.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PRSNET = f'{ROOT}/configs/prsnet.py:tiny'
-FILMS = 30
+IMAGES = 30
 
 
 def tiny_sweep(workdir, arg='', **options):
@@ -30,16 +30,28 @@ def tiny_sweep(workdir, arg='', **options):
 
 def finish(run, errors, *, ids=None, about=None):
     """Leaves in `run.workdir` what a finished run leaves; its holdout predictions are off by `errors` `[N]`."""
-    generator, names = np.random.default_rng(5), ids or [f'h{i}' for i in range(FILMS)]
-    months, male = generator.integers(10, 220, FILMS).astype(float), generator.random(FILMS) < 0.5
+    generator, names = np.random.default_rng(5), ids or [f'h{i}' for i in range(IMAGES)]
+    months, male = generator.integers(10, 220, IMAGES).astype(float), generator.random(IMAGES) < 0.5
     holdout = ensemble.Predictions(names, male, months, months + errors)
-    validation = ensemble.Predictions([f'v{i}' for i in range(FILMS)], male, months, months + 1.0)
-    predictions = {name: (f, {'prediction': f.prediction}) for name, f in (('validation', validation), ('holdout', holdout))}
+    validation = ensemble.Predictions([f'v{i}' for i in range(IMAGES)], male, months, months + 1.0)
+    predictions = {
+        name: (f, {'prediction': f.prediction})
+        for name, f in (('validation', validation), ('holdout', holdout))
+    }
     run.workdir.mkdir(parents=True)
     files.write_json(run.workdir / 'config.json', json.loads(run.config.to_json()))
-    files.write_json(run.workdir / 'splits.json', {'train': ['a'], 'validation': validation.ids, 'holdout': names})
+    files.write_json(
+        run.workdir / 'splits.json',
+        {'train': ['a'], 'validation': validation.ids, 'holdout': names},
+    )
     evaluate.write_predictions(run.workdir, predictions)
-    about = {'minutes': 4.0, 'commit': 'abc', 'device': '1 cpu', 'processor': '2 x Some CPU', **(about or {})}
+    about = {
+        'minutes': 4.0,
+        'commit': 'abc',
+        'device': '1 cpu',
+        'processor': '2 x Some CPU',
+        **(about or {}),
+    }
     return evaluate.write_metrics(run.workdir, predictions, ensemble.TASK, np.array([100.0]), about)
 
 
@@ -62,9 +74,11 @@ def pretend(monkeypatch, act):
 
 def finishing(swept):
     """Stands in for training: the run of that workdir is finished at once."""
+
     def act(config, workdir):
         row = swept.find(workdir.parent.name)
         return finish(swept.run(row, int(workdir.name[4:])), float(len(row.name)))
+
     return act
 
 
@@ -73,7 +87,11 @@ def test_real_runs_leave_a_table_and_are_not_done_again(tmp_path, capsys):
     runs = [swept.run(row, seed) for seed in (0, 1) for row in swept.rows[:2]]
     assert sweep.train_all(swept, runs)
     row = read_table(tmp_path)[swept.rows[0].name]
-    reports = [json.loads((run.workdir / 'metrics.json').read_text()) for run in runs if run.row is swept.rows[0]]
+    reports = [
+        json.loads((run.workdir / 'metrics.json').read_text())
+        for run in runs
+        if run.row is swept.rows[0]
+    ]
     values = [report['splits']['holdout']['overall']['mae']['value'] for report in reports]
     assert len(values) == 2 and float(row['ours']) == pytest.approx(np.mean(values), abs=1e-4)
     assert row | {'seeds': '2', 'split': 'holdout', 'data': 'hand_phantom 64x64'} == row
@@ -89,55 +107,80 @@ def test_a_finished_network_leaves_nothing_in_memory(tmp_path):
     gc.collect()
     before = len(jax.live_arrays())
     sweep.train_all(swept, [swept.run(swept.find('baseline'), 0)])
-    assert len(jax.live_arrays()) <= before  # nor the films that lay on the device
+    assert len(jax.live_arrays()) <= before  # nor the images that lay on the device
 
 
-def test_ours_is_the_mean_of_seeds_and_differences_are_of_the_same_films(tmp_path):
+def test_ours_is_the_mean_of_seeds_and_differences_are_of_the_same_images(tmp_path):
     swept, generator = tiny_sweep(tmp_path), np.random.default_rng(1)
     errors = {}
     for name, spread in (('baseline', 12), ('full', 6)):
         for seed in (0, 1, 2):
-            errors[name, seed] = generator.normal(0, spread, FILMS)
-            finish(swept.run(swept.find(name), seed), errors[name, seed], about={'minutes': 3.0 + seed})
+            errors[name, seed] = generator.normal(0, spread, IMAGES)
+            finish(
+                swept.run(swept.find(name), seed), errors[name, seed], about={'minutes': 3.0 + seed}
+            )
     sweep.write_table(swept)
     table = read_table(tmp_path)
     assert list(table) == ['baseline', 'baseline, ensemble of 3', 'full', 'full, ensemble of 3']
-    of_films = {name: np.mean([np.abs(errors[name, seed]) for seed in (0, 1, 2)], axis=0) for name in ('baseline', 'full')}
+    of_images = {
+        name: np.mean([np.abs(errors[name, seed]) for seed in (0, 1, 2)], axis=0)
+        for name in ('baseline', 'full')
+    }
     full, mean = table['full'], table['full, ensemble of 3']
-    assert float(full['ours']) == pytest.approx(of_films['full'].mean(), abs=1e-3)
-    assert float(full['delta']) == pytest.approx((of_films['full'] - of_films['baseline']).mean(), abs=2e-3)
+    assert float(full['ours']) == pytest.approx(of_images['full'].mean(), abs=1e-3)
+    assert float(full['delta']) == pytest.approx(
+        (of_images['full'] - of_images['baseline']).mean(), abs=2e-3
+    )
     assert float(full['delta_lower']) < float(full['delta']) < float(full['delta_upper']) < 0
     assert float(full['lower']) < float(full['ours']) < float(full['upper'])
     averaged = np.abs(np.mean([errors['full', seed] for seed in (0, 1, 2)], axis=0)).mean()
-    assert float(mean['ours']) == pytest.approx(averaged, abs=1e-3) and averaged < of_films['full'].mean()
-    assert (full['paper'], mean['paper'], full['minutes'], full['seeds']) == ('4.49', '', '4.0', '3')
+    assert (
+        float(mean['ours']) == pytest.approx(averaged, abs=1e-3)
+        and averaged < of_images['full'].mean()
+    )
+    assert (full['paper'], mean['paper'], full['minutes'], full['seeds']) == (
+        '4.49',
+        '',
+        '4.0',
+        '3',
+    )
     assert table['baseline']['delta'] == ''
     text = (tmp_path / 'table.md').read_text()
-    for words in ('1 cpu (2 x Some CPU)', '30 holdout films of hand_phantom 64x64', 'on the 200 test films',
-                  "the paper's setting is rsna_bone_age 512x512, ours hand_phantom 64x64"):
+    for words in (
+        '1 cpu (2 x Some CPU)',
+        '30 holdout images of hand_phantom 64x64',
+        'on the 200 test images',
+        "the paper's setting is rsna_bone_age 512x512, ours hand_phantom 64x64",
+    ):
         assert words in text
     assert 'validation' not in {row['split'] for row in table.values()}
 
 
-def test_films_in_another_order_are_paired_and_other_films_refused(tmp_path):
+def test_images_in_another_order_are_paired_and_other_images_refused(tmp_path):
     swept = tiny_sweep(tmp_path)
-    finish(swept.run(swept.find('baseline'), 0), np.arange(FILMS))
+    finish(swept.run(swept.find('baseline'), 0), np.arange(IMAGES))
     full = swept.run(swept.find('full'), 0)
-    finish(full, np.arange(FILMS) - 2.0)
+    finish(full, np.arange(IMAGES) - 2.0)
     path = full.workdir / 'predictions.csv'
     head, *rows = path.read_text().splitlines()
     path.write_text('\n'.join([head, *rows[::-1]]) + '\n')
     for name in ('without relation', 'without selection'):
-        finish(swept.run(swept.find(name), 0), 3.0, ids=[f'x{i}' for i in range(FILMS)])
+        finish(swept.run(swept.find(name), 0), 3.0, ids=[f'x{i}' for i in range(IMAGES)])
     sweep.write_table(swept)
     table = read_table(tmp_path)
-    expected = np.abs(np.arange(FILMS) - 2.0) - np.arange(FILMS)
+    expected = np.abs(np.arange(IMAGES) - 2.0) - np.arange(IMAGES)
     assert float(table['full']['delta']) == pytest.approx(expected.mean(), abs=1e-3)
     assert float(table['full']['delta_upper']) < -1  # unpaired, it would reach above 0
-    assert table['without relation']['delta'] == '' and float(table['without relation']['ours']) == pytest.approx(3)
-    text = (tmp_path / 'table.md').read_text()  # one note for both rows of these other films
-    assert text.count('no difference to') == 1 and 'without relation, without selection: no difference to baseline; ' \
-        'holdout: 30 of the 30 films of baseline are not in without relation, the first: h0' in text
+    assert table['without relation']['delta'] == '' and float(
+        table['without relation']['ours']
+    ) == pytest.approx(3)
+    text = (tmp_path / 'table.md').read_text()  # one note for both rows of these other images
+    assert (
+        text.count('no difference to') == 1
+        and 'without relation, without selection: no difference to baseline; '
+        'holdout: 30 of the 30 images of baseline are not in without relation, the first: h0'
+        in text
+    )
 
 
 def test_rows_are_compared_with_the_reference_that_they_name(tmp_path):
@@ -145,31 +188,56 @@ def test_rows_are_compared_with_the_reference_that_they_name(tmp_path):
     spec = f'{ROOT}/configs/triplet.py:tiny'
     swept = sweep.Sweep(spec, tmp_path)
     for row in swept.rows[:4]:
-        ids = [f'{row.name.split()[0]}{i}' for i in range(FILMS)]
+        ids = [f'{row.name.split()[0]}{i}' for i in range(IMAGES)]
         finish(swept.run(row, 0), 3.0 if 'plain' in row.name else 1.0, ids=ids)
     sweep.write_table(swept)
     table = read_table(tmp_path)
     assert {name: row['reference'] for name, row in table.items()} == {
-        'male plain': '', 'male triplet': 'male plain', 'female plain': '', 'female triplet': 'female plain'}
+        'male plain': '',
+        'male triplet': 'male plain',
+        'female plain': '',
+        'female triplet': 'female plain',
+    }
     assert [float(table[f'{sex} triplet']['delta']) for sex in ('male', 'female')] == [-2, -2]
     text = (tmp_path / 'table.md').read_text()
-    assert '| beside ' in text and '| female plain | -2.00 (-2.00 to -2.00) ' in text and 'no difference to' not in text
+    assert (
+        '| beside ' in text
+        and '| female plain | -2.00 (-2.00 to -2.00) ' in text
+        and 'no difference to' not in text
+    )
 
     sweep.write_table(sweep.Sweep(spec, tmp_path, reference='male-plain'))
     text = (tmp_path / 'table.md').read_text()
-    assert read_table(tmp_path)['male triplet']['reference'] == 'male plain' and '| minus male plain (95% interval) ' in text
+    assert (
+        read_table(tmp_path)['male triplet']['reference'] == 'male plain'
+        and '| minus male plain (95% interval) ' in text
+    )
     assert 'female plain, female triplet: no difference to male plain' in text
     with pytest.raises(ConfigError, match="unknown row 'nobody'"):
         sweep.Sweep(spec, tmp_path, reference='nobody')
 
 
-@pytest.mark.parametrize('break_it, message', [
-    (lambda run: (run.workdir / 'predictions.csv').unlink(), 'predictions.csv'),
-    (lambda run: (run.workdir / 'predictions.csv').write_text((run.workdir / 'predictions.csv').read_text().replace(
-        'h3,holdout,True,', 'h3,holdout,True,9').replace('h3,holdout,False,', 'h3,holdout,False,9')), 'not of the same run'),
-    (lambda run: (run.workdir / 'metrics.json').write_text('{"splits": {"holdout": {"role": "reported", "overall": {}}}}'),
-     'metrics.json has no mae of holdout'),
-])
+@pytest.mark.parametrize(
+    'break_it, message',
+    [
+        (lambda run: (run.workdir / 'predictions.csv').unlink(), 'predictions.csv'),
+        (
+            lambda run: (run.workdir / 'predictions.csv').write_text(
+                (run.workdir / 'predictions.csv')
+                .read_text()
+                .replace('h3,holdout,True,', 'h3,holdout,True,9')
+                .replace('h3,holdout,False,', 'h3,holdout,False,9')
+            ),
+            'not of the same run',
+        ),
+        (
+            lambda run: (run.workdir / 'metrics.json').write_text(
+                '{"splits": {"holdout": {"role": "reported", "overall": {}}}}'
+            ),
+            'metrics.json has no mae of holdout',
+        ),
+    ],
+)
 def test_a_broken_run_leaves_its_row_out_and_the_others_in(tmp_path, break_it, message):
     swept = tiny_sweep(tmp_path)
     for name in ('baseline', 'full'):
@@ -186,19 +254,30 @@ def test_failures_hold_up_nothing_and_are_named(tmp_path, monkeypatch, capsys):
 
     def act(config, workdir):
         if workdir.parent.name == 'without-relation':
-            raise UserError('its films are gone')
+            raise UserError('its images are gone')
         if workdir.parent.name == 'without-selection':
             raise RuntimeError('RESOURCE_EXHAUSTED')
         return finishing(swept)(config, workdir)
 
     called = pretend(monkeypatch, act)
     runs = [swept.run(row, 0) for row in swept.rows]
-    with pytest.raises(UserError, match='2 of 4 runs failed(.|\n)*without relation, seed 0: .*its films are gone(.|\n)*'
-                                        'without selection, seed 0: RuntimeError: RESOURCE_EXHAUSTED'):
+    with pytest.raises(
+        UserError,
+        match='2 of 4 runs failed(.|\n)*without relation, seed 0: .*its images are gone(.|\n)*'
+        'without selection, seed 0: RuntimeError: RESOURCE_EXHAUSTED',
+    ):
         sweep.train_all(swept, runs)
-    assert called == ['baseline/seed0', 'without-relation/seed0', 'without-selection/seed0', 'full/seed0']
+    assert called == [
+        'baseline/seed0',
+        'without-relation/seed0',
+        'without-selection/seed0',
+        'full/seed0',
+    ]
     assert list(read_table(tmp_path)) == ['baseline', 'full']
-    assert 'Not finished: without relation, seed 0 (UserError: its films are gone).' in (tmp_path / 'table.md').read_text()
+    assert (
+        'Not finished: without relation, seed 0 (UserError: its images are gone).'
+        in (tmp_path / 'table.md').read_text()
+    )
     assert 'Traceback' in capsys.readouterr().err  # of the fault of the program
     called.clear()
     monkeypatch.undo()
@@ -211,8 +290,12 @@ def test_failures_hold_up_nothing_and_are_named(tmp_path, monkeypatch, capsys):
 def test_asked_to_stop_it_starts_no_other_run(tmp_path, monkeypatch):
     swept = tiny_sweep(tmp_path)
     done = finishing(swept)
-    called = pretend(monkeypatch, lambda config, workdir: (
-        None if workdir.parent.name == 'without-relation' else done(config, workdir)))
+    called = pretend(
+        monkeypatch,
+        lambda config, workdir: (
+            None if workdir.parent.name == 'without-relation' else done(config, workdir)
+        ),
+    )
     assert not sweep.train_all(swept, [swept.run(row, 0) for row in swept.rows])
     assert called == ['baseline/seed0', 'without-relation/seed0']
     assert list(read_table(tmp_path)) == ['baseline']
@@ -229,42 +312,77 @@ def test_a_run_of_another_configuration_is_not_in_the_table(tmp_path, monkeypatc
 
 
 def test_what_the_sweep_sets_may_not_be_set_twice(tmp_path):
-    for arg, overrides, flag in ((',row=full', (), '--rows'), (',seed=3', (), '--seeds'), ('', ('--config.seed=3',), '--seeds')):
+    for arg, overrides, flag in (
+        (',row=full', (), '--rows'),
+        (',seed=3', (), '--seeds'),
+        ('', ('--config.seed=3',), '--seeds'),
+    ):
         with pytest.raises(ConfigError, match=f'take it out of the config and give {flag}'):
             tiny_sweep(tmp_path, arg, overrides=overrides)
     with pytest.raises(ConfigError, match="unknown row 'fool'; known: baseline, without relation"):
         tiny_sweep(tmp_path).find('fool')
     config = tmp_path / 'twins.py'
-    config.write_text('from boneage_jax.config import Row\ndef sweep():\n    yield Row("a b", {})\n    yield Row("A-b", {})\n')
+    config.write_text(
+        'from boneage_jax.config import Row\ndef sweep():\n    yield Row("a b", {})\n    yield Row("A-b", {})\n'
+    )
     with pytest.raises(ConfigError, match="rows 'a b' and 'A-b' would share a folder"):
         sweep.Sweep(str(config), tmp_path)
 
 
 def command_line(*arguments):
-    return subprocess.run([sys.executable, '-m', 'boneage_jax.sweep', *arguments], cwd=ROOT, capture_output=True, text=True,
-                          timeout=240)
+    return subprocess.run(
+        [sys.executable, '-m', 'boneage_jax.sweep', *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 def test_printed_commands_are_those_of_the_unfinished_runs(tmp_path):
-    swept = tiny_sweep(tmp_path, overrides=('--config.optimizer.clip=2',))
+    swept = tiny_sweep(tmp_path, overrides=('--config.optimizer.grad_clip_norm=2',))
     finish(swept.run(swept.find('full'), 0), 2.0)
-    result = command_line(f'--config={PRSNET}', f'--workdir={tmp_path}', '--seeds=2', '--rows=full,without-relation',
-                          '--print_commands', '--data_dir=/some films', '--config.optimizer.clip=2')
+    result = command_line(
+        f'--config={PRSNET}',
+        f'--workdir={tmp_path}',
+        '--seeds=2',
+        '--rows=full,without-relation',
+        '--print_commands',
+        '--data_dir=/some images',
+        '--config.optimizer.grad_clip_norm=2',
+    )
     assert result.returncode == 0, result.stderr
     commands = [shlex.split(line) for line in result.stdout.splitlines()]
     assert [words[:3] for words in commands] == [['python', '-m', 'boneage_jax.main']] * 3
     assert [words[4] for words in commands] == [
-        f'--workdir={tmp_path}/{place}' for place in ('without-relation/seed0', 'full/seed1', 'without-relation/seed1')]
+        f'--workdir={tmp_path}/{place}'
+        for place in ('without-relation/seed0', 'full/seed1', 'without-relation/seed1')
+    ]
     first = swept.run(swept.find('without relation'), 0)
     config = c.from_command_line(commands[0][3].removeprefix('--config='), [commands[0][5]])
-    assert config.to_json() == first.config.to_json() and config.optimizer.clip == 2 and not config.model.relation
-    assert commands[0][6] == '--data_dir=/some films'
+    assert (
+        config.to_json() == first.config.to_json()
+        and config.optimizer.grad_clip_norm == 2
+        and not config.model.relation
+    )
+    assert commands[0][6] == '--data_dir=/some images'
     assert list(read_table(tmp_path)) == ['full']
-    other = command_line(f'--config={PRSNET},epochs=9', f'--workdir={tmp_path}', '--rows=full', '--print_commands')
-    assert other.stdout == '' and 'No command for full, seed 0' in other.stderr and 'epochs: 2 -> 9' in other.stderr
+    other = command_line(
+        f'--config={PRSNET},epochs=9', f'--workdir={tmp_path}', '--rows=full', '--print_commands'
+    )
+    assert (
+        other.stdout == ''
+        and 'No command for full, seed 0' in other.stderr
+        and 'epochs: 2 -> 9' in other.stderr
+    )
 
 
 def test_a_failed_sweep_ends_with_status_1_and_one_message(tmp_path):
-    result = command_line(f'--config={PRSNET},batch_size=7', f'--workdir={tmp_path}', '--rows=baseline')
+    result = command_line(
+        f'--config={PRSNET},batch_size=7', f'--workdir={tmp_path}', '--rows=baseline'
+    )
     assert result.returncode == 1 and 'Traceback' not in result.stderr
-    assert '1 of 1 runs failed' in result.stderr and 'batch_size=7 does not divide over 4 devices' in result.stderr
+    assert (
+        '1 of 1 runs failed' in result.stderr
+        and 'batch_size=7 does not divide over 4 devices' in result.stderr
+    )

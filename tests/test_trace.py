@@ -30,8 +30,17 @@ def profiler(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize('steps, first, expected', [
-    ('2:4', 1, [2, 3, 4]), ('2:4', 4, [4]), ('2:4', 5, []), ('5:9', 1, [5, 6]), ('3:3', 1, [3]), ('', 1, [])])
+@pytest.mark.parametrize(
+    'steps, first, expected',
+    [
+        ('2:4', 1, [2, 3, 4]),
+        ('2:4', 4, [4]),
+        ('2:4', 5, []),
+        ('5:9', 1, [5, 6]),
+        ('3:3', 1, [3]),
+        ('', 1, []),
+    ],
+)
 def test_the_steps_asked_for(profiler, steps, first, expected, tmp_path):
     assert run(steps, tmp_path, first) == expected
     assert profiler == (['start', 'stop'] if expected else [])

@@ -25,10 +25,12 @@ ranking = jax.jit(losses.triplet_ranking, static_argnames=('distance', 'reductio
 correlation = jax.jit(losses.rank_correlation)
 
 
-def films(count=7, features=3, seed=0):
-    """Embeddings and ages with ties: whole months of a narrow range, some films of equal age."""
+def images(count=7, features=3, seed=0):
+    """Embeddings and ages with ties: whole months of a narrow range, some images of equal age."""
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(count, features)).astype(np.float32), rng.integers(10, 16, count).astype(np.float32)
+    return rng.normal(size=(count, features)).astype(np.float32), rng.integers(
+        10, 16, count
+    ).astype(np.float32)
 
 
 def by_hand(x, ages, valid, distance='l2', form='softmax', margin=1.0):
@@ -51,11 +53,13 @@ def by_hand(x, ages, valid, distance='l2', form='softmax', margin=1.0):
     return terms
 
 
-@pytest.mark.parametrize('distance, form', [
-    ('l2', 'softmax'), ('squared_l2', 'softmax'), ('l2', 'margin'), ('l2', 'semi_hard')])
+@pytest.mark.parametrize(
+    'distance, form',
+    [('l2', 'softmax'), ('squared_l2', 'softmax'), ('l2', 'margin'), ('l2', 'semi_hard')],
+)
 def test_every_relative_triplet_and_no_other(distance, form):
     for seed in range(3):
-        x, ages = films(seed=seed)
+        x, ages = images(seed=seed)
         valid = np.arange(7) != seed
         terms = by_hand(x, ages, valid, distance, form)
         assert terms
@@ -67,21 +71,31 @@ def test_every_relative_triplet_and_no_other(distance, form):
 def test_ties_are_out():
     assert not losses.relative_triplets(jnp.array([12.0, 12, 12, 12])).any()
     triplets = np.argwhere(losses.relative_triplets(jnp.array([10.0, 12, 14, 14])))
-    assert not [t for t in triplets.tolist() if t[0] == 1]  # everybody is two months from the second film
-    assert {tuple(t) for t in triplets.tolist() if t[0] == 2} == {(2, 3, 0), (2, 3, 1), (2, 1, 0)}  # its twin is nearest
+    assert not [
+        t for t in triplets.tolist() if t[0] == 1
+    ]  # everybody is two months from the second image
+    assert {tuple(t) for t in triplets.tolist() if t[0] == 2} == {
+        (2, 3, 0),
+        (2, 3, 1),
+        (2, 1, 0),
+    }  # its twin is nearest
     assert losses.relative_triplets(np.random.default_rng(0).random(32)).sum() == 32 * 31 * 30 / 2
-    assert ranking(films()[0], np.full(7, 9.0, np.float32), valid=np.ones(7, bool)) == 0.0
+    assert ranking(images()[0], np.full(7, 9.0, np.float32), valid=np.ones(7, bool)) == 0.0
 
 
 HARD = {
-    'all embeddings equal': (np.zeros((5, 3)), np.arange(5)), 'all ages equal': (films(5)[0], np.full(5, 9)),
-    'both': (np.zeros((5, 3)), np.full(5, 9)), 'twins': (films(5)[0][[0, 0, 1, 2, 2]], np.arange(5)),
-    'far apart': (1e6 * films(5)[0], np.arange(5)),
+    'all embeddings equal': (np.zeros((5, 3)), np.arange(5)),
+    'all ages equal': (images(5)[0], np.full(5, 9)),
+    'both': (np.zeros((5, 3)), np.full(5, 9)),
+    'twins': (images(5)[0][[0, 0, 1, 2, 2]], np.arange(5)),
+    'far apart': (1e6 * images(5)[0], np.arange(5)),
 }
 
 
-@pytest.mark.parametrize('distance, form', [
-    ('l2', 'softmax'), ('squared_l2', 'margin'), ('l2', 'semi_hard'), ('l2', 'correlation')])
+@pytest.mark.parametrize(
+    'distance, form',
+    [('l2', 'softmax'), ('squared_l2', 'margin'), ('l2', 'semi_hard'), ('l2', 'correlation')],
+)
 def test_gradients_are_finite(distance, form):
     def loss(x, ages):
         if form == 'correlation':
@@ -93,38 +107,49 @@ def test_gradients_are_finite(distance, form):
         value, gradient = step(*(np.asarray(array, np.float32) for array in given))
         assert np.isfinite(value) and np.isfinite(gradient).all(), name
         if 'equal' in name or name == 'both':
-            assert (gradient == 0).all() or (name, form) == ('all embeddings equal', 'correlation'), name
+            assert (gradient == 0).all() or (name, form) == (
+                'all embeddings equal',
+                'correlation',
+            ), name
 
 
 def test_gradient_agrees_with_differences():
-    x, ages = films()
+    x, ages = images()
     valid, step = np.ones(7, bool), 1e-2
     for loss in (ranking, correlation):
         gradient = jax.grad(lambda x, loss=loss: loss(x, ages, valid=valid))(x)
         for place in ((0, 0), (3, 2)):
             move = np.zeros_like(x)
             move[place] = step
-            change = (loss(x + move, ages, valid=valid) - loss(x - move, ages, valid=valid)) / (2 * step)
+            change = (loss(x + move, ages, valid=valid) - loss(x - move, ages, valid=valid)) / (
+                2 * step
+            )
             np.testing.assert_allclose(gradient[place], change, rtol=2e-2, atol=2e-3)
 
 
-def test_128_films_of_inception_fit_in_memory():
+def test_128_images_of_inception_fit_in_memory():
     """One array of differences `[B, B, F]` takes 134 MB, one `[B, B, B]` 8: gradient included no second of the first."""
-    shapes = jax.ShapeDtypeStruct((128, 2048), jnp.float32), jax.ShapeDtypeStruct((128,), jnp.float32)
-    step = jax.jit(jax.value_and_grad(lambda x, ages: losses.triplet_ranking(x, ages, reduction='sum')))
+    shapes = (
+        jax.ShapeDtypeStruct((128, 2048), jnp.float32),
+        jax.ShapeDtypeStruct((128,), jnp.float32),
+    )
+    step = jax.jit(
+        jax.value_and_grad(lambda x, ages: losses.triplet_ranking(x, ages, reduction='sum'))
+    )
     assert step.lower(*shapes).compile().memory_analysis().temp_size_in_bytes < 200e6
 
 
 def test_a_batch_over_four_devices_is_one_batch():
     mesh = sharding.make_mesh()
     assert mesh.size == 4
-    x, ages = films(16, 5)
+    x, ages = images(16, 5)
     batch = {'x': x, 'ages': ages, 'valid': np.arange(16) < 14}
 
     def loss(x, batch):
         given = {'valid': batch['valid']}
-        return (losses.triplet_ranking(x, batch['ages'], reduction='sum', **given)
-                + losses.rank_correlation(x, batch['ages'], **given))
+        return losses.triplet_ranking(
+            x, batch['ages'], reduction='sum', **given
+        ) + losses.rank_correlation(x, batch['ages'], **given)
 
     step = jax.jit(jax.value_and_grad(loss))
     alone = step(x, batch)
@@ -135,17 +160,23 @@ def test_a_batch_over_four_devices_is_one_batch():
 
 
 def test_smooth_rank_correlation_is_spearman_at_small_temperature():
-    x, ages = films()
+    x, ages = images()
     valid, expected = np.arange(7) != 4, []
     for a in np.flatnonzero(valid):
         others = valid & (np.arange(7) != a)
         gaps = np.abs(ages - ages[a])[others]
         if np.ptp(gaps):
-            expected.append(stats.spearmanr(np.linalg.norm(x - x[a], axis=1)[others], gaps).statistic)
-    np.testing.assert_allclose(correlation(x, ages, temperature=1e-5, valid=valid), 1 - np.mean(expected), atol=1e-4)
+            expected.append(
+                stats.spearmanr(np.linalg.norm(x - x[a], axis=1)[others], gaps).statistic
+            )
+    np.testing.assert_allclose(
+        correlation(x, ages, temperature=1e-5, valid=valid), 1 - np.mean(expected), atol=1e-4
+    )
     line = np.arange(7, dtype=np.float32) * 3
     along = np.stack([line, 0 * line, 0 * line], axis=1)
-    np.testing.assert_allclose(correlation(along, line, temperature=1e-4, valid=valid), 0, atol=1e-4)
+    np.testing.assert_allclose(
+        correlation(along, line, temperature=1e-4, valid=valid), 0, atol=1e-4
+    )
     smooth = [correlation(factor * x, ages, temperature=0.1, valid=valid) for factor in (1, 100)]
     np.testing.assert_allclose(*smooth, rtol=1e-4)
 
@@ -153,13 +184,14 @@ def test_smooth_rank_correlation_is_spearman_at_small_temperature():
 @pytest.mark.parametrize('wrong', [dict(distance='l1'), dict(reduction='none'), dict(form='hard')])
 def test_unknown_switches_are_refused(wrong):
     with pytest.raises(ValueError, match='expected'):
-        losses.triplet_ranking(*films(), **wrong)
+        losses.triplet_ranking(*images(), **wrong)
     options = triplet_task(**wrong)
     with pytest.raises(UserError, match=r'task\.\w+=.*expected one of'):
         tasks.build(options, {'centre': 0.0, 'scale': 1.0})
 
 
 # The network and the task
+
 
 class OneConvolution(nnx.Module):
     """Stands in for a backbone: compiled in a moment."""
@@ -175,40 +207,65 @@ class OneConvolution(nnx.Module):
 
 
 def net(**options):
-    return embedding.EmbeddingNet({'one': OneConvolution}, backbone='one', dense=(6,), rngs=nnx.Rngs(0), **options)
+    return embedding.EmbeddingNet(
+        {'one': OneConvolution}, backbone='one', dense=(6,), rngs=nnx.Rngs(0), **options
+    )
 
 
 def triplet_task(**changed):
-    return ml_collections.ConfigDict({
-        'name': 'age_triplet', 'loss': 'l1', 'normalisation': 'zscore', 'triplet_weight': 0.01,
-        'reduction': 'sum', 'distance': 'l2', 'form': 'softmax', 'margin': 1.0,
-        'correlation_weight': 0.0, 'temperature': 0.1} | changed)
+    return ml_collections.ConfigDict(
+        {
+            'name': 'age_triplet',
+            'loss': 'l1',
+            'normalisation': 'zscore',
+            'triplet_weight': 0.01,
+            'reduction': 'sum',
+            'distance': 'l2',
+            'form': 'softmax',
+            'margin': 1.0,
+            'correlation_weight': 0.0,
+            'temperature': 0.1,
+        }
+        | changed
+    )
 
 
-@pytest.mark.parametrize('backbone', ['inception_v3', 'vgg16'])  # the trunks have tests of their own
+@pytest.mark.parametrize(
+    'backbone', ['inception_v3', 'vgg16']
+)  # the backbones have tests of their own
 def test_any_backbone_carries_an_embedding(backbone):
     model = nnx.eval_shape(lambda: models.build('embedding', backbone=backbone, sex=True))
     model.eval()
     image = jax.ShapeDtypeStruct((2, 96, 96, 1), jnp.float32)
-    prediction, aux = jax.eval_shape(lambda m, x, male: m(x, male), model, image, jax.ShapeDtypeStruct((2,), bool))
-    assert prediction.shape == (2,) and aux['embeddings'].shape == (2, model.trunk.features)
-    assert model.dense[0].kernel.shape == (model.trunk.features + 2, 1024)
+    prediction, aux = jax.eval_shape(
+        lambda m, x, male: m(x, male), model, image, jax.ShapeDtypeStruct((2,), bool)
+    )
+    assert prediction.shape == (2,) and aux['embeddings'].shape == (2, model.backbone.features)
+    assert model.dense[0].kernel.shape == (model.backbone.features + 2, 1024)
     if backbone == 'inception_v3':
-        assert model.trunk.features == 2048
+        assert model.backbone.features == 2048
 
 
 def test_the_triplet_term_does_not_reach_the_dense_layers():
-    """Embeddings come before the dense layers, so that their gradient is exactly zero; the trunk's is not."""
+    """Embeddings come before the dense layers, so that their gradient is exactly zero; the backbone's is not."""
     graph, parameters = nnx.split(net())
-    image, ages = np.random.default_rng(0).random((4, 8, 8, 1), np.float32), np.array([3.0, 9, 20, 50])
+    image, ages = (
+        np.random.default_rng(0).random((4, 8, 8, 1), np.float32),
+        np.array([3.0, 9, 20, 50]),
+    )
 
     def triplets(parameters):
         _, aux = nnx.merge(graph, parameters)(image, np.zeros(4, bool))
-        return losses.triplet_ranking(aux['embeddings'], ages) + losses.rank_correlation(aux['embeddings'], ages)
+        return losses.triplet_ranking(aux['embeddings'], ages) + losses.rank_correlation(
+            aux['embeddings'], ages
+        )
 
     gradient = nnx.to_pure_dict(jax.jit(jax.grad(triplets))(parameters))
-    largest = {part: max(float(np.abs(x).max()) for x in jax.tree.leaves(of)) for part, of in gradient.items()}
-    assert largest['dense'] == largest['head'] == 0.0 < largest['trunk']
+    largest = {
+        part: max(float(np.abs(x).max()) for x in jax.tree.leaves(of))
+        for part, of in gradient.items()
+    }
+    assert largest['dense'] == largest['head'] == 0.0 < largest['backbone']
 
 
 def test_sex_is_read_where_asked_for():
@@ -224,12 +281,15 @@ def test_sex_is_read_where_asked_for():
 
 
 def test_the_loss_is_in_months_beside_the_weighted_sum():
-    x, ages = films()
+    x, ages = images()
     valid = np.arange(7) != 2
     batch = {'months': ages, 'valid': valid}
     prediction, error = np.zeros(7, np.float32), np.abs(12.0 - ages)[valid].mean()
-    for weights, expected in (((0.0, 0.0), error), ((0.01, 0.0), error + 0.01 * np.sum(by_hand(x, ages, valid))),
-                              ((0.0, 5.0), error + 5 * losses.rank_correlation(x, ages, valid=valid))):
+    for weights, expected in (
+        ((0.0, 0.0), error),
+        ((0.01, 0.0), error + 0.01 * np.sum(by_hand(x, ages, valid))),
+        ((0.0, 5.0), error + 5 * losses.rank_correlation(x, ages, valid=valid)),
+    ):
         options = triplet_task(triplet_weight=weights[0], correlation_weight=weights[1])
         task = tasks.build(options, {'centre': 12.0, 'scale': 40.0})
         loss, sums = task.loss(prediction, {'embeddings': x}, batch)
@@ -237,35 +297,53 @@ def test_the_loss_is_in_months_beside_the_weighted_sum():
         np.testing.assert_allclose(sums['loss'][0] / sums['loss'][1], expected, rtol=1e-5)
         np.testing.assert_allclose(sums['age_loss'][0] / 6, error, rtol=1e-5)
         terms = np.array(by_hand(x, ages, valid))  # of every run, trained or not
-        np.testing.assert_allclose(sums['triplet_loss'][0] / sums['triplet_loss'][1], terms.mean(), rtol=1e-5)
-        np.testing.assert_allclose(sums['ordered'][0] / sums['ordered'][1], (terms < math.log(2)).mean(), rtol=1e-6)
-    squared = tasks.build(triplet_task(loss='l2', triplet_weight=0.0), {'centre': 12.0, 'scale': 40.0})
+        np.testing.assert_allclose(
+            sums['triplet_loss'][0] / sums['triplet_loss'][1], terms.mean(), rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            sums['ordered'][0] / sums['ordered'][1], (terms < math.log(2)).mean(), rtol=1e-6
+        )
+    squared = tasks.build(
+        triplet_task(loss='l2', triplet_weight=0.0), {'centre': 12.0, 'scale': 40.0}
+    )
     found = squared.loss(prediction, {'embeddings': x}, batch)[0]
     np.testing.assert_allclose(found, np.square(12.0 - ages)[valid].mean(), rtol=1e-4)
 
 
 # One sex
 
+
 def split(male):
     male = np.asarray(male)
     count = len(male)
-    return source.Split('holdout', None, 10 * np.arange(count), list('abcdef'[:count]),
-                        np.arange(count, dtype=np.float32), male)
+    return source.Split(
+        'holdout',
+        None,
+        10 * np.arange(count),
+        list('abcdef'[:count]),
+        np.arange(count, dtype=np.float32),
+        male,
+    )
 
 
-def test_films_of_one_sex():
+def test_images_of_one_sex():
     whole = split([True, False, True])
     boys = source.of_sex(whole, 'male')
-    assert (boys.ids, boys.positions.tolist(), boys.months.tolist()) == (['a', 'c'], [0, 20], [0, 2])
+    assert (boys.ids, boys.positions.tolist(), boys.months.tolist()) == (
+        ['a', 'c'],
+        [0, 20],
+        [0, 2],
+    )
     assert boys.male.all()
     assert source.of_sex(whole, 'both') is whole and source.of_sex(whole, 'female').ids == ['b']
-    with pytest.raises(UserError, match="data.sex='female': none of the 2 holdout films"):
+    with pytest.raises(UserError, match="data.sex='female': none of the 2 holdout images"):
         source.of_sex(boys, 'female')
     with pytest.raises(ConfigError, match="data.sex='boys': expected one of both, male, female"):
         c.build(c.base(), 'sex=boys', {})
 
 
 # The picture and the number
+
 
 def test_orderedness_of_known_embeddings():
     rng = np.random.default_rng(0)
@@ -277,7 +355,9 @@ def test_orderedness_of_known_embeddings():
     mixed = line + rng.normal(scale=100, size=line.shape)
     found = embeddings_lib.distance_age_correlation(mixed, months)
     pairs = np.triu_indices(80, 1)
-    gaps, distances = (np.linalg.norm(x[:, None] - x[None], axis=-1)[pairs] for x in (months[:, None], mixed))
+    gaps, distances = (
+        np.linalg.norm(x[:, None] - x[None], axis=-1)[pairs] for x in (months[:, None], mixed)
+    )
     assert found['value'] == pytest.approx(stats.spearmanr(distances, gaps).statistic)
     assert 0 < found['lower'] < found['value'] < found['upper'] < 1 and found['count'] == 80
     with pytest.raises(UserError, match='all the same age'):
@@ -287,14 +367,24 @@ def test_orderedness_of_known_embeddings():
 def test_a_picture_of_every_run_and_sex(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     months = rng.uniform(0, 200, 40).astype(np.float32)
-    monkeypatch.setattr(embeddings_lib, 'tsne', lambda vectors, seed: vectors[:, :2])  # half a second a panel
-    whole = source.Split('holdout', None, np.arange(40), [str(i) for i in range(40)], months, np.arange(40) % 2 == 0)
+    monkeypatch.setattr(
+        embeddings_lib, 'tsne', lambda vectors, seed: vectors[:, :2]
+    )  # half a second a panel
+    whole = source.Split(
+        'holdout', None, np.arange(40), [str(i) for i in range(40)], months, np.arange(40) % 2 == 0
+    )
     vectors = {'plain': rng.normal(size=(40, 4)), 'triplet': np.stack([months, months], axis=1)}
-    monkeypatch.setattr(embeddings_lib, 'of_run', lambda run, split, data_dir: (vectors[run.parent.name], whole))
-    report = embeddings_lib.embeddings([tmp_path / name / 'seed0' for name in vectors], tmp_path / 'out')
+    monkeypatch.setattr(
+        embeddings_lib, 'of_run', lambda run, split, data_dir: (vectors[run.parent.name], whole)
+    )
+    report = embeddings_lib.embeddings(
+        [tmp_path / name / 'seed0' for name in vectors], tmp_path / 'out'
+    )
     assert list(report) == ['plain/seed0', 'triplet/seed0']
     ordered = {name: report[f'{name}/seed0']['orderedness'] for name in vectors}
-    assert set(ordered['plain']) == {'all', 'female', 'male'} and ordered['triplet']['male']['value'] == pytest.approx(1)
+    assert set(ordered['plain']) == {'all', 'female', 'male'} and ordered['triplet']['male'][
+        'value'
+    ] == pytest.approx(1)
     assert ordered['plain']['all']['upper'] < 0.5 and ordered['plain']['male']['count'] == 20
     lines = (tmp_path / 'out' / 'tsne.csv').read_text().splitlines()
     assert lines[0] == 'run,split,id,sex,age,x,y' and len(lines) == 81

@@ -1,4 +1,4 @@
-"""U-Net: any input size, its size, its transposed convolution; a run of configs/unet.py from films to figures."""
+"""U-Net: any input size, its size, its transposed convolution; a run of configs/unet.py from images to figures."""
 
 import csv
 import functools
@@ -28,7 +28,7 @@ def tiny(**options):
     return model
 
 
-apply = nnx.jit(lambda model, film: model(film, None))
+apply = nnx.jit(lambda model, image: model(image, None))
 
 
 def test_size_of_the_original():
@@ -46,10 +46,15 @@ def test_any_size_gives_logits_of_that_size(size):
     assert jnp.isfinite(logits).all() and jnp.std(logits) > 0
 
 
-def test_films_are_mirrored_at_their_border():
-    model, film = tiny(standardise='fixed'), np.random.default_rng(0).random((1, 33, 50, 1), np.float32)
-    padded = np.pad(film, ((0, 0), (1, 2), (1, 1), (0, 0)), mode='symmetric')
-    np.testing.assert_allclose(apply(model, film)[0], apply(model, padded)[0][:, 1:34, 1:51], atol=1e-5)
+def test_images_are_mirrored_at_their_border():
+    model, image = (
+        tiny(standardise='fixed'),
+        np.random.default_rng(0).random((1, 33, 50, 1), np.float32),
+    )
+    padded = np.pad(image, ((0, 0), (1, 2), (1, 1), (0, 0)), mode='symmetric')
+    np.testing.assert_allclose(
+        apply(model, image)[0], apply(model, padded)[0][:, 1:34, 1:51], atol=1e-5
+    )
 
 
 def test_up_is_a_transposed_convolution():
@@ -59,14 +64,19 @@ def test_up_is_a_transposed_convolution():
     grown = up(x, np.zeros((2, 8, 10, 3), np.float32))[..., 3:]
     kernel = np.asarray(up.grow.kernel[...]).reshape(6, 2, 2, 3).transpose(1, 2, 0, 3)
     kernel = kernel[::-1, ::-1]  # XLA correlates
-    expected = jax.lax.conv_transpose(x, kernel, (2, 2), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    expected = jax.lax.conv_transpose(
+        x, kernel, (2, 2), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
     np.testing.assert_allclose(grown, expected, atol=1e-5)
 
 
 def test_every_parameter_has_a_gradient():
-    model, film = tiny(), np.random.default_rng(2).random((2, 16, 24, 1), np.float32)
-    gradients = nnx.jit(nnx.grad(lambda m: jnp.square(m(film, None)[0]).sum()))(model)
-    flat = {'/'.join(map(str, path)): np.asarray(value[...]) for path, value in nnx.to_flat_state(gradients)}
+    model, image = tiny(), np.random.default_rng(2).random((2, 16, 24, 1), np.float32)
+    gradients = nnx.jit(nnx.grad(lambda m: jnp.square(m(image, None)[0]).sum()))(model)
+    flat = {
+        '/'.join(map(str, path)): np.asarray(value[...])
+        for path, value in nnx.to_flat_state(gradients)
+    }
     assert len(flat) > 30 and not [name for name, value in flat.items() if not value.any()]
 
 
@@ -77,7 +87,7 @@ def test_refusals():
         models.build('unet', depth=0)
 
 
-def test_run_leaves_overlap_of_every_film(tmp_path):
+def test_run_leaves_overlap_of_every_image(tmp_path):
     report = loop.train(c.load(f'{CONFIG}:tiny,jaccard=literal')[1], tmp_path)
     assert report['selected_by'] == 'validation iou_miss'
     with (tmp_path / 'predictions.csv').open() as file:

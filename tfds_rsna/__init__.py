@@ -3,6 +3,7 @@
 `BUILDERS` maps a dataset's name to "module:Class"; the classes are also attributes of this package
 (`tfds_rsna.RsnaBoneAge`) and are imported on first use, so that `import tfds_rsna` stays cheap.
 """
+
 import importlib
 
 BUILDERS = {

@@ -5,6 +5,7 @@ TFDS's own writer sorts by hashed key: it holds up to 1 GB in memory and beyond 
 and keeps nothing. Everything else (the `incomplete.*` folder that is renamed at the end, features.json,
 dataset_info.json, `as_data_source`) stays TFDS's.
 """
+
 import errno
 import functools
 import json
@@ -39,18 +40,20 @@ def image_features(**more) -> tfds.features.FeaturesDict:
     """The features of a source: encoded image, id, age, sex, native size, and `more`.
 
     The image is a scalar of bytes, not `tfds.features.Image`: that one would decode at every read, by rules
-    of its own (16 bit and palettes come out wrong), and has no DICOM. `films.decode` does it instead.
+    of its own (16 bit and palettes come out wrong), and has no DICOM. `images.decode` does it instead.
     """
-    return tfds.features.FeaturesDict({
-        'image': tfds.features.Text(doc='the image file, byte for byte as given'),
-        'id': Str(doc="the film's name in its source"),
-        'group': Str(doc="the patient (or study) it belongs to, '' where nothing says so"),
-        'months': tfds.features.Scalar(dtype=np.float32, doc='age in months'),
-        'male': tfds.features.Scalar(dtype=np.bool_),
-        'width': tfds.features.Scalar(dtype=np.int32, doc='native width in pixels'),
-        'height': tfds.features.Scalar(dtype=np.int32, doc='native height in pixels'),
-        **more,
-    })
+    return tfds.features.FeaturesDict(
+        {
+            'image': tfds.features.Text(doc='the image file, byte for byte as given'),
+            'id': Str(doc="the image's name in its source"),
+            'group': Str(doc="the patient (or study) it belongs to, '' where nothing says so"),
+            'months': tfds.features.Scalar(dtype=np.float32, doc='age in months'),
+            'male': tfds.features.Scalar(dtype=np.bool_),
+            'width': tfds.features.Scalar(dtype=np.int32, doc='native width in pixels'),
+            'height': tfds.features.Scalar(dtype=np.int32, doc='native height in pixels'),
+            **more,
+        }
+    )
 
 
 class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -82,7 +85,9 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         built = pathlib.Path(self.data_dir)
         if not built.exists():
             built.parent.mkdir(parents=True, exist_ok=True)
-            with lock.exclusive(built.parent / '.lock', wait=True, on_wait=self._say_waiting) as alone:
+            with lock.exclusive(
+                built.parent / '.lock', wait=True, on_wait=self._say_waiting
+            ) as alone:
                 if not built.exists():
                     # Holding the lock, an unfinished folder can only be the rest of a build that was killed.
                     for left in built.parent.glob('incomplete.*') if alone else ():
@@ -105,18 +110,27 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _disk_full(self) -> str:
         free = shutil.disk_usage(pathlib.Path(self.data_dir).parent).free
         needed = f' of about {self._needed / 1e9:.3g} GB' if self._needed else ''
-        return (f'{self._data_dir_root}: the disk became full after {len(self._examples):,} films, '
-                f'{self._bytes / 1e9:.3g} GB{needed}. What was written is deleted, {free / 1e9:.3g} GB are free now. '
-                'Make room, or choose another folder (data_dir; the cache is $BONEAGE_CACHE)')
+        return (
+            f'{self._data_dir_root}: the disk became full after {len(self._examples):,} images, '
+            f'{self._bytes / 1e9:.3g} GB{needed}. What was written is deleted, {free / 1e9:.3g} GB are free now. '
+            'Make room, or choose another folder (data_dir; the cache is $BONEAGE_CACHE)'
+        )
 
     def _log_built(self) -> None:
         """What was built, in one line that shows years taken for months and the like at a glance."""
         months, male = np.array(self._examples, np.float64).T
-        print(f'{self.name}: {len(months):,} films, ages {months.min():.4g} to {months.max():.4g} months '
-              f'(median {np.median(months):.4g}), {100 * male.mean():.0f}% male', file=sys.stderr, flush=True)
+        print(
+            f'{self.name}: {len(months):,} images, ages {months.min():.4g} to {months.max():.4g} months '
+            f'(median {np.median(months):.4g}), {100 * male.mean():.0f}% male',
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _say_waiting(self) -> None:
-        print(f'{self._data_dir_root}: another process is building this dataset; waiting for it', flush=True)
+        print(
+            f'{self._data_dir_root}: another process is building this dataset; waiting for it',
+            flush=True,
+        )
 
     def _options(self) -> dict | None:
         """What the dataset depends on, as JSON; None: nothing to compare with what was built."""
@@ -126,22 +140,31 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         asked, path = self._options(), pathlib.Path(self.data_dir) / 'built_from.json'
         built = json.loads(path.read_text()) if path.exists() else None
         if asked is not None and built is not None and asked != built:
-            unlike = '; '.join(f'{key}: {built.get(key)!r}, now {asked.get(key)!r}'
-                               for key in sorted({*asked, *built}) if asked.get(key) != built.get(key))
-            raise DataError(f'{self.data_dir}: was built from something else ({unlike}). Delete it or choose another '
-                            'data_dir')
+            unlike = '; '.join(
+                f'{key}: {built.get(key)!r}, now {asked.get(key)!r}'
+                for key in sorted({*asked, *built})
+                if asked.get(key) != built.get(key)
+            )
+            raise DataError(
+                f'{self.data_dir}: was built from something else ({unlike}). Delete it or choose another '
+                'data_dir'
+            )
 
     def _log_download_bytes(self) -> None:
         print(f'{self.name}: building in {self._data_dir_root}', flush=True)
 
     def _log_download_done(self) -> None:
-        counts = ', '.join(f'{name} {split.num_examples:,}' for name, split in self.info.splits.items())
+        counts = ', '.join(
+            f'{name} {split.num_examples:,}' for name, split in self.info.splits.items()
+        )
         print(f'{self.name}: done ({counts})', flush=True)
 
     def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
         del download_config
         splits = self._split_generators(dl_manager)
-        self._needed = sum(examples.size() for examples in splits.values() if hasattr(examples, 'size'))
+        self._needed = sum(
+            examples.size() for examples in splits.values() if hasattr(examples, 'size')
+        )
         infos = [self._write_split(name, examples) for name, examples in splits.items()]
         (pathlib.Path(self.data_dir) / 'built_from.json').write_text(json.dumps(self._options()))
         return infos
@@ -149,23 +172,33 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _write_split(self, name: str, examples: Iterable) -> tfds.core.SplitInfo:
         template = self._get_filename_template(split_name=name)
         serializer = example_serializer.ExampleSerializer(self.info.features.get_serialized_info())
-        progress = tqdm(examples, desc=f'{self.name} {name}', unit=' films', disable=None, leave=False,
-                        total=operator.length_hint(examples) or None)
+        progress = tqdm(
+            examples,
+            desc=f'{self.name} {name}',
+            unit=' images',
+            disable=None,
+            leave=False,
+            total=operator.length_hint(examples) or None,
+        )
         encoded = (self.info.features.encode_example(example) for example in self._noted(progress))
         # Features in order of their names: left to itself each process has an order of its own.
-        records = (serializer.get_tf_example(example).SerializeToString(deterministic=True) for example in encoded)
+        records = (
+            serializer.get_tf_example(example).SerializeToString(deterministic=True)
+            for example in encoded
+        )
         folder = pathlib.Path(self.data_dir)
         lengths, total = [], 0
         for shard, size in self._write_shards(records, folder, name):
             lengths.append(shard)
             total += size
         if not lengths:
-            raise DataError(f'{self.name}: split {name!r} has no films')
+            raise DataError(f'{self.name}: split {name!r} has no images')
         for index in range(len(lengths)):
             target = template.sharded_filepath(shard_index=index, num_shards=len(lengths))
             os.rename(folder / f'{name}.{index}.tmp', target)
-        return tfds.core.SplitInfo(name=name, shard_lengths=lengths, num_bytes=total,
-                                   filename_template=template)
+        return tfds.core.SplitInfo(
+            name=name, shard_lengths=lengths, num_bytes=total, filename_template=template
+        )
 
     def _noted(self, examples: Iterable) -> Iterator[dict]:
         for _, example in examples:
@@ -179,11 +212,14 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         while record is not None:
             count = size = 0
             writer = array_record_module.ArrayRecordWriter(
-                str(folder / f'{name}.{index}.tmp'), self.ARRAY_RECORD_OPTIONS)
+                str(folder / f'{name}.{index}.tmp'), self.ARRAY_RECORD_OPTIONS
+            )
             try:
                 while record is not None and (count == 0 or size + len(record) <= SHARD_BYTES):
                     writer.write(record)
-                    if not writer.ok():  # a full disk, say: `write` itself says nothing, `close` below does
+                    if (
+                        not writer.ok()
+                    ):  # a full disk, say: `write` itself says nothing, `close` below does
                         break
                     self._bytes += len(record)
                     count, size = count + 1, size + len(record)
@@ -197,7 +233,10 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one that it came of, says that the disk (or the quota) is full."""
     while error is not None:
-        if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT) or 'No space left on device' in str(error):
+        if getattr(error, 'errno', None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        ) or 'No space left on device' in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -1,4 +1,5 @@
 """Label tables: CSV or xlsx -> checked (id, months, male)."""
+
 import csv
 import dataclasses
 import io
@@ -9,18 +10,34 @@ import zipfile
 from tfds_rsna.problems import DataError, Problems, duplicates
 
 MONTHS = (0.0, 240.0)
-MALE = {'true': True, '1': True, '1.0': True, 'm': True, 'male': True, 'boy': True, 'yes': True, 't': True,
-        'false': False, '0': False, '0.0': False, 'f': False, 'female': False, 'girl': False, 'no': False, 'w': False}
+MALE = {
+    'true': True,
+    '1': True,
+    '1.0': True,
+    'm': True,
+    'male': True,
+    'boy': True,
+    'yes': True,
+    't': True,
+    'false': False,
+    '0': False,
+    '0.0': False,
+    'f': False,
+    'female': False,
+    'girl': False,
+    'no': False,
+    'w': False,
+}
 # These answer the question in the column's header, so that must ask for boys.
 _ANSWERS = {'true', '1', '1.0', 'yes', 't', 'false', '0', '0.0', 'no'}
 _ASKS_FOR_BOYS = re.compile(r'(?<!fe)male|boy|masc|männ|(?<![a-z])m(an)?(?![a-z])', re.IGNORECASE)
-_YEARS_BELOW = 25.0  # no set of films in months ends below that, unless it is of toddlers
+_YEARS_BELOW = 25.0  # no set of images in months ends below that, unless it is of toddlers
 _MANY = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """One row: the film's id, its age in months, its sex, the image's name where the table gives one, the patient (or
+    """One row: the image's id, its age in months, its sex, the image's name where the table gives one, the patient (or
     study) it belongs to, '' where nothing says so, and where it comes from (a hospital), None without such a column."""
 
     id: str
@@ -60,7 +77,10 @@ def read_table(data: bytes, name: str) -> list[dict[str, str]]:
     twice = duplicates(filter(None, header))
     if twice:
         raise DataError(f'{name}: column {", ".join(sorted(twice))} occurs twice')
-    return [dict(zip(header, [cell.strip() for cell in row] + [''] * (len(header) - len(row)))) for row in rows[1:]]
+    return [
+        dict(zip(header, [cell.strip() for cell in row] + [''] * (len(header) - len(row))))
+        for row in rows[1:]
+    ]
 
 
 def _read_csv(data: bytes, name: str) -> list[list[str]]:
@@ -76,14 +96,20 @@ def _read_csv(data: bytes, name: str) -> list[list[str]]:
     # Where semicolons part the columns, the comma is the decimal mark (the spreadsheets of half of Europe).
     decimal = re.compile(r'^\s*-?\d+,\d+\s*$')
     try:
-        return [[cell.replace(',', '.') if delimiter == ';' and decimal.match(cell) else cell for cell in row]
-                for row in rows]
+        return [
+            [
+                cell.replace(',', '.') if delimiter == ';' and decimal.match(cell) else cell
+                for cell in row
+            ]
+            for row in rows
+        ]
     except csv.Error as error:
         raise DataError(f'{name}: not a readable CSV ({error})') from error
 
 
 def _read_xlsx(data: bytes, name: str) -> list[list[str]]:
     import openpyxl  # a second to import, and only RSNA's test labels need it
+
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
@@ -101,7 +127,9 @@ def _text(cell) -> str:
     return str(cell)
 
 
-def parse(rows: list[dict[str, str]], columns: Columns, name: str, problems: Problems) -> list[Label]:
+def parse(
+    rows: list[dict[str, str]], columns: Columns, name: str, problems: Problems
+) -> list[Label]:
     """Checks the rows of a table.
 
     Args:
@@ -118,33 +146,56 @@ def parse(rows: list[dict[str, str]], columns: Columns, name: str, problems: Pro
         DataError: a column is missing (the message lists those that are there), or sexes are given as answers
             (0 and 1, yes and no) under a header that does not ask for boys.
     """
-    wanted = [columns.id, columns.months, columns.male, *filter(None, (columns.image, columns.group, columns.source))]
+    wanted = [
+        columns.id,
+        columns.months,
+        columns.male,
+        *filter(None, (columns.image, columns.group, columns.source)),
+    ]
     missing = [column for column in wanted if column not in rows[0]]
     if missing:
-        raise DataError(f'{name}: no column {", ".join(map(repr, missing))}; it has '
-                        f'{", ".join(map(repr, rows[0]))}. Name the columns that are meant: '
-                        'data.image_folder.id_column=..., and so on with months_column, male_column, image_column, '
-                        'group_column and source_column')
+        raise DataError(
+            f'{name}: no column {", ".join(map(repr, missing))}; it has '
+            f'{", ".join(map(repr, rows[0]))}. Name the columns that are meant: '
+            'data.image_folder.id_column=..., and so on with months_column, male_column, image_column, '
+            'group_column and source_column'
+        )
     _check_sexes(rows, columns.male, name)
     twice = duplicates(filter(None, (row[columns.id] for row in rows)))
     labels = []
     for line, row in enumerate(rows, start=2):
-        film = row[columns.id]
-        if not film:
+        example = row[columns.id]
+        if not example:
             problems.add('row without an id', '', name, f'row {line}')
-        elif film in twice:
-            problems.add('id that occurs more than once', film, name, f'row {line}')
+        elif example in twice:
+            problems.add('id that occurs more than once', example, name, f'row {line}')
         elif (months := _months(row[columns.months], columns.per_year)) is None:
-            problems.add('age that is no number', film, name, f'{row[columns.months]!r}')
+            problems.add('age that is no number', example, name, f'{row[columns.months]!r}')
         elif not MONTHS[0] <= months <= MONTHS[1]:
-            problems.add(f'age outside {MONTHS[0]:g} to {MONTHS[1]:g} months', film, name, f'{months:g} months')
+            problems.add(
+                f'age outside {MONTHS[0]:g} to {MONTHS[1]:g} months',
+                example,
+                name,
+                f'{months:g} months',
+            )
         elif (male := MALE.get(row[columns.male].lower())) is None:
-            problems.add('sex that cannot be told', film, name, f'{row[columns.male]!r}; say M or F, male or female, '
-                         'True (male) or False')
+            problems.add(
+                'sex that cannot be told',
+                example,
+                name,
+                f'{row[columns.male]!r}; say M or F, male or female, True (male) or False',
+            )
         else:
-            labels.append(Label(film, months, male, row[columns.image] if columns.image else None,
-                                row[columns.group] if columns.group else '',
-                                row[columns.source] if columns.source else None))
+            labels.append(
+                Label(
+                    example,
+                    months,
+                    male,
+                    row[columns.image] if columns.image else None,
+                    row[columns.group] if columns.group else '',
+                    row[columns.source] if columns.source else None,
+                )
+            )
     return labels
 
 
@@ -156,18 +207,22 @@ def check_unit(labels: list[Label], columns: Columns, name: str) -> None:
     oldest = max(label.months for label in labels)
     fractions = any(not label.months.is_integer() for label in labels)
     if oldest < _YEARS_BELOW and (fractions or (len(labels) >= _MANY and oldest <= 20)):
-        raise DataError(f'{name}: no age in column {columns.months!r} is above {oldest:g}, so these look like years, '
-                        'and they would be read as months. If they are years: data.image_folder.age_unit=years. If '
-                        'they are months: say so in the header (age_months, and '
-                        'data.image_folder.months_column=age_months)')
+        raise DataError(
+            f'{name}: no age in column {columns.months!r} is above {oldest:g}, so these look like years, '
+            'and they would be read as months. If they are years: data.image_folder.age_unit=years. If '
+            'they are months: say so in the header (age_months, and '
+            'data.image_folder.months_column=age_months)'
+        )
 
 
 def _check_sexes(rows: list[dict[str, str]], column: str, name: str) -> None:
     answers = sorted({row[column].lower() for row in rows} & _ANSWERS)
     if answers and not _ASKS_FOR_BOYS.search(column):
-        raise DataError(f'{name}: column {column!r} holds {" and ".join(answers[:3])}, which does not say who is male. '
-                        "Write male and female (or M and F), or name the column by its meaning: 'male', where the "
-                        'boys have 1 (and data.image_folder.male_column=male)')
+        raise DataError(
+            f'{name}: column {column!r} holds {" and ".join(answers[:3])}, which does not say who is male. '
+            "Write male and female (or M and F), or name the column by its meaning: 'male', where the "
+            'boys have 1 (and data.image_folder.male_column=male)'
+        )
 
 
 def _months(text: str, per_year: int) -> float | None:

@@ -1,9 +1,9 @@
-"""The films of a config before any training: how ages and sexes are spread, and how hands are cut out.
+"""The images of a config before any training: how ages and sexes are spread, and how hands are cut out.
 
     python -m boneage_jax.survey --config=configs/attention.py:rsna100 --output=survey
 
-Castillo 2018's figures 2 (`counts.png`: films per year of age and sex, of all splits together) and 3 (`extraction_ID.png`:
-gradient, markers, watershed, largest component and hand of some films, as they came and whatever the config's stages are).
+Castillo 2018's figures 2 (`counts.png`: images per year of age and sex, of all splits together) and 3 (`extraction_ID.png`:
+gradient, markers, watershed, largest component and hand of some images, as they came and whatever the config's stages are).
 """
 
 import pathlib
@@ -20,11 +20,15 @@ def survey(config, output, *, count=4, data_dir=None):
     """Writes the figures into the folder `output`; returns their paths. Raises what the data raises."""
     output = pathlib.Path(output)
     splits = records.open_splits(config, data_dir).values()
-    months, male = (np.concatenate([getattr(split, name) for split in splits]) for name in ('months', 'male'))
-    paths = [figures.counts(months, male, (), output / 'counts.png', title='All films')]
-    for film in records.native_images(config.data, count, data_dir):
-        name = re.sub('[^-._A-Za-z0-9]', '_', str(film['id']))
-        paths.append(figures.extraction(film['image'], output / f'extraction_{name}.png'))
-    log.info(f'{len(months):,} films, {int(male.sum()):,} boys and {int((~male).sum()):,} girls, {months.min():g} to '
-            f'{months.max():g} months: {output}')
+    months, male = (
+        np.concatenate([getattr(split, name) for split in splits]) for name in ('months', 'male')
+    )
+    paths = [figures.counts(months, male, (), output / 'counts.png', title='All images')]
+    for example in records.native_images(config.data, count, data_dir):
+        name = re.sub('[^-._A-Za-z0-9]', '_', str(example['id']))
+        paths.append(figures.extraction(example['image'], output / f'extraction_{name}.png'))
+    log.info(
+        f'{len(months):,} images, {int(male.sum()):,} boys and {int((~male).sum()):,} girls, {months.min():g} to '
+        f'{months.max():g} months: {output}'
+    )
     return paths

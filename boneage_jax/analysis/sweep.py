@@ -59,19 +59,26 @@ class Sweep:
     workdir: pathlib.Path
     overrides: tuple = ()
     reference: str | None = None
-    _runs: dict = dataclasses.field(default_factory=dict)  # as first built: a config edited meanwhile changes none of them
+    _runs: dict = dataclasses.field(
+        default_factory=dict
+    )  # as first built: a config edited meanwhile changes none of them
 
     def __post_init__(self):
         path, _, arg = self.spec.partition(':')
         keys = {token.partition('=')[0].strip() for token in arg.split(',')} | {
-            override.removeprefix('--config.').partition('=')[0] for override in self.overrides}
+            override.removeprefix('--config.').partition('=')[0] for override in self.overrides
+        }
         for key, flag in (('row', '--rows'), ('seed', '--seeds')):
             if key in keys:
-                raise ConfigError(f'{key} is set by the sweep: take it out of the config and give {flag}')
+                raise ConfigError(
+                    f'{key} is set by the sweep: take it out of the config and give {flag}'
+                )
         slugs = {}
         for row in self.rows:
             if (other := slugs.setdefault(slug(row.name), row)) is not row:
-                raise ConfigError(f'{path}: rows {other.name!r} and {row.name!r} would share a folder')
+                raise ConfigError(
+                    f'{path}: rows {other.name!r} and {row.name!r} would share a folder'
+                )
         if not slugs:
             raise ConfigError(f'{path}: sweep() yields no row')
         self.references  # an unknown one ends it here
@@ -95,7 +102,13 @@ class Sweep:
         names = [row.name for row in self.rows]
         if not self.reference and any(row.reference for row in self.rows):
             return {row.name: self.find(row.reference or row.name).name for row in self.rows}
-        one = self.find(self.reference).name if self.reference else 'baseline' if 'baseline' in names else names[0]
+        one = (
+            self.find(self.reference).name
+            if self.reference
+            else 'baseline'
+            if 'baseline' in names
+            else names[0]
+        )
         return dict.fromkeys(names, one)
 
     def find(self, name):
@@ -103,7 +116,9 @@ class Sweep:
         for row in self.rows:
             if name in (row.name, slug(row.name)):
                 return row
-        raise ConfigError(f'unknown row {name!r}; known: {", ".join(row.name for row in self.rows)}')
+        raise ConfigError(
+            f'unknown row {name!r}; known: {", ".join(row.name for row in self.rows)}'
+        )
 
     def run(self, row, seed):
         """The Run of `row` with `seed`."""
@@ -115,12 +130,24 @@ class Sweep:
     def _build(self, row, seed):
         path, _, arg = self.spec.partition(':')
         spec = f'{path}:' + ','.join(filter(None, (arg, f'row={row.name}', f'seed={seed}')))
-        return Run(row, seed, spec, self.workdir / slug(row.name) / f'seed{seed}',
-                   config_lib.from_command_line(spec, self.overrides))
+        return Run(
+            row,
+            seed,
+            spec,
+            self.workdir / slug(row.name) / f'seed{seed}',
+            config_lib.from_command_line(spec, self.overrides),
+        )
 
     def command(self, run, data_dir=None):
         """The command line that trains `run` alone."""
-        words = ['python', '-m', 'boneage_jax.main', f'--config={run.spec}', f'--workdir={run.workdir}', *self.overrides]
+        words = [
+            'python',
+            '-m',
+            'boneage_jax.main',
+            f'--config={run.spec}',
+            f'--workdir={run.workdir}',
+            *self.overrides,
+        ]
         return shlex.join(words + ([f'--data_dir={data_dir}'] if data_dir else []))
 
     def existing(self, row):
@@ -145,6 +172,7 @@ def train_all(sweep, runs, *, data_dir=None):
 
     from boneage_jax.runtime import sharding
     from boneage_jax.training import loop
+
     failed, stopped, precision = {}, False, jax.config.jax_default_matmul_precision
     for number, run in enumerate(runs, 1):
         if run.state() == 'finished':
@@ -168,50 +196,83 @@ def train_all(sweep, runs, *, data_dir=None):
         if sharding.is_main():
             write_table(sweep, failed, wanted=runs)
     if failed:
-        raise UserError(f'{len(failed)} of {len(runs)} runs failed; the same command tries them again:\n' + '\n'.join(
-            f'  {name}: {reason}' for name, reason in failed.items()))
+        raise UserError(
+            f'{len(failed)} of {len(runs)} runs failed; the same command tries them again:\n'
+            + '\n'.join(f'  {name}: {reason}' for name, reason in failed.items())
+        )
     return not stopped
 
 
 def write_table(sweep, failed=(), wanted=()):
     """table.md and table.csv of every finished run in the sweep's workdir; nothing where there is none. -> the lines."""
     existing = [(row, sweep.existing(row)) for row in sweep.rows]
-    states = {run.name: '' for run in wanted} | {run.name: run.state() for _, runs in existing for run in runs}
+    states = {run.name: '' for run in wanted} | {
+        run.name: run.state() for _, runs in existing for run in runs
+    }
     if 'finished' not in states.values():
         return []
     from boneage_jax.analysis import table
+
     found, notes = [], _about_paper(sweep)
     for row, runs in existing:
         finished = [run.workdir for run in runs if states[run.name] == 'finished']
         try:
-            found += table.results(row, sweep.references[row.name], finished, sweep.metric) if finished else []
+            found += (
+                table.results(row, sweep.references[row.name], finished, sweep.metric)
+                if finished
+                else []
+            )
         except (UserError, OSError, KeyError, TypeError) as error:  # it holds up no other row
-            notes.append(f'{row.name} is left out: {repr(error) if isinstance(error, KeyError | TypeError) else error}')
+            notes.append(
+                f'{row.name} is left out: {repr(error) if isinstance(error, KeyError | TypeError) else error}'
+            )
             log.info(notes[-1])
     for name in (name for name, state in states.items() if state != 'finished'):
         reason = dict(failed).get(name) or states[name]
-        notes.append(f'Not finished: {name}' + (f' ({" ".join(reason.split())[:300]})' if reason else '') + '.')
+        notes.append(
+            f'Not finished: {name}'
+            + (f' ({" ".join(reason.split())[:300]})' if reason else '')
+            + '.'
+        )
     lines = table.write(sweep.workdir, found, metric=sweep.metric, title=sweep.spec, notes=notes)
     log.info(f'Table: {sweep.workdir / "table.md"}')
     return lines
 
 
 def _about_paper(sweep):
-    """Sentences on the paper's column: what sweep()'s docstring says, and how our films differ from the paper's."""
+    """Sentences on the paper's column: what sweep()'s docstring says, and how our images differ from the paper's."""
     from boneage_jax.analysis import table
+
     about = ' '.join((inspect.getdoc(sweep.module.sweep) or '').split())
     notes = [f'The paper: {about}'] if about else []
     ours = config_lib.from_command_line(sweep.spec, sweep.overrides).data
     paper = sweep.module.get_config().data
-    if (ours.source, ours.folder, ours.size, ours.stages) != (paper.source, paper.folder, paper.size, paper.stages):
-        notes.append(f'The paper\'s column is not of our films: the paper\'s setting is {table.describe(paper)}, ours '
-                     f'{table.describe(ours)}. Compare the order of the rows and their differences, not the figures.')
+    if (ours.source, ours.folder, ours.size, ours.stages) != (
+        paper.source,
+        paper.folder,
+        paper.size,
+        paper.stages,
+    ):
+        notes.append(
+            f"The paper's column is not of our images: the paper's setting is {table.describe(paper)}, ours "
+            f'{table.describe(ours)}. Compare the order of the rows and their differences, not the figures.'
+        )
     else:
-        notes.append('A line compares with the paper\'s column only where its split is the paper\'s.')
+        notes.append("A line compares with the paper's column only where its split is the paper's.")
     return notes
 
 
-def sweep(spec, workdir, *, overrides=(), seeds=1, rows=None, reference=None, print_commands=False, data_dir=None):
+def sweep(
+    spec,
+    workdir,
+    *,
+    overrides=(),
+    seeds=1,
+    rows=None,
+    reference=None,
+    print_commands=False,
+    data_dir=None,
+):
     """Trains the rows of a config with each seed and writes the table; or prints a command for each unfinished run.
 
     Args:

@@ -28,7 +28,7 @@ OPTIONS = {
     'scale': 'log-uniform between 1 / (1 + scale) and 1 + scale; above 1 the hand grows',
     'shear': 'degrees, uniform in +-shear: columns move by tan(shear) times the row; below 90',
     'gamma': 'exponent log-uniform between 1 / (1 + gamma) and 1 + gamma',
-    'contrast': "factor on the distance to the mean of the input, uniform in 1 +- contrast; at most 1",
+    'contrast': 'factor on the distance to the mean of the input, uniform in 1 +- contrast; at most 1',
     'brightness': 'added grey, uniform in +-brightness of the full range',
     'fill': "'zero' (black) or 'nearest' (the border repeated) for what comes from outside the image",
 }
@@ -59,9 +59,15 @@ def augment(key, batch, options, *, first=0):
     if options['flip']:
         mirrored = flip(batch)
         chosen = draws[:, 0] < options['flip']
-        batch = batch | {name: jnp.where(jnp.reshape(chosen, (size,) + (1,) * (mirrored[name].ndim - 1)),
-                                         mirrored[name], batch[name])
-                         for name in ('image', 'hand_mask', 'keypoints') if name in batch}
+        batch = batch | {
+            name: jnp.where(
+                jnp.reshape(chosen, (size,) + (1,) * (mirrored[name].ndim - 1)),
+                mirrored[name],
+                batch[name],
+            )
+            for name in ('image', 'hand_mask', 'keypoints')
+            if name in batch
+        }
     # The mean of the input: that of the warped image makes XLA run the warp several times on a CPU.
     mean = jnp.mean(_unit(batch['image']), axis=(1, 2, 3), keepdims=True)
     if any(options[name] for name in _GEOMETRIC):
@@ -98,7 +104,9 @@ def _unit(image):
 def flip(batch):
     """The batch mirrored left to right: image, hand mask and key points; the order of key points stays."""
     width = batch['image'].shape[2]
-    out = batch | {name: batch[name][:, :, ::-1] for name in ('image', 'hand_mask') if name in batch}
+    out = batch | {
+        name: batch[name][:, :, ::-1] for name in ('image', 'hand_mask') if name in batch
+    }
     if 'keypoints' in batch:
         rows, columns = batch['keypoints'][..., 0], batch['keypoints'][..., 1]
         out['keypoints'] = jnp.stack([rows, width - 1 - columns], axis=-1)
@@ -109,13 +117,19 @@ def check(options):
     """Raises UserError where `options` lacks a key of `OPTIONS`, has another, or a value is out of range."""
     given = set(options.keys())
     if given != set(OPTIONS):
-        raise UserError(f'augmentation options: missing {sorted(set(OPTIONS) - given)}, '
-                         f'unknown {sorted(given - set(OPTIONS))}; known are {sorted(OPTIONS)}')
+        raise UserError(
+            f'augmentation options: missing {sorted(set(OPTIONS) - given)}, '
+            f'unknown {sorted(given - set(OPTIONS))}; known are {sorted(OPTIONS)}'
+        )
     if options['fill'] not in ('zero', 'nearest'):
-        raise UserError(f"augmentation option fill is {options['fill']!r}; it must be 'zero' or 'nearest'")
+        raise UserError(
+            f"augmentation option fill is {options['fill']!r}; it must be 'zero' or 'nearest'"
+        )
     for name in OPTIONS:
         if name != 'fill' and not 0 <= options[name] <= _UPPER.get(name, float('inf')):
-            raise UserError(f'augmentation option {name} is {options[name]}: out of range ({OPTIONS[name]})')
+            raise UserError(
+                f'augmentation option {name} is {options[name]}: out of range ({OPTIONS[name]})'
+            )
 
 
 def _affine(signed, sides, options):
@@ -143,8 +157,10 @@ def warp(batch, matrix, shift, fill):
     # Sums of products by hand, not a matmul: accelerators would round those to bfloat16.
     rows = (jnp.arange(height, dtype=jnp.float32) - centre[0])[None] - shift[:, :1]
     columns = (jnp.arange(width, dtype=jnp.float32) - centre[1])[None] - shift[:, 1:]
-    source = [(first[:, None] * rows)[:, :, None] + (second[:, None] * columns)[:, None, :] + middle
-              for (first, second), middle in zip(inverse, centre)]
+    source = [
+        (first[:, None] * rows)[:, :, None] + (second[:, None] * columns)[:, None, :] + middle
+        for (first, second), middle in zip(inverse, centre)
+    ]
     if fill == 'nearest':
         source = [jnp.clip(s, 0, side - 1) for s, side in zip(source, (height, width))]
 
@@ -155,8 +171,13 @@ def warp(batch, matrix, shift, fill):
         out['hand_mask'] = _take(_pad(batch['hand_mask'][..., 0]), *index)[..., None]
     if 'keypoints' in batch:
         y, x = (batch['keypoints'][..., i] - centre[i] for i in (0, 1))
-        out['keypoints'] = jnp.stack([a[:, None] * y + b[:, None] * x + centre[0] + shift[:, :1],
-                                      c[:, None] * y + d[:, None] * x + centre[1] + shift[:, 1:]], axis=-1)
+        out['keypoints'] = jnp.stack(
+            [
+                a[:, None] * y + b[:, None] * x + centre[0] + shift[:, :1],
+                c[:, None] * y + d[:, None] * x + centre[1] + shift[:, 1:],
+            ],
+            axis=-1,
+        )
     return out
 
 

@@ -1,6 +1,6 @@
 """The path of a batch: a pure function of (seed, step), the same at any host count and in both placements.
 
-Each epoch is a permutation of the split drawn from (seed, epoch); the films that do not fill a batch sit that epoch
+Each epoch is a permutation of the split drawn from (seed, epoch); the images that do not fill a batch sit that epoch
 out. Shuffle first, slice per host after. Nothing of the iterator is saved: resuming at step s asks for batch(s).
 """
 
@@ -23,7 +23,9 @@ class TrainBatches:
 
     def __init__(self, split, *, batch_size, seed, placement, mesh):
         if len(split) < batch_size:
-            raise UserError(f'{len(split)} training films do not fill one batch of {batch_size}; lower batch_size')
+            raise UserError(
+                f'{len(split)} training images do not fill one batch of {batch_size}; lower batch_size'
+            )
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.steps_per_epoch = len(split) // batch_size
         self.resident = make_resident(split, mesh) if placement == 'device' else {}
@@ -31,12 +33,14 @@ class TrainBatches:
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
 
     def _draw_order(self, epoch):
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.split)).astype(np.int32)
+        return (
+            np.random.default_rng([self.seed, epoch]).permutation(len(self.split)).astype(np.int32)
+        )
 
     def indices(self, step):
         """Positions in the split of the whole global batch, int32 `[B]`."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        return self._order(epoch)[batch * self.batch_size:(batch + 1) * self.batch_size]
+        return self._order(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
 
     def __call__(self, step):
         index = self.indices(step)[sharding.host_rows(self.batch_size)]
@@ -49,7 +53,9 @@ class TrainBatches:
     def iterate(self, start, stop):
         """Batches start .. stop-1, loaded ahead by grain's threads."""
         source = grain.MapDataset.range(start, stop).map(self)
-        return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
+        return iter(
+            source.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+        )
 
 
 def eval_batches(split, *, batch_size):
@@ -69,11 +75,14 @@ def _rows(split, index, valid, *, with_arrays):
 
 
 def make_resident(split, mesh):
-    """The whole split on every device, uint8 images and all: RSNA's training films at 512x512 take 3.3 GB."""
-    arrays = {name: np.empty((len(split), *array.shape[1:]), array.dtype) for name, array in split.arrays([0]).items()}
+    """The whole split on every device, uint8 images and all: RSNA's training images at 512x512 take 3.3 GB."""
+    arrays = {
+        name: np.empty((len(split), *array.shape[1:]), array.dtype)
+        for name, array in split.arrays([0]).items()
+    }
     for start in range(0, len(split), 512):
         for name, part in split.arrays(range(start, min(start + 512, len(split)))).items():
-            arrays[name][start:start + 512] = part
+            arrays[name][start : start + 512] = part
     return sharding.place_replicated(arrays | {'months': split.months, 'male': split.male}, mesh)
 
 
@@ -81,6 +90,6 @@ def gather(batch, resident):
     """Completes a batch inside the step: takes the rows `index` of the resident arrays, if there are any."""
     if not resident:
         return batch
-    return batch | {name: jnp.take(array, batch['index'], axis=0) for name, array in resident.items()}
-
-
+    return batch | {
+        name: jnp.take(array, batch['index'], axis=0) for name, array in resident.items()
+    }

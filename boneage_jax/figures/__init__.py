@@ -1,4 +1,4 @@
-"""The figures of the papers, drawn from what a run wrote, and sheets of films.
+"""The figures of the papers, drawn from what a run wrote, and sheets of images.
 
 Every figure is its own object (no pyplot: nothing global is left behind) and is written whole or not at all.
 Girls are orange circles, boys blue triangles: apart in colour (Okabe and Ito's colour-blind-safe palette),
@@ -14,5 +14,19 @@ from boneage_jax.figures.hands import contact_sheet, hand, hands
 from boneage_jax.figures.overlays import overlay
 from boneage_jax.figures.runs import components, counts, from_run, near_edges
 
-__all__ = ['anchors', 'attention', 'components', 'contact_sheet', 'counts', 'extraction', 'from_run', 'hand', 'hands',
-           'image_sheet', 'near_edges', 'overlay', 'parts', 'tsne']
+__all__ = [
+    'anchors',
+    'attention',
+    'components',
+    'contact_sheet',
+    'counts',
+    'extraction',
+    'from_run',
+    'hand',
+    'hands',
+    'image_sheet',
+    'near_edges',
+    'overlay',
+    'parts',
+    'tsne',
+]

@@ -1,4 +1,4 @@
-"""Attention maps on their films (Castillo et al. 2018, figure 10)."""
+"""Attention maps on their images (Castillo et al. 2018, figure 10)."""
 
 from pathlib import Path
 
@@ -7,16 +7,24 @@ from matplotlib.figure import Figure
 
 from boneage_jax.figures import style
 
-_ROWS = ('film', 'attention', 'multiply layer')
+_ROWS = ('image', 'attention', 'multiply layer')
 
 
 def attention(images, maps, multiplied, box, captions, path):
-    """A column a film: the film, its attention map over it, the multiply layer's output; -> path.
+    """A column an image: the image, its attention map over it, the multiply layer's output; -> path.
 
     Images `[N, H, W, 1]` uint8, maps and multiplied `[N, h, w]`, `box` (row0, column0, row1, column1 in pixels) the rectangle
-    that the maps are spread over. Each kind of map has one scale for all films, from its least value to its greatest.
+    that the maps are spread over. Each kind of map has one scale for all images, from its least value to its greatest.
     """
-    return style.save(_draw, Path(path), np.asarray(images)[..., 0], np.asarray(maps), np.asarray(multiplied), box, captions)
+    return style.save(
+        _draw,
+        Path(path),
+        np.asarray(images)[..., 0],
+        np.asarray(maps),
+        np.asarray(multiplied),
+        box,
+        captions,
+    )
 
 
 def _draw(images, maps, multiplied, box, captions):
@@ -31,8 +39,15 @@ def _draw(images, maps, multiplied, box, captions):
             axes.imshow(image, cmap='gray', vmin=0, vmax=255, extent=(0, width, height, 0))
     for row, values in ((1, maps), (2, multiplied)):
         for axes, value in zip(cells[row], values):
-            drawn = axes.imshow(value, cmap='inferno', vmin=values.min(), vmax=values.max(), alpha=0.6,
-                                extent=(box[1], box[3], box[2], box[0]), interpolation='bilinear')
+            drawn = axes.imshow(
+                value,
+                cmap='inferno',
+                vmin=values.min(),
+                vmax=values.max(),
+                alpha=0.6,
+                extent=(box[1], box[3], box[2], box[0]),
+                interpolation='bilinear',
+            )
         bar = figure.colorbar(drawn, ax=list(cells[row]), shrink=0.8, pad=0.01, aspect=12)
         bar.solids.set_alpha(1)
         bar.ax.tick_params(labelsize=6)

@@ -9,7 +9,7 @@ from boneage_jax.figures import style
 
 
 def error_correlation(matrix, names, split, path):
-    """Draws the correlation `[M, M]` (NaN: no films in common) of the errors of the members `names` on `split`; -> path."""
+    """Draws the correlation `[M, M]` (NaN: no images in common) of the errors of the members `names` on `split`; -> path."""
     return style.save(_matrix, pathlib.Path(path), np.asarray(matrix), list(names), split)
 
 
@@ -19,7 +19,14 @@ def _matrix(matrix, names, split):
     axes = figure.subplots()
     image = axes.imshow(matrix, cmap='Blues', vmin=min(0.0, np.nanmin(matrix)), vmax=1.0)
     for (row, column), value in np.ndenumerate(matrix):
-        axes.text(column, row, '–' if np.isnan(value) else f'{value:.2f}', ha='center', va='center', color='white' if value > 0.6 else style.INK)
+        axes.text(
+            column,
+            row,
+            '–' if np.isnan(value) else f'{value:.2f}',
+            ha='center',
+            va='center',
+            color='white' if value > 0.6 else style.INK,
+        )
     axes.set_xticks(range(len(names)), names, rotation=45, ha='right', rotation_mode='anchor')
     axes.set_yticks(range(len(names)), names)
     axes.set_title(f'Correlation of errors, {split}')

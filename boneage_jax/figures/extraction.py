@@ -13,20 +13,26 @@ _SEGMENTS = ListedColormap(['#222222', '#0072B2', '#E69F00'])  # undecided, back
 
 
 def extraction(image, path):
-    """Writes a film uint8 [H, W] with gradient, markers, segmentation, mask and cropped hand beside it; -> path."""
+    """Writes an image uint8 [H, W] with gradient, markers, segmentation, mask and cropped hand beside it; -> path."""
     return style.save(_extraction, Path(path), image, hand_mask.classical_steps(image))
 
 
 def _extraction(image, steps):
-    film = 255 - image if steps.inverted else image
-    hand = np.where(steps.mask, film, 0)
-    panels = {'film': (image, 'gray'), 'Sobel gradient': (np.sqrt(steps.gradient), 'gray'),
-              'markers': (steps.markers, _SEGMENTS), 'watershed': (steps.segments, _SEGMENTS),
-              'largest component': (steps.mask, 'gray'),
-              'hand': (hand_mask.crop(hand, steps.mask) if steps.mask.any() else hand, 'gray')}
+    example = 255 - image if steps.inverted else image
+    hand = np.where(steps.mask, example, 0)
+    panels = {
+        'image': (image, 'gray'),
+        'Sobel gradient': (np.sqrt(steps.gradient), 'gray'),
+        'markers': (steps.markers, _SEGMENTS),
+        'watershed': (steps.segments, _SEGMENTS),
+        'largest component': (steps.mask, 'gray'),
+        'hand': (hand_mask.crop(hand, steps.mask) if steps.mask.any() else hand, 'gray'),
+    }
     tall = image.shape[0] / image.shape[1]
     figure = Figure(figsize=(1.5 * len(panels), 1.5 * tall + 0.3))
-    for axes, (name, (pixels, colours)) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    for axes, (name, (pixels, colours)) in zip(
+        figure.subplots(1, len(panels)), panels.items(), strict=True
+    ):
         limits = {'vmin': 0, 'vmax': 2} if colours is _SEGMENTS else {}
         axes.imshow(pixels, cmap=colours, interpolation='nearest' if limits else None, **limits)
         axes.set(xticks=[], yticks=[])

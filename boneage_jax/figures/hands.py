@@ -6,24 +6,35 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-SIDE = 190  # pixels of a film's longer side on a sheet
+SIDE = 190  # pixels of an image's longer side on a sheet
 COLUMNS, WORST, SAMPLE = 8, 16, 32
 _LINE = 11  # pixels of a line of a caption
 FOUND, TRUE, OUTLINE = (86, 180, 233), (240, 228, 66), (0, 200, 120)
 
 
 def hand(image, mask=None, found=None, truth=None, side=SIDE, outline=OUTLINE):
-    """An RGB picture of a film uint8 [H, W] at full contrast, its longer side `side` pixels.
+    """An RGB picture of an image uint8 [H, W] at full contrast, its longer side `side` pixels.
 
     `mask` [H, W] is drawn as its outline, the points `found` and `truth` [K, 2] (row, column) as crosses and rings.
     """
     low, high = np.percentile(image, (1, 99))
-    grey = np.clip((image.astype(np.float32) - low) * (255 / max(high - low, 1)), 0, 255).astype(np.uint8)
+    grey = np.clip((image.astype(np.float32) - low) * (255 / max(high - low, 1)), 0, 255).astype(
+        np.uint8
+    )
     factor = side / max(image.shape)
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    picture = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert('RGB')).copy()
+    picture = np.asarray(
+        Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert('RGB')
+    ).copy()
     if mask is not None:
-        large = np.asarray(Image.fromarray((mask > 0).astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) > 127
+        large = (
+            np.asarray(
+                Image.fromarray((mask > 0).astype(np.uint8) * 255).resize(
+                    size, Image.Resampling.BILINEAR
+                )
+            )
+            > 127
+        )
         picture[large & ~ndimage.binary_erosion(large, iterations=max(1, side // 200))] = outline
     picture = Image.fromarray(picture)
     pen, reach = ImageDraw.Draw(picture), max(3, side // 50)
@@ -45,7 +56,9 @@ def hands(names, pictures, badness, path):
     order = np.argsort(-np.asarray(badness, np.float64), kind='stable')[:WORST]
     sample = np.unique(np.linspace(0, len(names) - 1, min(len(names), SAMPLE)).astype(int))
     captions = [[f'{names[i]} (worst)'] for i in order] + [[str(names[i])] for i in sample]
-    return contact_sheet([pictures[i] for i in (*order, *sample)], captions, path, side=SIDE, columns=COLUMNS)
+    return contact_sheet(
+        [pictures[i] for i in (*order, *sample)], captions, path, side=SIDE, columns=COLUMNS
+    )
 
 
 def contact_sheet(pictures, captions, path, *, side, columns):

@@ -1,4 +1,4 @@
-"""Sheets of films."""
+"""Sheets of images."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,9 @@ def image_sheet(images, captions, path, columns=8):
     """Writes a sheet of grey images [N, H, W, 1] (uint8, or float in 0..1), a caption below each; -> path."""
     images, captions = np.asarray(images), [str(caption) for caption in captions]
     if images.ndim != 4 or images.shape[-1] != 1 or not len(images):
-        raise UserError(f'image_sheet needs images [N, H, W, 1], N at least 1; found shape {images.shape}')
+        raise UserError(
+            f'image_sheet needs images [N, H, W, 1], N at least 1; found shape {images.shape}'
+        )
     if len(images) != len(captions):
         raise UserError(f'image_sheet: {len(images)} images but {len(captions)} captions')
     return style.save(_sheet, Path(path), images[..., 0], captions, min(columns, len(images)))

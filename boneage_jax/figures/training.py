@@ -10,8 +10,12 @@ from boneage_jax.figures import style
 from tfds_rsna.errors import UserError
 
 # The metric of the right panel, by what a run learns: axis and title. It selects; beside accuracy the loss does.
-SELECTING = {'accuracy': ('accuracy', 'Accuracy'), 'mae': ('MAE (months)', 'Mean absolute error'),
-             'iou_miss': ('1 - IoU', 'Masks'), 'error_percent': ("error (% of the hand's length)", 'Key points')}
+SELECTING = {
+    'accuracy': ('accuracy', 'Accuracy'),
+    'mae': ('MAE (months)', 'Mean absolute error'),
+    'iou_miss': ('1 - IoU', 'Masks'),
+    'error_percent': ("error (% of the hand's length)", 'Key points'),
+}
 
 
 def read(path):
@@ -20,12 +24,16 @@ def read(path):
     for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
-            for name in {'train': ('epoch', 'loss'), 'eval': ('epoch', 'split')}.get(line['kind'], ()):
-                line[name]      # a KeyError here is better than one while drawing
+            for name in {'train': ('epoch', 'loss'), 'eval': ('epoch', 'split')}.get(
+                line['kind'], ()
+            ):
+                line[name]  # a KeyError here is better than one while drawing
             lines.append(line)
         except (ValueError, KeyError, TypeError) as error:
             if number < len(texts):
-                raise UserError(f'{path}, line {number}: not a line of the log: {text[:80]!r}') from error
+                raise UserError(
+                    f'{path}, line {number}: not a line of the log: {text[:80]!r}'
+                ) from error
     if not any(line['kind'] == 'train' for line in lines):
         raise UserError(f'{path} holds no training line; did the run take a step?')
     return lines
@@ -36,7 +44,9 @@ def draw(lines):
     in training and on validation (Figs. 8-13 of Hamrouni 2023), that at the lowest validation loss marked."""
     train = [line for line in lines if line['kind'] == 'train']
     evaluations = [line for line in lines if line['kind'] == 'eval']
-    selecting = next((name for name in SELECTING if any(name in line for line in evaluations)), 'mae')
+    selecting = next(
+        (name for name in SELECTING if any(name in line for line in evaluations)), 'mae'
+    )
     figure = Figure(figsize=(8.2, 3.3))
     left, right = figure.subplots(1, 2)
     epochs, losses = np.asarray([(line['epoch'], line['loss']) for line in train], np.float64).T
@@ -48,21 +58,39 @@ def draw(lines):
     left.plot(epochs, losses, **(raw if width > 1 else {'color': colour, 'label': 'training'}))
     if width > 1:
         smooth = np.convolve(losses, np.ones(width) / width, mode='valid')
-        left.plot(epochs[width - 1:], smooth, color=colour, linewidth=1.4,
-                  label=f'training, mean of {width} lines')
+        left.plot(
+            epochs[width - 1 :],
+            smooth,
+            color=colour,
+            linewidth=1.4,
+            label=f'training, mean of {width} lines',
+        )
     drawn = list(losses)
     for split in dict.fromkeys(line['split'] for line in evaluations):
         points = [line for line in evaluations if line['split'] == split]
         for axes, name in ((left, 'loss'), (right, selecting)):
-            curve = np.asarray([(line['epoch'], line[name]) for line in points if name in line], np.float64)
+            curve = np.asarray(
+                [(line['epoch'], line[name]) for line in points if name in line], np.float64
+            )
             if not len(curve):
                 continue
-            axes.plot(*curve.T, color=style.ACCENT, linewidth=1.2, marker='o', markersize=2.5,
-                      linestyle='-' if split == 'validation' else '--', label=split)
+            axes.plot(
+                *curve.T,
+                color=style.ACCENT,
+                linewidth=1.2,
+                marker='o',
+                markersize=2.5,
+                linestyle='-' if split == 'validation' else '--',
+                label=split,
+            )
             if axes is left:
                 drawn += list(curve[:, 1])
             else:
-                _mark_best(axes, curve, [line['loss'] for line in points] if name == 'accuracy' else curve[:, 1])
+                _mark_best(
+                    axes,
+                    curve,
+                    [line['loss'] for line in points] if name == 'accuracy' else curve[:, 1],
+                )
     finite = [value for value in drawn if np.isfinite(value) and value > 0]
     if len(finite) == len(drawn) and finite and max(finite) > 20 * min(finite):
         left.set_yscale('log')
@@ -75,8 +103,14 @@ def draw(lines):
     if right.lines:
         right.legend(loc='lower right' if selecting == 'accuracy' else 'upper right')
     else:
-        right.text(0.5, 0.5, 'no evaluation in the log yet', ha='center', va='center',
-                   transform=right.transAxes)
+        right.text(
+            0.5,
+            0.5,
+            'no evaluation in the log yet',
+            ha='center',
+            va='center',
+            transform=right.transAxes,
+        )
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis='y', color='#E5E5E5', linewidth=0.6)
@@ -95,6 +129,14 @@ def _mark_best(axes, curve, judged):
     """A star at the point of `curve` [N, 2] whose value in `judged` [N] is the lowest, and its value beside it."""
     if np.isfinite(judged).any():
         epoch, best = curve[np.nanargmin(judged)]
-        axes.plot(epoch, best, marker='*', markersize=11, color=style.INK, linestyle='none', zorder=5,
-                  label=f'best: {best:.2f} at epoch {epoch:g}')
+        axes.plot(
+            epoch,
+            best,
+            marker='*',
+            markersize=11,
+            color=style.INK,
+            linestyle='none',
+            zorder=5,
+            label=f'best: {best:.2f} at epoch {epoch:g}',
+        )
         axes.axhline(best, color=style.GREY, linewidth=0.8, linestyle=':', zorder=1)

@@ -1,12 +1,12 @@
-"""Calibrate a run to a site's own readings: a straight line for each sex, judged on films that it did not see.
+"""Calibrate a run to a site's own readings: a straight line for each sex, judged on images that it did not see.
 
-    python -m boneage_jax.calibrate --workdir=runs/a --input=films/ --labels=site.csv --output=site.json
+    python -m boneage_jax.calibrate --workdir=runs/a --input=images/ --labels=site.csv --output=site.json
     python -m boneage_jax.calibrate --workdir=runs/a --predictions=ages.csv --output=site.json
 
-OUTPUT is what `predict --calibration=site.json` takes; beside it `site_films.csv` holds every film before and after, the
-latter by the line of all other films. Films come as files with a table of sexes and ages, or as the CSV of `predict` or
-`score` with ages in it. Films of a split that this project reports (holdout, test) are refused: what is calibrated on
-them cannot be measured on them. A sex needs 20 films.
+OUTPUT is what `predict --calibration=site.json` takes; beside it `site_images.csv` holds every image before and after, the
+latter by the line of all other images. Images come as files with a table of sexes and ages, or as the CSV of `predict` or
+`score` with ages in it. Images of a split that this project reports (holdout, test) are refused: what is calibrated on
+them cannot be measured on them. A sex needs 20 images.
 """
 
 import csv
@@ -28,13 +28,23 @@ from tfds_rsna.labels import MALE
 _COLUMNS = ('id', 'male', 'age', 'before', 'after')
 
 
-def calibrate(workdir, output, *, place=None, labels=None, predictions=None, split='validation', overwrite=False, **options):
+def calibrate(
+    workdir,
+    output,
+    *,
+    place=None,
+    labels=None,
+    predictions=None,
+    split='validation',
+    overwrite=False,
+    **options,
+):
     """Fits, judges and writes; returns the report.
 
     Args:
-        place, labels: films and the table of their sexes and ages; `options` (`columns`, `age_unit`, `batch_size`) as
+        place, labels: images and the table of their sexes and ages; `options` (`columns`, `age_unit`, `batch_size`) as
             `predict.predict` takes them.
-        predictions: instead of these a CSV with `id`, `male`, `age`, `prediction`; of one with a column `split` the films
+        predictions: instead of these a CSV with `id`, `male`, `age`, `prediction`; of one with a column `split` the images
             of `split` count.
     """
     output = pathlib.Path(output)
@@ -45,33 +55,45 @@ def calibrate(workdir, output, *, place=None, labels=None, predictions=None, spl
     step = predictor.step_of(workdir)
     if predictions is None:
         if labels is None:
-            raise UserError('--labels: give the table with the sex and age of each film')
+            raise UserError('--labels: give the table with the sex and age of each image')
         with tempfile.TemporaryDirectory() as folder:
             predictions = pathlib.Path(folder) / 'ages.csv'
             try:
                 predict.predict(workdir, place, predictions, labels=labels, **options)
             except UnreadableError as error:  # the others are there
                 log.info(str(error))
-            films = read(predictions, split)
+            images = read(predictions, split)
     else:
-        films = read(predictions, split)
-    fitted, report, after = calibration.fit(films['prediction'], films['age'], films['male'],
-                                            calibration.identify(workdir, step))
-    about = {'workdir': str(workdir), 'step': step, 'judged': 'each film by the line of all others',
-             'commit': workdir_lib.provenance()['commit']}
+        images = read(predictions, split)
+    fitted, report, after = calibration.fit(
+        images['prediction'], images['age'], images['male'], calibration.identify(workdir, step)
+    )
+    about = {
+        'workdir': str(workdir),
+        'step': step,
+        'judged': 'each image by the line of all others',
+        'commit': workdir_lib.provenance()['commit'],
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
-    files.write_table(output.with_name(f'{output.stem}_films.csv'), _COLUMNS, [
-        (name, bool(male), f'{age:.2f}', f'{before:.2f}', f'{late:.2f}') for name, male, age, before, late in zip(
-            films['id'], films['male'], films['age'], films['prediction'], after)])
+    files.write_table(
+        output.with_name(f'{output.stem}_images.csv'),
+        _COLUMNS,
+        [
+            (name, bool(male), f'{age:.2f}', f'{before:.2f}', f'{late:.2f}')
+            for name, male, age, before, late in zip(
+                images['id'], images['male'], images['age'], images['prediction'], after
+            )
+        ],
+    )
     calibration.write(output, fitted, report, about)
     _say(fitted, report, output)
     return report
 
 
 def read(path, split):
-    """`{'id', 'male', 'age', 'prediction'}` of the films of a CSV whose age and sex are known.
+    """`{'id', 'male', 'age', 'prediction'}` of the images of a CSV whose age and sex are known.
 
-    Raises UserError where columns lack, no film has an age, or the films are of a split that is reported.
+    Raises UserError where columns lack, no image has an age, or the images are of a split that is reported.
     """
     path = pathlib.Path(path)
     try:
@@ -79,29 +101,40 @@ def read(path, split):
             reader = csv.DictReader(file)
             names, rows = reader.fieldnames or [], list(reader)
     except OSError as error:
-        raise UserError(f'{path}: {error.strerror}; give the CSV that predict or score wrote') from error
+        raise UserError(
+            f'{path}: {error.strerror}; give the CSV that predict or score wrote'
+        ) from error
     missing = [name for name in ('id', 'male', 'age', 'prediction') if name not in names]
     if missing:
-        raise UserError(f'{path}: no column {", ".join(missing)}; found {", ".join(names) or "nothing"}. Ages come into the '
-                        'CSV of predict with --labels')
+        raise UserError(
+            f'{path}: no column {", ".join(missing)}; found {", ".join(names) or "nothing"}. Ages come into the '
+            'CSV of predict with --labels'
+        )
     if 'split' in names:
         splits_lib.selecting(split, 'the calibration')
         found = dict.fromkeys(row['split'] for row in rows)
         rows = [row for row in rows if row['split'] == split]
         if not rows:
-            raise UserError(f'{path}: no film of the split {split}; it has {", ".join(found)} (--split)')
-    films = []
+            raise UserError(
+                f'{path}: no image of the split {split}; it has {", ".join(found)} (--split)'
+            )
+    images = []
     for line, row in enumerate(rows, 2):
         male = MALE.get((row['male'] or '').strip().lower())
         try:
             if row['age'] and male is not None:
-                films.append((row['id'], male, float(row['age']), float(row['prediction'])))
+                images.append((row['id'], male, float(row['age']), float(row['prediction'])))
         except (TypeError, ValueError) as error:
             raise UserError(f'{path}, row {line}: cannot read {row} ({error})') from error
-    if not films:
-        raise UserError(f'{path}: no film whose age and sex are known')
-    ids, male, age, prediction = zip(*films)
-    return {'id': list(ids), 'male': np.array(male), 'age': np.array(age), 'prediction': np.array(prediction)}
+    if not images:
+        raise UserError(f'{path}: no image whose age and sex are known')
+    ids, male, age, prediction = zip(*images)
+    return {
+        'id': list(ids),
+        'male': np.array(male),
+        'age': np.array(age),
+        'prediction': np.array(prediction),
+    }
 
 
 def _say(fitted, report, output):
@@ -110,11 +143,18 @@ def _say(fitted, report, output):
 
     for name, of in report.items():
         line = fitted.lines.get(name)
-        log.info(f'{name}, {of["films"]} films' + (f': age = {line[0]:+.1f} + {line[1]:.3f} x prediction' if line else ''))
+        log.info(
+            f'{name}, {of["images"]} images'
+            + (f': age = {line[0]:+.1f} + {line[1]:.3f} x prediction' if line else '')
+        )
         for figure, unit in (('mae', 'MAE'), ('bias', 'bias')):
-            log.info(f'  {unit}, months (95% interval): before {show(of["before"][figure])}, after, left out one by one, '
-                    f'{show(of["after"][figure])}')
+            log.info(
+                f'  {unit}, months (95% interval): before {show(of["before"][figure])}, after, left out one by one, '
+                f'{show(of["after"][figure])}'
+            )
         log.info(f'  difference of the MAE: {show(of["mae_difference"])}')
     if report['overall']['mae_difference']['upper'] >= 0:
-        log.info('The gain is not certain: its interval holds zero. More films of the site would tell.')
+        log.info(
+            'The gain is not certain: its interval holds zero. More images of the site would tell.'
+        )
     log.info(f'{output}; use it with predict --calibration={output}')

@@ -1,8 +1,8 @@
 """Straight lines, one for each sex, from a run's ages to a site's own readings; made by `calibrate`, used by `predict`.
 
-A site reads films its own way and has its own population: a network trained elsewhere may be off there by a shift and a
-slope. age = intercept + slope x prediction, by least squares on films
-of that site. What it is worth is said by leaving out each film once: the line of the others judges it.
+A site reads images its own way and has its own population: a network trained elsewhere may be off there by a shift and a
+slope. age = intercept + slope x prediction, by least squares on images
+of that site. What it is worth is said by leaving out each image once: the line of the others judges it.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from boneage_jax.inference import intervals
 from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 
-FEWEST = 20  # films of a sex: below that the line's own error is of the size of what it mends
+FEWEST = 20  # images of a sex: below that the line's own error is of the size of what it mends
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """`lines` {sex: (intercept months, slope)} of the sexes that the site gave films of; `half` {sex: months to either side
-    that held 90% of the left-out films}; `run`: what `identify` says of the network that it belongs to."""
+    """`lines` {sex: (intercept months, slope)} of the sexes that the site gave images of; `half` {sex: months to either side
+    that held 90% of the left-out images}; `run`: what `identify` says of the network that it belongs to."""
 
     lines: dict
     half: dict
@@ -33,10 +33,16 @@ class Calibration:
     def apply(self, prediction, male):
         """Months `[N]` calibrated; `male` `[N]` bool. UserError for a sex without a line."""
         prediction, male = np.asarray(prediction, np.float64), np.asarray(male, bool)
-        lacking = [sex for sex, value in intervals.SEXES.items() if (male == value).any() and sex not in self.lines]
+        lacking = [
+            sex
+            for sex, value in intervals.SEXES.items()
+            if (male == value).any() and sex not in self.lines
+        ]
         if lacking:
-            raise UserError(f'the calibration has no line for {lacking[0]} films: the site gave none; calibrate with films '
-                            'of both sexes')
+            raise UserError(
+                f'the calibration has no line for {lacking[0]} images: the site gave none; calibrate with images '
+                'of both sexes'
+            )
         out = prediction.copy()
         for sex, (intercept, slope) in self.lines.items():
             chosen = male == intervals.SEXES[sex]
@@ -44,25 +50,31 @@ class Calibration:
         return out
 
     def intervals(self):
-        """90% intervals around calibrated ages, from the errors of the left-out films."""
+        """90% intervals around calibrated ages, from the errors of the left-out images."""
         wider = max(self.half.values())
-        return intervals.Intervals(intervals.LEVEL, {sex: self.half.get(sex, wider) for sex in intervals.SEXES},
-                                   {sex: self.counts.get(sex, 0) for sex in intervals.SEXES})
+        return intervals.Intervals(
+            intervals.LEVEL,
+            {sex: self.half.get(sex, wider) for sex in intervals.SEXES},
+            {sex: self.counts.get(sex, 0) for sex in intervals.SEXES},
+        )
 
 
 def fit(prediction, age, male, run):
-    """(Calibration, report, left-out ages `[N]`) from a site's films: months `[N]`, `[N]`, bool `[N]`.
+    """(Calibration, report, left-out ages `[N]`) from a site's images: months `[N]`, `[N]`, bool `[N]`.
 
-    `report`: for all films and each sex MAE and bias before and after, the latter of left-out films, and the paired
-    difference of the MAE, each with its 95% interval. Raises UserError where a sex has fewer than FEWEST films or all its
+    `report`: for all images and each sex MAE and bias before and after, the latter of left-out images, and the paired
+    difference of the MAE, each with its 95% interval. Raises UserError where a sex has fewer than FEWEST images or all its
     predictions are the same.
     """
     prediction, age, male = (np.asarray(x) for x in (prediction, age, male))
     counts = {sex: int((male == value).sum()) for sex, value in intervals.SEXES.items()}
     few = {sex: count for sex, count in counts.items() if 0 < count < FEWEST}
     if few or not any(counts.values()):
-        raise UserError('too few films to calibrate with: ' + ', '.join(f'{count} {sex}' for sex, count in counts.items())
-                        + f'; each sex needs {FEWEST} at least (or none: then films of that sex cannot be calibrated)')
+        raise UserError(
+            'too few images to calibrate with: '
+            + ', '.join(f'{count} {sex}' for sex, count in counts.items())
+            + f'; each sex needs {FEWEST} at least (or none: then images of that sex cannot be calibrated)'
+        )
     lines, half, left_out = {}, {}, np.zeros(len(age))
     for sex, value in intervals.SEXES.items():
         if not counts[sex]:
@@ -70,16 +82,25 @@ def fit(prediction, age, male, run):
         chosen = male == value
         lines[sex], left_out[chosen] = _line(prediction[chosen], age[chosen], sex)
         half[sex] = intervals.quantile(np.abs(left_out[chosen] - age[chosen]), intervals.LEVEL)
-    groups = {'overall': np.ones(len(age), bool), **{sex: male == intervals.SEXES[sex] for sex in lines}}
+    groups = {
+        'overall': np.ones(len(age), bool),
+        **{sex: male == intervals.SEXES[sex] for sex in lines},
+    }
     report = {}
     for name, chosen in groups.items():
         before, after = prediction[chosen] - age[chosen], left_out[chosen] - age[chosen]
         delta, lower, upper = metrics.paired_difference(after, before)
         report[name] = {
-            'films': int(chosen.sum()),
+            'images': int(chosen.sum()),
             'before': metrics.intervals({'mae': np.abs(before), 'bias': before}),
             'after': metrics.intervals({'mae': np.abs(after), 'bias': after}),
-            'mae_difference': {'value': delta, 'lower': lower, 'upper': upper, 'count': int(chosen.sum())}}
+            'mae_difference': {
+                'value': delta,
+                'lower': lower,
+                'upper': upper,
+                'count': int(chosen.sum()),
+            },
+        }
     return Calibration(lines, half, {sex: counts[sex] for sex in lines}, run), report, left_out
 
 
@@ -88,12 +109,17 @@ def identify(workdir, step):
     try:
         config = (pathlib.Path(workdir) / 'config.json').read_bytes()
     except OSError as error:
-        raise UserError(f'{workdir}: no run lies there ({error.strerror}); give the --workdir of a training') from error
+        raise UserError(
+            f'{workdir}: no run lies there ({error.strerror}); give the --workdir of a training'
+        ) from error
     return f'{hashlib.sha256(config).hexdigest()[:16]}-{step}'
 
 
 def write(path, calibration, report, about):
-    files.write_json(pathlib.Path(path), {**about, **dataclasses.asdict(calibration), 'level': intervals.LEVEL, 'report': report})
+    files.write_json(
+        pathlib.Path(path),
+        {**about, **dataclasses.asdict(calibration), 'level': intervals.LEVEL, 'report': report},
+    )
 
 
 def read(path, run):
@@ -103,21 +129,27 @@ def read(path, run):
         lines = {sex: tuple(map(float, line)) for sex, line in found['lines'].items()}
         calibration = Calibration(lines, found['half'], found['counts'], found['run'])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'{path}: not a calibration as boneage_jax.calibrate writes it ({error})') from error
+        raise UserError(
+            f'{path}: not a calibration as boneage_jax.calibrate writes it ({error})'
+        ) from error
     if calibration.run != run:
-        raise UserError(f'{path} was made for another network ({calibration.run}, here {run}): a line fitted to its errors '
-                        'says nothing of these; calibrate this run')
+        raise UserError(
+            f'{path} was made for another network ({calibration.run}, here {run}): a line fitted to its errors '
+            'says nothing of these; calibrate this run'
+        )
     return calibration
 
 
 def _line(x, y, sex):
-    """((intercept, slope), what the line of all other films says of each film [N])."""
+    """((intercept, slope), what the line of all other images says of each image [N])."""
     spread = ((x - x.mean()) ** 2).sum()
     if spread < 1e-6:
-        raise UserError(f'all {len(x)} {sex} films have the same predicted age ({x[0]:.1f} months): no line can be fitted')
+        raise UserError(
+            f'all {len(x)} {sex} images have the same predicted age ({x[0]:.1f} months): no line can be fitted'
+        )
     slope = ((x - x.mean()) * (y - y.mean())).sum() / spread
     fitted = y.mean() + slope * (x - x.mean())
     leverage = 1 / len(x) + (x - x.mean()) ** 2 / spread
-    # Leaving a film out changes its residual by the factor 1 / (1 - leverage) (Allen 1974): no refitting.
+    # Leaving an image out changes its residual by the factor 1 / (1 - leverage) (Allen 1974): no refitting.
     left_out = np.maximum(y - (y - fitted) / (1 - np.minimum(leverage, 0.999)), 0.0)
     return (float(y.mean() - slope * x.mean()), float(slope)), left_out

@@ -1,10 +1,10 @@
 """Intervals of predicted ages by split conformal prediction, for each sex by itself.
 
-The half width for a sex is the ceil((n + 1) level)-th smallest absolute error of its n validation films (Lei, G'Sell,
-Rinaldo, Tibshirani, Wasserman 2018, algorithm 2; by groups: Vovk 2012). It then holds the age of a new film of that
-sex with probability `level` or more, whatever the errors look like, *if* the film comes from where the validation
-films came from. Two things weaken that: validation also chose the checkpoint, and a film of another hospital is not
-such a film. So the coverage on the reported splits is always said beside the interval.
+The half width for a sex is the ceil((n + 1) level)-th smallest absolute error of its n validation images (Lei, G'Sell,
+Rinaldo, Tibshirani, Wasserman 2018, algorithm 2; by groups: Vovk 2012). It then holds the age of a new image of that
+sex with probability `level` or more, whatever the errors look like, *if* the image comes from where the validation
+images came from. Two things weaken that: validation also chose the checkpoint, and an image of another hospital is not
+such an image. So the coverage on the reported splits is always said beside the interval.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ PLAIN = {'female': 'girls', 'male': 'boys', 'overall': 'all'}
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """`half`: months to either side for 'female' and 'male'; `counts`: validation films each; `pooled`: the sexes that
-    have too few films for an interval of their own and take the one of all films."""
+    """`half`: months to either side for 'female' and 'male'; `counts`: validation images each; `pooled`: the sexes that
+    have too few images for an interval of their own and take the one of all images."""
 
     level: float
     half: dict
@@ -40,35 +40,43 @@ class Intervals:
 
     def lines(self):
         """What a person should know of them, in plain words."""
-        widths = ', '.join(f'{self.half[sex]:.1f} for {PLAIN[sex]} ({self.counts[sex]:,} films)' for sex in SEXES)
-        lines = [f'{100 * self.level:g}% intervals, months to either side, from the errors on validation: {widths}.']
+        widths = ', '.join(
+            f'{self.half[sex]:.1f} for {PLAIN[sex]} ({self.counts[sex]:,} images)' for sex in SEXES
+        )
+        lines = [
+            f'{100 * self.level:g}% intervals, months to either side, from the errors on validation: {widths}.'
+        ]
         for sex in self.pooled:
-            lines.append(f'{PLAIN[sex].capitalize()}: {self.counts[sex]} validation films are too few for an interval '
-                         f'of their own ({fewest(self.level)} are needed); they have that of all films.')
+            lines.append(
+                f'{PLAIN[sex].capitalize()}: {self.counts[sex]} validation images are too few for an interval '
+                f'of their own ({fewest(self.level)} are needed); they have that of all images.'
+            )
         return lines
 
 
 def fewest(level=LEVEL):
-    """The least number of films that gives an interval at `level`: 9 for 90%."""
+    """The least number of images that gives an interval at `level`: 9 for 90%."""
     return next(n for n in range(1, 10**6) if _rank(n, level) <= n)
 
 
 def fit(predictions, *, split='validation', level=LEVEL):
     """Intervals from one split of a run's predictions (the columns that `predictions.read` gives).
 
-    A sex with fewer than `fewest(level)` films takes the interval of all films.
+    A sex with fewer than `fewest(level)` images takes the interval of all images.
 
     Raises:
-        UserError: the split has too few films altogether, or a level that is not between 0 and 1.
+        UserError: the split has too few images altogether, or a level that is not between 0 and 1.
     """
     splits.selecting(split, 'the intervals')
     if not 0 < level < 1:
         raise UserError(f'level={level}: expected a number between 0 and 1, as 0.9')
-    films = predictions_lib.of_split(predictions, split)
-    error, male = np.abs(films['prediction'] - films['age']), films['male']
+    images = predictions_lib.of_split(predictions, split)
+    error, male = np.abs(images['prediction'] - images['age']), images['male']
     if len(error) < fewest(level):
-        raise UserError(f'{len(error)} {split} films are too few for a {100 * level:g}% interval; at least '
-                        f'{fewest(level)} are needed')
+        raise UserError(
+            f'{len(error)} {split} images are too few for a {100 * level:g}% interval; at least '
+            f'{fewest(level)} are needed'
+        )
     errors = {sex: error[male == value] for sex, value in SEXES.items()}
     pooled = tuple(sex for sex, own in errors.items() if len(own) < fewest(level))
     half = {sex: quantile(error if sex in pooled else own, level) for sex, own in errors.items()}
@@ -76,14 +84,19 @@ def fit(predictions, *, split='validation', level=LEVEL):
 
 
 def coverage(intervals, predictions, split):
-    """How many films of a split lie in their interval: `{'overall' | 'female' | 'male': {'value', 'lower', 'upper',
-    'count'}}`, shares from 0 to 1 with their 95% Wilson intervals. Sexes without films are absent.
+    """How many images of a split lie in their interval: `{'overall' | 'female' | 'male': {'value', 'lower', 'upper',
+    'count'}}`, shares from 0 to 1 with their 95% Wilson intervals. Sexes without images are absent.
     """
-    films = predictions_lib.of_split(predictions, split)
-    lower, upper = intervals.bounds(films['prediction'], films['male'])
-    inside = (lower <= films['age']) & (films['age'] <= upper)
-    groups = {'overall': inside, **{sex: inside[films['male'] == value] for sex, value in SEXES.items()}}
-    return {name: _share(int(group.sum()), len(group)) for name, group in groups.items() if len(group)}
+    images = predictions_lib.of_split(predictions, split)
+    lower, upper = intervals.bounds(images['prediction'], images['male'])
+    inside = (lower <= images['age']) & (images['age'] <= upper)
+    groups = {
+        'overall': inside,
+        **{sex: inside[images['male'] == value] for sex, value in SEXES.items()},
+    }
+    return {
+        name: _share(int(group.sum()), len(group)) for name, group in groups.items() if len(group)
+    }
 
 
 def wilson(inside, count, level=0.95):

@@ -18,50 +18,67 @@ from tfds_rsna.errors import UserError
 
 _PAGE = pathlib.Path(__file__).with_name('page.html')
 _LIMIT = 10_000  # bytes of a verdict's request
-_SIDE = 320  # pixels of a film on the page
+_SIDE = 320  # pixels of an image on the page
 
 
-def review(films, mask_of, rows, verdicts, *, port, title=''):
+def review(images, mask_of, rows, verdicts, *, port, title=''):
     """Serves the page until its 'Done' is pressed.
 
     Args:
-        films, mask_of: `films[i]['image']` uint8 `[H, W, 1]` and `mask_of(i)` `[H, W]` of film i.
-        rows: what the rule found, `[{'id', 'measures', 'reasons'}]`, one a film.
+        images, mask_of: `images[i]['image']` uint8 `[H, W, 1]` and `mask_of(i)` `[H, W]` of image i.
+        rows: what the rule found, `[{'id', 'measures', 'reasons'}]`, one an image.
         verdicts: `verdicts.Verdicts`, which each verdict is added to.
         port: 0 takes any that is free.
 
     Raises:
         UserError: the port is taken.
     """
-    with open_server(films, mask_of, rows, verdicts, port=port, title=title) as server:
-        log.info(f'Review of {len(rows):,} masks: open http://127.0.0.1:{server.server_port}/ (from another machine: ssh -L '
-                f'{server.server_port}:127.0.0.1:{server.server_port} HOST). Every verdict goes to {verdicts.path} at once. '
-                'Masks without a verdict go by rule. Ctrl-C stops; the same command goes on.')
+    with open_server(images, mask_of, rows, verdicts, port=port, title=title) as server:
+        log.info(
+            f'Review of {len(rows):,} masks: open http://127.0.0.1:{server.server_port}/ (from another machine: ssh -L '
+            f'{server.server_port}:127.0.0.1:{server.server_port} HOST). Every verdict goes to {verdicts.path} at once. '
+            'Masks without a verdict go by rule. Ctrl-C stops; the same command goes on.'
+        )
         server.serve_until_done()
 
 
-def open_server(films, mask_of, rows, verdicts, *, port, title=''):
+def open_server(images, mask_of, rows, verdicts, *, port, title=''):
     """The server, bound but not serving yet; arguments as for `review`."""
     try:
-        return _Server(('127.0.0.1', port), films, mask_of, rows, verdicts, title)
+        return _Server(('127.0.0.1', port), images, mask_of, rows, verdicts, title)
     except OSError as error:
-        raise UserError(f'port {port} cannot be used ({error.strerror}); set mine.port, 0 takes any that is free') from error
+        raise UserError(
+            f'port {port} cannot be used ({error.strerror}); set mine.port, 0 takes any that is free'
+        ) from error
 
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address, films, mask_of, rows, verdicts, title):
-        self.films, self.mask_of, self.rows, self.verdicts, self.title = films, mask_of, rows, verdicts, title
+    def __init__(self, address, images, mask_of, rows, verdicts, title):
+        self.images, self.mask_of, self.rows, self.verdicts, self.title = (
+            images,
+            mask_of,
+            rows,
+            verdicts,
+            title,
+        )
         # Those on which rule and classical mask are least at one come first: there a person's eye is worth most.
-        self.order = sorted(range(len(rows)), key=lambda i: rows[i]['measures'].get('agreement', 0.0))
+        self.order = sorted(
+            range(len(rows)), key=lambda i: rows[i]['measures'].get('agreement', 0.0)
+        )
         self.ids = {row['id']: i for i, row in enumerate(rows)}
-        self.picture, self._drawing = functools.lru_cache(maxsize=512)(self._picture), threading.Lock()
+        self.picture, self._drawing = (
+            functools.lru_cache(maxsize=512)(self._picture),
+            threading.Lock(),
+        )
         self.done = threading.Event()
         super().__init__(address, _Handler)
 
     def serve_until_done(self):
-        thread = threading.Thread(target=self.serve_forever, kwargs={'poll_interval': 0.1}, daemon=True)
+        thread = threading.Thread(
+            target=self.serve_forever, kwargs={'poll_interval': 0.1}, daemon=True
+        )
         thread.start()
         try:
             while not self.done.wait(0.2):  # in pieces, so that Ctrl-C is heard
@@ -73,13 +90,26 @@ class _Server(http.server.ThreadingHTTPServer):
     def _picture(self, i):
         with self._drawing:  # findings are read one at a time
             colour = sheets.COLOURS[not self.rows[i]['reasons']]
-            return sheets.png(figures.hand(self.films[i]['image'][..., 0], self.mask_of(i), side=_SIDE, outline=colour))
+            return sheets.png(
+                figures.hand(
+                    self.images[i]['image'][..., 0], self.mask_of(i), side=_SIDE, outline=colour
+                )
+            )
 
     def listing(self):
-        return {'title': self.title, 'films': [{
-            'number': i, 'id': self.rows[i]['id'], 'reasons': self.rows[i]['reasons'],
-            'agreement': round(self.rows[i]['measures'].get('agreement', 0.0), 3),
-            'verdict': self.verdicts.current.get(self.rows[i]['id'], '')} for i in self.order]}
+        return {
+            'title': self.title,
+            'images': [
+                {
+                    'number': i,
+                    'id': self.rows[i]['id'],
+                    'reasons': self.rows[i]['reasons'],
+                    'agreement': round(self.rows[i]['measures'].get('agreement', 0.0), 3),
+                    'verdict': self.verdicts.current.get(self.rows[i]['id'], ''),
+                }
+                for i in self.order
+            ],
+        }
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -88,9 +118,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         if self.path == '/':
             self._send('text/html; charset=utf-8', _PAGE.read_bytes())
-        elif self.path == '/films.json':
+        elif self.path == '/images.json':
             self._send('application/json', json.dumps(self.server.listing()).encode())
-        elif self.path.startswith('/film/') and self.path[6:].isdigit() and int(self.path[6:]) < len(self.server.rows):
+        elif (
+            self.path.startswith('/image/')
+            and self.path[6:].isdigit()
+            and int(self.path[6:]) < len(self.server.rows)
+        ):
             self._send('image/png', self.server.picture(int(self.path[6:])))
         else:
             self._refuse(http.HTTPStatus.NOT_FOUND, 'no such page')
@@ -100,7 +134,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not self._is_local():
             return
         length = self.headers.get('Content-Length', '')
-        if self.headers.get('Content-Type') != 'application/json' or not length.isdigit() or int(length) > _LIMIT:
+        if (
+            self.headers.get('Content-Type') != 'application/json'
+            or not length.isdigit()
+            or int(length) > _LIMIT
+        ):
             self._refuse(http.HTTPStatus.BAD_REQUEST, 'expected a short JSON body')
         elif self.path == '/verdict':
             self._judge(self.rfile.read(int(length)))
@@ -115,12 +153,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             said = json.loads(body)
             if said['id'] not in self.server.ids:
-                raise ValueError(f'no film {said["id"]!r}')
+                raise ValueError(f'no image {said["id"]!r}')
             self.server.verdicts.add(said['id'], said['verdict'])
         except (ValueError, KeyError, TypeError) as error:
             self._refuse(http.HTTPStatus.BAD_REQUEST, str(error))
         except OSError as error:
-            self._refuse(http.HTTPStatus.INSUFFICIENT_STORAGE, f'the verdict could not be written: {error.strerror}')
+            self._refuse(
+                http.HTTPStatus.INSUFFICIENT_STORAGE,
+                f'the verdict could not be written: {error.strerror}',
+            )
         else:
             self._send('application/json', b'{}')
 
@@ -134,7 +175,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _send(self, kind, body, status=http.HTTPStatus.OK):
         self.send_response(status)
-        for name, value in (('Content-Type', kind), ('Content-Length', len(body)), ('Cache-Control', 'no-store')):
+        for name, value in (
+            ('Content-Type', kind),
+            ('Content-Length', len(body)),
+            ('Cache-Control', 'no-store'),
+        ):
             self.send_header(name, str(value))
         self.end_headers()
         self.wfile.write(body)

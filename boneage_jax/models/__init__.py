@@ -2,14 +2,14 @@
 
 **Backbones** (resnet18, resnet34, resnet50, vgg16, vgg16_bn, inception_v3, efficientnet_b0) share one interface. With
 `num_outputs` > 0, `model(x, rngs=None)` maps images `[B, H, W, channels]` float32 to logits `[B, num_outputs]`; with
-`num_outputs=0` to pooled features `[B, features]` float32. As a trunk of an age model:
+`num_outputs=0` to pooled features `[B, features]` float32. As a backbone of an age model:
 
 - `stages(x, rngs=None)`: a list of feature maps `[B, h, w, c]`, finest first, the last one what the head pools;
   `strides` and `widths` are tuples with the stride and the channels of each map, `features` is `widths[-1]`.
 - `first_place(level)`: the pixel, row and column alike, about which the first place of a map looks.
 - `smallest_side`: fewer pixels a side are refused when the network is traced, and so are other channels.
 - Options of all: `num_outputs`, `channels`, `width` and `depth` (for small networks), `stem` ('imagenet', or 'small' for
-  films of 96 to 112 pixels), `dtype` (of computing; parameters stay float32). Some: `dropout`, `stochastic_depth`,
+  images of 96 to 112 pixels), `dtype` (of computing; parameters stay float32). Some: `dropout`, `stochastic_depth`,
   `aux_logits`, and what draws at random in training takes its keys from `rngs`.
 
 On a CPU avoid sides that end in maps of 1x1 or 2x2 (DESIGN.md, decision 11).
@@ -22,7 +22,19 @@ import functools
 
 from flax import nnx
 
-from boneage_jax.models import age_classifier, attention, efficientnet, embedding, inception, keypoint_nets, prsnet, regional, resnet, unet, vgg
+from boneage_jax.models import (
+    age_classifier,
+    attention,
+    efficientnet,
+    embedding,
+    inception,
+    keypoint_nets,
+    prsnet,
+    regional,
+    resnet,
+    unet,
+    vgg,
+)
 from tfds_rsna.errors import UserError
 
 BACKBONES = {
@@ -32,13 +44,15 @@ BACKBONES = {
     'inception_v3': inception.InceptionV3,
     'efficientnet_b0': efficientnet.EfficientNet,
 }
-TRUNKS = BACKBONES | {'unet': unet.Encoder}
+MAP_BACKBONES = BACKBONES | {'unet': unet.Encoder}
 MODELS = {
-    **BACKBONES, 'prsnet': prsnet.PRSNet, 'unet': unet.UNet,
+    **BACKBONES,
+    'prsnet': prsnet.PRSNet,
+    'unet': unet.UNet,
     'keypoints': keypoint_nets.keypoint_net,
     'regional': regional.RegionalNet,
     'age_classifier': functools.partial(age_classifier.AgeClassifier, BACKBONES),
-    'transfer': functools.partial(attention.Transfer, TRUNKS),
+    'transfer': functools.partial(attention.Transfer, MAP_BACKBONES),
     'embedding': functools.partial(embedding.EmbeddingNet, BACKBONES),
 }
 

@@ -1,4 +1,4 @@
-"""Age classes from a film, and from the sex where wanted (Hamrouni, Hassen 2023): a CNN of theirs, or any backbone."""
+"""Age classes from an image, and from the sex where wanted (Hamrouni, Hassen 2023): a CNN of theirs, or any backbone."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ ACTIVATIONS = {'relu': jax.nn.relu, 'elu': jax.nn.elu}
 REGULARISERS = ('norm', 'dropout')
 GRID = 4  # side of the map that the CNN's dense layer reads
 SEX_UNITS = 32  # of the branch that reads the sex (ours)
-# Smaller films are enlarged to this side: Inception's own least, 75, leaves one place of its last map (139: 3x3).
+# Smaller images are enlarged to this side: Inception's own least, 75, leaves one place of its last map (139: 3x3).
 COMFORTABLE = {'inception_v3': 139}
 
 
@@ -25,21 +25,47 @@ class CustomCNN(nnx.Module):
 
     smallest_side = 16
 
-    def __init__(self, *, channels=1, width=32, activation='relu', regulariser='norm', rate=0.5, dtype=None, rngs):
+    def __init__(
+        self,
+        *,
+        channels=1,
+        width=32,
+        activation='relu',
+        regulariser='norm',
+        rate=0.5,
+        dtype=None,
+        rngs,
+    ):
         if activation not in ACTIVATIONS:
-            raise UserError(f'model.activation={activation!r}: expected one of {", ".join(ACTIVATIONS)}')
+            raise UserError(
+                f'model.activation={activation!r}: expected one of {", ".join(ACTIVATIONS)}'
+            )
         if regulariser not in REGULARISERS:
-            raise UserError(f'model.regulariser={regulariser!r}: expected one of {", ".join(REGULARISERS)}')
+            raise UserError(
+                f'model.regulariser={regulariser!r}: expected one of {", ".join(REGULARISERS)}'
+            )
         self.channels, self.activation = channels, ACTIVATIONS[activation]
         widths = [channels, *(width << block for block in range(4))]
         self.features = 4 * width
 
         def regular(features, share):
-            return layers.norm(features, dtype=dtype, rngs=rngs) if regulariser == 'norm' else nnx.Dropout(share)
+            return (
+                layers.norm(features, dtype=dtype, rngs=rngs)
+                if regulariser == 'norm'
+                else nnx.Dropout(share)
+            )
 
-        self.blocks = nnx.List([nnx.List([
-            layers.conv(inputs, outputs, 3, bias=True, dtype=dtype, rngs=rngs), regular(outputs, rate / 4)])
-            for inputs, outputs in zip(widths, widths[1:])])
+        self.blocks = nnx.List(
+            [
+                nnx.List(
+                    [
+                        layers.conv(inputs, outputs, 3, bias=True, dtype=dtype, rngs=rngs),
+                        regular(outputs, rate / 4),
+                    ]
+                )
+                for inputs, outputs in zip(widths, widths[1:])
+            ]
+        )
         self.dense = layers.linear(GRID * GRID * widths[-1], self.features, dtype=dtype, rngs=rngs)
         self.regular = regular(self.features, rate)
 
@@ -60,35 +86,70 @@ class AgeClassifier(nnx.Module):
     """`(image [B, H, W, 1] in [0, 1], male [B] bool)` -> `(logits [B, classes], {'embeddings': [B, F]})`, float32.
 
     `backbone`: 'custom' or one of `backbones` {name: callable}, at `width` times its own width with `depth` blocks a
-    stage (0 = its own; not of the CNN). With `read_sex` a dense layer of 32 units reads the sex beside the film and
+    stage (0 = its own; not of the CNN). With `read_sex` a dense layer of 32 units reads the sex beside the image and
     joins the features before the classes. `activation` and `regulariser` are the CNN's; `dropout` is the CNN's where its
     regulariser is 'dropout', else it stands before the classes.
     """
 
-    def __init__(self, backbones, *, backbone='resnet34', classes=3, read_sex=False, width=1.0, depth=0,
-                 stem='imagenet', standardise='film', dropout=0.0, activation='relu', regulariser='norm', dtype=None, rngs):
+    def __init__(
+        self,
+        backbones,
+        *,
+        backbone='resnet34',
+        classes=3,
+        read_sex=False,
+        width=1.0,
+        depth=0,
+        stem='imagenet',
+        standardise='image',
+        dropout=0.0,
+        activation='relu',
+        regulariser='norm',
+        dtype=None,
+        rngs,
+    ):
         if backbone != 'custom' and backbone not in backbones:
-            raise UserError(f'model.backbone={backbone!r}: expected one of custom, {", ".join(backbones)}')
+            raise UserError(
+                f'model.backbone={backbone!r}: expected one of custom, {", ".join(backbones)}'
+            )
         if not width > 0:
-            raise UserError(f'model.width={width}: expected a factor above 0; 1 is the full network')
-        self.standardise, self.least_side = standardise, COMFORTABLE.get(backbone, 0) if stem == 'imagenet' else 0
+            raise UserError(
+                f'model.width={width}: expected a factor above 0; 1 is the full network'
+            )
+        self.standardise, self.least_side = (
+            standardise,
+            COMFORTABLE.get(backbone, 0) if stem == 'imagenet' else 0,
+        )
         own = {'channels': 1, 'dtype': dtype, 'rngs': rngs}
         if backbone == 'custom':
-            self.trunk = CustomCNN(
-                width=_scaled(32, width), activation=activation, regulariser=regulariser, rate=dropout, **own)
+            self.backbone = CustomCNN(
+                width=_scaled(32, width),
+                activation=activation,
+                regulariser=regulariser,
+                rate=dropout,
+                **own,
+            )
         else:
             full = 64 if backbone.startswith(('resnet', 'vgg')) else 32
-            self.trunk = backbones[backbone](num_outputs=0, width=_scaled(full, width), depth=depth, stem=stem, **own)
-        self.dropout = nnx.Dropout(0.0 if backbone == 'custom' and regulariser == 'dropout' else dropout)
+            self.backbone = backbones[backbone](
+                num_outputs=0, width=_scaled(full, width), depth=depth, stem=stem, **own
+            )
+        self.dropout = nnx.Dropout(
+            0.0 if backbone == 'custom' and regulariser == 'dropout' else dropout
+        )
         self.sex = layers.linear(2, SEX_UNITS, rngs=rngs) if read_sex else None
-        self.head = layers.linear(self.trunk.features + (SEX_UNITS if read_sex else 0), classes, rngs=rngs)
+        self.head = layers.linear(
+            self.backbone.features + (SEX_UNITS if read_sex else 0), classes, rngs=rngs
+        )
 
     def __call__(self, image, male, *, rngs=None):
         x = layers.standardise(image, self.standardise)
         if min(x.shape[1:3]) < self.least_side:
             factor = self.least_side / min(x.shape[1:3])
-            x = jax.image.resize(x, (x.shape[0], *(round(side * factor) for side in x.shape[1:3]), 1), 'bilinear')
-        embeddings = self.trunk(x, rngs=rngs)
+            x = jax.image.resize(
+                x, (x.shape[0], *(round(side * factor) for side in x.shape[1:3]), 1), 'bilinear'
+            )
+        embeddings = self.backbone(x, rngs=rngs)
         features = self.dropout(embeddings, rngs=rngs)
         if self.sex is not None:
             branch = jax.nn.relu(self.sex(jax.nn.one_hot(male.astype(jnp.int32), 2)))

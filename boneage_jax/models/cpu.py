@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-LARGE = 400  # places of a map (20x20) from which kernel gradients are taken film by film: half the time; at 16x16 a tenth less
-FEW = 8  # channels below which a kernel's places, not its channels, stand side by side: a film's one channel
+LARGE = 400  # places of a map (20x20) from which kernel gradients are taken image by image: half the time; at 16x16 a tenth less
+FEW = 8  # channels below which a kernel's places, not its channels, stand side by side: an image's one channel
 
 _counting = contextvars.ContextVar('counting', default=False)
 
@@ -40,10 +40,11 @@ def convolver(inputs, outputs, groups):
 def convolution(x, kernel, strides, padding, **options):
     """lax.conv_general_dilated, ungrouped and undilated: `[B, H, W, C]` and `[m, n, C, D]` -> `[B, h, w, D]`.
 
-    1x1 is a matrix product (its gradients take a third of the time). Kernel gradients of large maps, of films of one channel
-    also with a stride, are sums over films, whose shifted maps stay in the cache: on one device only, since films of several
+    1x1 is a matrix product (its gradients take a third of the time). Kernel gradients of large maps, of images of one channel
+    also with a stride, are sums over images, whose shifted maps stay in the cache: on one device only, since images of several
     would be gathered.
     """
+
     def native(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
@@ -59,7 +60,11 @@ def convolution(x, kernel, strides, padding, **options):
     def backward(saved, gradient):
         x, kernel = saved
         to_input = jax.linear_transpose(lambda x: native(x, kernel), x)
-        to_kernel = tap_by_tap(x, gradient, size, strides, padding) if few else image_by_image(x, gradient, size, padding)
+        to_kernel = (
+            tap_by_tap(x, gradient, size, strides, padding)
+            if few
+            else image_by_image(x, gradient, size, padding)
+        )
         return to_input(gradient)[0], to_kernel.astype(kernel.dtype)
 
     ours = jax.custom_vjp(native)
@@ -68,7 +73,7 @@ def convolution(x, kernel, strides, padding, **options):
 
 
 def _product(x, kernel, strides):
-    x = x[:, ::strides[0], ::strides[1]]
+    x = x[:, :: strides[0], :: strides[1]]
     return (x.reshape(-1, x.shape[3]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
 
 
@@ -77,13 +82,25 @@ def image_by_image(x, gradient, size, padding):
     (rows, columns), places = size, gradient.shape[1:3]
     wide = jnp.pad(x, ((0, 0), *padding, (0, 0)))
 
-    def add(total, film):
-        film, gradient = film
-        shifted = jnp.concatenate([film[:, j:j + places[1]] for j in range(columns)], -1)
+    def add(total, image):
+        image, gradient = image
+        shifted = jnp.concatenate([image[:, j : j + places[1]] for j in range(columns)], -1)
         gradient = gradient.reshape(-1, gradient.shape[2])
-        return total + jnp.stack([  # the gradient on the left: the other way round takes up to twice the time
-            jax.lax.dot_general(gradient, shifted[i:i + places[0]].reshape(len(gradient), -1), (((0,), (0,)), ((), ())),
-                                preferred_element_type=jnp.float32) for i in range(rows)]), None
+        return (
+            total
+            + jnp.stack(
+                [  # the gradient on the left: the other way round takes up to twice the time
+                    jax.lax.dot_general(
+                        gradient,
+                        shifted[i : i + places[0]].reshape(len(gradient), -1),
+                        (((0,), (0,)), ((), ())),
+                        preferred_element_type=jnp.float32,
+                    )
+                    for i in range(rows)
+                ]
+            ),
+            None,
+        )
 
     start = jnp.zeros((rows, gradient.shape[3], columns * x.shape[3]), jnp.float32)
     total = jax.lax.scan(add, start, (wide, gradient))[0]
@@ -91,14 +108,16 @@ def image_by_image(x, gradient, size, padding):
 
 
 def tap_by_tap(x, gradient, size, strides, padding):
-    """As `film_by_film`, for few channels and any stride: a row for each place of the kernel (7x7/2 of 96 px: 20 ms -> 9)."""
+    """As `image_by_image`, for few channels and any stride: a row for each place of the kernel (7x7/2 of 96 px: 20 ms -> 9)."""
     wide, channels = jnp.pad(x, ((0, 0), *padding, (0, 0))), x.shape[3]
 
-    def add(total, film):
-        film, gradient = film
-        parts = [part[0] for _, _, part in _shifts(film[None], size, strides)]
+    def add(total, image):
+        image, gradient = image
+        parts = [part[0] for _, _, part in _shifts(image[None], size, strides)]
         taps = jnp.stack([part[:, :, channel] for part in parts for channel in range(channels)])
-        return total + jnp.einsum('thw,hwd->td', taps, gradient, preferred_element_type=jnp.float32), None
+        return total + jnp.einsum(
+            'thw,hwd->td', taps, gradient, preferred_element_type=jnp.float32
+        ), None
 
     start = jnp.zeros((size[0] * size[1] * channels, gradient.shape[3]), jnp.float32)
     return jax.lax.scan(add, start, (wide, gradient))[0].reshape(*size, channels, -1)
@@ -128,14 +147,28 @@ def max_pool(x, size, stride, padding=0):
         return nnx.max_pool(x, (size, size), strides=(stride, stride), padding=pads[1:3])
     wide, largest = jnp.pad(x, pads, constant_values=-jnp.inf), None
     for _, _, part in _shifts(wide, (size, size), (stride, stride)):
-        largest = part if largest is None else jnp.where((largest >= part) | jnp.isnan(largest), largest, part)
+        largest = (
+            part
+            if largest is None
+            else jnp.where((largest >= part) | jnp.isnan(largest), largest, part)
+        )
     return largest
 
 
 def _shifts(wide, size, strides):
     """`(i, j, [B, h, w, C])`: the pixels of `wide` that place (i, j) of a window meets, window by window."""
-    counts = [(side - window) // stride for side, window, stride in zip(wide.shape[1:3], size, strides)]
+    counts = [
+        (side - window) // stride for side, window, stride in zip(wide.shape[1:3], size, strides)
+    ]
     for i in range(size[0]):
         for j in range(size[1]):
-            last = [start + stride * count + 1 for start, stride, count in zip((i, j), strides, counts)]
-            yield i, j, jax.lax.slice(wide, (0, i, j, 0), (wide.shape[0], *last, wide.shape[3]), (1, *strides, 1))
+            last = [
+                start + stride * count + 1 for start, stride, count in zip((i, j), strides, counts)
+            ]
+            yield (
+                i,
+                j,
+                jax.lax.slice(
+                    wide, (0, i, j, 0), (wide.shape[0], *last, wide.shape[3]), (1, *strides, 1)
+                ),
+            )

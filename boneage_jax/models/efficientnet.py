@@ -10,18 +10,40 @@ from flax import nnx
 from boneage_jax.models import layers
 
 # Table 1, stages 2 to 8: expansion, kernel, stride, channels, blocks.
-STAGES = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4),
-          (6, 3, 1, 320, 1))
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
 # The authors' for depthwise kernels, variance 2 / size^2 (PyTorch's fan-out ignores the groups).
 depthwise_init = jax.nn.initializers.variance_scaling(2.0, 'fan_in', 'truncated_normal')
-head_init = jax.nn.initializers.variance_scaling(1 / 3, 'fan_out', 'uniform')  # between -1 / sqrt(outputs) and that
+head_init = jax.nn.initializers.variance_scaling(
+    1 / 3, 'fan_out', 'uniform'
+)  # between -1 / sqrt(outputs) and that
 
 
 def conv_norm(inputs, outputs, size, *, stride=1, groups=1, dtype, rngs):
     """[convolution, batch normalisation], as torchvision numbers them."""
     init = layers.kaiming_fan_out if groups == 1 else depthwise_init
-    return nnx.List([layers.conv(inputs, outputs, size, stride=stride, groups=groups, init=init, dtype=dtype, rngs=rngs),
-                     layers.norm(outputs, dtype=dtype, rngs=rngs)])
+    return nnx.List(
+        [
+            layers.conv(
+                inputs,
+                outputs,
+                size,
+                stride=stride,
+                groups=groups,
+                init=init,
+                dtype=dtype,
+                rngs=rngs,
+            ),
+            layers.norm(outputs, dtype=dtype, rngs=rngs),
+        ]
+    )
 
 
 class SqueezeExcitation(nnx.Module):
@@ -39,7 +61,7 @@ class SqueezeExcitation(nnx.Module):
 class MBConv(nnx.Module):
     """Widen (1x1), depthwise, squeeze and excite, narrow (1x1): `[B, H, W, inputs]` -> `[B, H/stride, W/stride, outputs]`.
 
-    Where input and output have one shape, they are added, and in training the block itself is left out of a film with
+    Where input and output have one shape, they are added, and in training the block itself is left out of an image with
     probability `drop` (stochastic depth, Huang et al. 2016), the others' scaled up for it.
     """
 
@@ -48,7 +70,9 @@ class MBConv(nnx.Module):
         self.block = nnx.List()
         if expansion > 1:
             self.block.append(conv_norm(inputs, wide, 1, dtype=dtype, rngs=rngs))
-        self.block.append(conv_norm(wide, wide, size, stride=stride, groups=wide, dtype=dtype, rngs=rngs))
+        self.block.append(
+            conv_norm(wide, wide, size, stride=stride, groups=wide, dtype=dtype, rngs=rngs)
+        )
         self.block.append(SqueezeExcitation(wide, max(1, inputs // 4), dtype=dtype, rngs=rngs))
         self.block.append(conv_norm(wide, outputs, 1, dtype=dtype, rngs=rngs))
         self.residual = stride == 1 and inputs == outputs
@@ -74,8 +98,19 @@ class EfficientNet(nnx.Module):
 
     smallest_side = 32
 
-    def __init__(self, *, num_outputs=1000, channels=3, width=32, depth=0, stem='imagenet', dropout=0.2,
-                 stochastic_depth=0.2, dtype=None, rngs):
+    def __init__(
+        self,
+        *,
+        num_outputs=1000,
+        channels=3,
+        width=32,
+        depth=0,
+        stem='imagenet',
+        dropout=0.2,
+        stochastic_depth=0.2,
+        dtype=None,
+        rngs,
+    ):
         layers.require_stem(stem)
         small = stem == 'small'
         self.channels = channels
@@ -83,7 +118,9 @@ class EfficientNet(nnx.Module):
         counts = [depth or row[-1] for row in STAGES]
         inputs = rounded(width)
         self.body = nnx.List()  # torchvision's `features`, place by place
-        self.body.append(conv_norm(channels, inputs, 3, stride=1 if small else 2, dtype=dtype, rngs=rngs))
+        self.body.append(
+            conv_norm(channels, inputs, 3, stride=1 if small else 2, dtype=dtype, rngs=rngs)
+        )
         done, widths = 0, []
         for (expansion, size, stride, outputs, _), count in zip(STAGES, counts, strict=True):
             if stride == 2:
@@ -91,17 +128,35 @@ class EfficientNet(nnx.Module):
             outputs = rounded(outputs * width / 32)
             stage = nnx.List()
             for block in range(count):
-                stage.append(MBConv(inputs, outputs, expansion=expansion, size=size, stride=1 if block else stride,
-                                    drop=stochastic_depth * done / sum(counts), dtype=dtype, rngs=rngs))
+                stage.append(
+                    MBConv(
+                        inputs,
+                        outputs,
+                        expansion=expansion,
+                        size=size,
+                        stride=1 if block else stride,
+                        drop=stochastic_depth * done / sum(counts),
+                        dtype=dtype,
+                        rngs=rngs,
+                    )
+                )
                 inputs, done = outputs, done + 1
             self.body.append(stage)
         self.features = 4 * inputs
         self.widths = (*widths, self.features)
         self.body.append(conv_norm(inputs, self.features, 1, dtype=dtype, rngs=rngs))
-        self.classifier = nnx.List([
-            nnx.Dropout(dropout),
-            layers.linear(self.features, num_outputs, init=head_init, dtype=dtype, rngs=rngs),
-        ]) if num_outputs else None
+        self.classifier = (
+            nnx.List(
+                [
+                    nnx.Dropout(dropout),
+                    layers.linear(
+                        self.features, num_outputs, init=head_init, dtype=dtype, rngs=rngs
+                    ),
+                ]
+            )
+            if num_outputs
+            else None
+        )
 
     def first_place(self, level):
         """The row, and column, of the pixel about which the first place of map `level` looks."""

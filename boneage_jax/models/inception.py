@@ -33,9 +33,19 @@ def chain(x, *layers):
 class ConvNorm(nnx.Module):
     """Convolution, batch normalisation (epsilon 1e-3), rectifier; `padding` as in layers.conv."""
 
-    def __init__(self, inputs, outputs, size, *, stride=1, padding=None, deviation=0.1, dtype, rngs):
-        self.conv = layers.conv(inputs, outputs, size, stride=stride, padding=padding,
-                                init=nnx.initializers.normal(deviation), dtype=dtype, rngs=rngs)
+    def __init__(
+        self, inputs, outputs, size, *, stride=1, padding=None, deviation=0.1, dtype, rngs
+    ):
+        self.conv = layers.conv(
+            inputs,
+            outputs,
+            size,
+            stride=stride,
+            padding=padding,
+            init=nnx.initializers.normal(deviation),
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.bn = layers.norm(outputs, epsilon=1e-3, dtype=dtype, rngs=rngs)
 
     def __call__(self, x):
@@ -44,6 +54,7 @@ class ConvNorm(nnx.Module):
 
 # The blocks, `conv(inputs, outputs, size, ...)` being a ConvNorm whose channels are those of the full network. All map
 # `[B, H, W, inputs]` to their branches side by side; B and D halve the grid.
+
 
 class InceptionA(nnx.Module):
     """Figure 5: 1x1, 5x5, two 3x3, a pool."""
@@ -58,10 +69,15 @@ class InceptionA(nnx.Module):
         self.branch_pool = conv(inputs, pooled, 1)
 
     def __call__(self, x):
-        return jnp.concatenate([
-            self.branch1x1(x), chain(x, self.branch5x5_1, self.branch5x5_2),
-            chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3),
-            chain(x, average_pool, self.branch_pool)], axis=-1)
+        return jnp.concatenate(
+            [
+                self.branch1x1(x),
+                chain(x, self.branch5x5_1, self.branch5x5_2),
+                chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3),
+                chain(x, average_pool, self.branch_pool),
+            ],
+            axis=-1,
+        )
 
 
 class InceptionB(nnx.Module):
@@ -74,9 +90,14 @@ class InceptionB(nnx.Module):
         self.branch3x3dbl_3 = conv(96, 96, 3, stride=2, padding=0)
 
     def __call__(self, x):
-        return jnp.concatenate([
-            self.branch3x3(x), chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3),
-            max_pool(x)], axis=-1)
+        return jnp.concatenate(
+            [
+                self.branch3x3(x),
+                chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3),
+                max_pool(x),
+            ],
+            axis=-1,
+        )
 
 
 class InceptionC(nnx.Module):
@@ -95,11 +116,22 @@ class InceptionC(nnx.Module):
         self.branch_pool = conv(inputs, 192, 1)
 
     def __call__(self, x):
-        return jnp.concatenate([
-            self.branch1x1(x), chain(x, self.branch7x7_1, self.branch7x7_2, self.branch7x7_3),
-            chain(x, self.branch7x7dbl_1, self.branch7x7dbl_2, self.branch7x7dbl_3, self.branch7x7dbl_4,
-                  self.branch7x7dbl_5),
-            chain(x, average_pool, self.branch_pool)], axis=-1)
+        return jnp.concatenate(
+            [
+                self.branch1x1(x),
+                chain(x, self.branch7x7_1, self.branch7x7_2, self.branch7x7_3),
+                chain(
+                    x,
+                    self.branch7x7dbl_1,
+                    self.branch7x7dbl_2,
+                    self.branch7x7dbl_3,
+                    self.branch7x7dbl_4,
+                    self.branch7x7dbl_5,
+                ),
+                chain(x, average_pool, self.branch_pool),
+            ],
+            axis=-1,
+        )
 
 
 class InceptionD(nnx.Module):
@@ -114,10 +146,20 @@ class InceptionD(nnx.Module):
         self.branch7x7x3_4 = conv(192, 192, 3, stride=2, padding=0)
 
     def __call__(self, x):
-        return jnp.concatenate([
-            chain(x, self.branch3x3_1, self.branch3x3_2),
-            chain(x, self.branch7x7x3_1, self.branch7x7x3_2, self.branch7x7x3_3, self.branch7x7x3_4),
-            max_pool(x)], axis=-1)
+        return jnp.concatenate(
+            [
+                chain(x, self.branch3x3_1, self.branch3x3_2),
+                chain(
+                    x,
+                    self.branch7x7x3_1,
+                    self.branch7x7x3_2,
+                    self.branch7x7x3_3,
+                    self.branch7x7x3_4,
+                ),
+                max_pool(x),
+            ],
+            axis=-1,
+        )
 
 
 class InceptionE(nnx.Module):
@@ -136,9 +178,17 @@ class InceptionE(nnx.Module):
 
     def __call__(self, x):
         single, double = self.branch3x3_1(x), chain(x, self.branch3x3dbl_1, self.branch3x3dbl_2)
-        return jnp.concatenate([
-            self.branch1x1(x), self.branch3x3_2a(single), self.branch3x3_2b(single), self.branch3x3dbl_3a(double),
-            self.branch3x3dbl_3b(double), chain(x, average_pool, self.branch_pool)], axis=-1)
+        return jnp.concatenate(
+            [
+                self.branch1x1(x),
+                self.branch3x3_2a(single),
+                self.branch3x3_2b(single),
+                self.branch3x3dbl_3a(double),
+                self.branch3x3dbl_3b(double),
+                chain(x, average_pool, self.branch_pool),
+            ],
+            axis=-1,
+        )
 
 
 class InceptionAux(nnx.Module):
@@ -147,7 +197,9 @@ class InceptionAux(nnx.Module):
     def __init__(self, conv, inputs, features, num_outputs, *, dtype, rngs):
         self.conv0 = conv(inputs, 128, 1)
         self.conv1 = conv(128, 768, 5, padding=0, deviation=0.01)
-        self.fc = layers.linear(features, num_outputs, init=nnx.initializers.normal(0.001), dtype=dtype, rngs=rngs)
+        self.fc = layers.linear(
+            features, num_outputs, init=nnx.initializers.normal(0.001), dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, x):
         x = nnx.avg_pool(x, (5, 5), strides=(3, 3))
@@ -171,8 +223,19 @@ class InceptionV3(nnx.Module):
 
     smallest_side = 75
 
-    def __init__(self, *, num_outputs=1000, channels=3, width=32, depth=0, stem='imagenet', dropout=0.5, aux_logits=True,
-                 dtype=None, rngs):
+    def __init__(
+        self,
+        *,
+        num_outputs=1000,
+        channels=3,
+        width=32,
+        depth=0,
+        stem='imagenet',
+        dropout=0.5,
+        aux_logits=True,
+        dtype=None,
+        rngs,
+    ):
         layers.require_stem(stem)
         if width < 2 or width % 2:
             raise UserError(f'width={width}: expected an even number; 32 is the full network')
@@ -181,35 +244,68 @@ class InceptionV3(nnx.Module):
             return channels * width // 32
 
         def conv(inputs, outputs, size, **options):
-            return ConvNorm(scaled(inputs), scaled(outputs), size, **options, dtype=dtype, rngs=rngs)
+            return ConvNorm(
+                scaled(inputs), scaled(outputs), size, **options, dtype=dtype, rngs=rngs
+            )
 
         self.small_stem = stem == 'small'
-        self.channels, self.deterministic = channels, False  # eval() and train() set the latter, as in nnx.Dropout
+        self.channels, self.deterministic = (
+            channels,
+            False,
+        )  # eval() and train() set the latter, as in nnx.Dropout
         self.strides = (1, 1, 2, 4, 8) if self.small_stem else (2, 4, 8, 16, 32)
         self.smallest_side, self.smallest_side_aux = (21, 77) if self.small_stem else (75, 299)
         finest = 256 if depth == 1 else 288  # channels of the 35x35 grid
         self.widths = tuple(map(scaled, (64, 192, finest, 768, 2048)))
         self.features = self.widths[-1]
-        self.Conv2d_1a_3x3 = ConvNorm(channels, scaled(32), 3, stride=1 if self.small_stem else 2, padding=0,
-                                      dtype=dtype, rngs=rngs)
+        self.Conv2d_1a_3x3 = ConvNorm(
+            channels,
+            scaled(32),
+            3,
+            stride=1 if self.small_stem else 2,
+            padding=0,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.Conv2d_2a_3x3 = conv(32, 32, 3, padding=0)
         self.Conv2d_2b_3x3 = conv(32, 64, 3)
         self.Conv2d_3b_1x1 = conv(64, 80, 1)
         self.Conv2d_4a_3x3 = conv(80, 192, 3, padding=0)
         count = depth or 4
-        grids = [[('5b', InceptionA, 192, 32), ('5c', InceptionA, 256, 64), ('5d', InceptionA, 288, 64)][:count],
-                 [('6a', InceptionB, finest)]
-                 + [('6b', InceptionC, 480 + finest, 128), ('6c', InceptionC, 768, 160), ('6d', InceptionC, 768, 160),
-                    ('6e', InceptionC, 768, 192)][:count],
-                 [('7a', InceptionD, 768)] + [('7b', InceptionE, 1280), ('7c', InceptionE, 2048)][:count]]
+        grids = [
+            [('5b', InceptionA, 192, 32), ('5c', InceptionA, 256, 64), ('5d', InceptionA, 288, 64)][
+                :count
+            ],
+            [('6a', InceptionB, finest)]
+            + [
+                ('6b', InceptionC, 480 + finest, 128),
+                ('6c', InceptionC, 768, 160),
+                ('6d', InceptionC, 768, 160),
+                ('6e', InceptionC, 768, 192),
+            ][:count],
+            [('7a', InceptionD, 768)]
+            + [('7b', InceptionE, 1280), ('7c', InceptionE, 2048)][:count],
+        ]
         self.grids = tuple(tuple(f'Mixed_{row[0]}' for row in grid) for grid in grids)
         for name, block, *numbers in (row for grid in grids for row in grid):
             setattr(self, f'Mixed_{name}', block(conv, *numbers))
-        self.AuxLogits = InceptionAux(conv, 768, scaled(768), num_outputs, dtype=dtype, rngs=rngs
-                                      ) if num_outputs and aux_logits else None
+        self.AuxLogits = (
+            InceptionAux(conv, 768, scaled(768), num_outputs, dtype=dtype, rngs=rngs)
+            if num_outputs and aux_logits
+            else None
+        )
         self.dropout = nnx.Dropout(dropout)
-        self.fc = layers.linear(self.features, num_outputs, init=nnx.initializers.normal(0.1), dtype=dtype, rngs=rngs
-                                ) if num_outputs else None
+        self.fc = (
+            layers.linear(
+                self.features,
+                num_outputs,
+                init=nnx.initializers.normal(0.1),
+                dtype=dtype,
+                rngs=rngs,
+            )
+            if num_outputs
+            else None
+        )
 
     def first_place(self, level):
         """The row, and column, of the pixel about which the first place of map `level` looks: nothing there is padded."""
@@ -232,8 +328,10 @@ class InceptionV3(nnx.Module):
     def __call__(self, x, *, rngs=None):
         auxiliary = self.AuxLogits is not None and not self.deterministic
         if auxiliary and min(x.shape[1:3]) < self.smallest_side_aux:
-            raise UserError(f'the auxiliary head of Inception-V3 trains on images of at least {self.smallest_side_aux} '
-                            f'pixels a side, found {x.shape[1]}x{x.shape[2]}; set aux_logits=False, or data.size')
+            raise UserError(
+                f'the auxiliary head of Inception-V3 trains on images of at least {self.smallest_side_aux} '
+                f'pixels a side, found {x.shape[1]}x{x.shape[2]}; set aux_logits=False, or data.size'
+            )
         maps = self.stages(x)
         features = layers.global_average_pool(maps[-1])
         if self.fc is None:

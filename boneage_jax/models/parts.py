@@ -1,7 +1,7 @@
-"""Candidate parts of a film (Ji et al. 2019, section 3): anchors, the choice among them, and crops.
+"""Candidate parts of an image (Ji et al. 2019, section 3): anchors, the choice among them, and crops.
 
 All shapes are static, so everything here runs inside a jit. Boxes are `(row0, column0, row1, column1)` in
-pixels, float32; pixel (r, c) covers [r, r + 1] x [c, c + 1], so the film's own box is (0, 0, height, width).
+pixels, float32; pixel (r, c) covers [r, r + 1] x [c, c + 1], so the image's own box is (0, 0, height, width).
 Boxes may reach beyond it.
 """
 
@@ -13,22 +13,26 @@ import numpy as np
 
 from tfds_rsna.errors import UserError
 
-SIZES = (48, 96, 192)  # of anchors at res3, res4, res5 on a film of 448 pixels: NTS-Net's, PRSNet gives none
+SIZES = (
+    48,
+    96,
+    192,
+)  # of anchors at res3, res4, res5 on an image of 448 pixels: NTS-Net's, PRSNet gives none
 SCALES = 2 ** np.array([1 / 3, 2 / 3, 0])  # the last one at the coarsest level only
 RATIOS = np.array([2 / 3, 1, 3 / 2])  # width / height
 PER_LEVEL = (6, 6, 9)
 
 
 def anchors(size, *, strides=(8, 16, 32), sizes=SIZES):
-    """(boxes `[N, 4]` float32, level `[N]` int32) of a film of `size` = (rows, columns): NumPy constants.
+    """(boxes `[N, 4]` float32, level `[N]` int32) of an image of `size` = (rows, columns): NumPy constants.
 
     One level for each stride, whose map has ceil(side / stride) places a side; in the order level, row,
-    column, scale, ratio, as `[B, h, w, anchors]` scores flatten. `sizes` scale with the film's shorter side;
-    0 leaves a level out (it has no scores either). The places are spread evenly over the film, which is
+    column, scale, ratio, as `[B, h, w, anchors]` scores flatten. `sizes` scale with the image's shorter side;
+    0 leaves a level out (it has no scores either). The places are spread evenly over the image, which is
     stride / 2 + k stride where the stride divides the side; elsewhere that rule would put the last centre
-    outside the film and break the mirror symmetry.
+    outside the image and break the mirror symmetry.
 
-    Raises UserError where no level is left, or an anchor is larger than the film.
+    Raises UserError where no level is left, or an anchor is larger than the image.
     """
     return _anchors(tuple(map(int, size)), tuple(strides), tuple(sizes))
 
@@ -36,21 +40,31 @@ def anchors(size, *, strides=(8, 16, 32), sizes=SIZES):
 @functools.cache
 def _anchors(size, strides, sizes):
     if len(sizes) != len(strides) or min(sizes) < 0 or not any(sizes):
-        raise UserError(f'anchor_sizes={sizes}: no level yields an anchor; expected {len(strides)} sizes, '
-                         'those of res3, res4, res5 on a film of 448 pixels, 0 for a level without anchors')
+        raise UserError(
+            f'anchor_sizes={sizes}: no level yields an anchor; expected {len(strides)} sizes, '
+            'those of res3, res4, res5 on an image of 448 pixels, 0 for a level without anchors'
+        )
     boxes, level = [], []
     for number, (stride, base, count) in enumerate(zip(strides, sizes, PER_LEVEL)):
         if not base:
             continue
-        scales = base * min(size) / 448 * SCALES[:count // len(RATIOS)]
-        shapes = np.stack([np.outer(scales, RATIOS ** power) for power in (-0.5, 0.5)], -1).reshape(-1, 2)
+        scales = base * min(size) / 448 * SCALES[: count // len(RATIOS)]
+        shapes = np.stack([np.outer(scales, RATIOS**power) for power in (-0.5, 0.5)], -1).reshape(
+            -1, 2
+        )
         if (shapes > np.array(size)).any():
-            raise UserError(f'anchor_sizes={sizes}: the largest anchor of level res{number + 3} is '
-                             f'{shapes[:, 0].max():.0f} x {shapes[:, 1].max():.0f} pixels (rows x columns), '
-                             f'the film {size[0]} x {size[1]}; give smaller sizes')
-        places = [(np.arange(n) + 0.5) * side / n for side, n in ((s, -(-s // stride)) for s in size)]
+            raise UserError(
+                f'anchor_sizes={sizes}: the largest anchor of level res{number + 3} is '
+                f'{shapes[:, 0].max():.0f} x {shapes[:, 1].max():.0f} pixels (rows x columns), '
+                f'the image {size[0]} x {size[1]}; give smaller sizes'
+            )
+        places = [
+            (np.arange(n) + 0.5) * side / n for side, n in ((s, -(-s // stride)) for s in size)
+        ]
         centres = np.stack(np.meshgrid(*places, indexing='ij'), -1)[:, :, None]
-        boxes.append(np.concatenate([centres - shapes / 2, centres + shapes / 2], -1).reshape(-1, 4))
+        boxes.append(
+            np.concatenate([centres - shapes / 2, centres + shapes / 2], -1).reshape(-1, 4)
+        )
         level.append(np.full(len(boxes[-1]), number))
     return np.concatenate(boxes).astype(np.float32), np.concatenate(level).astype(np.int32)
 
@@ -89,14 +103,21 @@ def select(scores, boxes, top, iou=0.25):
 def crop(image, boxes, part_size):
     """`image [B, H, W, 1]`, `boxes [B, M, 4]` -> `[B * M, part_size, part_size, 1]`: each box as a square.
 
-    Linear, smoothed where a part shrinks, zero outside the film. Boxes carry no gradient.
+    Linear, smoothed where a part shrinks, zero outside the image. Boxes carry no gradient.
     """
     boxes = jax.lax.stop_gradient(boxes)
 
     def one(image, box):
         scale = part_size / (box[2:] - box[:2])
-        return jax.image.scale_and_translate(image, (part_size, part_size), (0, 1), scale, -box[:2] * scale,
-                                             method='linear', antialias=True)
+        return jax.image.scale_and_translate(
+            image,
+            (part_size, part_size),
+            (0, 1),
+            scale,
+            -box[:2] * scale,
+            method='linear',
+            antialias=True,
+        )
 
     parts = jax.vmap(jax.vmap(one, (None, 0)))(image[..., 0], boxes)
     return parts.reshape(-1, part_size, part_size, 1)

@@ -17,19 +17,63 @@ from tfds_rsna.errors import UserError
 
 FORMAT = 'boneage_jax'  # in the metadata of our own exports
 # Our names, where they are not torchvision's.
-PARTS = {'stem': 'conv1', 'stem_norm': 'bn1', 'shortcut': 'downsample.0', 'shortcut_norm': 'downsample.1', 'head': 'fc',
-         'body': 'features', 'norm1': 'bn1', 'norm2': 'bn2', 'norm3': 'bn3'}
-LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var', 'bias': 'bias'}
-HEADS = ('fc', 'classifier', 'AuxLogits')  # a feature extractor has none of them: it leaves the file's alone
+PARTS = {
+    'stem': 'conv1',
+    'stem_norm': 'bn1',
+    'shortcut': 'downsample.0',
+    'shortcut_norm': 'downsample.1',
+    'head': 'fc',
+    'body': 'features',
+    'norm1': 'bn1',
+    'norm2': 'bn2',
+    'norm3': 'bn3',
+}
+LEAVES = {
+    'kernel': 'weight',
+    'scale': 'weight',
+    'mean': 'running_mean',
+    'var': 'running_var',
+    'bias': 'bias',
+}
+HEADS = (
+    'fc',
+    'classifier',
+    'AuxLogits',
+)  # a feature extractor has none of them: it leaves the file's alone
 
 # timm's EfficientNet and VGG -> torchvision's names.
-_SEPARABLE = {'conv_dw': '0.0', 'bn1': '0.1', 'se.conv_reduce': '1.fc1', 'se.conv_expand': '1.fc2', 'conv_pw': '2.0',
-              'bn2': '2.1'}
-_INVERTED = {'conv_pw': '0.0', 'bn1': '0.1', 'conv_dw': '1.0', 'bn2': '1.1', 'se.conv_reduce': '2.fc1',
-             'se.conv_expand': '2.fc2', 'conv_pwl': '3.0', 'bn3': '3.1'}
-_TIMM = {'efficientnet': {'conv_stem': 'features.0.0', 'bn1': 'features.0.1', 'conv_head': 'features.8.0',
-                          'bn2': 'features.8.1', 'classifier': 'classifier.1'},
-         'vgg': {'pre_logits.fc1': 'classifier.0', 'pre_logits.fc2': 'classifier.3', 'head.fc': 'classifier.6'}}
+_SEPARABLE = {
+    'conv_dw': '0.0',
+    'bn1': '0.1',
+    'se.conv_reduce': '1.fc1',
+    'se.conv_expand': '1.fc2',
+    'conv_pw': '2.0',
+    'bn2': '2.1',
+}
+_INVERTED = {
+    'conv_pw': '0.0',
+    'bn1': '0.1',
+    'conv_dw': '1.0',
+    'bn2': '1.1',
+    'se.conv_reduce': '2.fc1',
+    'se.conv_expand': '2.fc2',
+    'conv_pwl': '3.0',
+    'bn3': '3.1',
+}
+_TIMM = {
+    'efficientnet': {
+        'conv_stem': 'features.0.0',
+        'bn1': 'features.0.1',
+        'conv_head': 'features.8.0',
+        'bn2': 'features.8.1',
+        'classifier': 'classifier.1',
+    },
+    'vgg': {
+        'pre_logits.fc1': 'classifier.0',
+        'pre_logits.fc2': 'classifier.3',
+        'head.fc': 'classifier.6',
+    },
+}
 
 
 def load(model, path, *, names='auto', fold_normalisation=True):
@@ -39,7 +83,9 @@ def load(model, path, *, names='auto', fold_normalisation=True):
         state = nnx.state(model, (nnx.Param, nnx.BatchStat))
         _put(model, state, compare(arrays, _shapes(state), source=str(path)))
     else:
-        load_arrays(model, arrays, names=names, fold_normalisation=fold_normalisation, source=str(path))
+        load_arrays(
+            model, arrays, names=names, fold_normalisation=fold_normalisation, source=str(path)
+        )
 
 
 def load_arrays(model, arrays, *, names='auto', fold_normalisation=True, source='the weights'):
@@ -49,7 +95,7 @@ def load_arrays(model, arrays, *, names='auto', fold_normalisation=True, source=
     file's head where the model has none.
 
     A model of one channel takes a file of three: its stem folds to one. With `fold_normalisation` the model then reads
-    films in [0, 1] and does ImageNet's normalisation itself (its stem becomes a `grey.GreyStem`); without, films that are
+    images in [0, 1] and does ImageNet's normalisation itself (its stem becomes a `grey.GreyStem`); without, images that are
     standardised already, the same for each channel. Either is exact, to the border.
 
     Raises UserError, naming `source`, for missing, extra, mis-shaped arrays (all of them counted, the first listed) and for
@@ -61,12 +107,16 @@ def load_arrays(model, arrays, *, names='auto', fold_normalisation=True, source=
     stem = _grey_stem(model)
     colours = given.get(foreign_name(f'{stem}.kernel')) if stem else None
     if fold_normalisation and colours is not None and colours.shape[1] == 3:
-        constants = ((0.5,) * 3, (0.5,) * 3) if describe(given) == 'Inception-V3' else (grey.MEAN, grey.STD)
+        constants = (
+            ((0.5,) * 3, (0.5,) * 3) if describe(given) == 'Inception-V3' else (grey.MEAN, grey.STD)
+        )
         *parents, last = stem.split('.')
         parent = model
         for key in parents:
             parent = _child(parent, key)
-        folded = grey.GreyStem(_child(parent, last), np.asarray(colours).transpose(2, 3, 1, 0), *constants)
+        folded = grey.GreyStem(
+            _child(parent, last), np.asarray(colours).transpose(2, 3, 1, 0), *constants
+        )
         if last.isdecimal():
             parent[int(last)] = folded
         else:
@@ -77,20 +127,25 @@ def load_state(state, path, parts=()):
     """A `step.State` with weights of a file, as `config.init_from` asks for; `parts` as in `checkpoint.take`.
 
     An export of our own is taken like the run that it came from. A file of torchvision's or timm's is one backbone: each
-    part names a backbone of ours to fill with it ('trunk', 'part_trunk?' where there is one; what follows '=' has no
-    meaning there). Age models standardise films themselves, so a stem of three colours folds to the plain sum.
+    part names a backbone of ours to fill with it ('backbone', 'part_backbone?' where there is one; what follows '=' has no
+    meaning there). Age models standardise images themselves, so a stem of three colours folds to the plain sum.
     """
     arrays, metadata = weight_files.read(path)
     shapes = checkpoint.shapes(state)
     if metadata.get('format') == FORMAT:
         return checkpoint.take(state, arrays, parts, where=path)
     if not parts:
-        raise UserError(f'init_from={str(path)!r} is {describe(to_torchvision(arrays))}, a backbone: name where it goes in '
-                        f"this model, as init_parts=('trunk',); it has {', '.join(sorted({n.split('.')[0] for n in shapes}))}")
+        raise UserError(
+            f'init_from={str(path)!r} is {describe(to_torchvision(arrays))}, a backbone: name where it goes in '
+            f"this model, as init_parts=('backbone',); it has {', '.join(sorted({n.split('.')[0] for n in shapes}))}"
+        )
     given, found = to_torchvision(arrays), {}
     for target, *_ in checkpoint.pairs(parts):
-        inner = {name.removeprefix(f'{target}.'): shape for name, shape in shapes.items()
-                 if checkpoint.below(name, target)}
+        inner = {
+            name.removeprefix(f'{target}.'): shape
+            for name, shape in shapes.items()
+            if checkpoint.below(name, target)
+        }
         if inner:  # `take` speaks of parts that are not there
             values = translate(given, inner, source=str(path))
             found |= {f'{target}.{name}': value for name, value in values.items()}
@@ -101,8 +156,11 @@ def to_torchvision(arrays, names='auto'):
     """`arrays` under torchvision's names, without what is not theirs: wrappers' prefixes, counters of batches."""
     if names not in ('auto', 'torchvision', 'timm'):
         raise UserError(f"names={names!r}: expected 'auto', 'torchvision' or 'timm'")
-    given = {name.removeprefix('module.'): np.asarray(value) for name, value in arrays.items()
-             if not name.endswith('num_batches_tracked')}
+    given = {
+        name.removeprefix('module.'): np.asarray(value)
+        for name, value in arrays.items()
+        if not name.endswith('num_batches_tracked')
+    }
     return given if names == 'torchvision' else from_timm(given)
 
 
@@ -110,37 +168,72 @@ def translate(given, shapes, *, source):
     """`{our name: float32 array}` for all of `shapes`, `{our name: shape}`, from torchvision's `given`; see `load_arrays`."""
     wanted = {foreign_name(name): name for name in shapes}
     tops = {name.partition('.')[0] for name in wanted}
-    given = {name: value for name, value in given.items()
-             if (top := name.partition('.')[0]) not in HEADS or top in tops}
-    fitted = {name: _fit(name, given[name], shapes[ours]) for name, ours in wanted.items() if name in given}
-    _refuse(f'{source}: {describe(given)} does not fit {describe(wanted)}', {
-        'missing': [f'{name} {_foreign_shape(shapes[ours])}' for name, ours in wanted.items() if name not in given],
-        'unknown to this network': [f'{name} {value.shape}' for name, value in given.items() if name not in wanted],
-        'of another shape or type': [
-            f'{name} {given[name].shape} {given[name].dtype}, expected {_foreign_shape(shapes[wanted[name]])}'
-            for name, value in fitted.items() if value is None],
-        'not finite': [name for name, value in fitted.items() if value is not None and not np.isfinite(value).all()],
-    })
+    given = {
+        name: value
+        for name, value in given.items()
+        if (top := name.partition('.')[0]) not in HEADS or top in tops
+    }
+    fitted = {
+        name: _fit(name, given[name], shapes[ours])
+        for name, ours in wanted.items()
+        if name in given
+    }
+    _refuse(
+        f'{source}: {describe(given)} does not fit {describe(wanted)}',
+        {
+            'missing': [
+                f'{name} {_foreign_shape(shapes[ours])}'
+                for name, ours in wanted.items()
+                if name not in given
+            ],
+            'unknown to this network': [
+                f'{name} {value.shape}' for name, value in given.items() if name not in wanted
+            ],
+            'of another shape or type': [
+                f'{name} {given[name].shape} {given[name].dtype}, expected {_foreign_shape(shapes[wanted[name]])}'
+                for name, value in fitted.items()
+                if value is None
+            ],
+            'not finite': [
+                name
+                for name, value in fitted.items()
+                if value is not None and not np.isfinite(value).all()
+            ],
+        },
+    )
     return {ours: fitted[name] for name, ours in wanted.items()}
 
 
 def compare(given, shapes, *, source):
     """`given`, an export under our own names, if it has just the names and shapes of `shapes`; else a UserError."""
-    _refuse(f'{source}: does not fit this model', {
-        'missing': [f'{name} {shape}' for name, shape in shapes.items() if name not in given],
-        'unknown to this model': [f'{name} {value.shape}' for name, value in given.items() if name not in shapes],
-        'of another shape': [f'{name} {given[name].shape}, expected {shape}' for name, shape in shapes.items()
-                             if name in given and given[name].shape != shape],
-        'not finite': [name for name, value in given.items() if not np.isfinite(value).all()],
-    })
+    _refuse(
+        f'{source}: does not fit this model',
+        {
+            'missing': [f'{name} {shape}' for name, shape in shapes.items() if name not in given],
+            'unknown to this model': [
+                f'{name} {value.shape}' for name, value in given.items() if name not in shapes
+            ],
+            'of another shape': [
+                f'{name} {given[name].shape}, expected {shape}'
+                for name, shape in shapes.items()
+                if name in given and given[name].shape != shape
+            ],
+            'not finite': [name for name, value in given.items() if not np.isfinite(value).all()],
+        },
+    )
     return given
 
 
 def _refuse(what, wrong):
     if any(wrong.values()):
-        raise UserError(f'{what}\n  ' + '\n  '.join(f'{len(names)} {kind}: {"; ".join(names[:8])}'
-                                                    + ('; ...' if len(names) > 8 else '')
-                                                    for kind, names in wrong.items() if names))
+        raise UserError(
+            f'{what}\n  '
+            + '\n  '.join(
+                f'{len(names)} {kind}: {"; ".join(names[:8])}' + ('; ...' if len(names) > 8 else '')
+                for kind, names in wrong.items()
+                if names
+            )
+        )
 
 
 def _shapes(state):
@@ -149,14 +242,19 @@ def _shapes(state):
 
 def _put(model, state, values):
     for path, leaf in nnx.to_flat_state(state):
-        leaf.set_value(jnp.asarray(values['.'.join(map(str, path))]))  # leaf[...] = would compile for each shape
+        leaf.set_value(
+            jnp.asarray(values['.'.join(map(str, path))])
+        )  # leaf[...] = would compile for each shape
     nnx.update(model, state)
 
 
 def _grey_stem(model):
-    """The dotted path of the convolution that reads the film, where it reads one channel; else None."""
-    paths = ['.'.join(map(str, path)) for path, module in nnx.iter_modules(model)
-             if isinstance(module, nnx.Conv) and module.in_features == module.feature_group_count == 1]
+    """The dotted path of the convolution that reads the image, where it reads one channel; else None."""
+    paths = [
+        '.'.join(map(str, path))
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, nnx.Conv) and module.in_features == module.feature_group_count == 1
+    ]
     return paths[0] if paths else None
 
 
@@ -198,7 +296,9 @@ def describe(names):
         return 'EfficientNet'
     if 'features.0.weight' in names:
         return 'VGG with batch normalisation' if 'features.1.running_mean' in names else 'VGG'
-    blocks = len({name.split('.conv1')[0] for name in names if re.match(r'layer\d+\.\d+\.conv1\.', name)})
+    blocks = len(
+        {name.split('.conv1')[0] for name in names if re.match(r'layer\d+\.\d+\.conv1\.', name)}
+    )
     per_block = 3 if 'layer1.0.conv3.weight' in names else 2
     return f'ResNet-{per_block * blocks + 2}' if blocks else 'an unknown network'
 

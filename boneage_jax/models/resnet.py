@@ -8,7 +8,10 @@ from flax import nnx
 
 from boneage_jax.models import layers
 
-BLOCKS = {'resnet18': (2, 2, 2, 2), 'resnet34': (3, 4, 6, 3)}  # basic blocks in res2, res3, res4, res5
+BLOCKS = {
+    'resnet18': (2, 2, 2, 2),
+    'resnet34': (3, 4, 6, 3),
+}  # basic blocks in res2, res3, res4, res5
 BOTTLENECKS = {'resnet50': (3, 4, 6, 3)}
 
 
@@ -22,7 +25,9 @@ class BasicBlock(nnx.Module):
         self.norm1 = layers.norm(width, dtype=dtype, rngs=rngs)
         self.conv2 = layers.conv(width, width, 3, dtype=dtype, rngs=rngs)
         self.norm2 = layers.norm(width, dtype=dtype, rngs=rngs)
-        self.shortcut, self.shortcut_norm = _shortcut(inputs, width, stride=stride, dtype=dtype, rngs=rngs)
+        self.shortcut, self.shortcut_norm = _shortcut(
+            inputs, width, stride=stride, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, x):
         shortcut = x if self.shortcut is None else self.shortcut_norm(self.shortcut(x))
@@ -43,7 +48,9 @@ class Bottleneck(nnx.Module):
         self.norm2 = layers.norm(width, dtype=dtype, rngs=rngs)
         self.conv3 = layers.conv(width, outputs, 1, dtype=dtype, rngs=rngs)
         self.norm3 = layers.norm(outputs, dtype=dtype, rngs=rngs)
-        self.shortcut, self.shortcut_norm = _shortcut(inputs, outputs, stride=stride, dtype=dtype, rngs=rngs)
+        self.shortcut, self.shortcut_norm = _shortcut(
+            inputs, outputs, stride=stride, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, x):
         shortcut = x if self.shortcut is None else self.shortcut_norm(self.shortcut(x))
@@ -56,30 +63,49 @@ def _shortcut(inputs, outputs, *, stride, dtype, rngs):
     """The 1x1 convolution and norm that fit the shortcut to the block's output; None, None where it fits as it is."""
     if stride == 1 and inputs == outputs:
         return None, None
-    return (layers.conv(inputs, outputs, 1, stride=stride, dtype=dtype, rngs=rngs),
-            layers.norm(outputs, dtype=dtype, rngs=rngs))
+    return (
+        layers.conv(inputs, outputs, 1, stride=stride, dtype=dtype, rngs=rngs),
+        layers.norm(outputs, dtype=dtype, rngs=rngs),
+    )
 
 
 class ResNet(nnx.Module):
     """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features without a head.
 
     `stages(x)` gives res2..res5, strides 4, 8, 16, 32 (1, 2, 4, 8 with `stem='small'`: 3x3, no stride, no pool, for small
-    films). `depth` > 0 overrides the number of blocks in each stage, `width` the channels that res2's blocks work in.
+    images). `depth` > 0 overrides the number of blocks in each stage, `width` the channels that res2's blocks work in.
     Raises UserError for an input with a side below 32 pixels.
     """
 
     smallest_side = 32
 
-    def __init__(self, blocks, *, block=BasicBlock, num_outputs=1000, channels=3, width=64, depth=0, stem='imagenet',
-                 dtype=None, rngs):
+    def __init__(
+        self,
+        blocks,
+        *,
+        block=BasicBlock,
+        num_outputs=1000,
+        channels=3,
+        width=64,
+        depth=0,
+        stem='imagenet',
+        dtype=None,
+        rngs,
+    ):
         layers.require_stem(stem)
         blocks = (depth,) * len(blocks) if depth else blocks
         self.channels, self.small_stem = channels, stem == 'small'
         self.strides = (1, 2, 4, 8) if self.small_stem else (4, 8, 16, 32)
         self.widths = tuple(block.expansion * width << level for level in range(len(blocks)))
         self.features = self.widths[-1]
-        self.stem = layers.conv(channels, width, 3 if self.small_stem else 7, stride=1 if self.small_stem else 2,
-                                dtype=dtype, rngs=rngs)
+        self.stem = layers.conv(
+            channels,
+            width,
+            3 if self.small_stem else 7,
+            stride=1 if self.small_stem else 2,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.stem_norm = layers.norm(width, dtype=dtype, rngs=rngs)
         self.res = nnx.List()
         inputs = width
@@ -90,7 +116,9 @@ class ResNet(nnx.Module):
                 stage.append(block(inputs, width << level, stride=stride, dtype=dtype, rngs=rngs))
                 inputs = self.widths[level]
             self.res.append(stage)
-        self.head = layers.linear(inputs, num_outputs, dtype=dtype, rngs=rngs) if num_outputs else None
+        self.head = (
+            layers.linear(inputs, num_outputs, dtype=dtype, rngs=rngs) if num_outputs else None
+        )
 
     def first_place(self, level):
         """The row, and column, of the pixel about which the first place of map `level` looks."""

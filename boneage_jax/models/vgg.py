@@ -28,8 +28,19 @@ class VGG(nnx.Module):
 
     smallest_side = 32
 
-    def __init__(self, *, batch_norm=False, num_outputs=1000, channels=3, width=64, depth=0, stem='imagenet', dropout=0.5,
-                 dtype=None, rngs):
+    def __init__(
+        self,
+        *,
+        batch_norm=False,
+        num_outputs=1000,
+        channels=3,
+        width=64,
+        depth=0,
+        stem='imagenet',
+        dropout=0.5,
+        dtype=None,
+        rngs,
+    ):
         layers.require_stem(stem)
         self.channels = channels
         self.strides = (1, 2, 4, 8, 16) if stem == 'small' else (2, 4, 8, 16, 32)
@@ -46,14 +57,27 @@ class VGG(nnx.Module):
                 self.body.append(jax.nn.relu)
                 inputs = outputs
             self.body.append(max_pool_2x2)
-        self.classifier = self._classifier(num_outputs, 64 * width, dropout, dtype, rngs) if num_outputs else None
+        self.classifier = (
+            self._classifier(num_outputs, 64 * width, dropout, dtype, rngs) if num_outputs else None
+        )
 
     def _classifier(self, num_outputs, hidden, dropout, dtype, rngs):
         def linear(inputs, outputs):
-            return layers.linear(inputs, outputs, init=nnx.initializers.normal(0.01), dtype=dtype, rngs=rngs)
+            return layers.linear(
+                inputs, outputs, init=nnx.initializers.normal(0.01), dtype=dtype, rngs=rngs
+            )
 
-        return nnx.List([linear(POOLED * POOLED * self.features, hidden), jax.nn.relu, nnx.Dropout(dropout),
-                         linear(hidden, hidden), jax.nn.relu, nnx.Dropout(dropout), linear(hidden, num_outputs)])
+        return nnx.List(
+            [
+                linear(POOLED * POOLED * self.features, hidden),
+                jax.nn.relu,
+                nnx.Dropout(dropout),
+                linear(hidden, hidden),
+                jax.nn.relu,
+                nnx.Dropout(dropout),
+                linear(hidden, num_outputs),
+            ]
+        )
 
     def first_place(self, level):
         """The row, and column, of the pixel about which the first place of map `level` looks."""

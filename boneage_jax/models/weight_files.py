@@ -35,10 +35,14 @@ def find(spec, folder):
     repo, _, file = rest.partition('/')
     file = file or 'model.safetensors'
     if not owner or not repo or {'.', '..'} & {owner, repo, *file.split('/')}:
-        raise UserError(f'{spec}: expected hf:<owner>/<repo>, as in hf:timm/resnet34.a1_in1k, or hf:<owner>/<repo>/<file>')
+        raise UserError(
+            f'{spec}: expected hf:<owner>/<repo>, as in hf:timm/resnet34.a1_in1k, or hf:<owner>/<repo>/<file>'
+        )
     if repo.startswith('tf_'):
-        raise UserError(f"{spec}: timm's tf_ networks pad and normalise as TensorFlow does, under the same names: here they "
-                        'would load and be wrong. Take weights that PyTorch trained')
+        raise UserError(
+            f"{spec}: timm's tf_ networks pad and normalise as TensorFlow does, under the same names: here they "
+            'would load and be wrong. Take weights that PyTorch trained'
+        )
     path = pathlib.Path(folder) / owner / repo / file
     if path.is_file():
         return path
@@ -46,12 +50,16 @@ def find(spec, folder):
     try:
         import huggingface_hub
     except ImportError as error:
-        raise UserError(f"{spec}: huggingface_hub is not installed (pip install '.[hub]'). {by_hand}") from error
+        raise UserError(
+            f"{spec}: huggingface_hub is not installed (pip install '.[hub]'). {by_hand}"
+        ) from error
     try:
         return pathlib.Path(huggingface_hub.hf_hub_download(f'{owner}/{repo}', file))
     except Exception as error:  # its own classes, those of its HTTP library, the socket's
         lines = str(error).strip().splitlines() or ['no message']
-        raise UserError(f'{spec}: not to be had ({type(error).__name__}: {lines[0]}). {by_hand}') from error
+        raise UserError(
+            f'{spec}: not to be had ({type(error).__name__}: {lines[0]}). {by_hand}'
+        ) from error
 
 
 def read(path):
@@ -62,14 +70,20 @@ def read(path):
     """
     path = pathlib.Path(path)
     if path.suffix not in SUFFIXES:
-        raise UserError(f'{path}: not a file of weights by its name; expected {", ".join(SUFFIXES)}')
+        raise UserError(
+            f'{path}: not a file of weights by its name; expected {", ".join(SUFFIXES)}'
+        )
     if not path.is_file():
         raise UserError(f'{path}: no such file of weights')
     with path.open('rb') as file:
         start = file.read(64).lstrip()
     if start.startswith((b'<', b'version https://git-lfs')):
-        raise UserError(f'{path}: is a web page or a pointer of git-lfs, not the weights themselves. Fetch it again')
-    arrays, metadata = {'.safetensors': _read_safetensors, '.npz': _read_npz}.get(path.suffix, _read_torch)(path)
+        raise UserError(
+            f'{path}: is a web page or a pointer of git-lfs, not the weights themselves. Fetch it again'
+        )
+    arrays, metadata = {'.safetensors': _read_safetensors, '.npz': _read_npz}.get(
+        path.suffix, _read_torch
+    )(path)
     if not arrays:
         raise UserError(f'{path}: holds no arrays')
     return arrays, metadata
@@ -96,7 +110,9 @@ def _safetensors(path):
     except safetensors.SafetensorError as error:
         raise UserError(_damaged(path, error)) from error
     except (TypeError, AttributeError) as error:  # a type that NumPy does not know
-        raise UserError(f'{path}: holds arrays of a type that NumPy cannot hold ({error})') from error
+        raise UserError(
+            f'{path}: holds arrays of a type that NumPy cannot hold ({error})'
+        ) from error
 
 
 def _read_npz(path):
@@ -106,30 +122,46 @@ def _read_npz(path):
     except (zipfile.BadZipFile, EOFError, KeyError, OSError, AttributeError) as error:
         raise UserError(_damaged(path, error)) from error
     except ValueError as error:  # pickled objects, or no zip at all
-        raise UserError(f'{path}: holds more than arrays, which is refused unread, or is no .npz ({error})') from error
+        raise UserError(
+            f'{path}: holds more than arrays, which is refused unread, or is no .npz ({error})'
+        ) from error
 
 
 def _read_torch(path):
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{path}: PyTorch's files need PyTorch (pip install '.[parity]'); or convert it where there is one, "
-                        'with safetensors.torch.save_file(torch.load(path, weights_only=True), "weights.safetensors")'
-                        ) from error
+        raise UserError(
+            f"{path}: PyTorch's files need PyTorch (pip install '.[parity]'); or convert it where there is one, "
+            'with safetensors.torch.save_file(torch.load(path, weights_only=True), "weights.safetensors")'
+        ) from error
     try:
         with warnings.catch_warnings(action='ignore'):  # of old formats
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f'{path}: holds more than arrays, which could run code, or is damaged: refused unread. Save the '
-                        'state_dict() alone, where you trust the file') from error
-    except Exception as error:  # of a file cut short the unpickler says struct.error, EOFError, RuntimeError, ...
+        raise UserError(
+            f'{path}: holds more than arrays, which could run code, or is damaged: refused unread. Save the '
+            'state_dict() alone, where you trust the file'
+        ) from error
+    except (
+        Exception
+    ) as error:  # of a file cut short the unpickler says struct.error, EOFError, RuntimeError, ...
         raise UserError(_damaged(path, error)) from error
     for key in ('state_dict', 'model', 'model_state_dict'):  # a training script's bundle
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise UserError(f'{path}: expected a state_dict, {{name: tensor}}, found a {type(content).__name__} of something else')
-    return {name: (value.float() if value.is_floating_point() else value).numpy() for name, value in content.items()}, {}
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(value, torch.Tensor) for value in content.values())
+    ):
+        raise UserError(
+            f'{path}: expected a state_dict, {{name: tensor}}, found a {type(content).__name__} of something else'
+        )
+    return {
+        name: (value.float() if value.is_floating_point() else value).numpy()
+        for name, value in content.items()
+    }, {}
 
 
 def _damaged(path, error):

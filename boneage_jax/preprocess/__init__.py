@@ -1,1 +1,1 @@
-"""Preprocessing of films, arrays in, arrays out: no files, no training."""
+"""Preprocessing of images, arrays in, arrays out: no files, no training."""

@@ -1,8 +1,8 @@
 """Contrast of the hand alone: a linear percentile stretch inside the mask, background 0 (SYSTEMS.md 1).
 
-Iglovikov et al. (2018) normalise the contrast right after masking. They do not say how; their own registered films
+Iglovikov et al. (2018) normalise the contrast right after masking. They do not say how; their own registered images
 show no histogram equalisation, and p1 / p50 / p99 near 11 / 132 / 245 inside the hand. So the defaults bring the 1st
-percentile to 11 and the 99th to 245; the median then follows from the film.
+percentile to 11 and the 99th to 245; the median then follows from the image.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ OPTIONS = {'low': 1.0, 'high': 99.0, 'bottom': 11.0, 'top': 245.0, 'background':
 
 
 def stretch(image, mask, *, low=1.0, high=99.0, bottom=11.0, top=245.0, background=0):
-    """The film with its hand spread over the greys and everything else at `background`.
+    """The image with its hand spread over the greys and everything else at `background`.
 
     Args:
         image: uint8 [H, W].
@@ -31,13 +31,19 @@ def stretch(image, mask, *, low=1.0, high=99.0, bottom=11.0, top=245.0, backgrou
     """
     mask = np.asarray(mask) > 0
     if image.dtype != np.uint8 or image.ndim != 2 or mask.shape != image.shape:
-        raise UserError(f'contrast: image {image.dtype} {list(image.shape)} and mask {list(mask.shape)}: give a uint8 '
-                        'film [H, W] and a mask of the same shape')
+        raise UserError(
+            f'contrast: image {image.dtype} {list(image.shape)} and mask {list(mask.shape)}: give a uint8 '
+            'image [H, W] and a mask of the same shape'
+        )
     if not 0 <= low < high <= 100 or not 0 <= bottom < top <= 255:
-        raise UserError(f'contrast: low={low}, high={high}, bottom={bottom}, top={top}: low must lie below high '
-                        '(0 to 100) and bottom below top (0 to 255)')
+        raise UserError(
+            f'contrast: low={low}, high={high}, bottom={bottom}, top={top}: low must lie below high '
+            '(0 to 100) and bottom below top (0 to 255)'
+        )
     if not mask.any():
-        raise UserError('contrast: the mask is empty, so there is no hand whose contrast could be measured')
+        raise UserError(
+            'contrast: the mask is empty, so there is no hand whose contrast could be measured'
+        )
     dark, bright = np.percentile(image[mask], (low, high))
     grey = np.arange(256, dtype=np.float64)  # 256 greys only: a table is exact and fast
     if bright > dark:
@@ -50,15 +56,19 @@ def stretch(image, mask, *, low=1.0, high=99.0, bottom=11.0, top=245.0, backgrou
     return result
 
 
-def contrast_stage(film, **options):
-    """The film (a dict with `image` and `hand_mask`, uint8 [H, W]) with the contrast of its hand normalised.
+def contrast_stage(example, **options):
+    """The image (a dict with `image` and `hand_mask`, uint8 [H, W]) with the contrast of its hand normalised.
 
     Raises:
-        UserError: it has no mask (the mask stage comes first), or as `stretch`; names the film.
+        UserError: it has no mask (the mask stage comes first), or as `stretch`; names the image.
     """
-    if 'hand_mask' not in film:
-        raise UserError(f'contrast: film {film.get("id", "")} has no hand_mask; put the mask stage before this one')
+    if 'hand_mask' not in example:
+        raise UserError(
+            f'contrast: image {example.get("id", "")} has no hand_mask; put the mask stage before this one'
+        )
     try:
-        return film | {'image': stretch(film['image'], film['hand_mask'], **(OPTIONS | options))}
+        return example | {
+            'image': stretch(example['image'], example['hand_mask'], **(OPTIONS | options))
+        }
     except UserError as error:
-        raise UserError(f'film {film.get("id", "")}: {error}') from error
+        raise UserError(f'image {example.get("id", "")}: {error}') from error

@@ -12,25 +12,47 @@ from skimage import exposure, filters
 from tfds_rsna.errors import UserError
 
 OPTIONS = {
-    'bilateral': True, 'bilateral_radius': 2, 'bilateral_colour': 20.0, 'bilateral_spatial': 1.5,
-    'brightness': 1.1, 'contrast': 1.2,
-    'normalise': True, 'normalise_low': 0.5, 'normalise_high': 99.5,
+    'bilateral': True,
+    'bilateral_radius': 2,
+    'bilateral_colour': 20.0,
+    'bilateral_spatial': 1.5,
+    'brightness': 1.1,
+    'contrast': 1.2,
+    'normalise': True,
+    'normalise_low': 0.5,
+    'normalise_high': 99.5,
     'blur': 0.5,
-    'equalise': True, 'equalise_tiles': 8, 'equalise_clip': 0.01,
+    'equalise': True,
+    'equalise_tiles': 8,
+    'equalise_clip': 0.01,
 }
 
 
-def enhance(image, *, bilateral=True, bilateral_radius=2, bilateral_colour=20.0, bilateral_spatial=1.5,
-            brightness=1.1, contrast=1.2, normalise=True, normalise_low=0.5, normalise_high=99.5, blur=0.5,
-            equalise=True, equalise_tiles=8, equalise_clip=0.01):
-    """The enhanced film.
+def enhance(
+    image,
+    *,
+    bilateral=True,
+    bilateral_radius=2,
+    bilateral_colour=20.0,
+    bilateral_spatial=1.5,
+    brightness=1.1,
+    contrast=1.2,
+    normalise=True,
+    normalise_low=0.5,
+    normalise_high=99.5,
+    blur=0.5,
+    equalise=True,
+    equalise_tiles=8,
+    equalise_clip=0.01,
+):
+    """The enhanced image.
 
     Args:
         image: uint8 [H, W].
         bilateral: whether to smooth between edges; `bilateral_radius` (pixels: a window of 2 radius + 1),
             `bilateral_colour` (standard deviation, greys), `bilateral_spatial` (standard deviation, pixels).
         brightness: factor of PIL.ImageEnhance.Brightness; 1 is off.
-        contrast: factor of PIL.ImageEnhance.Contrast, about the film's mean; 1 is off.
+        contrast: factor of PIL.ImageEnhance.Contrast, about the image's mean; 1 is off.
         normalise: whether to stretch the percentiles `normalise_low` and `normalise_high` to 0 and 255.
         blur: standard deviation of a Gaussian, pixels; 0 is off.
         equalise: whether to equalise histograms of `equalise_tiles` x `equalise_tiles` tiles, blended
@@ -40,15 +62,25 @@ def enhance(image, *, bilateral=True, bilateral_radius=2, bilateral_colour=20.0,
         uint8 [H, W].
 
     Raises:
-        UserError: not a uint8 film, or a value out of its range.
+        UserError: not a uint8 image, or a value out of its range.
     """
     if image.dtype != np.uint8 or image.ndim != 2:
-        raise UserError(f'enhance: image {image.dtype} {list(image.shape)}: give a uint8 film [H, W]')
-    if min(brightness, contrast, blur) < 0 or bilateral_radius < 1 or min(bilateral_colour, bilateral_spatial) <= 0 \
-            or not 0 <= normalise_low < normalise_high <= 100 or equalise_tiles < 1 or not 0 < equalise_clip <= 1:
-        raise UserError('enhance: an option is out of its range; brightness, contrast and blur are 0 or more, '
-                        'bilateral_radius and equalise_tiles 1 or more, the bilateral deviations above 0, '
-                        'normalise_low below normalise_high (0 to 100), equalise_clip above 0 and at most 1')
+        raise UserError(
+            f'enhance: image {image.dtype} {list(image.shape)}: give a uint8 image [H, W]'
+        )
+    if (
+        min(brightness, contrast, blur) < 0
+        or bilateral_radius < 1
+        or min(bilateral_colour, bilateral_spatial) <= 0
+        or not 0 <= normalise_low < normalise_high <= 100
+        or equalise_tiles < 1
+        or not 0 < equalise_clip <= 1
+    ):
+        raise UserError(
+            'enhance: an option is out of its range; brightness, contrast and blur are 0 or more, '
+            'bilateral_radius and equalise_tiles 1 or more, the bilateral deviations above 0, '
+            'normalise_low below normalise_high (0 to 100), equalise_clip above 0 and at most 1'
+        )
     if bilateral:
         image = bilateral_filter(image, bilateral_radius, bilateral_colour, bilateral_spatial)
     for factor, kind in ((brightness, ImageEnhance.Brightness), (contrast, ImageEnhance.Contrast)):
@@ -60,10 +92,14 @@ def enhance(image, *, bilateral=True, bilateral_radius=2, bilateral_colour=20.0,
             table = (np.arange(256) - dark) * (255 / (bright - dark))
             image = _grey(table)[image]
     if blur:
-        image = _grey(filters.gaussian(image.astype(np.float32), blur, mode='nearest', preserve_range=True))
-    if equalise and np.ptp(image):  # scikit-image blackens a corner of an even film
+        image = _grey(
+            filters.gaussian(image.astype(np.float32), blur, mode='nearest', preserve_range=True)
+        )
+    if equalise and np.ptp(image):  # scikit-image blackens a corner of an even image
         tile = [max(1, round(side / equalise_tiles)) for side in image.shape]
-        image = _grey(255 * exposure.equalize_adapthist(image, kernel_size=tile, clip_limit=equalise_clip))
+        image = _grey(
+            255 * exposure.equalize_adapthist(image, kernel_size=tile, clip_limit=equalise_clip)
+        )
     return image
 
 
@@ -86,23 +122,27 @@ def bilateral_filter(image, radius, colour, spatial):
     height, width = image.shape
     padded = np.pad(image, radius, mode='edge')
     centre = image.astype(np.int16)
-    table = np.exp(-0.5 * (np.arange(-255, 256) / colour) ** 2).astype(np.float32)  # by difference + 255
+    table = np.exp(-0.5 * (np.arange(-255, 256) / colour) ** 2).astype(
+        np.float32
+    )  # by difference + 255
     total, weights = centre.astype(np.float32), np.ones((height, width), np.float32)
     for down in range(2 * radius + 1):
         for across in range(2 * radius + 1):
             if down == across == radius:
                 continue
-            other = padded[down:down + height, across:across + width]
-            near = np.float32(np.exp(-((down - radius) ** 2 + (across - radius) ** 2) / (2 * spatial ** 2)))
+            other = padded[down : down + height, across : across + width]
+            near = np.float32(
+                np.exp(-((down - radius) ** 2 + (across - radius) ** 2) / (2 * spatial**2))
+            )
             weight = np.take(near * table, other - centre + 255)
             weights += weight
             total += weight * other
     return _grey(total / weights)
 
 
-def enhance_stage(film, **options):
-    """The film (a dict with `image`, uint8 [H, W]) with its image enhanced; options as `enhance`."""
-    return film | {'image': enhance(film['image'], **(OPTIONS | options))}
+def enhance_stage(example, **options):
+    """The image (a dict with `image`, uint8 [H, W]) with its image enhanced; options as `enhance`."""
+    return example | {'image': enhance(example['image'], **(OPTIONS | options))}
 
 
 def _grey(values):

@@ -1,10 +1,10 @@
-"""Hand masks from the film alone (Castillo et al. 2018): Sobel gradient, markers, watershed, largest component, crop.
+"""Hand masks from the image alone (Castillo et al. 2018): Sobel gradient, markers, watershed, largest component, crop.
 
-The paper sets its markers by a threshold. No single threshold serves real films - bright rims and dark surrounds of
-collimation, pale grounds, two exposures on one film - so `silhouette` tries many and keeps the one whose component has
+The paper sets its markers by a threshold. No single threshold serves real images - bright rims and dark surrounds of
+collimation, pale grounds, two exposures on one image - so `silhouette` tries many and keeps the one whose component has
 the shape and the edges of a hand; its core and its far surroundings are the markers. The watershed on the gradient then
 finds the skin; an opening cuts off what hangs on to the hand and is thinner than a finger, as rims of collimation are. All
-of it happens on 256 to 512 pixels; the mask is brought smoothly to the film's own size.
+of it happens on 256 to 512 pixels; the mask is brought smoothly to the image's own size.
 """
 
 from typing import NamedTuple
@@ -25,17 +25,18 @@ _POINTS = ('keypoints', 'coco_keypoints', 'bone_boxes')
 
 class Steps(NamedTuple):
     """What `classical` went through, for the figure of the extraction (Castillo et al., Fig. 3)."""
-    image: np.ndarray       # uint8 [h, w], FINE pixels, hand brighter than its ground
-    gradient: np.ndarray    # float32 [h, w]
-    markers: np.ndarray     # uint8 [h, w]: 0 undecided, 1 background, 2 hand
-    segments: np.ndarray    # uint8 [h, w]: 1 background, 2 hand
-    mask: np.ndarray        # bool [H, W], the film's own size
-    inverted: bool          # whether the film was darker in the hand than around it
-    score: float            # of the silhouette; below `silhouette.DOUBTFUL` it is hardly a hand
+
+    image: np.ndarray  # uint8 [h, w], FINE pixels, hand brighter than its ground
+    gradient: np.ndarray  # float32 [h, w]
+    markers: np.ndarray  # uint8 [h, w]: 0 undecided, 1 background, 2 hand
+    segments: np.ndarray  # uint8 [h, w]: 1 background, 2 hand
+    mask: np.ndarray  # bool [H, W], the image's own size
+    inverted: bool  # whether the image was darker in the hand than around it
+    score: float  # of the silhouette; below `silhouette.DOUBTFUL` it is hardly a hand
 
 
 def classical(image):
-    """The hand's mask: bool [H, W] of a film uint8 [H, W]; all false where nothing looks like a hand."""
+    """The hand's mask: bool [H, W] of an image uint8 [H, W]; all false where nothing looks like a hand."""
     return classical_steps(image).mask
 
 
@@ -43,17 +44,23 @@ def classical_steps(image):
     """`classical` with every step, as `Steps`.
 
     Raises:
-        UserError: not a uint8 film, or one under 16 pixels.
+        UserError: not a uint8 image, or one under 16 pixels.
     """
     if image.dtype != np.uint8 or image.ndim != 2 or min(image.shape) < 16:
-        raise UserError(f'hand mask: image {image.dtype} {list(image.shape)}: give a uint8 film [H, W] of 16 pixels or more')
-    coarse, score, inverted = silhouette.find(_resized(image, min(silhouette.SIDE, max(image.shape))))
+        raise UserError(
+            f'hand mask: image {image.dtype} {list(image.shape)}: give a uint8 image [H, W] of 16 pixels or more'
+        )
+    coarse, score, inverted = silhouette.find(
+        _resized(image, min(silhouette.SIDE, max(image.shape)))
+    )
     fine = _resized(image, min(max(max(image.shape), FINE[0]), FINE[1]))
-    return _grown(255 - fine if inverted else fine, coarse, (0.012, 0.018), image.shape, inverted, score)
+    return _grown(
+        255 - fine if inverted else fine, coarse, (0.012, 0.018), image.shape, inverted, score
+    )
 
 
 def snapped(image, mask, *, inner=0.005, outer=0.012):
-    """A rough mask [h, w] (a network's, at any scale) brought to the skin of its film uint8 [H, W]: bool [H, W].
+    """A rough mask [h, w] (a network's, at any scale) brought to the skin of its image uint8 [H, W]: bool [H, W].
 
     What lies deeper in the mask than `inner` is hand, what lies farther outside than `outer` is not (shares of the longer
     side); between them the watershed of `classical` decides, and rims thinner than a finger are cut off.
@@ -63,7 +70,7 @@ def snapped(image, mask, *, inner=0.005, outer=0.012):
 
 
 def _grown(fine, coarse, band, shape, inverted, score):
-    """`Steps` of a film [h, w] on the fine grid from a coarse mask: watershed, thin parts off, to `shape`."""
+    """`Steps` of an image [h, w] on the fine grid from a coarse mask: watershed, thin parts off, to `shape`."""
     soft = ndimage.gaussian_filter(fine.astype(np.float32), max(fine.shape) / 512 + 0.3)
     gradient = filters.sobel(soft)
     markers = _markers(coarse, fine.shape, band)
@@ -75,14 +82,18 @@ def _grown(fine, coarse, band, shape, inverted, score):
 def _flooded(gradient, markers):
     """The watershed of what is undecided, flooded from the markers beside it; the markers' insides have nothing to say."""
     near = ndimage.binary_dilation(markers == 0, np.ones((3, 3)))
-    return np.where(near, segmentation.watershed(gradient, markers.astype(np.int32), mask=near), markers).astype(np.uint8)
+    return np.where(
+        near, segmentation.watershed(gradient, markers.astype(np.int32), mask=near), markers
+    ).astype(np.uint8)
 
 
 def _markers(coarse, shape, band):
     """The silhouette's core (2) and what lies well outside it (1) on the fine grid; `band`: shares of the longer side."""
     signed = silhouette.signed_distance(coarse)  # coarse pixels, positive inside
     rows, columns = (np.linspace(0, small - 1, large) for small, large in zip(coarse.shape, shape))
-    signed = ndimage.map_coordinates(signed, np.meshgrid(rows, columns, indexing='ij'), order=1, mode='nearest')
+    signed = ndimage.map_coordinates(
+        signed, np.meshgrid(rows, columns, indexing='ij'), order=1, mode='nearest'
+    )
     inner, outer = (share * max(coarse.shape) for share in band)
     return np.where(signed > inner, 2, np.where(signed < -outer, 1, 0)).astype(np.uint8)
 
@@ -97,13 +108,15 @@ def _without_thin_parts(mask):
 
 
 def _resized(image, side):
-    """The film with `side` pixels along its longer side: averaged down, or interpolated."""
+    """The image with `side` pixels along its longer side: averaged down, or interpolated."""
     factor = side / max(image.shape)
     rows, columns = (max(1, round(length * factor)) for length in image.shape)
     if (rows, columns) == image.shape:
         return image
     gap = 3.0 if factor < 1 else None
-    return np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=gap))
+    return np.asarray(
+        Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=gap)
+    )
 
 
 def _at_size(mask, shape):
@@ -124,7 +137,7 @@ def largest_component(mask):
 
 
 def bounds(mask, margin=0.0):
-    """(first row, first column, end row, end column) of a mask [H, W] with a margin, kept within the film.
+    """(first row, first column, end row, end column) of a mask [H, W] with a margin, kept within the image.
 
     `margin`: as a share of the box's longer side.
 
@@ -137,65 +150,81 @@ def bounds(mask, margin=0.0):
         raise UserError('crop: the mask is empty, so there is nothing to crop to')
     box = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
     more = round(margin * max(box[2] - box[0], box[3] - box[1]))
-    return (int(max(box[0] - more, 0)), int(max(box[1] - more, 0)),
-            int(min(box[2] + more, mask.shape[0])), int(min(box[3] + more, mask.shape[1])))
+    return (
+        int(max(box[0] - more, 0)),
+        int(max(box[1] - more, 0)),
+        int(min(box[2] + more, mask.shape[0])),
+        int(min(box[3] + more, mask.shape[1])),
+    )
 
 
 def crop(image, mask, margin=0.02):
-    """The film [H, W] cut to the box of its mask; `margin` as in `bounds`. The background stays as it is."""
+    """The image [H, W] cut to the box of its mask; `margin` as in `bounds`. The background stays as it is."""
     top, left, bottom, right = bounds(mask, margin)
     return image[top:bottom, left:right]
 
 
-def mask_stage(film, *, on_doubt='flag', positive=True):
-    """A film dict -> the film with `hand_mask` (uint8 [H, W], 0 or 1) and `mask_doubts` (str, '' where there are none).
+def mask_stage(example, *, on_doubt='flag', positive=True):
+    """An image dict -> the image with `hand_mask` (uint8 [H, W], 0 or 1) and `mask_doubts` (str, '' where there are none).
 
     Args:
-        on_doubt: 'flag' keeps a doubtful mask and says so in `mask_doubts`; 'whole' takes the whole film instead;
-            'error' refuses the film. An empty mask is refused unless 'whole'.
-        positive: whether a film found to be inverted (hand darker than its ground) is turned.
+        on_doubt: 'flag' keeps a doubtful mask and says so in `mask_doubts`; 'whole' takes the whole image instead;
+            'error' refuses the image. An empty mask is refused unless 'whole'.
+        positive: whether an image found to be inverted (hand darker than its ground) is turned.
 
     Raises:
-        UserError: as said; names the film.
+        UserError: as said; names the image.
     """
     if on_doubt not in ('flag', 'whole', 'error'):
         raise UserError(f"mask stage: on_doubt={on_doubt!r}; known: 'flag', 'whole', 'error'")
     try:
-        steps = classical_steps(film['image'])
+        steps = classical_steps(example['image'])
     except UserError as error:
-        raise UserError(f'film {film.get("id", "")}: {error}') from error
+        raise UserError(f'image {example.get("id", "")}: {error}') from error
     doubts = mask_checks.violations(steps.mask)
     if steps.mask.any() and steps.score < silhouette.DOUBTFUL:
-        doubts.append(f'shape: score {steps.score:.2f} of the silhouette, below {silhouette.DOUBTFUL}')
+        doubts.append(
+            f'shape: score {steps.score:.2f} of the silhouette, below {silhouette.DOUBTFUL}'
+        )
     mask = steps.mask
     if doubts and on_doubt == 'whole':
         mask = np.ones_like(mask)
     elif doubts and (on_doubt == 'error' or not mask.any()):
-        raise UserError(f'film {film.get("id", "")}: no hand that could be trusted ({"; ".join(doubts)}). Look at the '
-                        "film; stage option on_doubt='whole' takes such films as they are")
-    image = 255 - film['image'] if positive and steps.inverted else film['image']
-    return film | {'image': image, 'hand_mask': mask.astype(np.uint8), 'mask_doubts': '; '.join(doubts)}
+        raise UserError(
+            f'image {example.get("id", "")}: no hand that could be trusted ({"; ".join(doubts)}). Look at the '
+            "image; stage option on_doubt='whole' takes such images as they are"
+        )
+    image = 255 - example['image'] if positive and steps.inverted else example['image']
+    return example | {
+        'image': image,
+        'hand_mask': mask.astype(np.uint8),
+        'mask_doubts': '; '.join(doubts),
+    }
 
 
-def crop_stage(film, *, margin=0.02, mask=True):
-    """A film dict cut to its hand: image and mask, key points and boxes moved along.
+def crop_stage(example, *, margin=0.02, mask=True):
+    """An image dict cut to its hand: image and mask, key points and boxes moved along.
 
-    `mask`: whether the background becomes 0 first; `margin` as in `bounds`. Raises UserError, which names the film,
+    `mask`: whether the background becomes 0 first; `margin` as in `bounds`. Raises UserError, which names the image,
     where there is no mask or an empty one.
     """
-    if 'hand_mask' not in film:
-        raise UserError(f'crop: film {film.get("id", "")} has no hand_mask; put the mask stage before this one')
+    if 'hand_mask' not in example:
+        raise UserError(
+            f'crop: image {example.get("id", "")} has no hand_mask; put the mask stage before this one'
+        )
     try:
-        top, left, bottom, right = bounds(film['hand_mask'], margin)
+        top, left, bottom, right = bounds(example['hand_mask'], margin)
     except UserError as error:
-        raise UserError(f'film {film.get("id", "")}: {error}') from error
-    film = dict(film)
+        raise UserError(f'image {example.get("id", "")}: {error}') from error
+    example = dict(example)
     if mask:
-        film['image'] = np.where(film['hand_mask'] > 0, film['image'], 0).astype(np.uint8)
+        example['image'] = np.where(example['hand_mask'] > 0, example['image'], 0).astype(np.uint8)
     for name in ('image', 'hand_mask'):
-        film[name] = np.ascontiguousarray(film[name][top:bottom, left:right])
+        example[name] = np.ascontiguousarray(example[name][top:bottom, left:right])
     for name in _POINTS:
-        if name in film:
-            points = np.asarray(film[name], np.float32)
-            film[name] = (points.reshape(-1, 2) - np.array([top, left], np.float32)).reshape(points.shape)
-    return film
+        if name in example:
+            points = np.asarray(example[name], np.float32)
+            example[name] = (points.reshape(-1, 2) - np.array([top, left], np.float32)).reshape(
+                points.shape
+            )
+    return example

@@ -1,7 +1,7 @@
 """Review of hand masks by rule: what a mask must look like before mining may train on it.
 
 Every rule is a measured number with a least and a largest value (`LIMITS`), so a refusal says what was found and what
-would have passed. The measures are taken on a grid of at most 128 pixels, so they hardly depend on the film's size.
+would have passed. The measures are taken on a grid of at most 128 pixels, so they hardly depend on the image's size.
 """
 
 import numpy as np
@@ -13,9 +13,9 @@ _SIDE = 128
 
 #: name -> (least, largest, what the measure is)
 LIMITS = {
-    'area': (0.04, 0.80, 'share of the film that is hand'),
-    'border': (0.0, 0.40, "share of the mask's outline that lies on the film's border"),
-    'sides': (0, 3, "borders of the film that the mask covers by a tenth or more"),
+    'area': (0.04, 0.80, 'share of the image that is hand'),
+    'border': (0.0, 0.40, "share of the mask's outline that lies on the image's border"),
+    'sides': (0, 3, 'borders of the image that the mask covers by a tenth or more'),
     'components': (1, 1, 'pieces larger than a hundredth of the mask'),
     'holes': (0.0, 0.03, 'share of the mask that holes would add'),
     'smoothness': (0.94, 1.0, 'IoU of the mask with itself smoothed'),
@@ -29,7 +29,7 @@ def measures(mask, other=None):
 
     Args:
         mask: bool or uint8 [H, W], non-zero in the hand.
-        other: a second mask of the same film, [H, W], for `agreement`; None leaves it out.
+        other: a second mask of the same image, [H, W], for `agreement`; None leaves it out.
 
     Returns:
         {name: value}; an empty mask has `area` 0 and nothing else is measured.
@@ -45,13 +45,23 @@ def measures(mask, other=None):
     filled = ndimage.binary_fill_holes(small)
     edges = small[0].mean(), small[-1].mean(), small[:, 0].mean(), small[:, -1].mean()
     on_border = small[0].sum() + small[-1].sum() + small[1:-1, 0].sum() + small[1:-1, -1].sum()
-    outline = (filled & ~ndimage.binary_erosion(filled)).sum()  # pixels on the border count as outline
+    outline = (
+        filled & ~ndimage.binary_erosion(filled)
+    ).sum()  # pixels on the border count as outline
     labels, _ = ndimage.label(small, structure=np.ones((3, 3)))
     pieces = np.bincount(labels.ravel())[1:]
-    soft = ndimage.gaussian_filter(small.astype(np.float32), 0.02 * np.sqrt(size), mode='nearest') > 0.5
-    found.update(border=float(on_border / outline), sides=float(sum(edge >= 0.1 for edge in edges)),
-                 components=float(max(1, (pieces > 0.01 * size).sum())), holes=float((filled.sum() - size) / size),
-                 smoothness=iou(small, soft), solidity=solidity(filled))
+    soft = (
+        ndimage.gaussian_filter(small.astype(np.float32), 0.02 * np.sqrt(size), mode='nearest')
+        > 0.5
+    )
+    found.update(
+        border=float(on_border / outline),
+        sides=float(sum(edge >= 0.1 for edge in edges)),
+        components=float(max(1, (pieces > 0.01 * size).sum())),
+        holes=float((filled.sum() - size) / size),
+        smoothness=iou(small, soft),
+        solidity=solidity(filled),
+    )
     return found
 
 
@@ -71,8 +81,11 @@ def reasons(measured, limits=None):
         raise ValueError(f'no such rule: {", ".join(sorted(unknown))}; known: {", ".join(LIMITS)}')
     if not measured['area']:
         return ['area: the mask is empty']
-    return [f'{name}: {value:.3g} ({LIMITS[name][2]}), not {chosen[name][0]:g} to {chosen[name][1]:g}'
-            for name, value in measured.items() if not chosen[name][0] <= value <= chosen[name][1]]
+    return [
+        f'{name}: {value:.3g} ({LIMITS[name][2]}), not {chosen[name][0]:g} to {chosen[name][1]:g}'
+        for name, value in measured.items()
+        if not chosen[name][0] <= value <= chosen[name][1]
+    ]
 
 
 def iou(mask, other):
@@ -85,7 +98,7 @@ def iou(mask, other):
 def solidity(mask):
     """Share of its convex hull that a mask [H, W] fills; 1 for what is too small to have a hull."""
     rows, columns = np.nonzero(mask & ~ndimage.binary_erosion(mask))
-    corners = np.array([(-.5, -.5), (-.5, .5), (.5, -.5), (.5, .5)])
+    corners = np.array([(-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5)])
     points = (np.stack([rows, columns], -1)[:, None] + corners).reshape(-1, 2)
     try:
         return float(min(1.0, mask.sum() / ConvexHull(points).volume))
@@ -99,5 +112,7 @@ def reduced(mask, side=_SIDE):
     if factor >= 1:
         return mask
     rows, columns = (max(1, round(length * factor)) for length in mask.shape)
-    grey = Image.fromarray(mask.astype(np.uint8) * 255).resize((columns, rows), Image.Resampling.BOX)
+    grey = Image.fromarray(mask.astype(np.uint8) * 255).resize(
+        (columns, rows), Image.Resampling.BOX
+    )
     return np.asarray(grey) > 127

@@ -1,7 +1,7 @@
 """The regions of a registered hand that Iglovikov et al. (2018, Fig. 2) regress the age from.
 
-Each is cut straight from the film that it is given: registration, crop and zoom are one transform and the pixels are
-read once. Given a native film with key points that is the only resampling between the X-ray machine and the network.
+Each is cut straight from the image that it is given: registration, crop and zoom are one transform and the pixels are
+read once. Given a native image with key points that is the only resampling between the X-ray machine and the network.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,8 @@ from tfds_rsna.errors import UserError
 
 
 class Region(NamedTuple):
-    """A window of the registered film of 2080x1600, in its pixels, and the zoom with which it is cut."""
+    """A window of the registered image of 2080x1600, in its pixels, and the zoom with which it is cut."""
+
     centre: tuple[int, int]
     size: tuple[int, int]
     zoom: float
@@ -25,11 +26,11 @@ class Region(NamedTuple):
 
 
 # A is the authors' released code's. Sizes of B and C are theirs, unconfirmed; centres and zooms are ours, set by where
-# the bones lie in registered films (534 annotated RSNA films, 45 of the DHA with 37 landmarks):
+# the bones lie in registered images (534 annotated RSNA images, 45 of the DHA with 37 landmarks):
 # B: the carpals take rows 1470 to 1800, the growth plates of radius and ulna end at 1940. Around row 1600 the window
 #    ended at 1975, so that an error of 40 pixels in the capitate cut them off; 60 rows down it has 90 to spare.
 # C: no window of 600 rows holds the metacarpals and proximal phalanges (rows 510 to 1500). This one holds what tells
-#    the age, the joints between them, with 40 pixels to spare: those of fingers 2 to 5 in all 534 films, the thumb's in
+#    the age, the joints between them, with 40 pixels to spare: those of fingers 2 to 5 in all 534 images, the thumb's in
 #    75% of them (57% around row 1000). `bones` is a window that holds the bones whole.
 REGIONS = {
     'A': Region((1040, 800), (2000, 1500), 0.25),
@@ -40,7 +41,7 @@ REGIONS = {
 
 
 def cut(region):
-    """[3, 3] from the registered film of 2080x1600 to the region, a name or a `Region`."""
+    """[3, 3] from the registered image of 2080x1600 to the region, a name or a `Region`."""
     region = named(region)
     corner = [centre - side // 2 for centre, side in zip(region.centre, region.size)]
     rows, columns = (out / side for out, side in zip(region.output, region.size))
@@ -56,16 +57,16 @@ def named(region):
     return REGIONS[region]
 
 
-def region_stage(film, *, region):
-    """A film dict -> one region of the hand: image, mask, points and boxes carried along, one resampling.
+def region_stage(example, *, region):
+    """An image dict -> one region of the hand: image, mask, points and boxes carried along, one resampling.
 
-    A native film is registered on the way, as `register_stage` does it and with the entries that it adds. A film
+    A native image is registered on the way, as `register_stage` does it and with the entries that it adds. An image
     registered before (it has `registered`; any size with its aspect) is only cut.
     """
     window = named(region)
-    if 'registered' in film:
+    if 'registered' in example:
         found = {}
-        onto = np.linalg.inv(transforms.fit(register.SIZE, film['image'].shape[:2]))
+        onto = np.linalg.inv(transforms.fit(register.SIZE, example['image'].shape[:2]))
     else:
-        onto, found = register.register_example(film)
-    return transforms.transform_example(film, cut(window) @ onto, window.output) | found
+        onto, found = register.register_example(example)
+    return transforms.transform_example(example, cut(window) @ onto, window.output) | found

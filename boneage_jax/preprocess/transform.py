@@ -1,8 +1,8 @@
-"""Affine transforms of films: composed as matrices, then applied once to pixels, points and boxes.
+"""Affine transforms of images: composed as matrices, then applied once to pixels, points and boxes.
 
 A transform is a float64 [3, 3] matrix on (row, column, 1); pixel (r, c) has its centre at (r, c). `second @ first`
 does first `first`. Composing costs nothing and resampling costs sharpness: so native -> padded -> registered -> region
-is one matrix, and `warp` reads the native film once.
+is one matrix, and `warp` reads the native image once.
 """
 
 import math
@@ -20,7 +20,9 @@ def shift(rows, columns):
 
 def zoom(rows, columns):
     """[3, 3] that enlarges the pixel grid by these factors: edges stay edges, so p -> (p + 1/2) factor - 1/2."""
-    return np.array([[rows, 0, (rows - 1) / 2], [0, columns, (columns - 1) / 2], [0, 0, 1]], np.float64)
+    return np.array(
+        [[rows, 0, (rows - 1) / 2], [0, columns, (columns - 1) / 2], [0, 0, 1]], np.float64
+    )
 
 
 def mirror(width):
@@ -31,7 +33,9 @@ def mirror(width):
 def fit(shape, size):
     """[3, 3] from an image of `shape` (rows, columns) into `size`: aspect kept, centred, the rest is padding."""
     factor = min(size[0] / shape[0], size[1] / shape[1])
-    return shift(*((side - factor * old) / 2 for side, old in zip(size, shape))) @ zoom(factor, factor)
+    return shift(*((side - factor * old) / 2 for side, old in zip(size, shape))) @ zoom(
+        factor, factor
+    )
 
 
 def apply(transform, points):
@@ -55,8 +59,8 @@ def magnification(transform):
 def warp(image, transform, size, *, fill=0, method=None):
     """The image under `transform` on a canvas of `size` (rows, columns), read once from its own pixels.
 
-    Where the film shrinks by a factor f, it is read on a grid ceil(f) times finer than the target and averaged down:
-    the area average, at any angle. Bicubic up to f = 2; beyond, bilinear does as well. Measured on a 1514x2044 film
+    Where the image shrinks by a factor f, it is read on a grid ceil(f) times finer than the target and averaged down:
+    the area average, at any angle. Bicubic up to f = 2; beyond, bilinear does as well. Measured on a 1514x2044 image
     turned by 13 degrees and shrunk by 4, against the area average of a grid three times finer still: 0.3 grey levels
     RMS in 76 ms on one core; Pillow's bicubic without a filter 3.2 (aliased trabeculae, 24 ms); a reduction by a whole
     factor first, then bicubic, 2.4 (16 ms); a Gaussian first, as scikit-image does, 1.6 (159 ms).
@@ -65,7 +69,7 @@ def warp(image, transform, size, *, fill=0, method=None):
         image: uint8 [H, W].
         transform: source -> target, as above.
         size: of the target.
-        fill: grey of what lies outside the film.
+        fill: grey of what lies outside the image.
         method: of the read, one of Pillow's; None chooses as above.
 
     Returns:
@@ -74,7 +78,9 @@ def warp(image, transform, size, *, fill=0, method=None):
     rows, columns = size
     image = np.asarray(image)
     if image.ndim != 2 or image.dtype != np.uint8:
-        raise UserError(f'warp takes an 8-bit grey image [H, W], not {image.dtype} {list(image.shape)}')
+        raise UserError(
+            f'warp takes an 8-bit grey image [H, W], not {image.dtype} {list(image.shape)}'
+        )
     if abs(np.linalg.det(transform[:2, :2])) < 1e-12 or not np.isfinite(transform).all():
         raise UserError('warp: the transform is not invertible; are two key points the same?')
     if tuple(size) == image.shape and np.allclose(transform, np.eye(3), atol=1e-6):
@@ -86,31 +92,39 @@ def warp(image, transform, size, *, fill=0, method=None):
     data = (back[1, 1], back[1, 0], back[1, 2], back[0, 1], back[0, 0], back[0, 2])
     if method is None:
         method = Image.Resampling.BICUBIC if finer <= 2 else Image.Resampling.BILINEAR
-    out = Image.fromarray(image).transform((columns * finer, rows * finer), Image.Transform.AFFINE, data, method,
-                                           fillcolor=fill)
+    out = Image.fromarray(image).transform(
+        (columns * finer, rows * finer), Image.Transform.AFFINE, data, method, fillcolor=fill
+    )
     return np.asarray(out.reduce(finer) if finer > 1 else out)
 
 
 def warp_mask(mask, transform, size):
     """As `warp` for a mask: uint8 [rows, columns] of 0 and 1, 1 where at least half of the pixel is hand."""
-    grey = warp(np.where(mask, np.uint8(255), np.uint8(0)), transform, size, method=Image.Resampling.BILINEAR)
+    grey = warp(
+        np.where(mask, np.uint8(255), np.uint8(0)),
+        transform,
+        size,
+        method=Image.Resampling.BILINEAR,
+    )
     return (grey >= 128).astype(np.uint8)
 
 
-def transform_example(film, transform, size):
-    """A film dict under `transform`: image, `hand_mask`, points and boxes; `transform` in it takes this one on top.
+def transform_example(example, transform, size):
+    """An image dict under `transform`: image, `hand_mask`, points and boxes; `transform` in it takes this one on top.
 
-    `film['transform']`, float32 [3, 3], leads from the film as it was before the first such step to the film as it is:
-    what a model finds can be drawn on the native film through its inverse.
+    `image['transform']`, float32 [3, 3], leads from the image as it was before the first such step to the image as it is:
+    what a model finds can be drawn on the native image through its inverse.
     """
-    out = dict(film)
-    out['image'] = warp(film['image'], transform, size)
-    if 'hand_mask' in film:
-        out['hand_mask'] = warp_mask(film['hand_mask'], transform, size)
+    out = dict(example)
+    out['image'] = warp(example['image'], transform, size)
+    if 'hand_mask' in example:
+        out['hand_mask'] = warp_mask(example['hand_mask'], transform, size)
     for name in ('keypoints', 'coco_keypoints'):
-        if name in film:
-            out[name] = apply(transform, film[name])
-    if 'bone_boxes' in film:
-        out['bone_boxes'] = apply_boxes(transform, film['bone_boxes'])
-    out['transform'] = (transform @ np.asarray(film.get('transform', np.eye(3)), np.float64)).astype(np.float32)
+        if name in example:
+            out[name] = apply(transform, example[name])
+    if 'bone_boxes' in example:
+        out['bone_boxes'] = apply_boxes(transform, example['bone_boxes'])
+    out['transform'] = (
+        transform @ np.asarray(example.get('transform', np.eye(3)), np.float64)
+    ).astype(np.float32)
     return out

@@ -1,4 +1,4 @@
-"""One self-contained HTML page over any set of runs: tables, curves, errors by group, worst films, provenance.
+"""One self-contained HTML page over any set of runs: tables, curves, errors by group, worst images, provenance.
 
     python -m boneage_jax.report --workdir=runs/prsnet --output=report.html
     python -m boneage_jax.report --workdir=runs/prsnet,runs/masks,runs/tsne --output=report.html --title='Our hospital'
@@ -11,7 +11,12 @@ left out is computed by the same functions, and the page says so. It opens from 
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.strings('workdir', None, 'folders of runs, sweeps and results, comma-separated; globs are expanded', required=True)
+FLAGS.strings(
+    'workdir',
+    None,
+    'folders of runs, sweeps and results, comma-separated; globs are expanded',
+    required=True,
+)
 FLAGS.string('output', None, 'the page to write, NAME.html', required=True)
 FLAGS.string('title', '', 'heading of the page')
 FLAGS.boolean('images', True, 'pictures of the images that went worst (their terms of use apply)')
@@ -29,7 +34,7 @@ def main(argv):
         values.output,
         title=values.title,
         data_dir=values.data_dir,
-        films=values.images,
+        images=values.images,
     )
 
 

@@ -18,9 +18,18 @@ from tfds_rsna.errors import UserError
 
 DEPTH = 4  # folders below a given one
 # What other commands leave: the file that tells, and how the section is called.
-EXTRAS = {'orderedness.json': 'Embeddings', 'stress.csv': 'Robustness', 'near_edges.csv': 'Near class edges',
-          'parts.json': 'Inside the network'}
-KINDS = {'accuracy': 'classes', 'mae': 'ages', 'iou': 'masks', 'error_percent': 'points'}  # by what metrics.json holds
+EXTRAS = {
+    'orderedness.json': 'Embeddings',
+    'stress.csv': 'Robustness',
+    'near_edges.csv': 'Near class edges',
+    'parts.json': 'Inside the network',
+}
+KINDS = {
+    'accuracy': 'classes',
+    'mae': 'ages',
+    'iou': 'masks',
+    'error_percent': 'points',
+}  # by what metrics.json holds
 
 
 @dataclasses.dataclass
@@ -32,8 +41,12 @@ class Run:
     report: dict | None
     notes: list
     name: str = ''
-    kin: list = dataclasses.field(default_factory=list)  # runs of the same films, whose records serve as well
-    older: dict = dataclasses.field(default_factory=dict)  # {what metrics.json lacks: the splits in which it does}
+    kin: list = dataclasses.field(
+        default_factory=list
+    )  # runs of the same images, whose records serve as well
+    older: dict = dataclasses.field(
+        default_factory=dict
+    )  # {what metrics.json lacks: the splits in which it does}
 
     @property
     def splits(self):
@@ -46,16 +59,21 @@ class Run:
         return next((kind for key, kind in KINDS.items() if key in overall), None)
 
     @functools.cached_property
-    def films(self):
+    def images(self):
         """{split: {column: [N]}} of predictions.csv, of whatever columns it has; {} where it cannot be read."""
         path = self.place / 'predictions.csv'
         try:
             if self.kind in ('ages', 'classes'):
-                films = predictions.read(path)
-                return {split: predictions.of_split(films, split) for split in dict.fromkeys(films['split'].tolist())}
+                images = predictions.read(path)
+                return {
+                    split: predictions.of_split(images, split)
+                    for split in dict.fromkeys(images['split'].tolist())
+                }
             name = 'iou' if self.kind == 'masks' else 'error_percent'
-            return {split: {'id': ids, 'value': values}
-                    for split, (ids, values) in table.METRICS[name].films(self.place).items()}
+            return {
+                split: {'id': ids, 'value': values}
+                for split, (ids, values) in table.METRICS[name].images(self.place).items()
+            }
         except (UserError, OSError, KeyError, ValueError) as error:
             self.notes.append(f'predictions.csv cannot be read: {error}')
             return {}
@@ -75,20 +93,29 @@ class Run:
         """`splits` with what an older release left out of them, computed from predictions.csv by the same functions."""
         filled = {}
         for split, of in self.splits.items():
-            films = self.films.get(split)
-            if self.kind not in ('ages', 'classes') or films is None:
+            images = self.images.get(split)
+            if self.kind not in ('ages', 'classes') or images is None:
                 filled[split] = of
                 continue
-            anew = metrics.age_metrics(films['prediction'], films['age'], films['male'])
+            anew = metrics.age_metrics(images['prediction'], images['age'], images['male'])
             said, here = of['overall']['mae']['value'], anew['overall']['mae']['value']
             if abs(said - here) > 1e-3 * max(1.0, abs(said)):
-                self.notes.append(f'metrics.json says MAE {said:.3f} on {split}, predictions.csv {here:.3f}: not of the '
-                                  'same run.')
+                self.notes.append(
+                    f'metrics.json says MAE {said:.3f} on {split}, predictions.csv {here:.3f}: not of the '
+                    'same run.'
+                )
             elif missing := sorted(set(anew['overall']) - set(of['overall'])):
                 self.older.setdefault(', '.join(missing), []).append(split)
-            filled[split] = of | {'overall': anew['overall'] | of['overall'], **{
-                key: {name: anew[key].get(name, {}) | values for name, values in of.get(key, {}).items()}
-                for key in ('by_sex', 'by_stage')}}
+            filled[split] = of | {
+                'overall': anew['overall'] | of['overall'],
+                **{
+                    key: {
+                        name: anew[key].get(name, {}) | values
+                        for name, values in of.get(key, {}).items()
+                    }
+                    for key in ('by_sex', 'by_stage')
+                },
+            }
         return filled
 
 
@@ -122,25 +149,34 @@ def find(folders):
             raise UserError(f'--workdir={folder}: no such folder')
         _look(folder, DEPTH, found, seen)
     if not found:
-        raise UserError(f'--workdir={",".join(map(str, folders))}: neither runs (config.json, metrics.json) nor tables '
-                        '(table.csv) lie there')
+        raise UserError(
+            f'--workdir={",".join(map(str, folders))}: neither runs (config.json, metrics.json) nor tables '
+            '(table.csv) lie there'
+        )
     places = [str(thing.place.absolute()) for thing in found]
     common = os.path.commonpath(places)
     for thing, place in zip(found, places):
         name = os.path.relpath(place, common)
         thing.name = pathlib.Path(common).name if name == '.' else name
     for run in found:
-        if isinstance(run, Run) and (films := _films(run)):
-            run.kin = [other for other in found if isinstance(other, Run) and other is not run and _films(other) == films]
+        if isinstance(run, Run) and (images := _images(run)):
+            run.kin = [
+                other
+                for other in found
+                if isinstance(other, Run) and other is not run and _images(other) == images
+            ]
     return [[thing for thing in found if isinstance(thing, kind)] for kind in (Run, Sweep, Extra)]
 
 
-def _films(run):
-    """Which films a run saw, as far as its config says: runs that agree have the same records."""
+def _images(run):
+    """Which images a run saw, as far as its config says: runs that agree have the same records."""
     try:
         data = run.config['data']
-        return [data[key] for key in ('source', 'folder', 'stages', 'size', 'fit')] + [
-            data['stage'][name] for name in data['stages'] if name in data['stage']] + [data.get(data['source'])]
+        return (
+            [data[key] for key in ('source', 'folder', 'stages', 'size', 'fit')]
+            + [data['stage'][name] for name in data['stages'] if name in data['stage']]
+            + [data.get(data['source'])]
+        )
     except (KeyError, TypeError):
         return None
 
@@ -155,11 +191,18 @@ def _look(folder, depth, found, seen):
         found.append(_run(folder))
     if (sweep := _sweep(folder)) is not None:
         found.append(sweep)
-    found.extend(Extra(folder, kind, folder / file) for file, kind in EXTRAS.items() if (folder / file).is_file())
+    found.extend(
+        Extra(folder, kind, folder / file)
+        for file, kind in EXTRAS.items()
+        if (folder / file).is_file()
+    )
     if depth:
         for inner in sorted(folder.iterdir()):
-            if inner.is_dir() and not inner.name.startswith('.') and inner.name not in ('checkpoints', 'figures',
-                                                                                      'tensorboard', 'accepted'):
+            if (
+                inner.is_dir()
+                and not inner.name.startswith('.')
+                and inner.name not in ('checkpoints', 'figures', 'tensorboard', 'accepted')
+            ):
                 _look(inner, depth - 1, found, seen)
 
 

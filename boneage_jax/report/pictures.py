@@ -1,4 +1,4 @@
-"""Pictures as data URIs: charts as SVG, what runs left as WebP of a bearable size, films as thumbnails."""
+"""Pictures as data URIs: charts as SVG, what runs left as WebP of a bearable size, images as thumbnails."""
 
 import base64
 import functools
@@ -15,7 +15,7 @@ from tfds_rsna import prepared
 from tfds_rsna.errors import UserError
 
 WIDTH = 1400  # pixels of a picture that a run left
-THUMBNAIL = 160  # pixels of a film's longer side
+THUMBNAIL = 160  # pixels of an image's longer side
 
 
 def chart(draw, *arguments):
@@ -32,23 +32,33 @@ def of_file(path):
         return None
 
 
-def of_film(image):
-    """A film `[H, W, 1]` uint8 as a small data URI."""
+def of_image(image):
+    """An image `[H, W, 1]` uint8 as a small data URI."""
     return _webp(Image.fromarray(np.asarray(image)[..., 0]), (THUMBNAIL, THUMBNAIL), quality=75)
 
 
-def films(run, ids, data_dir=None):
-    """({id: film `[H, W, 1]` uint8}, note): the films `ids` of a run from its records, or why there are none."""
+def images(run, ids, data_dir=None):
+    """({id: image `[H, W, 1]` uint8}, note): the images `ids` of a run from its records, or why there are none."""
     try:
         folder = next(filter(None, (_records(one, data_dir) for one in (run, *run.kin))), None)
         if folder is None:
-            return {}, 'No pictures: the records of these films are not on this machine.'
+            return {}, 'No pictures: the records of these images are not on this machine.'
         opened = _open(folder)
     except (UserError, OSError, KeyError) as error:
         return {}, f'No pictures: {error}'
-    where = {name: (split, i) for split, labels in opened.labels.items() for i, name in enumerate(labels['ids'])}
-    found = {name: opened.splits[where[name][0]][where[name][1]]['image'] for name in ids if name in where}
-    return found, '' if len(found) == len(ids) else f'{len(ids) - len(found)} films are not in {folder}.'
+    where = {
+        name: (split, i)
+        for split, labels in opened.labels.items()
+        for i, name in enumerate(labels['ids'])
+    }
+    found = {
+        name: opened.splits[where[name][0]][where[name][1]]['image']
+        for name in ids
+        if name in where
+    }
+    return found, '' if len(found) == len(
+        ids
+    ) else f'{len(ids) - len(found)} images are not in {folder}.'
 
 
 @functools.lru_cache(maxsize=8)
@@ -63,7 +73,14 @@ def _records(run, data_dir):
         return pathlib.Path(said)
     if run.config is None:
         members = (run.report or {}).get('members', [])
-        workdir = next((pathlib.Path(member) for member in members if (pathlib.Path(member) / 'config.json').exists()), None)
+        workdir = next(
+            (
+                pathlib.Path(member)
+                for member in members
+                if (pathlib.Path(member) / 'config.json').exists()
+            ),
+            None,
+        )
         if workdir is None:
             return None
     else:

@@ -4,8 +4,8 @@
 
 `--config=...:init_from=a.safetensors` starts another run from it, bit for bit, and `models.pretrained.load(model,
 'a.safetensors')` fills a network of the same configuration. The metadata holds `config` and `task` (the run's config.json
-and task.json), `step`, and `trained_on`: hashes of the training films' ids, so that a run that holds out some of these
-films refuses to start from it.
+and task.json), `step`, and `trained_on`: hashes of the training images' ids, so that a run that holds out some of these
+images refuses to start from it.
 """
 
 import json
@@ -34,14 +34,21 @@ def export(workdir, output):
         raise UserError(f'--output={output}: no such folder')
     try:
         about = {name: (workdir / f'{name}.json').read_text() for name in ('config', 'task')}
-        films = json.loads((workdir / 'splits.json').read_text())['train']
+        images = json.loads((workdir / 'splits.json').read_text())['train']
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f'{workdir}: no trained network lies there ({error}); give the workdir of a run') from error
+        raise UserError(
+            f'{workdir}: no trained network lies there ({error}); give the workdir of a run'
+        ) from error
     with checkpoint.Checkpoints(workdir) as checkpoints:
         step, arrays = checkpoints.read_parameters()
-    about |= {'format': pretrained.FORMAT, 'step': str(step),
-              'trained_on': json.dumps([workdir_lib.fingerprint(film) for film in films])}
+    about |= {
+        'format': pretrained.FORMAT,
+        'step': str(step),
+        'trained_on': json.dumps([workdir_lib.fingerprint(image) for image in images]),
+    }
     temporary = output.with_name(output.name + '.tmp')
     safetensors.numpy.save_file(arrays, temporary, metadata=about)
     os.replace(temporary, output)
-    log.info(f'{output}: {len(arrays)} arrays of step {step}, {output.stat().st_size / 1e6:,.1f} MB.')
+    log.info(
+        f'{output}: {len(arrays)} arrays of step {step}, {output.stat().st_size / 1e6:,.1f} MB.'
+    )

@@ -27,8 +27,10 @@ def read(path):
         found = reader.fieldnames or []
         missing = [name for name in COLUMNS if name not in found]
         if missing:
-            raise UserError(f'{path}: column{"s" * (len(missing) > 1)} {", ".join(missing)} missing; found '
-                            f'{", ".join(found) or "nothing"}. Predicted ages need {",".join(COLUMNS)}.')
+            raise UserError(
+                f'{path}: column{"s" * (len(missing) > 1)} {", ".join(missing)} missing; found '
+                f'{", ".join(found) or "nothing"}. Predicted ages need {",".join(COLUMNS)}.'
+            )
         numbers = ['age', 'prediction'] + ['lower', 'upper'] * ({'lower', 'upper'} <= set(found))
         if set(_CLASSES) <= set(found):
             numbers += [*_CLASSES, *(name for name in found if name.startswith('probability_'))]
@@ -40,13 +42,18 @@ def read(path):
                     raise UserError('a number that is not finite')
                 rows.append((row['id'], row['split'], _TRUTH[row['male'].strip().lower()], *values))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f'{path}, line {reader.line_num}: cannot read {row} ({error})') from error
+                raise UserError(
+                    f'{path}, line {reader.line_num}: cannot read {row} ({error})'
+                ) from error
     if not rows:
         raise UserError(f'{path} holds no predictions; was the run evaluated?')
-    columns = {name: np.asarray(column) for name, column in zip(('id', 'split', 'male', *numbers), zip(*rows))}
+    columns = {
+        name: np.asarray(column)
+        for name, column in zip(('id', 'split', 'male', *numbers), zip(*rows))
+    }
     return columns | {name: columns[name].astype(int) for name in _CLASSES if name in columns}
 
 
-def of_split(films, split):
-    """The films of one split, in the same form."""
-    return {name: column[films['split'] == split] for name, column in films.items()}
+def of_split(images, split):
+    """The images of one split, in the same form."""
+    return {name: column[images['split'] == split] for name, column in images.items()}

@@ -17,11 +17,11 @@ from tfds_rsna.errors import UserError
 
 
 class Predictor:
-    """The best network of the run in `workdir`, as a function of films.
+    """The best network of the run in `workdir`, as a function of images.
 
     `predictor(images [N, H, W, 1] uint8, male [N] bool) -> (prediction, aux)`, arrays of numpy with N rows, as the
-    model gives them: nothing is mirrored, averaged or turned into months (`predictor.task.months` does that). Films
-    must be prepared as in training, H and W are `predictor.config.data.size`. Any N will do: films go through in
+    model gives them: nothing is mirrored, averaged or turned into months (`predictor.task.months` does that). Images
+    must be prepared as in training, H and W are `predictor.config.data.size`. Any N will do: images go through in
     batches of `batch_size` (the run's own by default), padded so that few programs are compiled.
 
     Attributes: `config` (of the run, knobs that a newer release added at their neutral value), `task`, `step` (of the
@@ -36,17 +36,18 @@ class Predictor:
         workdir = pathlib.Path(workdir)
         self.config, self.task = read_config(workdir), read_task(workdir)
         self.batch_size = batch_size or self.config.batch_size
-        graphs, *parts = state_lib.partition(
-            nnx.eval_shape(lambda: build_model(self.config)), self.config.frozen)  # shapes alone: nothing is drawn
+        graphdefs, *parts = state_lib.partition(
+            nnx.eval_shape(lambda: build_model(self.config)), self.config.frozen
+        )  # shapes alone: nothing is drawn
         state = state_lib.State(None, *parts, None, None)
         with checkpoint.Checkpoints(workdir) as checkpoints:
             state = checkpoints.load_parameters(state)
-            self.step = checkpoints.chosen
-        self._parts = state.trainable, state.frozen, state.statistics
+            self.step = checkpoints.best_or_latest
+        self._parts = state.params, state.frozen_params, state.batch_stats
         self._sizes = set()
 
         def apply(parts, image, male):
-            model = nnx.merge(graphs.evaluate, *parts)
+            model = nnx.merge(graphdefs.evaluate, *parts)
             return model(augment.to_float({'image': image})['image'], male)
 
         self._apply = jax.jit(apply)
@@ -55,21 +56,32 @@ class Predictor:
     def __call__(self, images, male=None):
         images = np.asarray(images)
         expected = (*self.config.data.size, 1)
-        if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8 or not len(images):
-            raise UserError(f'images: expected uint8 [N, {", ".join(map(str, expected))}], as this run was trained on; '
-                            f'found {images.dtype} {list(images.shape)}')
+        if (
+            images.ndim != 4
+            or images.shape[1:] != expected
+            or images.dtype != np.uint8
+            or not len(images)
+        ):
+            raise UserError(
+                f'images: expected uint8 [N, {", ".join(map(str, expected))}], as this run was trained on; '
+                f'found {images.dtype} {list(images.shape)}'
+            )
         if male is None:
             if self.needs_sex:
-                raise UserError('male: this network reads the sex; give it for every film')
+                raise UserError('male: this network reads the sex; give it for every image')
             male = np.zeros(len(images), bool)
         male = np.asarray(male, bool)
         if male.shape != (len(images),):
-            raise UserError(f'male: expected {len(images)} values, one a film; found shape {list(male.shape)}')
-        outputs = [self._batch(images[i:i + self.batch_size], male[i:i + self.batch_size])
-                   for i in range(0, len(images), self.batch_size)]
+            raise UserError(
+                f'male: expected {len(images)} values, one an image; found shape {list(male.shape)}'
+            )
+        outputs = [
+            self._batch(images[i : i + self.batch_size], male[i : i + self.batch_size])
+            for i in range(0, len(images), self.batch_size)
+        ]
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
-    def evaluated(self, images, male=None):
+    def predict_tta(self, images, male=None):
         """The same as the run's evaluation has it: `prediction` averaged with that of the mirror image under `flip_tta`."""
         prediction, aux = self(images, male)
         if self.config.flip_tta:
@@ -78,7 +90,7 @@ class Predictor:
         return prediction, aux
 
     def _batch(self, images, male):
-        """One program's worth of films: padded to a size that is compiled already, or else to a power of two."""
+        """One program's worth of images: padded to a size that is compiled already, or else to a power of two."""
         count = len(images)
         fitting = [size for size in self._sizes if size >= count]
         size = min(fitting) if fitting else min(self.batch_size, 1 << (count - 1).bit_length())
@@ -89,8 +101,10 @@ class Predictor:
         return jax.tree.map(lambda x: x[:count], out)
 
     def _shapes(self, count):
-        return (jax.ShapeDtypeStruct((count, *self.config.data.size, 1), jnp.uint8),
-                jax.ShapeDtypeStruct((count,), jnp.bool_))
+        return (
+            jax.ShapeDtypeStruct((count, *self.config.data.size, 1), jnp.uint8),
+            jax.ShapeDtypeStruct((count,), jnp.bool_),
+        )
 
 
 def read_config(workdir):
@@ -98,11 +112,15 @@ def read_config(workdir):
     workdir = pathlib.Path(workdir)
     path = workdir / 'config.json'
     if not path.is_file():
-        raise UserError(f'{workdir}: no run lies there (no config.json); give the --workdir of a training')
+        raise UserError(
+            f'{workdir}: no run lies there (no config.json); give the --workdir of a training'
+        )
     config = config_lib.from_json(path)
     if config.trainer != 'gradient':
-        raise UserError(f'{workdir} holds a run with trainer={config.trainer!r}, which keeps no network to predict '
-                        'with; give the workdir of a gradient-trained run')
+        raise UserError(
+            f'{workdir} holds a run with trainer={config.trainer!r}, which keeps no network to predict '
+            'with; give the workdir of a gradient-trained run'
+        )
     return config
 
 
@@ -118,7 +136,7 @@ def step_of(workdir):
     """The step whose network `Predictor(workdir)` loads, without loading it; raises as it does."""
     read_task(workdir)
     with checkpoint.Checkpoints(workdir) as checkpoints:
-        return checkpoints.chosen
+        return checkpoints.best_or_latest
 
 
 def build_model(config):

@@ -1,4 +1,4 @@
-"""What a workdir promises: one run, of one configuration, on the same films from its first step to its report."""
+"""What a workdir promises: one run, of one configuration, on the same images from its first step to its report."""
 
 import hashlib
 import importlib.metadata
@@ -14,7 +14,14 @@ from boneage_jax import config as config_lib
 from tfds_rsna.errors import UserError
 
 # Keys that may change between the stops of a run: they change what is written or how fast, never the result.
-HARMLESS = ('log_every', 'save_every', 'profile_steps', 'sharding', 'data.placement', 'data.download')
+HARMLESS = (
+    'log_every_steps',
+    'checkpoint_every_steps',
+    'profile_steps',
+    'sharding',
+    'data.placement',
+    'data.download',
+)
 
 
 def has_results(workdir):
@@ -32,38 +39,48 @@ def write_or_check_config(workdir, config, *, write):
     if path.exists() and has_results(workdir):
         saved = json.loads(path.read_text())
         now, then = config_lib.flat(wanted), config_lib.flat(saved)
-        new = [key for key, value in config_lib.flat(config_lib.base()).items()
-               if key not in then and key in now and config_lib.same(now[key], value)]
+        new = [
+            key
+            for key, value in config_lib.flat(config_lib.base()).items()
+            if key not in then and key in now and config_lib.same(now[key], value)
+        ]
         changed = config_lib.differences(saved, wanted, ignore=(*HARMLESS, *new))
         if changed:
             raise ConfigError(
-                f'{workdir} holds a run of another configuration:\n  ' + '\n  '.join(changed) + '\nChoose another '
-                '--workdir (init_from starts it from this run), or give the configuration of this run.')
+                f'{workdir} holds a run of another configuration:\n  '
+                + '\n  '.join(changed)
+                + '\nChoose another '
+                '--workdir (init_from starts it from this run), or give the configuration of this run.'
+            )
     elif write:
         (workdir / 'task.json').unlink(missing_ok=True)
         files.write_json(path, wanted)
 
 
 def write_or_check_splits(workdir, splits, *, write):
-    """Writes splits.json, `{split: [id, ...]}`, or refuses to go on with other films than the run began with.
+    """Writes splits.json, `{split: [id, ...]}`, or refuses to go on with other images than the run began with.
 
-    Going on would train on films that were held out before, or hold out films that were trained on.
+    Going on would train on images that were held out before, or hold out images that were trained on.
     """
     path, ids = workdir / 'splits.json', {name: list(split.ids) for name, split in splits.items()}
     if path.exists() and has_results(workdir):
         before = json.loads(path.read_text())
-        moved = [f'{name}: {len(set(before.get(name, [])) ^ set(ids.get(name, [])))} films differ'
-                 for name in sorted({*before, *ids}) if before.get(name) != ids.get(name)]
+        moved = [
+            f'{name}: {len(set(before.get(name, [])) ^ set(ids.get(name, [])))} images differ'
+            for name in sorted({*before, *ids})
+            if before.get(name) != ids.get(name)
+        ]
         if moved:
             raise ConfigError(
-                f'{path}: the films changed since this run began ({"; ".join(moved)}). Give it the films it began with, '
-                'or start a new run in another --workdir.')
+                f'{path}: the images changed since this run began ({"; ".join(moved)}). Give it the images it began with, '
+                'or start a new run in another --workdir.'
+            )
     elif write:
         files.write_json(path, ids)
 
 
 def check_no_leakage(other, config, splits):
-    """Refuses to start from a run that trained on films which this one holds out (ConfigError).
+    """Refuses to start from a run that trained on images which this one holds out (ConfigError).
 
     Ids are compared where both runs read the same source; a run without splits.json or config.json is refused too.
     """
@@ -72,48 +89,66 @@ def check_no_leakage(other, config, splits):
         trained = set(json.loads((other / 'splits.json').read_text())['train'])
         theirs = json.loads((other / 'config.json').read_text())['data']
     except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f'init_from={str(other)!r}: no run lies there ({error}); give its workdir') from error
-    _refuse_trained(str(other), trained, theirs, config, {name: split.ids for name, split in splits.items()})
+        raise ConfigError(
+            f'init_from={str(other)!r}: no run lies there ({error}); give its workdir'
+        ) from error
+    _refuse_trained(
+        str(other), trained, theirs, config, {name: split.ids for name, split in splits.items()}
+    )
 
 
 def check_no_leakage_of_file(path, metadata, config, splits):
-    """The same for weights that were exported from a run: their metadata tells its data and its films, as `fingerprint`s.
+    """The same for weights that were exported from a run: their metadata tells its data and its images, as `fingerprint`s.
 
     A file that tells neither (ImageNet weights) saw none of them.
     """
     if 'trained_on' not in metadata:
         return
-    theirs, trained = json.loads(metadata['config'])['data'], set(json.loads(metadata['trained_on']))
-    _refuse_trained(str(path), trained, theirs, config,
-                    {name: [fingerprint(film) for film in split.ids] for name, split in splits.items()})
+    theirs, trained = (
+        json.loads(metadata['config'])['data'],
+        set(json.loads(metadata['trained_on'])),
+    )
+    _refuse_trained(
+        str(path),
+        trained,
+        theirs,
+        config,
+        {name: [fingerprint(image) for image in split.ids] for name, split in splits.items()},
+    )
 
 
-def fingerprint(film):
-    """Stands for a film's id where a file travels: the same film is known again, its name is not told."""
-    return hashlib.sha256(str(film).encode()).hexdigest()[:12]
+def fingerprint(image):
+    """Stands for an image's id where a file travels: the same image is known again, its name is not told."""
+    return hashlib.sha256(str(image).encode()).hexdigest()[:12]
 
 
 def _refuse_trained(other, trained, theirs, config, ids):
     ours = json.loads(config.data.to_json())
     if any(theirs.get(key) != ours[key] for key in ('source', 'folder', 'phantom', 'image_folder')):
         return
-    for name, films in ids.items():
-        leaked = trained & set(films)
+    for name, images in ids.items():
+        leaked = trained & set(images)
         if name != 'train' and leaked:
             raise ConfigError(
-                f'init_from={other!r}: {len(leaked)} of the {len(films)} {name} films were trained on there; take '
-                'the same data.split_seed, data.validation and data.holdout in both runs')
+                f'init_from={other!r}: {len(leaked)} of the {len(images)} {name} images were trained on there; take '
+                'the same data.split_seed, data.validation and data.holdout in both runs'
+            )
 
 
 def label_digests(splits):
-    """What a run was taught and asked: `{split: {'films', 'sha256'}}`, the digest over (id, months, sex) sorted by id.
+    """What a run was taught and asked: `{split: {'images', 'sha256'}}`, the digest over (id, months, sex) sorted by id.
 
-    The same films with the same labels give the same digest, whatever file they came in.
+    The same images with the same labels give the same digest, whatever file they came in.
     """
     found = {}
     for name, split in splits.items():
-        rows = sorted(zip(split.ids, (float(m) for m in split.months), (bool(m) for m in split.male)))
-        found[name] = {'films': len(rows), 'sha256': hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
+        rows = sorted(
+            zip(split.ids, (float(m) for m in split.months), (bool(m) for m in split.male))
+        )
+        found[name] = {
+            'images': len(rows),
+            'sha256': hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+        }
     return found
 
 
@@ -123,8 +158,13 @@ def provenance():
 
     def git(*arguments):
         try:
-            return subprocess.run(['git', '-C', str(here), *arguments], capture_output=True, text=True, timeout=10,
-                                  check=True).stdout.strip()
+            return subprocess.run(
+                ['git', '-C', str(here), *arguments],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            ).stdout.strip()
         except (OSError, subprocess.SubprocessError):  # no git, or not a checkout
             return None
 
@@ -132,11 +172,24 @@ def provenance():
     if commit and git('status', '--porcelain', '--untracked-files=no'):
         commit += '+'
     info = pathlib.Path('/proc/cpuinfo')
-    names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')] if (
-        info.exists()) else []
-    return {'commit': commit,
-            'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')},
-            'processor': f'{len(os.sched_getaffinity(0))} x {names[0]}' if names else platform.processor()}
+    names = (
+        [
+            line.split(':')[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith('model name')
+        ]
+        if (info.exists())
+        else []
+    )
+    return {
+        'commit': commit,
+        'versions': {
+            name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')
+        },
+        'processor': f'{len(os.sched_getaffinity(0))} x {names[0]}'
+        if names
+        else platform.processor(),
+    }
 
 
 def unique_names(workdirs):

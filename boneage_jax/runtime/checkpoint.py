@@ -1,6 +1,6 @@
 """Save, resume, keep the best: the one module that knows Orbax.
 
-A checkpoint is the whole State as one flat dict `{'trainable.head.kernel': array, ...}`, so it can be read without our
+A checkpoint is the whole State as one flat dict `{'params.head.kernel': array, ...}`, so it can be read without our
 classes. The latest is kept (to resume) and the best by the selecting metric (to report). Saving is synchronous and
 atomic: Orbax writes into a temporary folder and renames it, so a kill or a full disk leaves the earlier ones whole.
 """
@@ -17,7 +17,7 @@ from orbax.checkpoint import v1
 
 from boneage_jax.errors import CheckpointError
 
-PARAMETERS = ('trainable', 'frozen', 'statistics')  # the parts of a State that make the model
+PARAMETERS = ('params', 'frozen_params', 'batch_stats')  # the parts of a State that make the model
 
 
 class Checkpoints:
@@ -28,20 +28,28 @@ class Checkpoints:
 
     def __init__(self, workdir, *, clean=False):
         keep = v1.training.preservation_policies
-        best = keep.BestN(get_metric_fn=lambda m: m['value'], reverse=True, n=1, keep_checkpoints_without_metrics=False)
+        best = keep.BestN(
+            get_metric_fn=lambda m: m['value'],
+            reverse=True,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
         self.directory = pathlib.Path(workdir).resolve() / 'checkpoints'
         if clean:
             for rest in self.directory.glob('*.orbax-checkpoint-tmp'):
                 shutil.rmtree(rest, ignore_errors=True)
         self._orbax = v1.training.Checkpointer(
-            self.directory, preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best]))
+            self.directory, preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best])
+        )
         self._failed = False
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        if not self._failed:  # closing would raise the failed save's error a second time, in front of our message
+        if (
+            not self._failed
+        ):  # closing would raise the failed save's error a second time, in front of our message
             self._orbax.close()
 
     @property
@@ -56,7 +64,7 @@ class Checkpoints:
         return min(scored, key=lambda c: c.metrics['value']).step if scored else None
 
     @property
-    def chosen(self):
+    def best_or_latest(self):
         """The step that a finished run is read at: the best, or the latest where none was evaluated; CheckpointError for none."""
         step = self.best if self.best is not None else self.latest
         if step is None:
@@ -67,16 +75,25 @@ class Checkpoints:
         """Writes `state`. `value` is the selecting metric (smaller is better), given where it is the best so far."""
         metrics = None if value is None else {'value': float(value)}
         before, verbosity = self.latest, logging.get_verbosity()
-        logging.set_verbosity(logging.FATAL)  # a failed save logs a dozen tracebacks, one from each of Orbax's threads
+        logging.set_verbosity(
+            logging.FATAL
+        )  # a failed save logs a dozen tracebacks, one from each of Orbax's threads
         try:
             self._orbax.save(step, _flatten(state), metrics=metrics, force=True, overwrite=True)
-        except Exception as error:  # tensorstore wraps the operating system's errors in ValueError and others
+        except (
+            Exception
+        ) as error:  # tensorstore wraps the operating system's errors in ValueError and others
             self._failed = True
             if _disk_full(error):
                 raise CheckpointError(
                     f'{self.directory}: no space left to write the checkpoint of step {step}. '
-                    + ('None was written before: ' if before is None else f'The checkpoint of step {before} is whole: ')
-                    + 'free some space and run the same command to go on.') from error
+                    + (
+                        'None was written before: '
+                        if before is None
+                        else f'The checkpoint of step {before} is whole: '
+                    )
+                    + 'free some space and run the same command to go on.'
+                ) from error
             raise
         finally:
             logging.set_verbosity(verbosity)
@@ -87,12 +104,19 @@ class Checkpoints:
         flat = _flatten(like)
         saved = {name: tuple(x.shape) for name, x in self._leaves(step)}
         expected = {name: x.shape for name, x in flat.items()}
-        wrong = [f'{name}: {_show(saved.get(name))} saved, {_show(expected.get(name))} expected'
-                 for name in sorted({*expected, *saved}) if saved.get(name) != expected.get(name)]
+        wrong = [
+            f'{name}: {_show(saved.get(name))} saved, {_show(expected.get(name))} expected'
+            for name in sorted({*expected, *saved})
+            if saved.get(name) != expected.get(name)
+        ]
         _refuse(self.directory / str(step), wrong)
-        abstract = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in flat.items()}
+        abstract = {
+            k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in flat.items()
+        }
         loaded = self._orbax.load(step, abstract)
-        return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in _flatten(like)])
+        return jax.tree.unflatten(
+            jax.tree.structure(like), [loaded[name] for name in _flatten(like)]
+        )
 
     def load_parameters(self, state, parts=()):
         """`state` with the parameters and batch statistics of this workdir's best checkpoint; see `take`."""
@@ -100,18 +124,24 @@ class Checkpoints:
         return take(state, saved, parts, where=self.directory / str(step))
 
     def read_parameters(self):
-        """(step, `{'trunk.stem.kernel': numpy array, ...}`) of the `chosen` checkpoint.
+        """(step, `{'backbone.stem.kernel': numpy array, ...}`) of the `chosen` checkpoint.
 
         Parameters, frozen or not, and batch statistics. Raises CheckpointError where there is no checkpoint.
         """
         step = self.chosen
-        return step, {name.partition('.')[2]: array for name, array in self.read(step).items()
-                      if name.partition('.')[0] in PARAMETERS}
+        return step, {
+            name.partition('.')[2]: array
+            for name, array in self.read(step).items()
+            if name.partition('.')[0] in PARAMETERS
+        }
 
     def read(self, step):
-        """The checkpoint as it lies on disk: `{'trainable.head.kernel': array, ...}`, numpy, without any model."""
+        """The checkpoint as it lies on disk: `{'params.head.kernel': array, ...}`, numpy, without any model."""
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for name, x in self._leaves(step)}
+        abstract = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
+            for name, x in self._leaves(step)
+        }
         return jax.tree.map(np.asarray, self._orbax.load(step, abstract))
 
     def _leaves(self, step):
@@ -119,10 +149,10 @@ class Checkpoints:
 
 
 def take(state, saved, parts=(), *, where):
-    """`state` with parameters and batch statistics from `saved`, `{'trunk.stem.kernel': array, ...}`, frozen or not there.
+    """`state` with parameters and batch statistics from `saved`, `{'backbone.stem.kernel': array, ...}`, frozen or not there.
 
-    `parts` names the subtrees to take: 'trunk' or, from another place of that model, 'part_trunk=trunk'; with
-    'part_trunk?=trunk' a model that has no part_trunk goes without. The rest of `state` stays as it is. Without
+    `parts` names the subtrees to take: 'backbone' or, from another place of that model, 'part_backbone=backbone'; with
+    'part_backbone?=backbone' a model that has no part_backbone goes without. The rest of `state` stays as it is. Without
     `parts` the whole model is taken. Raises CheckpointError, naming `where`, where a part names nothing or arrays do not
     fit, with their names.
     """
@@ -138,32 +168,49 @@ def take(state, saved, parts=(), *, where):
         if not mine or not theirs:
             what = 'this model' if not mine else str(where)
             names = wanted if not mine else saved
-            raise CheckpointError(f'init_parts: {what} has no parameters below {target if not mine else source!r}; '
-                                  f'it has {", ".join(sorted({name.partition(".")[0] for name in names}))}')
-        chosen |= {target + name[len(source):]: name for name in theirs}
-        chosen |= {name: source + name[len(target):] for name in mine}
-    _refuse(where, [
-        f'{name}: {_show(getattr(saved.get(there), "shape", None))} saved, '
-        f'{_show(getattr(wanted.get(name), "shape", None))} expected' for name, there in sorted(chosen.items())
-        if getattr(saved.get(there), 'shape', None) != getattr(wanted.get(name), 'shape', None)])
-    leaves = [jax.device_put(saved[chosen[key]], x.sharding) if (key := name.partition('.')[2]) in chosen else x
-              for name, x in ours.items()]
+            raise CheckpointError(
+                f'init_parts: {what} has no parameters below {target if not mine else source!r}; '
+                f'it has {", ".join(sorted({name.partition(".")[0] for name in names}))}'
+            )
+        chosen |= {target + name[len(source) :]: name for name in theirs}
+        chosen |= {name: source + name[len(target) :] for name in mine}
+    _refuse(
+        where,
+        [
+            f'{name}: {_show(getattr(saved.get(there), "shape", None))} saved, '
+            f'{_show(getattr(wanted.get(name), "shape", None))} expected'
+            for name, there in sorted(chosen.items())
+            if getattr(saved.get(there), 'shape', None) != getattr(wanted.get(name), 'shape', None)
+        ],
+    )
+    leaves = [
+        jax.device_put(saved[chosen[key]], x.sharding)
+        if (key := name.partition('.')[2]) in chosen
+        else x
+        for name, x in ours.items()
+    ]
     return dataclasses.replace(state, **jax.tree.unflatten(jax.tree.structure(groups), leaves))
 
 
 def shapes(state):
-    """`{'trunk.stem.kernel': shape, ...}` of the parameters and batch statistics that `take` can give to `state`."""
-    return {name.partition('.')[2]: x.shape for name, x in _flatten({g: getattr(state, g) for g in PARAMETERS}).items()}
+    """`{'backbone.stem.kernel': shape, ...}` of the parameters and batch statistics that `take` can give to `state`."""
+    return {
+        name.partition('.')[2]: x.shape
+        for name, x in _flatten({g: getattr(state, g) for g in PARAMETERS}).items()
+    }
 
 
 def _refuse(where, wrong):
     if wrong:
-        raise CheckpointError(f'{where} does not fit this model:\n  ' + '\n  '.join(wrong[:8])
-                              + (f'\n  and {len(wrong) - 8} more' if len(wrong) > 8 else ''))
+        raise CheckpointError(
+            f'{where} does not fit this model:\n  '
+            + '\n  '.join(wrong[:8])
+            + (f'\n  and {len(wrong) - 8} more' if len(wrong) > 8 else '')
+        )
 
 
 def pairs(parts):
-    """('part_trunk?=trunk', 'head') -> [('part_trunk', 'trunk', True), ('head', 'head', False)]; none -> the whole model."""
+    """('part_backbone?=backbone', 'head') -> [('part_backbone', 'backbone', True), ('head', 'head', False)]; none -> the whole model."""
     found = []
     for part in parts or ('',):
         target, _, source = part.replace('/', '.').partition('=')
@@ -190,7 +237,10 @@ def _disk_full(error):
         text = str(error)
         if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
-        if any(hint in text for hint in ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota', 'File too large')):
+        if any(
+            hint in text
+            for hint in ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota', 'File too large')
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -9,7 +9,9 @@ import pathlib
 
 def cache_folder():
     """Where records, features and compiled programs are kept: $BONEAGE_CACHE, or a folder in the home."""
-    return pathlib.Path(os.environ.get('BONEAGE_CACHE') or pathlib.Path.home() / '.cache' / 'boneage_jax')
+    return pathlib.Path(
+        os.environ.get('BONEAGE_CACHE') or pathlib.Path.home() / '.cache' / 'boneage_jax'
+    )
 
 
 def write_atomic(path, text):
@@ -31,9 +33,19 @@ def write_table(path, columns, rows):
 
 def write_rows(path, columns, lines, *, digits=4, exact=()):
     """A CSV of `lines` (dicts that have `columns`): floats with `digits` decimals, those of the columns `exact` in full."""
-    write_table(path, columns, [[
-        f'{line[key]:.{digits}f}' if isinstance(line[key], float) and key not in exact else line[key]
-        for key in columns] for line in lines])
+    write_table(
+        path,
+        columns,
+        [
+            [
+                f'{line[key]:.{digits}f}'
+                if isinstance(line[key], float) and key not in exact
+                else line[key]
+                for key in columns
+            ]
+            for line in lines
+        ],
+    )
 
 
 def write_json(path, value):

@@ -24,6 +24,7 @@ class Log:
         self._file = path.open('a')
         try:
             from tensorboardX import SummaryWriter
+
             self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=step)
         except ImportError:
             pass
@@ -69,15 +70,24 @@ class Progress:
     def __init__(self, total, start, *, active=True):
         terminal = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
-            total=total, initial=start, unit='step', disable=not active or not terminal, dynamic_ncols=True,
-            bar_format='{percentage:3.0f}% |{bar}| step {n_fmt}/{total_fmt} {postfix} [{elapsed} < {remaining}]')
+            total=total,
+            initial=start,
+            unit='step',
+            disable=not active or not terminal,
+            dynamic_ncols=True,
+            bar_format='{percentage:3.0f}% |{bar}| step {n_fmt}/{total_fmt} {postfix} [{elapsed} < {remaining}]',
+        )
         self._plain = active and not terminal
         self._total, self._now = total, start
-        self._first = None  # (step, time) of the first update: compilation does not count against the rate
+        self._first = (
+            None  # (step, time) of the first update: compilation does not count against the rate
+        )
         self._said = time.monotonic()
 
     def update(self, step, **values):
-        text = '  '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in values.items())
+        text = '  '.join(
+            f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in values.items()
+        )
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(step - self._now)
         self._now, now = step, time.monotonic()
@@ -96,4 +106,10 @@ def duration(seconds):
     """125.0 -> '2 min 05 s'."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f'{hours} h {minutes:02d} min' if hours else f'{minutes} min {seconds:02d} s' if minutes else f'{seconds} s'
+    return (
+        f'{hours} h {minutes:02d} min'
+        if hours
+        else f'{minutes} min {seconds:02d} s'
+        if minutes
+        else f'{seconds} s'
+    )

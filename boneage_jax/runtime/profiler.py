@@ -30,5 +30,7 @@ class Profiler:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
-            log.info(f'Profiler trace: {self._folder}; open its .trace.json.gz in https://ui.perfetto.dev, or the folder in '
-                    'TensorBoard with the plugin xprof.')
+            log.info(
+                f'Profiler trace: {self._folder}; open its .trace.json.gz in https://ui.perfetto.dev, or the folder in '
+                'TensorBoard with the plugin xprof.'
+            )

@@ -18,7 +18,9 @@ def set_up_jax(config):
         flags = os.environ.get('XLA_FLAGS', '')
         if '--xla_gpu_deterministic_ops' not in flags:  # read when the backend starts
             os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_deterministic_ops=true'.strip()
-    jax.config.update('jax_compilation_cache_dir', str(files.cache_folder() / 'compiled' / _processor()))
+    jax.config.update(
+        'jax_compilation_cache_dir', str(files.cache_folder() / 'compiled' / _processor())
+    )
     # Every program, however small: drawing the initial values alone compiles one for each kernel shape, half a second each.
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
@@ -26,6 +28,9 @@ def set_up_jax(config):
 def _processor():
     """A name for this kind of CPU: programs compiled for another kind, in a home shared by a cluster, may not run here."""
     info = pathlib.Path('/proc/cpuinfo')
-    flags = [line for line in info.read_text().splitlines() if line.startswith(('flags', 'Features'))] if (
-        info.exists()) else []
+    flags = (
+        [line for line in info.read_text().splitlines() if line.startswith(('flags', 'Features'))]
+        if (info.exists())
+        else []
+    )
     return hashlib.sha256('|'.join([platform.machine(), *flags[:1]]).encode()).hexdigest()[:12]

@@ -19,8 +19,17 @@ from boneage_jax.runtime import log
 from tfds_rsna.errors import UserError
 
 # How JAX's errors speak of a host that is gone: the collectives' (Gloo, NCCL) and the coordination service's.
-_LOST = ('Gloo', 'gloo', 'NCCL', 'Connection closed', 'Connection reset', 'heartbeat', 'UNAVAILABLE', 'coordination',
-         'DEADLINE_EXCEEDED')
+_LOST = (
+    'Gloo',
+    'gloo',
+    'NCCL',
+    'Connection closed',
+    'Connection reset',
+    'heartbeat',
+    'UNAVAILABLE',
+    'coordination',
+    'DEADLINE_EXCEEDED',
+)
 
 
 def initialize_distributed(environ=os.environ):
@@ -39,17 +48,25 @@ def initialize_distributed(environ=os.environ):
         if len(given) < len(names):
             missing = ', '.join(name for name in names if name not in given)
             raise UserError(f'a multi-host run needs {", ".join(names)}; missing: {missing}')
-        place = dict(coordinator_address=given[names[0]], num_processes=int(given[names[1]]), process_id=int(given[names[2]]))
+        place = dict(
+            coordinator_address=given[names[0]],
+            num_processes=int(given[names[1]]),
+            process_id=int(given[names[2]]),
+        )
     silence = int(environ.get('BONEAGE_HEARTBEAT') or 60)
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     try:
         jax.distributed.initialize(**place, heartbeat_timeout_seconds=silence)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f'the hosts of this run did not find each other ({", ".join(f"{k}={v}" for k, v in given.items())}); '
-                        f'is the port open, and does every host run? ({error})') from error
+        raise UserError(
+            f'the hosts of this run did not find each other ({", ".join(f"{k}={v}" for k, v in given.items())}); '
+            f'is the port open, and does every host run? ({error})'
+        ) from error
     if is_main():
-        log.info(f'{jax.process_count()} hosts. One that dies ends the run within about {silence} s; the same command goes '
-                'on from the last save, on any number of hosts.')
+        log.info(
+            f'{jax.process_count()} hosts. One that dies ends the run within about {silence} s; the same command goes '
+            'on from the last save, on any number of hosts.'
+        )
 
 
 @contextlib.contextmanager
@@ -65,10 +82,14 @@ def abort_on_error():
             raise
         if isinstance(error, UserError):
             log.info(f'Error: {error}')
-        elif isinstance(error, jax.errors.JaxRuntimeError) and any(sign in str(error) for sign in _LOST):
-            log.info(f'Error: host {jax.process_index()} of {jax.process_count()} lost another host, which died or was cut '
-                    'off; its own output says why. The same command goes on from the last save, on any number of hosts. '
-                    f'({str(error).splitlines()[0][:200]})')
+        elif isinstance(error, jax.errors.JaxRuntimeError) and any(
+            sign in str(error) for sign in _LOST
+        ):
+            log.info(
+                f'Error: host {jax.process_index()} of {jax.process_count()} lost another host, which died or was cut '
+                'off; its own output says why. The same command goes on from the last save, on any number of hosts. '
+                f'({str(error).splitlines()[0][:200]})'
+            )
         else:
             traceback.print_exception(error)
         sys.stderr.flush()
@@ -94,6 +115,7 @@ SMALL = 1024  # numbers; below that a share for each device costs more than it s
 def fsdp_sharding(mesh):
     """`array -> sharding`: a share of a parameter, or of its optimiser's memory, on each device, cut along its longest axis
     that divides; small arrays, and those that do not divide, whole."""
+
     def place(x):
         axes = [axis for axis, length in enumerate(x.shape) if length % mesh.size == 0]
         if not axes or x.size < SMALL:
@@ -109,24 +131,31 @@ def state_sharding(state, mesh, kind):
     places = jax.tree.map(lambda x: replicated_sharding(mesh), state)
     if kind == 'replicated':
         return places, lambda parameters: parameters
-    shares = {name: jax.tree.map(fsdp_sharding(mesh), getattr(state, name)) for name in ('trainable', 'optimizer')}
+    shares = {
+        name: jax.tree.map(fsdp_sharding(mesh), getattr(state, name))
+        for name in ('params', 'opt_state')
+    }
 
     @jax.custom_vjp
     def whole(parameters):
         return jax.lax.with_sharding_constraint(parameters, replicated_sharding(mesh))
 
-    def in_their_shares(_, gradients):  # at once, before their norm is taken: each device then needs the sum of its share alone
-        return (jax.lax.with_sharding_constraint(gradients, shares['trainable']),)
+    def in_their_shares(
+        _, gradients
+    ):  # at once, before their norm is taken: each device then needs the sum of its share alone
+        return (jax.lax.with_sharding_constraint(gradients, shares['params']),)
 
     whole.defvjp(lambda parameters: (whole(parameters), None), in_their_shares)
     return dataclasses.replace(places, **shares), whole
 
 
-def check_batch_size(batch_size, mesh, accumulate=1):
-    if batch_size % (mesh.size * accumulate):
-        parts = f' in {accumulate} parts' if accumulate > 1 else ''
-        raise UserError(f'batch_size={batch_size} does not divide over {mesh.size} devices{parts}; '
-                        f'take a multiple of {mesh.size * accumulate}')
+def check_batch_size(batch_size, mesh, grad_accum_steps=1):
+    if batch_size % (mesh.size * grad_accum_steps):
+        parts = f' in {grad_accum_steps} parts' if grad_accum_steps > 1 else ''
+        raise UserError(
+            f'batch_size={batch_size} does not divide over {mesh.size} devices{parts}; '
+            f'take a multiple of {mesh.size * grad_accum_steps}'
+        )
 
 
 def host_rows(batch_size):
@@ -149,8 +178,11 @@ def place_replicated(tree, mesh):
 
 def place(tree, shardings):
     """The same host values, given on every host, placed as `shardings` (a tree alike) says."""
-    return jax.tree.map(lambda x, sharding: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]),
-                        tree, shardings)
+    return jax.tree.map(
+        lambda x, sharding: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]),
+        tree,
+        shardings,
+    )
 
 
 def is_main():
@@ -169,7 +201,7 @@ def barrier(name):
 
 
 class Preemption:
-    """Whether the run was asked to stop (SIGTERM, Ctrl-C): `asked(step)` is true on every host at the same step.
+    """Whether the run was asked to stop (SIGTERM, Ctrl-C): `requested(step)` is true on every host at the same step.
 
     With several hosts jax's coordination service carries the notice of SIGTERM; alone, a signal handler sets a flag, and
     a second Ctrl-C stops at once. The old handlers come back when the `with` block ends.
@@ -182,7 +214,9 @@ class Preemption:
             try:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     self._old[number] = signal.signal(number, self._set)
-            except ValueError:  # not the main thread, as in some notebooks: nobody sends us signals there
+            except (
+                ValueError
+            ):  # not the main thread, as in some notebooks: nobody sends us signals there
                 pass
         return self
 
@@ -197,7 +231,7 @@ class Preemption:
         self._flag = True
         signal.signal(number, self._old[number])
 
-    def asked(self, step):
+    def requested(self, step):
         if is_multihost():
             return multihost_utils.reached_preemption_sync_point(step)
         return self._flag

@@ -1,4 +1,4 @@
-"""What finding stages found, film by film, on disk: in chunks, so that a killed stage goes on where it stopped."""
+"""What finding stages found, image by image, on disk: in chunks, so that a killed stage goes on where it stopped."""
 
 import functools
 import os
@@ -10,37 +10,47 @@ import numpy as np
 from boneage_jax.runtime import log
 from tfds_rsna.parallel import pools
 
-CHUNK = 64  # films in a file
+CHUNK = 64  # images in a file
 
 
 def fill(folder, counts, look, *, answer=None, workers=1):
-    """Fills `folder` with the findings of every film of every split; chunks that are there are kept.
+    """Fills `folder` with the findings of every image of every split; chunks that are there are kept.
 
-    `counts` {split: films}; `look((split, positions)) -> [findings or looks]` runs in `workers` processes, `answer(looks)
+    `counts` {split: images}; `look((split, positions)) -> [findings or looks]` runs in `workers` processes, `answer(looks)
     -> [findings]` (None: looks are findings) in this one.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(split, range(start, min(start + CHUNK, count)))
-            for split, count in counts.items() for start in range(0, count, CHUNK)]
+    jobs = [
+        (split, range(start, min(start + CHUNK, count)))
+        for split, count in counts.items()
+        for start in range(0, count, CHUNK)
+    ]
     open_jobs = [job for job in jobs if not _path(folder, *job).exists()]
     begin = said = time.monotonic()
-    for done, (job, looks) in enumerate(zip(open_jobs, pools.ordered(look, open_jobs, workers=workers)), start=1):
+    for done, (job, looks) in enumerate(
+        zip(open_jobs, pools.ordered(look, open_jobs, workers=workers)), start=1
+    ):
         _write(_path(folder, *job), answer(looks) if answer else looks)
         if time.monotonic() - said > 30 and done < len(open_jobs):
             said = time.monotonic()
-            log.info(f'  {done * CHUNK:,} of {len(open_jobs) * CHUNK:,} films, '
-                    f'{log.duration((said - begin) / done * (len(open_jobs) - done))} left')
+            log.info(
+                f'  {done * CHUNK:,} of {len(open_jobs) * CHUNK:,} images, '
+                f'{log.duration((said - begin) / done * (len(open_jobs) - done))} left'
+            )
 
 
 def is_complete(folder, counts):
-    """Whether every film's findings are there."""
-    return all(_path(pathlib.Path(folder), split, range(start, 0)).exists()
-               for split, count in counts.items() for start in range(0, count, CHUNK))
+    """Whether every image's findings are there."""
+    return all(
+        _path(pathlib.Path(folder), split, range(start, 0)).exists()
+        for split, count in counts.items()
+        for start in range(0, count, CHUNK)
+    )
 
 
 def read(folder, split, position):
-    """The findings of one film: `{name: array or text}`."""
+    """The findings of one image: `{name: array or text}`."""
     chunk = _chunk(str(_path(pathlib.Path(folder), split, range(position - position % CHUNK, 0))))
     return chunk[position % CHUNK]
 
@@ -50,7 +60,9 @@ def _path(folder, split, positions):
 
 
 def _write(path, findings):
-    arrays = {f'{i}/{name}': value for i, found in enumerate(findings) for name, value in found.items()}
+    arrays = {
+        f'{i}/{name}': value for i, found in enumerate(findings) for name, value in found.items()
+    }
     arrays['count'] = np.int64(len(findings))
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     with temporary.open('wb') as file:

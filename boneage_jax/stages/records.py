@@ -35,7 +35,7 @@ from tfds_rsna.parallel import lock, pools
 
 VERSION = 1  # raise it when a change here alters the records
 POOL_SECONDS = 20  # below that a pool of processes costs more than it saves
-CHUNK = 16  # films that a worker takes at once
+CHUNK = 16  # images that a worker takes at once
 
 
 def get_records(data, data_dir=None):
@@ -49,25 +49,39 @@ def get_records(data, data_dir=None):
     folder, steps, recipe = _places(data, _options(data, data_dir), data_dir)
     if (folder / prepared.MARKER).exists():
         return folder
-    with lock.exclusive(folder.with_name(f'.{folder.name}.lock'), wait=True,
-                        on_wait=lambda: log.info(f'Waiting for another process that prepares {folder}.')):
+    with lock.exclusive(
+        folder.with_name(f'.{folder.name}.lock'),
+        wait=True,
+        on_wait=lambda: log.info(f'Waiting for another process that prepares {folder}.'),
+    ):
         if not (folder / prepared.MARKER).exists():
             builder = build_source(data, data_dir)
             for i, step in enumerate(steps):
-                if not plan.STAGES[step.name].draw:
+                if not plan.STAGES[step.name].transform:
                     _find(builder, steps[:i], step)
             _write_records(builder, folder, data, steps, recipe)
     return folder
 
 
 def open_splits(config, data_dir=None):
-    """Ensures the records and cuts them into splits of `data.sex`; the films of `data.also` join the training split."""
+    """Ensures the records and cuts them into splits of `data.sex`; the images of `data.extra_train_folders` join the training split."""
     data, inputs = config.data, tasks.inputs(config.task)
-    derive = functools.partial(splits_lib.derive, validation=data.validation, holdout=data.holdout,
-                               seed=data.split_seed, official=data.official_splits)
+    derive = functools.partial(
+        splits_lib.derive,
+        validation=data.validation,
+        holdout=data.holdout,
+        seed=data.split_seed,
+        official=data.official_splits,
+    )
     splits = source.open_splits(get_records(data, data_dir), derive, inputs)
-    splits['train'] = source.join(splits['train'], [
-        split for folder in data.also for split in source.open_splits(folder, splits_lib.whole, inputs).values()])
+    splits['train'] = source.join(
+        splits['train'],
+        [
+            split
+            for folder in data.extra_train_folders
+            for split in source.open_splits(folder, splits_lib.whole, inputs).values()
+        ],
+    )
     splits = {name: source.of_sex(split, data.sex) for name, split in splits.items()}
     tasks.validate_labels(config.task, splits)
     return splits
@@ -88,11 +102,15 @@ def build_source(data, data_dir=None):
 
 
 def native_images(data, count, data_dir=None):
-    """At most `count` training films of the source, evenly spaced, as they came: dicts with `image` uint8 `[H, W]`, `id`."""
+    """At most `count` training images of the source, evenly spaced, as they came: dicts with `image` uint8 `[H, W]`, `id`."""
     if data.source == 'prepared':
-        raise ConfigError("data.source='prepared' holds no films as they came; name their own source")
+        raise ConfigError(
+            "data.source='prepared' holds no images as they came; name their own source"
+        )
     records = _open_split(str(build_source(data, data_dir).data_path), 'train')
-    chosen = sorted({round(i * (len(records) - 1) / max(count - 1, 1)) for i in range(min(count, len(records)))})
+    chosen = sorted(
+        {round(i * (len(records) - 1) / max(count - 1, 1)) for i in range(min(count, len(records)))}
+    )
     return [decode_record(records[i]) for i in chosen]
 
 
@@ -112,48 +130,66 @@ def _places(data, options, data_dir):
     """(folder of the records, the stages' steps with their folders, recipe of the records)."""
     source, steps = data.source, plan.make_plan(data, data_dir)
     described = tfds_rsna.builder_class(source).describe(**options)
-    steps = [dataclasses.replace(step, folder=str(
-        files.cache_folder() / 'findings' / f'{step.name}-{source}-{_fingerprint([described, *(s.described for s in steps[:i + 1])])}'))
-        for i, step in enumerate(steps)]
-    recipe = {'source': described, 'stages': [step.described for step in steps], 'size': list(data.size),
-              'fit': data.fit, 'version': VERSION}
+    steps = [
+        dataclasses.replace(
+            step,
+            folder=str(
+                files.cache_folder()
+                / 'findings'
+                / f'{step.name}-{source}-{_fingerprint([described, *(s.described for s in steps[: i + 1])])}'
+            ),
+        )
+        for i, step in enumerate(steps)
+    ]
+    recipe = {
+        'source': described,
+        'stages': [step.described for step in steps],
+        'size': list(data.size),
+        'fit': data.resize,
+        'version': VERSION,
+    }
     rows, columns = data.size
     folder = files.cache_folder() / 'records' / f'{source}-{rows}x{columns}-{_fingerprint(recipe)}'
     return folder, steps, recipe
 
 
-def process(films, data):
-    """Films (dicts with `image` uint8 `[H, W]`, `id` and so on, any sizes) prepared as `config.data` says, here and now.
+def process(examples, data):
+    """Images (dicts with `image` uint8 `[H, W]`, `id` and so on, any sizes) prepared as `config.data` says, here and now.
 
-    A film that a stage leaves out comes back as None. For a few films: nothing is stored.
+    An image that a stage leaves out comes back as None. For a few images: nothing is stored.
     """
-    films = apply_stages(films, plan.make_plan(data))
-    return [None if film is None else resize.resize(film, tuple(data.size), data.fit) for film in films]
+    examples = apply_stages(examples, plan.make_plan(data))
+    return [
+        None if example is None else resize.resize(example, tuple(data.size), data.resize)
+        for example in examples
+    ]
 
 
-def apply_stages(films, steps):
-    """Films after `steps` at their own size, networks included; None for one that a stage left out."""
+def apply_stages(examples, steps):
+    """Images after `steps` at their own size, networks included; None for one that a stage left out."""
     for step in steps:
         answer = plan.make_annotator(step)
-        here = [film for film in films if film is not None]
+        here = [example for example in examples if example is not None]
         if answer is None:
-            changed = iter([plan.apply_steps(film, [step]) for film in here])
+            changed = iter([plan.apply_steps(example, [step]) for example in here])
         else:
-            found = answer([plan.look(film, step) for film in here]) if here else []
+            found = answer([plan.look(example, step) for example in here]) if here else []
             changed = map(plan.merge_annotations, here, found)
-        films = [None if film is None else next(changed) for film in films]
-    return films
+        examples = [None if example is None else next(changed) for example in examples]
+    return examples
 
 
 def _given(data):
-    """The folder of `source='prepared'`, its films as they are: refused where stages or another size are asked for."""
+    """The folder of `source='prepared'`, its images as they are: refused where stages or another size are asked for."""
     folder = pathlib.Path(data.folder).expanduser()
     opened = prepared.open(folder)
     shape = next(iter(opened.splits.values()))[0]['image'].shape[:2]
     if data.stages or tuple(data.size) != shape:
-        raise ConfigError(f'{folder}: prepared films of {shape[0]}x{shape[1]} are taken as they are; set '
-                                     f'data.size={shape} (found {tuple(data.size)}) and data.stages=() (found '
-                                     f'{tuple(data.stages)})')
+        raise ConfigError(
+            f'{folder}: prepared images of {shape[0]}x{shape[1]} are taken as they are; set '
+            f'data.size={shape} (found {tuple(data.size)}) and data.stages=() (found '
+            f'{tuple(data.stages)})'
+        )
     return folder
 
 
@@ -163,24 +199,29 @@ def _options(data, data_dir):
         return {**data.phantom, 'size': tuple(data.phantom['size'])}
     if data.source == 'image_folder':
         options = {key: value for key, value in data.image_folder.items() if value}
-        for key, what in {'images': 'folder of films', 'labels': 'CSV of labels'}.items():
+        for key, what in {'images': 'folder of images', 'labels': 'CSV of labels'}.items():
             if key not in options:
                 raise ConfigError(f'data.image_folder.{key} is empty: give the path of your {what}')
             if not pathlib.Path(options[key]).expanduser().exists():
-                raise ConfigError(f'data.image_folder.{key}={options[key]!r}: no such file or folder')
+                raise ConfigError(
+                    f'data.image_folder.{key}={options[key]!r}: no such file or folder'
+                )
         return options | {'on_error': data.on_error}
     root = data_dir or os.environ.get('BONEAGE_DATA')
     if not root:
         raise ConfigError(
             "data.source='rsna_bone_age' needs the folder of the RSNA files: set BONEAGE_DATA or pass --data_dir; "
-            'without data, try the preset phantom: --config=configs/prsnet.py:phantom')
+            'without data, try the preset phantom: --config=configs/prsnet.py:phantom'
+        )
     source = pathlib.Path(root).expanduser() / data.folder
     if data.download:
         source.mkdir(parents=True, exist_ok=True)
         tfds_rsna.RsnaBoneAge.fetch(source)
     if not source.is_dir():
-        raise ConfigError(f'{source}: no such folder; set BONEAGE_DATA (or --data_dir) and data.folder, '
-                                     'or data.download=true to fetch the official files into it')
+        raise ConfigError(
+            f'{source}: no such folder; set BONEAGE_DATA (or --data_dir) and data.folder, '
+            'or data.download=true to fetch the official files into it'
+        )
     return {'source': str(source), 'on_error': data.on_error}
 
 
@@ -189,20 +230,22 @@ def _fingerprint(description):
 
 
 def _find(builder, before, step):
-    """Fills the folder of a finding step: chunks of films on as many cores as it is worth, its network in this process."""
+    """Fills the folder of a finding step: chunks of images on as many cores as it is worth, its network in this process."""
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     if cache.is_complete(step.folder, counts):
         return
     look = functools.partial(annotate_chunk, str(builder.data_path), before, step)
     seconds, total = _time(look, counts), sum(counts.values())
     workers = pools.cores() if seconds > POOL_SECONDS else 1
-    log.info(f'Stage {step.name}: {total} films into {step.folder}: about {log.duration(seconds / workers)} on {workers} '
-            f'core{"s" if workers > 1 else ""} (once; it goes on where it was stopped).')
+    log.info(
+        f'Stage {step.name}: {total} images into {step.folder}: about {log.duration(seconds / workers)} on {workers} '
+        f'core{"s" if workers > 1 else ""} (once; it goes on where it was stopped).'
+    )
     cache.fill(step.folder, counts, look, answer=plan.make_annotator(step), workers=workers)
 
 
 def _time(do, counts):
-    """Seconds that `do` would take for all films on one core, from a first chunk."""
+    """Seconds that `do` would take for all images on one core, from a first chunk."""
     first = next(iter(counts))
     sample, begin = range(min(CHUNK, counts[first])), time.monotonic()
     do((first, sample))
@@ -210,41 +253,53 @@ def _time(do, counts):
 
 
 def _write_records(builder, folder, data, steps, recipe):
-    """Runs every film of every split through the stages and the resize, on as many cores as it is worth."""
-    do = functools.partial(prepare_chunk, str(builder.data_path), steps, tuple(data.size), data.fit)
+    """Runs every image of every split through the stages and the resize, on as many cores as it is worth."""
+    do = functools.partial(
+        prepare_chunk, str(builder.data_path), steps, tuple(data.size), data.resize
+    )
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     total, pixels = sum(counts.values()), data.size[0] * data.size[1]
     _check_space(folder, 2 * total * pixels)  # image and, where there is one, mask
     seconds, dropped = _time(do, counts), []
     workers = pools.cores() if seconds > POOL_SECONDS else 1
-    log.info(f'Preparing {total} films at {data.size[0]}x{data.size[1]} into {folder}: '
-            f'about {log.duration(seconds / workers)} on {workers} core{"s" if workers > 1 else ""} (once).')
+    log.info(
+        f'Preparing {total} images at {data.size[0]}x{data.size[1]} into {folder}: '
+        f'about {log.duration(seconds / workers)} on {workers} core{"s" if workers > 1 else ""} (once).'
+    )
 
     def examples(split):
-        jobs = [(split, range(i, min(i + CHUNK, counts[split]))) for i in range(0, counts[split], CHUNK)]
-        for film in itertools.chain.from_iterable(pools.ordered(do, jobs, workers=workers)):
-            if isinstance(film, str):
-                dropped.append(film)
+        jobs = [
+            (split, range(i, min(i + CHUNK, counts[split]))) for i in range(0, counts[split], CHUNK)
+        ]
+        for example in itertools.chain.from_iterable(pools.ordered(do, jobs, workers=workers)):
+            if isinstance(example, str):
+                dropped.append(example)
             else:
-                yield film
+                yield example
 
     try:
         prepared.write(folder, {split: examples(split) for split in counts}, metadata=recipe)
     except ValueError as error:
         if len(dropped) == total:
-            raise ConfigError(f'data.stages={tuple(data.stages)} left out every one of {total} films; first: '
-                                         f'{", ".join(dropped[:5])}') from error
+            raise ConfigError(
+                f'data.stages={tuple(data.stages)} left out every one of {total} images; first: '
+                f'{", ".join(dropped[:5])}'
+            ) from error
         raise
     if dropped:
-        log.info(f'{len(dropped)} of {total} films were left out by a stage; first: {", ".join(dropped[:5])}')
+        log.info(
+            f'{len(dropped)} of {total} images were left out by a stage; first: {", ".join(dropped[:5])}'
+        )
 
 
 def _check_space(folder, needed):
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
-        raise ConfigError(f'{folder.parent}: the records may need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB '
-                                     'are free; free some space or set BONEAGE_CACHE to another disk')
+        raise ConfigError(
+            f'{folder.parent}: the records may need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB '
+            'are free; free some space or set BONEAGE_CACHE to another disk'
+        )
 
 
 @functools.cache
@@ -253,34 +308,39 @@ def _open_split(folder, split):
 
 
 def prepare_chunk(folder, steps, size, fit, job):
-    """The prepared films of one chunk, `job` = (split, positions), and the id alone of a film that a stage left out.
+    """The prepared images of one chunk, `job` = (split, positions), and the id alone of an image that a stage left out.
 
     Runs in a worker, which keeps its sources open.
     """
     split, positions = job
     made = []
     for i in positions:
-        film = decode_record(_open_split(folder, split)[i])
-        after = plan.apply_steps(film, steps, lambda step, i=i: cache.read(step.folder, split, i))
-        made.append(str(film['id']) if after is None else resize.resize(after, size, fit))
+        example = decode_record(_open_split(folder, split)[i])
+        after = plan.apply_steps(
+            example, steps, lambda step, i=i: cache.read(step.folder, split, i)
+        )
+        made.append(str(example['id']) if after is None else resize.resize(after, size, fit))
     return made
 
 
 def annotate_chunk(folder, before, step, job):
-    """What the finding `step` finds, or lets its network see, on the films of one chunk; `{}` for one left out before."""
+    """What the finding `step` finds, or lets its network see, on the images of one chunk; `{}` for one left out before."""
     split, positions = job
     looks = []
     for i in positions:
-        film = plan.apply_steps(decode_record(_open_split(folder, split)[i]), before,
-                            lambda earlier, i=i: cache.read(earlier.folder, split, i))
-        looks.append({} if film is None else plan.look(film, step))
+        example = plan.apply_steps(
+            decode_record(_open_split(folder, split)[i]),
+            before,
+            lambda earlier, i=i: cache.read(earlier.folder, split, i),
+        )
+        looks.append({} if example is None else plan.look(example, step))
     return looks
 
 
 def decode_record(record):
     """A source record with its encoded images decoded: `image` (and `hand_mask`) uint8 `[H, W]`."""
-    film = dict(record)
+    example = dict(record)
     for name in ('image', 'hand_mask'):
-        if name in film:
-            film[name] = decoding.decode(film[name], name=f'{name} of {film["id"]}')
-    return film
+        if name in example:
+            example[name] = decoding.decode(example[name], name=f'{name} of {example["id"]}')
+    return example

@@ -1,24 +1,26 @@
-"""Registration and regions as stages: how a film was registered becomes a flag, the one text that records keep."""
+"""Registration and regions as stages: how an image was registered becomes a flag, the one text that records keep."""
 
 from boneage_jax.stages import plan
 from boneage_jax.preprocess import regions
 from boneage_jax.preprocess import register as register_lib
 
 
-def register(film, *, size):
-    return _flagged(film, register_lib.register_stage(film, size=tuple(size)))
+def register(example, *, size):
+    return _flagged(example, register_lib.register_stage(example, size=tuple(size)))
 
 
-def region(film, *, region):
-    """`region` 'film' leaves the film as it lies: what the paper compares registration with (its section 3)."""
-    if region == 'film':
-        return film
-    return _flagged(film, regions.region_stage(film, region=region))
+def region(example, *, region):
+    """`region` 'image' leaves the image as it lies: what the paper compares registration with (its section 3)."""
+    if region == 'image':
+        return example
+    return _flagged(example, regions.region_stage(example, region=region))
 
 
-def _flagged(before, film):
-    """How the film was registered as a flag, where it was not by its key points; records keep no other text."""
-    how = film.pop('registered')
-    film.pop('doubts', None)
-    film.pop('transform', None)
-    return film | {'flags': plan.join_flags(before, '' if how == 'keypoints' else f'registered_by_{how}')}
+def _flagged(before, example):
+    """How the image was registered as a flag, where it was not by its key points; records keep no other text."""
+    how = example.pop('registered')
+    example.pop('doubts', None)
+    example.pop('transform', None)
+    return example | {
+        'flags': plan.join_flags(before, '' if how == 'keypoints' else f'registered_by_{how}')
+    }

@@ -38,10 +38,10 @@ def inputs(options):
 
 
 def validate_labels(options, splits):
-    """Raises UserError where a film of `splits` (`{name: Split}`) has a label that the task `config.task` cannot hold."""
+    """Raises UserError where an image of `splits` (`{name: Split}`) has a label that the task `config.task` cannot hold."""
     task = build(options, fit(options, np.array([0.0, 240.0])))
     for split in splits.values():
-        task.refuse(split)
+        task.validate_labels(split)
 
 
 def build(options, fitted):

@@ -9,7 +9,7 @@ from boneage_jax.tasks.task import Task
 from tfds_rsna.errors import UserError
 
 WEIGHTS = ('none', 'balanced')
-_BELOW = 0.001  # pandas.cut lowers the first edge by this share of the range, so that the youngest film has a class
+_BELOW = 0.001  # pandas.cut lowers the first edge by this share of the range, so that the youngest image has a class
 
 
 def fit(options, months):
@@ -22,11 +22,15 @@ def fit(options, months):
     if options.classes < 2:
         raise UserError(f'task.classes={options.classes}: expected 2 or more')
     if options.class_weights not in WEIGHTS:
-        raise UserError(f'task.class_weights={options.class_weights!r}: expected one of {", ".join(WEIGHTS)}')
+        raise UserError(
+            f'task.class_weights={options.class_weights!r}: expected one of {", ".join(WEIGHTS)}'
+        )
     months = np.asarray(months, np.float64)
     low, high = float(months.min()), float(months.max())
     if low == high:
-        raise UserError(f'all {len(months)} training films have the same age ({low:g} months): no classes to cut')
+        raise UserError(
+            f'all {len(months)} training images have the same age ({low:g} months): no classes to cut'
+        )
     edges = np.linspace(low, high, options.classes + 1)
     centres = (edges[:-1] + edges[1:]) / 2
     edges[0] -= _BELOW * (high - low)
@@ -70,7 +74,9 @@ def age_classes(options, *, edges, centres, weights):
     def loss(logits, aux, batch):
         del aux
         if logits.shape[-1] != len(centres):
-            raise UserError(f'model.classes={logits.shape[-1]} but task.classes={len(centres)}: give both one number')
+            raise UserError(
+                f'model.classes={logits.shape[-1]} but task.classes={len(centres)}: give both one number'
+            )
         truth, valid = true_class(batch), batch['valid'].astype(jnp.float32)
         chosen = jax.nn.one_hot(truth, len(centres))
         entropy = -(chosen * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)).sum(1)
@@ -79,12 +85,19 @@ def age_classes(options, *, edges, centres, weights):
         hits = ((jnp.argmax(logits, axis=-1) == truth) * valid).sum()
         error = (jnp.abs(months(logits) - batch['months']) * valid).sum()
         value = (entropy * weight).sum()
-        return value / mass, {'loss': (value, mass), 'accuracy': (hits, count), 'mae': (error, count)}
+        return value / mass, {
+            'loss': (value, mass),
+            'accuracy': (hits, count),
+            'mae': (error, count),
+        }
 
     def columns(logits, aux, batch):
         del aux
         probability = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-        found = {'prediction': months(logits), 'class': jnp.argmax(logits, axis=-1).astype(jnp.int32)}
+        found = {
+            'prediction': months(logits),
+            'class': jnp.argmax(logits, axis=-1).astype(jnp.int32),
+        }
         if 'months' in batch:
             found['true_class'] = true_class(batch)
         return found | {f'probability_{k}': probability[:, k] for k in range(len(centres))}
@@ -92,27 +105,48 @@ def age_classes(options, *, edges, centres, weights):
     def report(columns, split, train_months):
         largest = np.argmax(np.bincount(class_of(train_months, edges), minlength=len(centres)))
         truth, chosen = class_of(split.months, edges), np.asarray(columns['class'])
-        found = metrics.age_metrics(columns['prediction'], split.months, split.male, ids=split.ids,
-                                    source=split.sources)
+        found = metrics.age_metrics(
+            columns['prediction'], split.months, split.male, ids=split.ids, source=split.sources
+        )
         classes = metrics.class_metrics(chosen, truth, len(centres))
         error = np.abs(np.asarray(centres)[chosen] - split.months)
         found['overall'] |= classes.pop('overall') | metrics.intervals({'centre_mae': error})
         names_, per_class = names(edges), classes.pop('by_class')
-        return {'median_mae': metrics.median_baseline(train_months, split.months),
-                'largest_class_accuracy': float((truth == largest).mean()), **found, **classes,
-                'by_class': [{'months': name, **row} for name, row in zip(names_, per_class, strict=True)]}
+        return {
+            'median_mae': metrics.median_baseline(train_months, split.months),
+            'largest_class_accuracy': float((truth == largest).mean()),
+            **found,
+            **classes,
+            'by_class': [
+                {'months': name, **row} for name, row in zip(names_, per_class, strict=True)
+            ],
+        }
 
     def classes(logits):
         found = columns(logits, {}, {})
-        return {'class': found['class'], 'class_months': np.asarray(names(edges))[np.asarray(found['class'])],
-                **{name: values for name, values in found.items() if name.startswith('probability_')}}
+        return {
+            'class': found['class'],
+            'class_months': np.asarray(names(edges))[np.asarray(found['class'])],
+            **{name: values for name, values in found.items() if name.startswith('probability_')},
+        }
 
-    return Task(loss, columns, report, headline, months=months, classes=classes, selects='loss', shows='loss {:.4f}')
+    return Task(
+        loss,
+        columns,
+        report,
+        summary_line,
+        months=months,
+        classes=classes,
+        selection_metric='loss',
+        metric_format='loss {:.4f}',
+    )
 
 
-def headline(report):
+def summary_line(report):
     overall = report['overall']
     accuracy, mae = overall['accuracy'], overall['mae']
-    return (f'accuracy {100 * accuracy["value"]:.1f}%, 95% interval {100 * accuracy["lower"]:.1f} to '
-            f'{100 * accuracy["upper"]:.1f}; always the largest class: {100 * report["largest_class_accuracy"]:.1f}%; '
-            f'balanced {100 * overall["balanced_accuracy"]["value"]:.1f}%; expected age, MAE {mae["value"]:.1f} months')
+    return (
+        f'accuracy {100 * accuracy["value"]:.1f}%, 95% interval {100 * accuracy["lower"]:.1f} to '
+        f'{100 * accuracy["upper"]:.1f}; always the largest class: {100 * report["largest_class_accuracy"]:.1f}%; '
+        f'balanced {100 * overall["balanced_accuracy"]["value"]:.1f}%; expected age, MAE {mae["value"]:.1f} months'
+    )

@@ -29,7 +29,9 @@ def segmentation(options):
 
     def loss(logits, aux, batch):
         valid = batch['valid'].astype(jnp.float32)
-        value = losses.segmentation(logits, batch['hand_mask'][..., 0] > 0, batch['valid'], jaccard=options.jaccard)
+        value = losses.segmentation(
+            logits, batch['hand_mask'][..., 0] > 0, batch['valid'], jaccard=options.jaccard
+        )
         count = jnp.maximum(valid.sum(), 1.0)
         miss = ((1 - columns(logits, aux, batch)['iou']) * valid).sum()
         return value, {'loss': (value * count, count), 'iou_miss': (miss, count)}
@@ -38,13 +40,24 @@ def segmentation(options):
         del split, train_months
         return {'overall': metrics.intervals(columns | {'iou_below_0.9': columns['iou'] < 0.9})}
 
-    def headline(report):
+    def summary_line(report):
         iou, dice = report['overall']['iou'], report['overall']['dice']
-        return (f'IoU {iou["value"]:.4f}, 95% interval {iou["lower"]:.4f} to {iou["upper"]:.4f}; Dice {dice["value"]:.4f}; '
-                f'{100 * report["overall"]["iou_below_0.9"]["value"]:.1f}% of films below IoU 0.9')
+        return (
+            f'IoU {iou["value"]:.4f}, 95% interval {iou["lower"]:.4f} to {iou["upper"]:.4f}; Dice {dice["value"]:.4f}; '
+            f'{100 * report["overall"]["iou_below_0.9"]["value"]:.1f}% of images below IoU 0.9'
+        )
 
-    return Task(loss, columns, report, headline, selects='iou_miss', shows='1 - IoU {:.4f}',
-                unflip=lambda logits: logits[:, :, ::-1], compares=True, inputs=('image', 'hand_mask'))
+    return Task(
+        loss,
+        columns,
+        report,
+        summary_line,
+        selection_metric='iou_miss',
+        metric_format='1 - IoU {:.4f}',
+        unflip=lambda logits: logits[:, :, ::-1],
+        batch_dependent_loss=True,
+        inputs=('image', 'hand_mask'),
+    )
 
 
 def keypoints(options):
@@ -52,7 +65,7 @@ def keypoints(options):
 
     `aux['heatmaps']` logits `[B, h, w, K]`, where a model has them, are trained by the cross-entropy of their softmax with a
     Gaussian of one cell's deviation around each point (weight `heatmap_weight`). Columns: `error_percent` of the hand's length
-    (middle fingertip to capitate) and `error_pixels` of the film padded to 2080x1600, each the mean over the points, and
+    (middle fingertip to capitate) and `error_pixels` of the image padded to 2080x1600, each the mean over the points, and
     `error_percent_0` and so on for each.
     """
     per_value = by_value(options)
@@ -60,38 +73,60 @@ def keypoints(options):
     def columns(prediction, aux, batch):
         del aux
         size = batch['image'].shape[1:3]
-        errors = points_lib.errors(points_lib.denormalise(prediction, size), batch['keypoints'], size)
+        errors = points_lib.errors(
+            points_lib.denormalise(prediction, size), batch['keypoints'], size
+        )
         percent = errors['percent']
-        return {'error_percent': percent.mean(1), 'error_pixels': errors['pixels'].mean(1),
-                **{f'error_percent_{k}': percent[:, k] for k in range(percent.shape[1])}}
+        return {
+            'error_percent': percent.mean(1),
+            'error_pixels': errors['pixels'].mean(1),
+            **{f'error_percent_{k}': percent[:, k] for k in range(percent.shape[1])},
+        }
 
     def loss(prediction, aux, batch):
         truth = points_lib.normalise(batch['keypoints'], batch['image'].shape[1:3])
         value = per_value(prediction, truth).mean((1, 2))
         if 'heatmaps' in aux:
             value += options.heatmap_weight * _map_entropy(aux['heatmaps'], truth).mean(1)
-        return mean_of_examples(batch, 'error_percent', value, columns(prediction, aux, batch)['error_percent'])
+        return mean_of_examples(
+            batch, 'error_percent', value, columns(prediction, aux, batch)['error_percent']
+        )
 
-    def headline(report):
+    def summary_line(report):
         percent, pixels = report['overall']['error_percent'], report['overall']['error_pixels']
-        return (f'error {percent["value"]:.2f}% of the hand\'s length, 95% interval {percent["lower"]:.2f} to '
-                f'{percent["upper"]:.2f}; {pixels["value"]:.1f} pixels of 2080x1600; '
-                f'{100 * report["overall"]["beyond_5_percent"]["value"]:.1f}% of films beyond 5%')
+        return (
+            f"error {percent['value']:.2f}% of the hand's length, 95% interval {percent['lower']:.2f} to "
+            f'{percent["upper"]:.2f}; {pixels["value"]:.1f} pixels of 2080x1600; '
+            f'{100 * report["overall"]["beyond_5_percent"]["value"]:.1f}% of images beyond 5%'
+        )
 
     def unflip(prediction):
         return jnp.stack([prediction[..., 0], 1 - prediction[..., 1]], axis=-1)
 
-    return misplacement(loss, columns, headline, unflip)
+    return misplacement(loss, columns, summary_line, unflip)
 
 
-def misplacement(loss, columns, headline, unflip):
+def misplacement(loss, columns, summary_line, unflip):
     """A task learnt from key points, whose column `error_percent` (of the hand's length) selects and is reported."""
+
     def report(columns, split, train_months):
         del split, train_months
-        return {'overall': metrics.intervals(columns | {'beyond_5_percent': columns['error_percent'] > 5})}
+        return {
+            'overall': metrics.intervals(
+                columns | {'beyond_5_percent': columns['error_percent'] > 5}
+            )
+        }
 
-    return Task(loss, columns, report, headline, selects='error_percent', shows="error {:.2f}% of the hand's length",
-                unflip=unflip, inputs=('image', 'keypoints'))
+    return Task(
+        loss,
+        columns,
+        report,
+        summary_line,
+        selection_metric='error_percent',
+        metric_format="error {:.2f}% of the hand's length",
+        unflip=unflip,
+        inputs=('image', 'keypoints'),
+    )
 
 
 def _map_entropy(maps, truth):

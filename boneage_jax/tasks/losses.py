@@ -55,7 +55,7 @@ def segmentation(logits, mask, valid, *, jaccard='global'):
 
     H is the mean binary cross-entropy of a pixel. 'global': J is the soft Jaccard index of the whole batch's pixels,
     `sum(y p) / (sum y + sum p - sum y p)` (the same authors' other work). 'literal': equation 3 as printed, the mean of the
-    pixels' own ratios, each 0 where the pixel is background. Films that are not valid count nowhere. Raises ValueError for
+    pixels' own ratios, each 0 where the pixel is background. Images that are not valid count nowhere. Raises ValueError for
     another `jaccard`.
     """
     logits, y = logits.astype(jnp.float32), mask.astype(jnp.float32)
@@ -88,23 +88,29 @@ def pairwise_distances(embeddings, *, distance='l2'):
     squares = jnp.sum(jnp.square(x[:, None] - x[None]), axis=-1)
     if distance == 'squared_l2':
         return squares
-    apart = squares > 0  # the root's slope at 0 is infinite: inside `where` on both sides, or it comes out as NaN
+    apart = (
+        squares > 0
+    )  # the root's slope at 0 is infinite: inside `where` on both sides, or it comes out as NaN
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1.0)), 0.0)
 
 
 def relative_triplets(ages, valid=None):
     """Ages `[B]` -> bool `[B, B, B]`: (anchor, positive, negative) distinct with |y_a - y_p| < |y_a - y_n| (Bae 2018).
 
-    Ties are out: at most B(B-1)(B-2)/2 triplets, 14,880 at B = 32. Films that are not `valid` (`[B]` bool) are in none.
+    Ties are out: at most B(B-1)(B-2)/2 triplets, 14,880 at B = 32. Images that are not `valid` (`[B]` bool) are in none.
     """
     gaps = jnp.abs(ages[:, None] - ages[None])
     there = jnp.ones(ages.shape, bool) if valid is None else valid
-    others = ~jnp.eye(len(ages), dtype=bool)  # the anchor is no positive; as a negative it has the smallest gap
+    others = ~jnp.eye(
+        len(ages), dtype=bool
+    )  # the anchor is no positive; as a negative it has the smallest gap
     positive = others & there[:, None] & there[None]
     return (gaps[:, :, None] < gaps[:, None, :]) & positive[:, :, None] & positive[:, None, :]
 
 
-def triplet_ranking(embeddings, ages, *, distance='l2', reduction='mean', form='softmax', margin=1.0, valid=None):
+def triplet_ranking(
+    embeddings, ages, *, distance='l2', reduction='mean', form='softmax', margin=1.0, valid=None
+):
     """Bae 2018, section 2.2: embeddings `[B, F]`, ages `[B]` -> scalar over all relative triplets of the batch.
 
     With the distances of a triplet's anchor to its positive and its negative,
@@ -121,7 +127,10 @@ def triplet_ranking(embeddings, ages, *, distance='l2', reduction='mean', form='
         raise ValueError(f"reduction={reduction!r}: expected 'mean' or 'sum'")
     if form not in TRIPLET_FORMS:
         raise ValueError(f'form={form!r}: expected one of {", ".join(TRIPLET_FORMS)}')
-    distances, chosen = pairwise_distances(embeddings, distance=distance), relative_triplets(ages, valid)
+    distances, chosen = (
+        pairwise_distances(embeddings, distance=distance),
+        relative_triplets(ages, valid),
+    )
     excess = distances[:, :, None] - distances[:, None, :]  # [anchor, positive, negative]
     if form == 'semi_hard':
         chosen &= (excess < 0) & (excess > -margin)
@@ -134,21 +143,33 @@ def rank_correlation(embeddings, ages, *, temperature=0.1, distance='l2', valid=
     """Ours: embeddings `[B, F]`, ages `[B]` -> scalar, 1 minus the mean over anchors of a smooth Spearman correlation
     between the distances to the others and the gaps in age.
 
-    A film's rank among an anchor's others is a sum of `sigmoid((d - d_other) / (temperature * mean distance))`: the
-    scale of the embeddings does not matter. Anchors whose gaps are all equal, and films that are not `valid`, count
+    An image's rank among an anchor's others is a sum of `sigmoid((d - d_other) / (temperature * mean distance))`: the
+    scale of the embeddings does not matter. Anchors whose gaps are all equal, and images that are not `valid`, count
     nowhere.
     """
-    distances, gaps = pairwise_distances(embeddings, distance=distance), jnp.abs(ages[:, None] - ages[None])
+    distances, gaps = (
+        pairwise_distances(embeddings, distance=distance),
+        jnp.abs(ages[:, None] - ages[None]),
+    )
     there = jnp.ones(ages.shape, bool) if valid is None else valid
     others = ~jnp.eye(len(ages), dtype=bool) & there[:, None] & there[None]
     pairs = others[:, :, None] & others[:, None, :]
-    mean = jax.lax.stop_gradient(jnp.sum(jnp.where(others, distances, 0)) / jnp.maximum(others.sum(), 1))
-    soft = jax.nn.sigmoid((distances[:, :, None] - distances[:, None, :]) / (temperature * jnp.maximum(mean, _EPSILON)))
-    hard = 0.5 * (1 + jnp.sign(gaps[:, :, None] - gaps[:, None, :]))  # ties count half: their mean rank
+    mean = jax.lax.stop_gradient(
+        jnp.sum(jnp.where(others, distances, 0)) / jnp.maximum(others.sum(), 1)
+    )
+    soft = jax.nn.sigmoid(
+        (distances[:, :, None] - distances[:, None, :])
+        / (temperature * jnp.maximum(mean, _EPSILON))
+    )
+    hard = 0.5 * (
+        1 + jnp.sign(gaps[:, :, None] - gaps[:, None, :])
+    )  # ties count half: their mean rank
 
     def centred(ranks):
         ranks = jnp.sum(jnp.where(pairs, ranks, 0), axis=2)
-        middle = ranks.sum(1, keepdims=True, where=others) / jnp.maximum(others.sum(1, keepdims=True), 1)
+        middle = ranks.sum(1, keepdims=True, where=others) / jnp.maximum(
+            others.sum(1, keepdims=True), 1
+        )
         return jnp.where(others, ranks - middle, 0)
 
     a, b = centred(soft), centred(hard)

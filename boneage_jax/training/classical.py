@@ -41,25 +41,38 @@ class Logistic:
 
     def __init__(self, options):
         if options.predicts not in ('argmax', 'expectation'):
-            raise UserError(f"model.predicts={options.predicts!r}: expected 'argmax' or 'expectation'")
+            raise UserError(
+                f"model.predicts={options.predicts!r}: expected 'argmax' or 'expectation'"
+            )
         self.predicts, self.inverse_penalty = options.predicts, options.inverse_penalty
 
     def fit(self, scores, months):
         self.months, place = np.unique(month_classes(months), return_inverse=True)
         self.deviation = np.maximum(scores.std(0), 1e-6)
         inputs, truth = self._inputs(scores), np.eye(len(self.months))[place]
-        free = np.r_[np.ones(inputs.shape[1] - 1), 0.0][:, None] / self.inverse_penalty  # the intercept is not penalised
+        free = (
+            np.r_[np.ones(inputs.shape[1] - 1), 0.0][:, None] / self.inverse_penalty
+        )  # the intercept is not penalised
 
         def loss(flat):
             weights = flat.reshape(-1, len(self.months))
             logits = inputs @ weights
-            value = np.logaddexp(0, logits).sum() - (truth * logits).sum() + (free * weights**2).sum() / 2
+            value = (
+                np.logaddexp(0, logits).sum()
+                - (truth * logits).sum()
+                + (free * weights**2).sum() / 2
+            )
             return value, (inputs.T @ (special.expit(logits) - truth) + free * weights).ravel()
 
         start = np.zeros((inputs.shape[1], len(self.months)))
         start[-1] = special.logit(np.clip(truth.mean(0), 1e-4, 1 - 1e-4))
-        found = optimize.minimize(loss, start.ravel(), jac=True, method='L-BFGS-B',
-                                  options={'maxiter': 300, 'ftol': 1e-7, 'gtol': 1e-2})
+        found = optimize.minimize(
+            loss,
+            start.ravel(),
+            jac=True,
+            method='L-BFGS-B',
+            options={'maxiter': 300, 'ftol': 1e-7, 'gtol': 1e-2},
+        )
         self.weights = found.x.reshape(start.shape)
         return self
 
@@ -74,8 +87,10 @@ class Logistic:
 
     def columns(self, scores):
         shares = self.shares(scores)
-        found = {'argmax': self.months[shares.argmax(1)].astype(np.float32),
-                 'expectation': (shares @ self.months).astype(np.float32)}
+        found = {
+            'argmax': self.months[shares.argmax(1)].astype(np.float32),
+            'expectation': (shares @ self.months).astype(np.float32),
+        }
         return {'prediction': found[self.predicts], **found}
 
 
@@ -103,12 +118,14 @@ class PCARegression:
         """
         missing = set(np.unique(male).tolist()) - set(self.models)
         if missing:
-            raise UserError(f'no {_name(missing.pop())} films were trained on, yet some are to be predicted')
+            raise UserError(
+                f'no {_name(missing.pop())} images were trained on, yet some are to be predicted'
+            )
         columns = {}
         for sex, (pca, regression) in self.models.items():
             rows = np.flatnonzero(male == sex)
             if len(rows):
-                scores = pca.transform(_flat(images[rows]))[:, :self.components[sex]]
+                scores = pca.transform(_flat(images[rows]))[:, : self.components[sex]]
                 for name, values in regression.columns(scores).items():
                     columns.setdefault(name, np.empty(len(male), np.float32))[rows] = values
         return columns
@@ -118,22 +135,28 @@ def fit(train, validation, options, *, seed=0):
     """Fits PCA and the regression `options.name` of `MODELS` for each sex apart, as the paper does -> `PCARegression`.
 
     `train`, `validation`: `(images uint8 [N, H, W, 1], months [N], male bool [N])`. `options.components`: the numbers tried;
-    the one with the smallest validation MAE is kept. Raises UserError where a sex has fewer training films than components.
+    the one with the smallest validation MAE is kept. Raises UserError where a sex has fewer training images than components.
     """
     models, kept, curve = {}, {}, {}
     for sex in sorted(set(train[2].tolist())):
         images, months = _of_sex(train, sex)
         most = max(options.components)
         if len(months) <= most:
-            raise UserError(f'{len(months)} {_name(sex)} training films are too few for {most} '
-                            'principal components; lower model.components')
+            raise UserError(
+                f'{len(months)} {_name(sex)} training images are too few for {most} '
+                'principal components; lower model.components'
+            )
         pca = PCA(most, svd_solver='randomized', random_state=seed).fit(_flat(images))
         scores, (other, truth) = pca.transform(_flat(images)), _of_sex(validation, sex)
-        candidates = {n: MODELS[options.name](options).fit(scores[:, :n], months) for n in options.components}
+        candidates = {
+            n: MODELS[options.name](options).fit(scores[:, :n], months) for n in options.components
+        }
         others = pca.transform(_flat(other)) if len(truth) else scores
         truth = truth if len(truth) else months
-        curve[sex] = {n: float(np.abs(m.columns(others[:, :n])['prediction'] - truth).mean())
-                      for n, m in candidates.items()}
+        curve[sex] = {
+            n: float(np.abs(m.columns(others[:, :n])['prediction'] - truth).mean())
+            for n, m in candidates.items()
+        }
         kept[sex] = min(curve[sex], key=curve[sex].get)
         models[sex] = (pca, candidates[kept[sex]])
     return PCARegression(models, kept, curve)

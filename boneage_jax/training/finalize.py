@@ -20,12 +20,17 @@ def finalize(workdir, task, splits, predict, **about):
     if not sharding.is_main():
         return None
     evaluate.write_predictions(workdir, predictions)
-    about |= {'selected_by': f'{splits_lib.SELECTING} {task.selects}', **workdir_lib.provenance(),
-              'device': f'{jax.device_count()} {jax.devices()[0].device_kind}'}
+    about |= {
+        'selected_by': f'{splits_lib.SELECTING} {task.selection_metric}',
+        **workdir_lib.provenance(),
+        'device': f'{jax.device_count()} {jax.devices()[0].device_kind}',
+    }
     written = evaluate.write_metrics(workdir, predictions, task, splits['train'].months, about)
     figures.from_run(workdir)
     for name, split in written['splits'].items():
-        log.info(f'{name} ({split["role"]}, {split["films"]} films): {task.headline(split)}')
-    log.info(f'All figures: {workdir / "metrics.json"}\nEvery prediction: {workdir / "predictions.csv"}\n'
-            f'Pictures: {workdir / "figures"}')
+        log.info(f'{name} ({split["role"]}, {split["images"]} images): {task.summary_line(split)}')
+    log.info(
+        f'All figures: {workdir / "metrics.json"}\nEvery prediction: {workdir / "predictions.csv"}\n'
+        f'Pictures: {workdir / "figures"}'
+    )
     return written

@@ -11,7 +11,9 @@ def flops(function, *args):
     A multiplication and an addition are two. `args` may be arrays or `jax.ShapeDtypeStruct`s. It traces and lowers (about
     a second for a ResNet-34 and its gradient).
     """
-    if jax.default_backend() == 'cpu':  # traced anew: what a CPU computes otherwise would count otherwise
+    if (
+        jax.default_backend() == 'cpu'
+    ):  # traced anew: what a CPU computes otherwise would count otherwise
         function = jax.jit(lambda *args, wrapped=function.__wrapped__: wrapped(*args))
     with cpu.counting():
         costs = function.lower(*args).cost_analysis()

@@ -19,7 +19,7 @@ from boneage_jax.runtime import setup
 from boneage_jax.runtime import files
 from boneage_jax import figures, tasks
 from boneage_jax.data import duplicates
-from boneage_jax.figures import examples
+from boneage_jax.figures import examples as examples_lib
 from boneage_jax.runs import predictor
 from boneage_jax.runtime import checkpoint, log, profiler, sharding
 from boneage_jax.stages import records
@@ -49,7 +49,9 @@ def train(config, workdir, data_dir=None):
         workdir_lib.write_or_check_config(workdir, config, write=main)
         sharding.barrier('config')
         if (workdir / 'metrics.json').exists():
-            log.info(f'{workdir} holds a finished run; delete it or choose another --workdir to train again.')
+            log.info(
+                f'{workdir} holds a finished run; delete it or choose another --workdir to train again.'
+            )
             return json.loads((workdir / 'metrics.json').read_text())
         # Before hours of preparing: what cannot be built is refused now.
         trainer.check(config, fresh=not workdir_lib.has_results(workdir))
@@ -57,52 +59,82 @@ def train(config, workdir, data_dir=None):
         workdir_lib.write_or_check_splits(workdir, splits, write=main)
         found = duplicates.check(splits, workdir) if main else {}
         run = trainer(config, workdir, splits)
-        run.about = {'labels': workdir_lib.label_digests(splits), 'records': splits['train'].folder, 'leaks': found}
-        return run.go()
+        run.about = {
+            'labels': workdir_lib.label_digests(splits),
+            'records': splits['train'].folder,
+            'leaks': found,
+        }
+        return run.run()
 
 
 class GradientTrainer:
-    """Everything that one gradient-trained run holds; `go()` is the loop."""
+    """Everything that one gradient-trained run holds; `run()` is the loop."""
 
-    about = {}  # what metrics.json says of the films: set before `go`
+    about = {}  # what metrics.json says of the images: set before `go`
 
     def __init__(self, config, workdir, splits):
         self.config, self.workdir, self.main = config, workdir, sharding.is_main()
-        self.films = self.splits = splits  # `splits` is what the network reads: films, or kept features of them
+        self.images = self.splits = (
+            splits  # `splits` is what the network reads: images, or kept features of them
+        )
         self.mesh = sharding.make_mesh()
         model = predictor.build_model(config)
-        self.keeps_features, self.attends = feature_cache.can_cache(config, model), getattr(model, 'gate', None) is not None
+        self.keeps_features, self.attends = (
+            feature_cache.can_cache(config, model),
+            getattr(model, 'gate', None) is not None,
+        )
         self.batches = self._batches('host' if self.keeps_features else config.data.placement)
         self.total = config.epochs * self.batches.steps_per_epoch
         self.task = self._fit_task()
-        self.rate = optimizer.schedule(config.optimizer, steps_per_epoch=self.batches.steps_per_epoch,
-                                       total_steps=self.total)
+        self.rate = optimizer.schedule(
+            config.optimizer, steps_per_epoch=self.batches.steps_per_epoch, total_steps=self.total
+        )
         transform = optimizer.build(config.optimizer, self.rate)
-        state, graphs = state_lib.create_state(model, transform, config.frozen)
-        self.graphs = graphs
+        state, graphdefs = state_lib.create_state(model, transform, config.frozen)
+        self.graphdefs = graphdefs
         replicated = sharding.replicated_sharding(self.mesh)
         places, whole = sharding.state_sharding(state, self.mesh, config.sharding)
         self.state = sharding.place(jax.tree.map(np.asarray, state), places)
-        self.train_step = jax.jit(step_lib.make_train_step(
-            graphs, self.task, transform, config.augment.to_dict(), accumulate=config.accumulate, whole=whole),
-            donate_argnums=0, out_shardings=(places, replicated))
-        self.statistics_step = jax.jit(step_lib.make_batch_stats_step(graphs), out_shardings=replicated)
-        self.eval_step = jax.jit(step_lib.make_eval_step(graphs, self.task, flip_tta=config.flip_tta),
-                                 out_shardings=replicated)
+        self.train_step = jax.jit(
+            step_lib.make_train_step(
+                graphdefs,
+                self.task,
+                transform,
+                config.augment.to_dict(),
+                grad_accum_steps=config.grad_accum_steps,
+                whole=whole,
+            ),
+            donate_argnums=0,
+            out_shardings=(places, replicated),
+        )
+        self.batch_stats_step = jax.jit(
+            step_lib.make_batch_stats_step(graphdefs), out_shardings=replicated
+        )
+        self.eval_step = jax.jit(
+            step_lib.make_eval_step(graphdefs, self.task, flip_tta=config.flip_tta),
+            out_shardings=replicated,
+        )
 
     def _batches(self, placement):
-        return pipeline.TrainBatches(self.splits['train'], batch_size=self.config.batch_size, seed=self.config.seed,
-                                     placement=placement, mesh=self.mesh)
+        return pipeline.TrainBatches(
+            self.splits['train'],
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            placement=placement,
+            mesh=self.mesh,
+        )
 
     @staticmethod
     def check(config, *, fresh):
         """Refuses, within a second and before any data is touched, what could not be built or traced later."""
-        sharding.check_batch_size(config.batch_size, sharding.make_mesh(), config.accumulate)
+        sharding.check_batch_size(config.batch_size, sharding.make_mesh(), config.grad_accum_steps)
         augment.check(config.augment.to_dict())
         task = tasks.build(config.task, tasks.fit(config.task, np.array([0.0, 240.0])))
-        if config.accumulate > 1 and task.compares:
-            raise ConfigError(f'accumulate={config.accumulate}: the loss of task.name={config.task.name!r} compares '
-                                         'all films of a batch; set accumulate=1 and lower batch_size, or take more devices')
+        if config.grad_accum_steps > 1 and task.batch_dependent_loss:
+            raise ConfigError(
+                f'grad_accum_steps={config.grad_accum_steps}: the loss of task.name={config.task.name!r} compares '
+                'all images of a batch; set grad_accum_steps=1 and lower batch_size, or take more devices'
+            )
         model = nnx.eval_shape(lambda: predictor.build_model(config))
         feature_cache.can_cache(config, model)
         _, *arrays = state_lib.partition(model, config.frozen)
@@ -110,14 +142,24 @@ class GradientTrainer:
             raise ConfigError(
                 f"frozen={tuple(config.frozen)} but init_from='': what is frozen would stay as it was drawn at random. Give a "
                 'run or a file of weights as init_from (and init_parts), train all of it with frozen=(), or say '
-                'init_from=fresh')
+                'init_from=fresh'
+            )
         if fresh and weight_files.is_named(config.init_from):
-            pretrained.load_state(state_lib.State(None, *arrays, None, None), _find(config.init_from), config.init_parts)
+            pretrained.load_state(
+                state_lib.State(None, *arrays, None, None),
+                _find(config.init_from),
+                config.init_parts,
+            )
         batch = {'image': jnp.float32, 'hand_mask': jnp.uint8}
-        batch = {name: jax.ShapeDtypeStruct((2, *config.data.size, 1), kind) for name, kind in batch.items()}
+        batch = {
+            name: jax.ShapeDtypeStruct((2, *config.data.size, 1), kind)
+            for name, kind in batch.items()
+        }
         batch |= {'keypoints': jax.ShapeDtypeStruct((2, 3, 2), jnp.float32)}
-        batch |= {name: jax.ShapeDtypeStruct((2,), kind)
-                  for name, kind in {'months': jnp.float32, 'male': jnp.bool, 'valid': jnp.bool}.items()}
+        batch |= {
+            name: jax.ShapeDtypeStruct((2,), kind)
+            for name, kind in {'months': jnp.float32, 'male': jnp.bool, 'valid': jnp.bool}.items()
+        }
         model.eval()
         jax.eval_shape(lambda m, b: task.loss(*m(b['image'], b['male']), b)[0], model, batch)
 
@@ -128,19 +170,30 @@ class GradientTrainer:
         sharding.barrier('task')
         return tasks.build(self.config.task, json.loads(path.read_text()))
 
-    def go(self):
+    def run(self):
         with contextlib.ExitStack() as stack:
-            self.checkpoints = stack.enter_context(checkpoint.Checkpoints(self.workdir, clean=self.main))
+            self.checkpoints = stack.enter_context(
+                checkpoint.Checkpoints(self.workdir, clean=self.main)
+            )
             start = self._resume()
-            if self.keeps_features:  # before SIGTERM waits for the end of a step: here a stop at once loses nothing
-                self.splits = feature_cache.with_features(self.films, self.state, self.graphs, self.config,
-                                              files.cache_folder() / 'features')
+            if (
+                self.keeps_features
+            ):  # before SIGTERM waits for the end of a step: here a stop at once loses nothing
+                self.splits = feature_cache.with_features(
+                    self.images,
+                    self.state,
+                    self.graphdefs,
+                    self.config,
+                    files.cache_folder() / 'features',
+                )
                 self.batches = self._batches(self.config.data.placement)
             preemption = stack.enter_context(sharding.Preemption())
             self._introduce(start)
             self.log = log.Log(self.workdir, step=start, active=self.main)
             self.progress = log.Progress(self.total, start, active=self.main)
-            self.trace = profiler.Profiler(self.config.profile_steps, self.workdir / 'profile', active=self.main)
+            self.trace = profiler.Profiler(
+                self.config.profile_steps, self.workdir / 'profile', active=self.main
+            )
             try:
                 finished = self._loop(start, preemption)
             finally:
@@ -148,8 +201,10 @@ class GradientTrainer:
                 self.progress.close()
                 self.log.close()
             if not finished:
-                log.info(f'Asked to stop: saved step {int(self.state.step)} in {self.workdir}. '
-                        'Run the same command to go on.')
+                log.info(
+                    f'Asked to stop: saved step {int(self.state.step)} in {self.workdir}. '
+                    'Run the same command to go on.'
+                )
                 return None
             return self._report_best()
 
@@ -164,7 +219,9 @@ class GradientTrainer:
     def _start_from(self, spec, parts):
         if weight_files.is_named(spec):
             path = _find(spec)
-            workdir_lib.check_no_leakage_of_file(path, weight_files.metadata(path), self.config, self.splits)
+            workdir_lib.check_no_leakage_of_file(
+                path, weight_files.metadata(path), self.config, self.splits
+            )
             self.state, what = pretrained.load_state(self.state, path, parts), 'weights in'
         else:
             workdir_lib.check_no_leakage(spec, self.config, self.splits)
@@ -174,38 +231,51 @@ class GradientTrainer:
 
     def _introduce(self, start):
         config = self.config
-        count = parameter_overview.count_parameters(self.state.trainable)
+        count = parameter_overview.count_parameters(self.state.params)
         sizes = ', '.join(f'{name} {len(split):,}' for name, split in self.splits.items())
         device = jax.devices()[0]
-        frozen = parameter_overview.count_parameters(self.state.frozen)
-        log.info(f'{config.model.name}: {count:,} trainable parameters{f", {frozen:,} frozen" if frozen else ""}; '
-                f'{self._forward_cost()}films: {sizes}; '
-                f'{self.total - start:,} steps of {config.batch_size} on {jax.device_count()} {device.device_kind}.')
+        frozen = parameter_overview.count_parameters(self.state.frozen_params)
+        log.info(
+            f'{config.model.name}: {count:,} trainable parameters{f", {frozen:,} frozen" if frozen else ""}; '
+            f'{self._forward_cost()}images: {sizes}; '
+            f'{self.total - start:,} steps of {config.batch_size} on {jax.device_count()} {device.device_kind}.'
+        )
         log.info('Compiling the training step; the first step takes some seconds to a few minutes.')
 
     def _forward_cost(self):
-        """'1.08 GFLOP a film (forward); ', or nothing where XLA does not say."""
-        batches = pipeline.eval_batches(self.splits[splits_lib.SELECTING], batch_size=self.config.batch_size)
-        batch = sharding.shard_batch(next(iter(batches)), self.mesh)  # as evaluation has it, which so is traced only once
+        """'1.08 GFLOP an image (forward); ', or nothing where XLA does not say."""
+        batches = pipeline.eval_batches(
+            self.splits[splits_lib.SELECTING], batch_size=self.config.batch_size
+        )
+        batch = sharding.shard_batch(
+            next(iter(batches)), self.mesh
+        )  # as evaluation has it, which so is traced only once
         count = flops.flops(self.eval_step, self.state, batch, {})
         passes = self.config.batch_size * (2 if self.config.flip_tta else 1)
-        return f'{flops.format_flops(count / passes)} a film (forward); ' if count else ''
+        return f'{flops.format_flops(count / passes)} an image (forward); ' if count else ''
 
     def _draw_inputs(self):
-        """figures/inputs.png: the first films as the network sees them, augmented; of classes, counts.png."""
-        train, first = self.films['train'], self.batches.indices(0)[:16]
+        """figures/inputs.png: the first images as the network sees them, augmented; of classes, counts.png."""
+        train, first = self.images['train'], self.batches.indices(0)[:16]
         batch = {'months': train.months[first], 'male': train.male[first], **train.arrays(first)}
         seen = jax.jit(functools.partial(augment.augment, options=self.config.augment.to_dict()))(
-            jax.random.key(self.config.seed), batch)
-        captions = [f'{train.ids[i]}: {train.months[i]:g} mo {"M" if train.male[i] else "F"}' for i in first]
-        figures.image_sheet(np.asarray(seen['image']), captions, self.workdir / 'figures' / 'inputs.png')
+            jax.random.key(self.config.seed), batch
+        )
+        captions = [
+            f'{train.ids[i]}: {train.months[i]:g} mo {"M" if train.male[i] else "F"}' for i in first
+        ]
+        figures.image_sheet(
+            np.asarray(seen['image']), captions, self.workdir / 'figures' / 'inputs.png'
+        )
         if 'edges' in (fitted := json.loads((self.workdir / 'task.json').read_text())):
-            figures.counts(train.months, train.male, fitted['edges'], self.workdir / 'figures' / 'counts.png')
+            figures.counts(
+                train.months, train.male, fitted['edges'], self.workdir / 'figures' / 'counts.png'
+            )
 
     def _loop(self, start, preemption):
         """True when the run reached its end, False when it was asked to stop (and saved)."""
         config, key = self.config, jax.random.key(self.config.seed)
-        every = config.evaluate_every * self.batches.steps_per_epoch
+        every = config.eval_every_epochs * self.batches.steps_per_epoch
         pending, began = [], time.monotonic()
         if self._out_of_patience():  # stopped by patience, then killed before its report
             return True
@@ -220,9 +290,11 @@ class GradientTrainer:
             self.trace.after(step, metrics)
             pending.append(metrics)
             evaluating = step % every == 0 or step == self.total
-            if step == start + 1 or step % config.log_every == 0 or evaluating:
+            if step == start + 1 or step % config.log_every_steps == 0 or evaluating:
                 self._log(step, pending, began)
-                if step == 1 and self.main:  # not before: other hosts wait half a minute at most for the first step
+                if (
+                    step == 1 and self.main
+                ):  # not before: other hosts wait half a minute at most for the first step
                     self._draw_inputs()
                 pending, began = [], time.monotonic()
             if evaluating:
@@ -230,59 +302,93 @@ class GradientTrainer:
                 if self._out_of_patience():
                     return True
                 began = time.monotonic()
-            elif step % config.save_every == 0:
+            elif step % config.checkpoint_every_steps == 0:
                 began += self._save(step)
-            if preemption.asked(step) and step < self.total:
+            if preemption.requested(step) and step < self.total:
                 if self.checkpoints.latest != step:
                     self._save(step)
                 return False
         return True
 
     def _out_of_patience(self):
-        return 0 < self.config.patience <= int(self.state.memory['stale'])
+        return 0 < self.config.patience <= int(self.state.loop_state['evals_since_best'])
 
     def _log(self, step, pending, began):
         self._check_healthy()  # waits for the device, so that the time below is the time of the steps
-        totals = {name: np.sum([jax.device_get(m[name]) for m in pending], axis=0) for name in pending[0]}
+        totals = {
+            name: np.sum([jax.device_get(m[name]) for m in pending], axis=0) for name in pending[0]
+        }
         means = {name: float(total / count) for name, (total, count) in totals.items()}
         seconds = time.monotonic() - began
         rate = len(pending) * self.config.batch_size / seconds
         epoch = step / self.batches.steps_per_epoch
-        self.log.write('train', step, epoch=round(epoch, 4), **means, images_per_second=round(rate, 1),
-                       seconds=round(seconds, 3),
-                       learning_rate=float(self.rate(step - 1)) * float(self.state.memory['rate_scale']))
-        self.progress.update(step, **{'loss': means['loss'], self.task.selects: means[self.task.selects],
-                                      'images/s': f'{rate:.0f}'})
+        self.log.write(
+            'train',
+            step,
+            epoch=round(epoch, 4),
+            **means,
+            images_per_second=round(rate, 1),
+            seconds=round(seconds, 3),
+            learning_rate=float(self.rate(step - 1)) * float(self.state.loop_state['lr_scale']),
+        )
+        self.progress.update(
+            step,
+            **{
+                'loss': means['loss'],
+                self.task.selection_metric: means[self.task.selection_metric],
+                'images/s': f'{rate:.0f}',
+            },
+        )
 
     def _refresh_statistics(self):
         """Batch statistics of the first training batches, not augmented, in the place of the running ones."""
-        count = min(self.config.statistics_batches, self.batches.steps_per_epoch)
+        count = min(self.config.precise_bn_batches, self.batches.steps_per_epoch)
         total = None
         for batch in map(self.batches, range(count)):
-            one = self.statistics_step(self.state, sharding.shard_batch(batch, self.mesh), self.batches.resident)
+            one = self.batch_stats_step(
+                self.state, sharding.shard_batch(batch, self.mesh), self.batches.resident
+            )
             total = one if total is None else jax.tree.map(jnp.add, total, one)
         if count:
             mean = jax.tree.map(lambda x: x / count, total)
-            self.state = dataclasses.replace(self.state, statistics=mean)
+            self.state = dataclasses.replace(self.state, batch_stats=mean)
 
     def _evaluate(self, step):
-        split, began = self.splits[splits_lib.selecting(splits_lib.SELECTING, 'the checkpoint')], time.monotonic()
+        split, began = (
+            self.splits[splits_lib.selecting(splits_lib.SELECTING, 'the checkpoint')],
+            time.monotonic(),
+        )
         self._refresh_statistics()
-        _, means = evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
-                                    mesh=self.mesh)
-        value, shown = means[self.task.selects], self.task.shows.format
+        _, means = evaluate.predict(
+            self.eval_step, self.state, split, batch_size=self.config.batch_size, mesh=self.mesh
+        )
+        value, shown = means[self.task.selection_metric], self.task.metric_format.format
         if not np.isfinite(value):
-            raise DivergedError(f'step {step}: the {split.name} error is not finite; {self._last_good()} Lower '
-                           'optimizer.learning_rate or set optimizer.clip, in a new --workdir.')
-        memory = step_lib.update_loop_state(jax.device_get(self.state.memory), value, step, self.config.optimizer)
-        self.state = dataclasses.replace(self.state, memory=sharding.place_replicated(memory, self.mesh))
+            raise DivergedError(
+                f'step {step}: the {split.name} error is not finite; {self._last_good()} Lower '
+                'optimizer.learning_rate or set optimizer.grad_clip_norm, in a new --workdir.'
+            )
+        loop_state = step_lib.update_loop_state(
+            jax.device_get(self.state.loop_state), value, step, self.config.optimizer
+        )
+        self.state = dataclasses.replace(
+            self.state, loop_state=sharding.place_replicated(loop_state, self.mesh)
+        )
         epoch = step / self.batches.steps_per_epoch
-        self.log.write('eval', step, epoch=round(epoch, 4), split=split.name, **means,
-                       seconds=round(time.monotonic() - began, 3))
+        self.log.write(
+            'eval',
+            step,
+            epoch=round(epoch, 4),
+            split=split.name,
+            **means,
+            seconds=round(time.monotonic() - began, 3),
+        )
         if self.main:
-            log.info(f'epoch {epoch:.0f}/{self.config.epochs}: {split.name} {shown(value)} '
-                    f'(best {shown(float(memory["best"]))})')
-        self._save(step, value if memory['best_step'] == step else None)
+            log.info(
+                f'epoch {epoch:.0f}/{self.config.epochs}: {split.name} {shown(value)} '
+                f'(best {shown(float(loop_state["best"]))})'
+            )
+        self._save(step, value if loop_state['best_step'] == step else None)
 
     def _save(self, step, value=None):
         """Returns the seconds it took."""
@@ -293,32 +399,48 @@ class GradientTrainer:
 
     def _check_healthy(self):
         """Raises Diverged before anything of a broken state is written; looked at whenever the host waits anyway."""
-        bad = int(self.state.memory['bad_step'])
+        bad = int(self.state.loop_state['first_nonfinite_step'])
         if bad < 0:
             return
-        raise DivergedError(f'step {bad}: the loss or its gradient is not finite; films of that batch: '
-                       f'{", ".join(self.batches.ids(bad))}; {self._last_good()} Look at these films, lower '
-                       'optimizer.learning_rate or set optimizer.clip, in a new --workdir.')
+        raise DivergedError(
+            f'step {bad}: the loss or its gradient is not finite; images of that batch: '
+            f'{", ".join(self.batches.ids(bad))}; {self._last_good()} Look at these images, lower '
+            'optimizer.learning_rate or set optimizer.grad_clip_norm, in a new --workdir.'
+        )
 
     def _last_good(self):
         latest = self.checkpoints.latest
-        return (f'the last good checkpoint is step {latest} in {self.checkpoints.directory}.' if latest is not None
-                else 'no checkpoint was saved before.')
+        return (
+            f'the last good checkpoint is step {latest} in {self.checkpoints.directory}.'
+            if latest is not None
+            else 'no checkpoint was saved before.'
+        )
 
     def _report_best(self):
         best = self.checkpoints.best
         self.state = self.checkpoints.load(self.state, best)
 
         def predict(split):
-            return evaluate.predict(self.eval_step, self.state, split, batch_size=self.config.batch_size,
-                                    mesh=self.mesh)[0]
+            return evaluate.predict(
+                self.eval_step, self.state, split, batch_size=self.config.batch_size, mesh=self.mesh
+            )[0]
 
-        written = finalize(self.workdir, self.task, self.splits, predict, **self.about, step=best,
-                           epoch=best / self.batches.steps_per_epoch, flip_tta=self.config.flip_tta,
-                           minutes=log.minutes(self.workdir))
+        written = finalize(
+            self.workdir,
+            self.task,
+            self.splits,
+            predict,
+            **self.about,
+            step=best,
+            epoch=best / self.batches.steps_per_epoch,
+            flip_tta=self.config.flip_tta,
+            minutes=log.minutes(self.workdir),
+        )
         if self.main and self.attends:
-            seen = examples.predict_examples(predictor.Predictor(self.workdir), self.films[splits_lib.SELECTING], 8)
-            examples.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')
+            seen = examples_lib.predict_examples(
+                predictor.Predictor(self.workdir), self.images[splits_lib.SELECTING], 8
+            )
+            examples_lib.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')
         return written
 
 

@@ -1,4 +1,5 @@
 """Reads the 37 landmarks of the Digital Hand Atlas (Payer et al., Medical Image Analysis 2019) from their CSV."""
+
 import csv
 import math
 import pathlib
@@ -13,28 +14,34 @@ BESIDE_CAPITATE = (10, 15)  # the capitate's centre lies midway between them
 
 
 def read(path) -> dict[str, np.ndarray]:
-    """{film id: float32 [37, 2] (row, column)} in pixels of the native film, pixel (r, c) having its centre at (r, c).
+    """{image id: float32 [37, 2] (row, column)} in pixels of the native image, pixel (r, c) having its centre at (r, c).
 
     The CSV has a header `id,x0,y0,...,x36,y36`, or is as its authors give it: no header, the same columns.
 
     Raises:
-        UserError: a file that is missing or holds something else, or a film twice; names file and line.
+        UserError: a file that is missing or holds something else, or an image twice; names file and line.
     """
     path = pathlib.Path(path)
     try:
         with path.open(newline='', encoding='utf-8') as file:
             lines = [line for line in csv.reader(file) if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f'{path}: cannot be read ({error}); give the CSV with the 37 landmarks of each film') from error
+        raise UserError(
+            f'{path}: cannot be read ({error}); give the CSV with the 37 landmarks of each image'
+        ) from error
     header = bool(lines) and lines[0][0] == 'id'
     landmarks = {}
     for number, line in enumerate(lines[header:], start=1 + header):
         name = line[0].strip()
         if name in landmarks:
-            raise UserError(f'{path}, line {number}: film {name} stands there twice; leave one out')
+            raise UserError(
+                f'{path}, line {number}: image {name} stands there twice; leave one out'
+            )
         landmarks[name] = _points(line[1:], f'{path}, line {number}')
     if not landmarks:
-        raise UserError(f'{path}: no landmarks in it; expected lines id,x0,y0,...,x{COUNT - 1},y{COUNT - 1}')
+        raise UserError(
+            f'{path}: no landmarks in it; expected lines id,x0,y0,...,x{COUNT - 1},y{COUNT - 1}'
+        )
     return landmarks
 
 
@@ -44,6 +51,8 @@ def _points(texts, where):
     except ValueError as error:
         raise UserError(f'{where}: {error}; expected an id and {2 * COUNT} numbers') from error
     if len(values) != 2 * COUNT or not all(map(math.isfinite, values)):
-        raise UserError(f'{where}: expected an id and {2 * COUNT} finite numbers (x, y of {COUNT} landmarks), found '
-                        f'{len(values)}')
+        raise UserError(
+            f'{where}: expected an id and {2 * COUNT} finite numbers (x, y of {COUNT} landmarks), found '
+            f'{len(values)}'
+        )
     return np.array(values, np.float32).reshape(COUNT, 2)[:, ::-1]

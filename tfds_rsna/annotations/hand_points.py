@@ -1,4 +1,5 @@
 """Reads hands annotated in COCO's manner: 21 points a hand, from JSON."""
+
 import json
 import pathlib
 from typing import NamedTuple
@@ -8,26 +9,35 @@ import numpy as np
 from tfds_rsna.errors import UserError
 
 #: The order of the points: the wrist, then each finger from its base to its tip.
-NAMES = ('wrist', *(f'{finger}{joint}' for finger in ('thumb', 'forefinger', 'middle_finger', 'ring_finger',
-                                                      'pinky_finger') for joint in range(1, 5)))
+NAMES = (
+    'wrist',
+    *(
+        f'{finger}{joint}'
+        for finger in ('thumb', 'forefinger', 'middle_finger', 'ring_finger', 'pinky_finger')
+        for joint in range(1, 5)
+    ),
+)
 
 
 class HandPoints(NamedTuple):
-    """One annotated hand, in pixels of the native film; pixel (r, c) has its centre at (r, c)."""
+    """One annotated hand, in pixels of the native image; pixel (r, c) has its centre at (r, c)."""
+
     points: np.ndarray  # float32 [21, 2] (row, column), NaN where not annotated
     box: np.ndarray  # float32 [4] (row0, column0, row1, column1)
-    size: tuple[int, int]  # (rows, columns) of the native film
+    size: tuple[int, int]  # (rows, columns) of the native image
     left: bool
 
     def scaled(self, size):
-        """The same hand on the film resampled to `size` (rows, columns), edge to edge."""
+        """The same hand on the image resampled to `size` (rows, columns), edge to edge."""
         factor = np.array(size, np.float32) / np.array(self.size, np.float32)
         move = [(values.reshape(-1, 2) + 0.5) * factor - 0.5 for values in (self.points, self.box)]
-        return self._replace(points=move[0], box=move[1].reshape(4), size=(int(size[0]), int(size[1])))
+        return self._replace(
+            points=move[0], box=move[1].reshape(4), size=(int(size[0]), int(size[1]))
+        )
 
 
 def read(*paths) -> dict[str, HandPoints]:
-    """The hands of COCO JSON files, {image id: `HandPoints`}; of several hands on a film the largest.
+    """The hands of COCO JSON files, {image id: `HandPoints`}; of several hands on an image the largest.
 
     The points are read from `keypoints` (COCO) or from `lefthand_kpts` / `righthand_kpts` (COCO-WholeBody), whichever
     the annotation marks as valid.
@@ -40,8 +50,10 @@ def read(*paths) -> dict[str, HandPoints]:
     for path in map(pathlib.Path, paths):
         new = _read(path)
         if twice := sorted(set(new) & set(hands)):
-            raise UserError(f'{path}: {len(twice)} images are annotated in another of these files too, first '
-                            f'{twice[0]}; leave one of the files out')
+            raise UserError(
+                f'{path}: {len(twice)} images are annotated in another of these files too, first '
+                f'{twice[0]}; leave one of the files out'
+            )
         hands |= new
     return hands
 
@@ -51,16 +63,22 @@ def _read(path):
         content = json.loads(path.read_text(encoding='utf-8'))
         images = {image['id']: image for image in content['images']}
         hands = {}
-        for annotation in sorted(content['annotations'], key=lambda found: found['bbox'][2] * found['bbox'][3]):
+        for annotation in sorted(
+            content['annotations'], key=lambda found: found['bbox'][2] * found['bbox'][3]
+        ):
             image = images[annotation['image_id']]
             hands[pathlib.Path(str(image['file_name'])).stem] = _hand(annotation, image)
         return hands
     except FileNotFoundError as error:
-        raise UserError(f'{path}: no such file; give the COCO JSON with the hands\' key points') from error
+        raise UserError(
+            f"{path}: no such file; give the COCO JSON with the hands' key points"
+        ) from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         what = f'has no {error}' if isinstance(error, KeyError) else str(error)
-        raise UserError(f'{path}: not a COCO JSON of hand key points ({what}); needed are images (id, file_name, '
-                        'width, height) and annotations (image_id, bbox, and 21 points as x, y, visibility)') from error
+        raise UserError(
+            f'{path}: not a COCO JSON of hand key points ({what}); needed are images (id, file_name, '
+            'width, height) and annotations (image_id, bbox, and 21 points as x, y, visibility)'
+        ) from error
 
 
 def _hand(annotation, image):
@@ -72,9 +90,15 @@ def _hand(annotation, image):
     else:
         raise KeyError('keypoints')
     if values.shape != (3 * len(NAMES),):
-        raise ValueError(f'image {annotation["image_id"]} has {values.size} numbers instead of 21 x (x, y, visibility)')
+        raise ValueError(
+            f'image {annotation["image_id"]} has {values.size} numbers instead of 21 x (x, y, visibility)'
+        )
     values = values.reshape(-1, 3)
     points = np.where(values[:, 2:] > 0, values[:, 1::-1], np.nan).astype(np.float32)
     x, y, width, height = annotation['bbox']
-    return HandPoints(points, np.array([y, x, y + height, x + width], np.float32),
-                      (int(image['height']), int(image['width'])), left)
+    return HandPoints(
+        points,
+        np.array([y, x, y + height, x + width], np.float32),
+        (int(image['height']), int(image['width'])),
+        left,
+    )

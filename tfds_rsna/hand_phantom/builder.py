@@ -1,4 +1,5 @@
 """TFDS builder of the hand phantoms: rendered on all cores, written in order."""
+
 import io
 
 import numpy as np
@@ -12,7 +13,7 @@ from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
 from tfds_rsna.hand_phantom.render import phantom
 
-_FEW = 64  # films that are rendered before a pool of processes has started
+_FEW = 64  # images that are rendered before a pool of processes has started
 
 
 class HandPhantom(builder_lib.StreamedBuilder):
@@ -23,15 +24,16 @@ class HandPhantom(builder_lib.StreamedBuilder):
 
     VERSION = tfds.core.Version('1.1.0')
 
-    def __init__(self, *, data_dir=None, count: int = 4000, size: tuple = (512, 512), seed: int = 0,
-                 **kwargs):
+    def __init__(
+        self, *, data_dir=None, count: int = 4000, size: tuple = (512, 512), seed: int = 0, **kwargs
+    ):
         """A builder.
 
         Args:
             data_dir: where the finished dataset goes.
-            count: number of films.
+            count: number of images.
             size: (rows, columns) in pixels.
-            seed: of the series; film `index` of a series is the same however many are made.
+            seed: of the series; image `index` of a series is the same however many are made.
         """
         self._count, self._size, self._seed = _checked(count, size, seed)
         super().__init__(data_dir=data_dir, **kwargs)
@@ -40,31 +42,43 @@ class HandPhantom(builder_lib.StreamedBuilder):
     def describe(cls, *, count: int = 4000, size: tuple = (512, 512), seed: int = 0) -> dict:
         """A JSON-ready description that changes whenever the records could; UserError as the builder."""
         count, size, seed = _checked(count, size, seed)
-        return {'builder': cls.name, 'version': str(cls.VERSION), 'decoder': decoding.VERSION, 'count': count,
-                'size': list(size), 'seed': seed}
+        return {
+            'builder': cls.name,
+            'version': str(cls.VERSION),
+            'decoder': decoding.VERSION,
+            'count': count,
+            'size': list(size),
+            'seed': seed,
+        }
 
     def _info(self) -> tfds.core.DatasetInfo:
         def points(*shape):
             return tfds.features.Tensor(shape=shape, dtype=np.float32, encoding='bytes')
+
         return tfds.core.DatasetInfo(
-            builder=self, description='Procedural left-hand radiographs: nobody was irradiated.',
+            builder=self,
+            description='Procedural left-hand radiographs: nobody was irradiated.',
             features=builder_lib.image_features(
                 hand_mask=tfds.features.Text(doc='PNG, 255 = hand and forearm'),
-                keypoints=points(3, 2), coco_keypoints=points(21, 2), bone_boxes=points(len(BONE_NAMES), 4)),
-            disable_shuffling=True)
+                keypoints=points(3, 2),
+                coco_keypoints=points(21, 2),
+                bone_boxes=points(len(BONE_NAMES), 4),
+            ),
+            disable_shuffling=True,
+        )
 
     def _options(self) -> dict:
         return {'count': self._count, 'size': list(self._size), 'seed': self._seed}
 
     def _split_generators(self, dl_manager):
         del dl_manager  # nothing to download
-        return {'train': _Films(self._seed, self._count, self._size)}
+        return {'train': _Images(self._seed, self._count, self._size)}
 
 
 def _checked(count: int, size: tuple, seed: int) -> tuple[int, tuple[int, int], int]:
     count, size, seed = int(count), (int(size[0]), int(size[1])), int(seed)
     if count < 1:
-        raise UserError(f'hand_phantom: count is {count}; give at least 1 film')
+        raise UserError(f'hand_phantom: count is {count}; give at least 1 image')
     if min(size) < 16:
         raise UserError(f'hand_phantom: size {size} is too small to draw; give at least (16, 16)')
     if seed < 0:
@@ -72,8 +86,8 @@ def _checked(count: int, size: tuple, seed: int) -> tuple[int, tuple[int, int], 
     return count, size, seed
 
 
-class _Films:
-    """The films of a series in order as (key, example), rendered on every core this process may use."""
+class _Images:
+    """The images of a series in order as (key, example), rendered on every core this process may use."""
 
     def __init__(self, seed: int, count: int, size: tuple):
         self._jobs = [(seed, index, size) for index in range(count)]
@@ -88,9 +102,15 @@ class _Films:
 def _example(job: tuple) -> tuple:
     """(seed, index, size) -> (key, example); at module level, so that a spawned process finds it."""
     seed, index, size = job
-    film = phantom(seed, index, size)
-    return index, film | {'image': _png(film['image']), 'hand_mask': _png(film['hand_mask'] * np.uint8(255)),
-                          'id': str(index), 'group': '', 'width': size[1], 'height': size[0]}
+    example = phantom(seed, index, size)
+    return index, example | {
+        'image': _png(example['image']),
+        'hand_mask': _png(example['hand_mask'] * np.uint8(255)),
+        'id': str(index),
+        'group': '',
+        'width': size[1],
+        'height': size[0],
+    }
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -1,10 +1,11 @@
 """Thickness of bone and flesh on the pixel grid, each shape only inside its own bounding box."""
+
 from functools import lru_cache
 
 import numpy as np
 
-_BLEND = .0085        # hand units over which neighbouring soft parts melt into one another (the webs)
-_CORTICAL, _SPONGY = 1.0, .22  # attenuation per hand unit, relative to dense bone
+_BLEND = 0.0085  # hand units over which neighbouring soft parts melt into one another (the webs)
+_CORTICAL, _SPONGY = 1.0, 0.22  # attenuation per hand unit, relative to dense bone
 
 
 class View:
@@ -27,7 +28,10 @@ class View:
 
 def _box(points, margin, shape):
     """Slices of the pixels around [N, 2] points, or None outside the image."""
-    low, high = np.floor(points.min(0) - margin).astype(int), np.ceil(points.max(0) + margin).astype(int) + 1
+    low, high = (
+        np.floor(points.min(0) - margin).astype(int),
+        np.ceil(points.max(0) + margin).astype(int) + 1,
+    )
     x0, y0, x1, y1 = max(low[0], 0), max(low[1], 0), min(high[0], shape[1]), min(high[1], shape[0])
     return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
 
@@ -42,17 +46,17 @@ def _local(view, box, origin, axis):
 
 @lru_cache(1)
 def _spongiosa():
-    """A fixed 256x256 tile of trabecular texture, mean 1; the same for every film."""
+    """A fixed 256x256 tile of trabecular texture, mean 1; the same for every image."""
     noise = np.random.default_rng(7).standard_normal((256, 256))
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(256), np.fft.fftfreq(256) * .6))
-    band = np.exp(-((frequency - .09) / .05) ** 2)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(256), np.fft.fftfreq(256) * 0.6))
+    band = np.exp(-(((frequency - 0.09) / 0.05) ** 2))
     tile = np.fft.ifft2(np.fft.fft2(noise) * band).real
-    return (1 + .14 * tile / tile.std()).astype(np.float32)
+    return (1 + 0.14 * tile / tile.std()).astype(np.float32)
 
 
 def _texture(along, across, view):
     """Spongiosa at the bone's own coordinates, fading where the pixels are too coarse to show it."""
-    shown = np.clip(view.scale / 250 - .3, 0, 1)
+    shown = np.clip(view.scale / 250 - 0.3, 0, 1)
     i, j = (along * 330).astype(np.int32) & 255, (across * 620).astype(np.int32) & 255
     return 1 + (_spongiosa()[i, j] - 1) * shown
 
@@ -64,7 +68,7 @@ def _strip(strip, view, shape):
     u, v = _local(view, box, strip.origin, strip.axis), _local(view, box, strip.origin, strip.side)
     if strip.wedge:
         middle = (strip.start + strip.stop) / 2
-        u = middle + (u - middle) / np.clip(1 + strip.wedge * v / strip.half.max(), .4, 2)
+        u = middle + (u - middle) / np.clip(1 + strip.wedge * v / strip.half.max(), 0.4, 2)
     place = (u - strip.start) * ((len(strip.half) - 1) / (strip.stop - strip.start))
     np.clip(place, 0, len(strip.half) - 1.001, out=place)
     cell = place.astype(np.int32)
@@ -79,7 +83,7 @@ def _strip(strip, view, shape):
     for plate, depth in zip(strip.plates, (first, last)):
         if plate:
             core *= np.clip(depth / plate, 0, 1)
-    ends = np.clip(first * view.scale + .5, 0, 1) * np.clip(last * view.scale + .5, 0, 1)
+    ends = np.clip(first * view.scale + 0.5, 0, 1) * np.clip(last * view.scale + 0.5, 0, 1)
     spongy = _SPONGY * core * _texture(u, v, view)
     return box, (2 * strip.density) * ends * (_CORTICAL * (whole - core) + spongy)
 
@@ -92,10 +96,10 @@ def _blob(blob, view, shape):
     a, b = u / blob.radii[1], v / blob.radii[0]
     radius = blob.swell(np.arctan2(a, b)) if blob.harmonics else np.float32(1)
     rho2 = (a * a + b * b) / (radius * radius)
-    depth = .85 * min(blob.radii)
-    shrink = max(1 - blob.cortex / min(blob.radii), .1)
+    depth = 0.85 * min(blob.radii)
+    shrink = max(1 - blob.cortex / min(blob.radii), 0.1)
     whole = np.sqrt(np.maximum(1 - rho2, 0))
-    core = shrink * np.sqrt(np.maximum(1 - rho2 / shrink ** 2, 0))
+    core = shrink * np.sqrt(np.maximum(1 - rho2 / shrink**2, 0))
     return box, 2 * depth * (_CORTICAL * (whole - core) + _SPONGY * core * _texture(u, v, view))
 
 
@@ -110,7 +114,9 @@ def bone(hand, view, shape):
         box, piece = _blob(blob, view, shape)
         if box is not None:
             below = total[box]
-            total[box] = np.maximum(below, piece) + .5 * np.minimum(below, piece)  # overlaps stay readable
+            total[box] = np.maximum(below, piece) + 0.5 * np.minimum(
+                below, piece
+            )  # overlaps stay readable
     return total
 
 
@@ -140,4 +146,3 @@ def flesh(hand, view, shape):
     depth /= np.maximum(total, 1e-6)
     within = np.minimum(np.log(np.maximum(total, 1)) * np.float32(_BLEND), depth)
     return 2 * np.sqrt(np.maximum(within * (2 * depth - within), 0)), inside
-

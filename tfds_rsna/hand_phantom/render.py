@@ -1,4 +1,5 @@
-"""One phantom film: from (seed, index) to image, mask, key points, boxes, age and sex."""
+"""One phantom image: from (seed, index) to image, mask, key points, boxes, age and sex."""
+
 import numpy as np
 
 from tfds_rsna.errors import UserError
@@ -7,17 +8,17 @@ from tfds_rsna.hand_phantom.anatomy import boxes, hand
 from tfds_rsna.hand_phantom.marker import mark
 
 _FLESH, _BONE = 4.8, 15.0  # attenuation per hand unit (an adult's 190 mm); bone: in excess of flesh
-_RIGHT_HANDS, _INVERTED = .03, .02  # shares of the films
-_REACH = np.array([(0, -.15), (0, -.35), (0, -.55)])  # the forearm, which the marker avoids too
+_RIGHT_HANDS, _INVERTED = 0.03, 0.02  # shares of the images
+_REACH = np.array([(0, -0.15), (0, -0.35), (0, -0.55)])  # the forearm, which the marker avoids too
 
 
 def phantom(seed: int, index: int, size: tuple = (512, 512)) -> dict:
-    """Renders film `index` of the series `seed`.
+    """Renders image `index` of the series `seed`.
 
     Args:
         seed: whole number >= 0.
-        index: whole number >= 0; with the seed it alone decides the film.
-        size: (rows, columns). The same film at any size of the same shape; only the grain is drawn per pixel,
+        index: whole number >= 0; with the seed it alone decides the image.
+        size: (rows, columns). The same image at any size of the same shape; only the grain is drawn per pixel,
             weaker as pixels grow, as if averaged.
 
     Returns:
@@ -35,23 +36,29 @@ def phantom(seed: int, index: int, size: tuple = (512, 512)) -> dict:
     return draw(*schedule.draw(label), *others, size)
 
 
-def draw(months, male, body_rng, film_rng, grain_rng, size):
+def draw(months, male, body_rng, image_rng, grain_rng, size):
     """`phantom` of a given age and sex and given generators: one hand at many ages, for pictures."""
     size = (int(size[0]), int(size[1]))
     if min(size) < 16:
         raise UserError(f'hand_phantom: size {size} is too small to draw; give at least (16, 16)')
     drawn = hand(months, male, body_rng)
-    mirror = -1 if film_rng.random() < _RIGHT_HANDS else 1
-    view = exposure.place(drawn.joints, mirror, size, film_rng)
+    mirror = -1 if image_rng.random() < _RIGHT_HANDS else 1
+    view = exposure.place(drawn.joints, mirror, size, image_rng)
     thickness, inside = raster.flesh(drawn, view, size)
     attenuation = _FLESH * thickness + _BONE * raster.bone(drawn, view, size) * inside
     grain = grain_rng.standard_normal(size, np.float32) * np.float32(min(size) / 512)
-    grey = exposure.tone(attenuation, inside, grain, film_rng)
-    inverted = film_rng.random() < _INVERTED
-    mark(grey, view.points(np.concatenate([drawn.joints, _REACH])), mirror, film_rng)
-    image = np.clip(exposure.collimate(grey, film_rng) + .5, 0, 255).astype(np.uint8)
+    grey = exposure.tone(attenuation, inside, grain, image_rng)
+    inverted = image_rng.random() < _INVERTED
+    mark(grey, view.points(np.concatenate([drawn.joints, _REACH])), mirror, image_rng)
+    image = np.clip(exposure.collimate(grey, image_rng) + 0.5, 0, 255).astype(np.uint8)
     coco = view.points(drawn.joints)[:, ::-1].astype(np.float32)
     capitate = view.points(drawn.capitate)[::-1].astype(np.float32)
-    return {'image': 255 - image if inverted else image, 'hand_mask': inside.astype(np.uint8),
-            'keypoints': np.stack([coco[12], coco[4], capitate]), 'coco_keypoints': coco,
-            'bone_boxes': boxes(drawn, view), 'months': float(months), 'male': bool(male)}
+    return {
+        'image': 255 - image if inverted else image,
+        'hand_mask': inside.astype(np.uint8),
+        'keypoints': np.stack([coco[12], coco[4], capitate]),
+        'coco_keypoints': coco,
+        'bone_boxes': boxes(drawn, view),
+        'months': float(months),
+        'male': bool(male),
+    }

@@ -6,9 +6,10 @@ and Pyle, "Radiographic Atlas of Skeletal Development of the Hand and Wrist", 2n
 begin and end after the standards of Greulich and Pyle and the indicators of Gilsanz and Ratib, "Hand Bone
 Age", 2nd edition (2012): distal phalanges first, then proximal and middle phalanges and metacarpals, the
 ulna and last the radius; girls about two years before boys. The table was not proof-read against the
-printed pages: good enough to draw phantoms, not to read films by. The growth curves between those ages are
+printed pages: good enough to draw phantoms, not to read images by. The growth curves between those ages are
 ours; no source prints them as formulae.
 """
+
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 class Centre(NamedTuple):
     """One ossification centre's schedule in months. A carpal bone never fuses: its `begin` and `end` are the
     ages at which it has its adult shape (begin = end)."""
+
     appears: float
     begin: float
     end: float
@@ -64,6 +66,7 @@ SCHEDULE = {
 class Stage(NamedTuple):
     """How far one centre has come: `present`, `growth` (0 at its appearance to 1 at its full size) and
     `fusion` (0 = open growth plate to 1 = one bone)."""
+
     present: bool
     growth: float
     fusion: float
@@ -79,7 +82,9 @@ def stage(name, months, male):
     growth = np.clip((months - centre.appears) / (centre.begin - centre.appears), 0, 1)
     span = max(centre.end - centre.begin, 1)
     fusion = np.clip((months - centre.begin) / span, 0, 1)
-    return Stage(bool(months >= centre.appears), float(growth), float(fusion * fusion * (3 - 2 * fusion)))
+    return Stage(
+        bool(months >= centre.appears), float(growth), float(fusion * fusion * (3 - 2 * fusion))
+    )
 
 
 def maturity(months, male):
@@ -88,9 +93,11 @@ def maturity(months, male):
 
 
 # Quantiles of the bone ages of RSNA's training set (12,000 of its 12,611 labels), months.
-_SHARE = (0, .01, .05, .10, .25, .50, .75, .90, .95, .99, 1)
-_MONTHS = {True: (1, 24, 54, 72, 108, 150, 162, 180, 192, 216, 228),
-           False: (4, 24, 50, 69, 94, 120, 144, 162, 180, 192, 216)}
+_SHARE = (0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 1)
+_MONTHS = {
+    True: (1, 24, 54, 72, 108, 150, 162, 180, 192, 216, 228),
+    False: (4, 24, 50, 69, 94, 120, 144, 162, 180, 192, 216),
+}
 _MALE_SHARE = 0.54
 
 

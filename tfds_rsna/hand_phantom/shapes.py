@@ -1,4 +1,5 @@
 """The three kinds of shape that a phantom is made of, in hand units (see `anatomy`)."""
+
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ class Strip(NamedTuple):
     `axis`; `plates` is the dense bone that closes the two ends; `density` scales the whole; `wedge` makes it
     thicker on the + side and thinner on the other.
     """
+
     bone: str
     origin: np.ndarray
     axis: np.ndarray
@@ -33,6 +35,7 @@ class Strip(NamedTuple):
 class Blob(NamedTuple):
     """A short bone: an ellipsoid of `radii` (along `side`, along `axis`) whose outline is modulated by
     `harmonics` (order, share, phase in radians)."""
+
     bone: str
     centre: np.ndarray
     axis: np.ndarray
@@ -57,7 +60,8 @@ class Blob(NamedTuple):
 
 
 class Capsule(NamedTuple):
-    """Soft tissue between two points with a radius at each; `depth`: half its thickness towards the film."""
+    """Soft tissue between two points with a radius at each; `depth`: half its thickness towards the image."""
+
     start: np.ndarray
     stop: np.ndarray
     radii: tuple
@@ -66,7 +70,8 @@ class Capsule(NamedTuple):
 
 class Hand(NamedTuple):
     """A drawn hand; `regions` holds the corners [4, 2] of growth plates and carpus, there at any age."""
-    joints: np.ndarray    # [21, 2], COCO order
+
+    joints: np.ndarray  # [21, 2], COCO order
     capitate: np.ndarray  # [2]
     strips: list
     blobs: list

@@ -1,4 +1,5 @@
 """A picture of phantoms to look at: `python -m tfds_rsna.hand_phantom.sheet OUT.png`."""
+
 import sys
 
 import numpy as np
@@ -10,16 +11,18 @@ AGES = (12, 36, 72, 108, 144, 180, 216)
 
 
 def sheet(pixels: int = 180, seed: int = 0) -> Image.Image:
-    """Rows: one boy and one girl at `AGES` months, then twice as many random films of the series `seed`."""
+    """Rows: one boy and one girl at `AGES` months, then twice as many random images of the series `seed`."""
     picture = Image.new('L', (pixels * len(AGES), pixels * 4))
     for row, (male, child) in enumerate(((True, 2), (False, 9))):  # two that are well exposed
         for column, months in enumerate(AGES):
-            # the same child, film and grain at every age
+            # the same child, image and grain at every age
             streams = np.random.SeedSequence([0, child]).spawn(3)
             rngs = (np.random.Generator(np.random.Philox(stream)) for stream in streams)
-            film = Image.fromarray(draw(months, male, *rngs, (pixels, pixels))['image'])
-            ImageDraw.Draw(film).text((4, pixels - 14), f'{"boy" if male else "girl"} {months}', fill=255)
-            picture.paste(film, (column * pixels, row * pixels))
+            image = Image.fromarray(draw(months, male, *rngs, (pixels, pixels))['image'])
+            ImageDraw.Draw(image).text(
+                (4, pixels - 14), f'{"boy" if male else "girl"} {months}', fill=255
+            )
+            picture.paste(image, (column * pixels, row * pixels))
     for index in range(2 * len(AGES)):
         place = (index % len(AGES) * pixels, (2 + index // len(AGES)) * pixels)
         picture.paste(Image.fromarray(phantom(seed, index, (pixels, pixels))['image']), place)

@@ -1,4 +1,5 @@
 """The carpals and the thumb's sesamoid."""
+
 import numpy as np
 
 from tfds_rsna.hand_phantom.shapes import Blob, turn, unit
@@ -6,18 +7,18 @@ from tfds_rsna.hand_phantom.shapes import Blob, turn, unit
 # Centre x, y; half axes across and along; turn in degrees towards the thumb; outline harmonics (order, share,
 # phase in degrees, 0 = thumb side, 90 = fingertips) that make the adult's shape out of the child's round one.
 _CARPALS = {
-    'capitate': (.022, .124, .0345, .0580, 0, ((4, .05, 180), (3, .03, 90))),
-    'hamate': (-.045, .131, .0400, .0470, 12, ((3, .13, 90), (5, .03, 0))),
-    'triquetrum': (-.083, .077, .0330, .0340, 25, ((3, .07, 20), (4, .04, 10))),
-    'lunate': (-.015, .038, .0410, .0310, -8, ((2, .05, 90), (3, .10, -90))),
-    'scaphoid': (.065, .062, .0300, .0500, 42, ((2, .05, 0), (3, .07, 30))),
-    'trapezoid': (.081, .150, .0290, .0330, 10, ((3, .09, 90), (4, .05, 45))),
-    'trapezium': (.128, .127, .0320, .0370, -38, ((3, .06, 0), (4, .07, 45))),
-    'pisiform': (-.080, .085, .0190, .0220, 0, ()),
+    'capitate': (0.022, 0.124, 0.0345, 0.0580, 0, ((4, 0.05, 180), (3, 0.03, 90))),
+    'hamate': (-0.045, 0.131, 0.0400, 0.0470, 12, ((3, 0.13, 90), (5, 0.03, 0))),
+    'triquetrum': (-0.083, 0.077, 0.0330, 0.0340, 25, ((3, 0.07, 20), (4, 0.04, 10))),
+    'lunate': (-0.015, 0.038, 0.0410, 0.0310, -8, ((2, 0.05, 90), (3, 0.10, -90))),
+    'scaphoid': (0.065, 0.062, 0.0300, 0.0500, 42, ((2, 0.05, 0), (3, 0.07, 30))),
+    'trapezoid': (0.081, 0.150, 0.0290, 0.0330, 10, ((3, 0.09, 90), (4, 0.05, 45))),
+    'trapezium': (0.128, 0.127, 0.0320, 0.0370, -38, ((3, 0.06, 0), (4, 0.07, 45))),
+    'pisiform': (-0.080, 0.085, 0.0190, 0.0220, 0, ()),
 }
 CARPALS = tuple(_CARPALS)
 #: Corners of the carpus's region, hand units.
-CARPUS = np.array([(-.130, 0), (.172, 0), (.172, .190), (-.130, .190)])
+CARPUS = np.array([(-0.130, 0), (0.172, 0), (0.172, 0.190), (-0.130, 0.190)])
 
 
 def short_bones(joints, stages, rng):
@@ -25,22 +26,30 @@ def short_bones(joints, stages, rng):
     blobs, capitate = [], None
     jitter = rng.normal(0, 1, (len(_CARPALS), 5))
     for (bone, (x, y, across, along, angle, shape)), noise in zip(_CARPALS.items(), jitter):
-        centre, near = np.array([x, y]) + noise[:2] * .003, stages[bone]
+        centre, near = np.array([x, y]) + noise[:2] * 0.003, stages[bone]
         capitate = centre if bone == 'capitate' else capitate
         if not near.present:
             continue
-        size, ripe, mean = .20 + .80 * near.growth ** .62, .45 + .55 * near.growth, np.sqrt(across * along)
+        size, ripe, mean = (
+            0.20 + 0.80 * near.growth**0.62,
+            0.45 + 0.55 * near.growth,
+            np.sqrt(across * along),
+        )
         # a young centre is rounder than the bone that it becomes
-        radii = tuple(size * (1 + .03 * wobble) * (radius * ripe + mean * (1 - ripe))
-                      for radius, wobble in zip((across, along), noise[3:]))
-        axis = turn(np.array([0., 1.]), np.radians(angle + 3 * noise[2]))
-        shape = tuple((order, share * near.growth, np.radians(phase)) for order, share, phase in shape)
-        blobs.append(Blob(bone, centre, axis, np.array([axis[1], -axis[0]]), radii, shape, .0035))
+        radii = tuple(
+            size * (1 + 0.03 * wobble) * (radius * ripe + mean * (1 - ripe))
+            for radius, wobble in zip((across, along), noise[3:])
+        )
+        axis = turn(np.array([0.0, 1.0]), np.radians(angle + 3 * noise[2]))
+        shape = tuple(
+            (order, share * near.growth, np.radians(phase)) for order, share, phase in shape
+        )
+        blobs.append(Blob(bone, centre, axis, np.array([axis[1], -axis[0]]), radii, shape, 0.0035))
     near = stages['sesamoid']
     if near.present:
         axis = unit(joints[2] - joints[1])
         side = np.array([axis[1], -axis[0]])
-        size = .007 + .006 * near.growth ** .6
-        centre = joints[2] - side * .042 - axis * .004
-        blobs.append(Blob('sesamoid', centre, axis, side, (size, size * 1.25), (), .003))
+        size = 0.007 + 0.006 * near.growth**0.6
+        centre = joints[2] - side * 0.042 - axis * 0.004
+        blobs.append(Blob('sesamoid', centre, axis, side, (size, size * 1.25), (), 0.003))
     return blobs, capitate

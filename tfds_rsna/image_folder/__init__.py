@@ -1,1 +1,1 @@
-"""A user's own films: a folder of images and a table of labels."""
+"""A user's own images: a folder of images and a table of labels."""

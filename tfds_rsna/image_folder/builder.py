@@ -1,4 +1,5 @@
-"""The TFDS builder for a user's own films."""
+"""The TFDS builder for a user's own images."""
+
 import pathlib
 
 import tensorflow_datasets as tfds
@@ -11,16 +12,18 @@ from tfds_rsna.problems import DataError, Problems
 
 
 class ImageFolder(builder_lib.StreamedBuilder):
-    """PNG, JPEG, TIFF or DICOM films and a CSV or xlsx of ages and sexes; one split, 'train', in the table's order."""
+    """PNG, JPEG, TIFF or DICOM images and a CSV or xlsx of ages and sexes; one split, 'train', in the table's order."""
 
     VERSION = tfds.core.Version('1.1.0')
 
-    def __init__(self, *, data_dir=None, on_error: str = 'stop', config=None, version=None, **source):
+    def __init__(
+        self, *, data_dir=None, on_error: str = 'stop', config=None, version=None, **source
+    ):
         """A builder.
 
         Args:
             data_dir: where the finished dataset goes.
-            on_error: 'stop' names everything that is wrong and writes nothing; 'skip' drops those films and
+            on_error: 'stop' names everything that is wrong and writes nothing; 'skip' drops those images and
                 lists them in `rejected.csv` in the dataset's folder.
             config, version: TFDS's own.
             **source: `images`, `labels` and the columns, see `FolderSource`.
@@ -36,30 +39,53 @@ class ImageFolder(builder_lib.StreamedBuilder):
         Raises:
             UserError: what the build would say about missing places, columns and units.
         """
-        return {'builder': cls.name, 'version': str(cls.VERSION), 'decoder': decoding.VERSION,
-                'on_error': Problems(on_error).on_error, **FolderSource(**source).describe()}
+        return {
+            'builder': cls.name,
+            'version': str(cls.VERSION),
+            'decoder': decoding.VERSION,
+            'on_error': Problems(on_error).on_error,
+            **FolderSource(**source).describe(),
+        }
 
     def _info(self) -> tfds.core.DatasetInfo:
-        more = {'source': builder_lib.Str(doc='where it comes from')} if self._source.source_column else {}
-        return tfds.core.DatasetInfo(builder=self, description="A user's own hand radiographs with ages.",
-                                     features=builder_lib.image_features(**more), disable_shuffling=True)
+        more = (
+            {'source': builder_lib.Str(doc='where it comes from')}
+            if self._source.source_column
+            else {}
+        )
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="A user's own hand radiographs with ages.",
+            features=builder_lib.image_features(**more),
+            disable_shuffling=True,
+        )
 
     def _options(self) -> dict | None:
         if not self._source.images or not self._source.labels:
             return None
         columns = self._source.columns
-        return {'images': str(pathlib.Path(self._source.images).expanduser().resolve()),
-                'labels_sha256': self._source.table_digest(), **vars(columns)}
+        return {
+            'images': str(pathlib.Path(self._source.images).expanduser().resolve()),
+            'labels_sha256': self._source.table_digest(),
+            **vars(columns),
+        }
 
     def _generate_splits(self, dl_manager, download_config):
         problems = Problems(self._on_error)
         with Archive() as archive:
             pairs = self._source.pairs(archive, problems)
             if not pairs:
-                raise DataError('\n'.join([f'{self._source.place}: not one film there has a usable label in '
-                                           f'{self._source.table}', *problems.lines()]))
+                raise DataError(
+                    '\n'.join(
+                        [
+                            f'{self._source.place}: not one image there has a usable label in '
+                            f'{self._source.table}',
+                            *problems.lines(),
+                        ]
+                    )
+                )
             problems.raise_if_any()
-            self._films = matched.MatchedImages(pairs, problems)
+            self._images = matched.MatchedImages(pairs, problems)
             infos = super()._generate_splits(dl_manager, download_config)
         problems.raise_if_any()
         matched.report(problems, pathlib.Path(self.data_dir) / 'rejected.csv')
@@ -67,4 +93,4 @@ class ImageFolder(builder_lib.StreamedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        return {'train': self._films}
+        return {'train': self._images}

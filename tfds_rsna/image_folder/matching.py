@@ -1,4 +1,5 @@
 """Which file belongs to which row of a user's label table."""
+
 import posixpath
 import re
 from collections.abc import Sequence
@@ -12,37 +13,58 @@ IMAGE = re.compile(r'\.(png|jpe?g|tiff?|dcm|dicom)$', re.IGNORECASE)
 BARE = re.compile(r'(^|/)[^/.]+$|\.\d+$')
 
 
-def pair(labels: Sequence[Label], entries: Sequence[Entry], table: str, place: str,
-         problems: Problems) -> list[tuple[Label, Entry]]:
-    """Pairs rows with films, in the order of the table.
+def pair(
+    labels: Sequence[Label], entries: Sequence[Entry], table: str, place: str, problems: Problems
+) -> list[tuple[Label, Entry]]:
+    """Pairs rows with images, in the order of the table.
 
-    A row names its film by its image column where one is given, else by its id: the path below the folder or
+    A row names its image by its image column where one is given, else by its id: the path below the folder or
     the mere name, each with or without extension; the first of these that fits anything counts.
 
-    `problems` takes rows that fit no film or several, films that two rows name, and films that no row names.
+    `problems` takes rows that fit no image or several, images that two rows name, and images that no row names.
     """
-    films = [entry for entry in entries if IMAGE.search(entry.name) or BARE.search(entry.name)]
-    indices = [_index(films, key) for key in (
-        lambda path: path, _stem, posixpath.basename, lambda path: _stem(posixpath.basename(path)))]
+    images = [entry for entry in entries if IMAGE.search(entry.name) or BARE.search(entry.name)]
+    indices = [
+        _index(images, key)
+        for key in (
+            lambda path: path,
+            _stem,
+            posixpath.basename,
+            lambda path: _stem(posixpath.basename(path)),
+        )
+    ]
     pairs, takers = [], {}
     for label in labels:
         wanted = label.image or label.id
         hits = next((index[wanted] for index in indices if wanted in index), [])
         if not hits:
-            problems.add('label without an image', label.id, table, f'no film {wanted!r} in {place}')
+            problems.add(
+                'label without an image', label.id, table, f'no image {wanted!r} in {place}'
+            )
         elif len(hits) > 1:
-            problems.add('label that fits several images', label.id, table, ', '.join(hit.path for hit in hits[:3]))
+            problems.add(
+                'label that fits several images',
+                label.id,
+                table,
+                ', '.join(hit.path for hit in hits[:3]),
+            )
         elif hits[0].path in takers:
-            problems.add('image that several rows name', label.id, hits[0].path,
-                         f'is the film of {takers[hits[0].path]!r} already')
+            problems.add(
+                'image that several rows name',
+                label.id,
+                hits[0].path,
+                f'is the image of {takers[hits[0].path]!r} already',
+            )
         else:
             takers[hits[0].path] = label.id
             pairs.append((label, hits[0]))
     bad_rows = problems.ids()
-    for entry in films:
+    for entry in images:
         names = {entry.path, _stem(entry.path), entry.name, _stem(entry.name)}
         if entry.path not in takers and IMAGE.search(entry.name) and not names & bad_rows:
-            problems.add('image without a label', _stem(entry.name), entry.path, f'no row for it in {table}')
+            problems.add(
+                'image without a label', _stem(entry.name), entry.path, f'no row for it in {table}'
+            )
     return pairs
 
 
@@ -50,8 +72,8 @@ def _stem(path: str) -> str:
     return IMAGE.sub('', path)
 
 
-def _index(films: Sequence[Entry], key) -> dict[str, list[Entry]]:
+def _index(images: Sequence[Entry], key) -> dict[str, list[Entry]]:
     index: dict[str, list[Entry]] = {}
-    for entry in films:
+    for entry in images:
         index.setdefault(key(entry.path), []).append(entry)
     return index

@@ -1,4 +1,5 @@
-"""What a user names: a folder of films, a table of labels, and the table's columns."""
+"""What a user names: a folder of images, a table of labels, and the table's columns."""
+
 import dataclasses
 import functools
 import hashlib
@@ -23,17 +24,17 @@ def all_entries(archive: Archive, place: pathlib.Path) -> list[Entry]:
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
-    """A user's own films.
+    """A user's own images.
 
     Attributes:
-        images: folder with the films, subfolders and zips in it included; or one zip.
+        images: folder with the images, subfolders and zips in it included; or one zip.
         labels: CSV (comma, semicolon, tab) or xlsx with a header row.
-        id_column: names the films; where no image column is given also the files (with or without extension).
+        id_column: names the images; where no image column is given also the files (with or without extension).
         months_column: the age, in `age_unit`.
         male_column: the sex: M/F, male/female, boy/girl in any case; True/False or 1/0 under a header like 'male'.
         image_column: the file below `images`, where the ids are not the files' names.
-        group_column: the patient (or study) a film belongs to, where one has several.
-        source_column: where a film comes from (a hospital, a machine): errors are then reported for each.
+        group_column: the patient (or study) an image belongs to, where one has several.
+        source_column: where an image comes from (a hospital, a machine): errors are then reported for each.
         age_unit: 'months' or 'years'.
     """
 
@@ -49,40 +50,55 @@ class FolderSource:
 
     def __post_init__(self):
         if self.age_unit not in PER_YEAR:
-            raise UserError(f"data.image_folder.age_unit is 'months' or 'years', not {self.age_unit!r}")
+            raise UserError(
+                f"data.image_folder.age_unit is 'months' or 'years', not {self.age_unit!r}"
+            )
 
     @property
     def columns(self) -> Columns:
         """The table's columns."""
-        return Columns(id=self.id_column, months=self.months_column, male=self.male_column,
-                              image=self.image_column or None, group=self.group_column or None,
-                              source=self.source_column or None,
-                              per_year=PER_YEAR[self.age_unit])
+        return Columns(
+            id=self.id_column,
+            months=self.months_column,
+            male=self.male_column,
+            image=self.image_column or None,
+            group=self.group_column or None,
+            source=self.source_column or None,
+            per_year=PER_YEAR[self.age_unit],
+        )
 
     @functools.cached_property
     def place(self) -> pathlib.Path:
-        """The folder or zip of films; DataError where there is none."""
+        """The folder or zip of images; DataError where there is none."""
         if not self.images:
-            raise DataError('image_folder: needs images= (data.image_folder.images=...), the folder with the films')
+            raise DataError(
+                'image_folder: needs images= (data.image_folder.images=...), the folder with the images'
+            )
         place = pathlib.Path(self.images).expanduser()
         if not place.is_dir() and not (place.suffix.lower() == '.zip' and place.is_file()):
-            raise DataError(f'{place}: no such folder (or zip) of films; data.image_folder.images names it')
+            raise DataError(
+                f'{place}: no such folder (or zip) of images; data.image_folder.images names it'
+            )
         return place
 
     @functools.cached_property
     def table(self) -> pathlib.Path:
         """The file of labels; DataError where there is none."""
         if not self.labels:
-            raise DataError('image_folder: needs labels= (data.image_folder.labels=...), the CSV or xlsx with ids, '
-                            'ages and sexes')
+            raise DataError(
+                'image_folder: needs labels= (data.image_folder.labels=...), the CSV or xlsx with ids, '
+                'ages and sexes'
+            )
         path = pathlib.Path(self.labels).expanduser()
         if not path.is_file():
-            raise DataError(f'{path}: no such file; data.image_folder.labels names the CSV or xlsx with ids, ages and '
-                            'sexes')
+            raise DataError(
+                f'{path}: no such file; data.image_folder.labels names the CSV or xlsx with ids, ages and '
+                'sexes'
+            )
         return path
 
     def pairs(self, archive: Archive, problems: Problems) -> list[tuple[Label, Entry]]:
-        """The films with their labels, in the order of the table; `problems` takes what does not fit.
+        """The images with their labels, in the order of the table; `problems` takes what does not fit.
 
         Raises:
             DataError: no such folder or file, a table that cannot be read or lacks columns, ages in the wrong unit,
@@ -100,8 +116,11 @@ class FolderSource:
         columns = dataclasses.asdict(self.columns)
         if not self.source_column:
             del columns['source']
-        return {'columns': columns, 'films': fingerprint.of_files(used, self.place),
-                'labels': self.table_digest()}
+        return {
+            'columns': columns,
+            'images': fingerprint.of_files(used, self.place),
+            'labels': self.table_digest(),
+        }
 
     def table_digest(self) -> str:
         """SHA-256 of the table's content, hex."""
@@ -112,7 +131,9 @@ class FolderSource:
         try:
             return self.table.read_bytes()
         except OSError as error:
-            raise DataError(f'{self.table}: cannot be read ({error.strerror}); mend its permissions') from error
+            raise DataError(
+                f'{self.table}: cannot be read ({error.strerror}); mend its permissions'
+            ) from error
 
     def _pair(self, entries: list[Entry], problems: Problems) -> list[tuple[Label, Entry]]:
         name = str(self.table)

@@ -1,4 +1,5 @@
 """The files under a folder, those inside zips (and inside zips inside zips) included, without unpacking."""
+
 import contextlib
 import dataclasses
 import io
@@ -20,7 +21,7 @@ _LOCAL_HEADER = struct.Struct('<4s22xHH')
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file: `path` as people would write it ('outer.zip/inner.zip/film.png'), below the folder looked into.
+    """A file: `path` as people would write it ('outer.zip/inner.zip/image.png'), below the folder looked into.
 
     `read` gives its bytes and may be called from any thread; `file` is the file on disk, of a zip's member the
     outermost zip; `packed` is a member's size, None where the file itself lies on disk.
@@ -88,11 +89,14 @@ class Archive(contextlib.ExitStack):
             if info.is_dir() or '__MACOSX' in inner or info.filename.startswith('.'):
                 continue
             if info.flag_bits & 1:
-                raise DataError(f'{full}/{info.filename}: encrypted; unpack the zip with its password first')
+                raise DataError(
+                    f'{full}/{info.filename}: encrypted; unpack the zip with its password first'
+                )
             packed = info.compress_type != zipfile.ZIP_STORED
             if info.filename.lower().endswith('.zip') and not (packed and self._listing):
-                yield from self._inside(self._open_inner(file, archive, info), inner, outer,
-                                        f'{full}/{info.filename}')
+                yield from self._inside(
+                    self._open_inner(file, archive, info), inner, outer, f'{full}/{info.filename}'
+                )
             else:
                 yield Entry(inner, _reader(archive, info, inner), outer, info.file_size)
 
@@ -100,8 +104,9 @@ class Archive(contextlib.ExitStack):
         try:
             return self.enter_context(open(path, 'rb'))
         except OSError as error:
-            raise DataError(f'{path}: cannot be opened ({error.strerror}); mend its permissions, or move it away'
-                            ) from error
+            raise DataError(
+                f'{path}: cannot be opened ({error.strerror}); mend its permissions, or move it away'
+            ) from error
 
     def _open_inner(self, file, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
         """A zip inside a zip: where it is stored, a window into the outer file; else unpacked to a temporary one."""
@@ -140,13 +145,15 @@ class Window(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        self._at = max(
+            0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        )
         return self._at
 
     def readinto(self, buffer) -> int:
         length = max(0, min(len(buffer), self._size - self._at))
         data = os.pread(self._descriptor, length, self._start + self._at)
-        buffer[:len(data)] = data
+        buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
 
@@ -155,21 +162,34 @@ def check_member(member: str, archive: str) -> None:
     """DataError for a member path that would be written outside of the folder it is unpacked into."""
     parts = re.split(r'[/\\]', member)
     if '..' in parts or member.startswith(('/', '\\')) or re.match(r'[A-Za-z]:', member):
-        raise DataError(f'{archive}: member {member!r} climbs out of the zip; this is not a file to trust. '
-                        'Download it again from its official place')
+        raise DataError(
+            f'{archive}: member {member!r} climbs out of the zip; this is not a file to trust. '
+            'Download it again from its official place'
+        )
 
 
 def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str):
     def read() -> bytes:
         try:
             return archive.read(info)
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, NotImplementedError) as error:
+        except (
+            zipfile.BadZipFile,
+            zipfile.LargeZipFile,
+            EOFError,
+            OSError,
+            NotImplementedError,
+        ) as error:
             raise DataError(f'{path}: damaged in the zip ({error})') from error
+
     return read
 
 
 def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for root, folders, files in os.walk(folder, followlinks=True):
         depth = len(pathlib.Path(root).relative_to(folder).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith('.')) if depth < MAX_DEPTH else []
+        folders[:] = (
+            sorted(name for name in folders if not name.startswith('.'))
+            if depth < MAX_DEPTH
+            else []
+        )
         yield from (pathlib.Path(root, name) for name in files if not name.startswith('.'))

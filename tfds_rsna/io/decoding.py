@@ -1,15 +1,16 @@
-"""Any film file (PNG, JPEG, TIFF, DICOM) -> 8-bit grey, bright bone on dark ground as the file means it.
+"""Any image file (PNG, JPEG, TIFF, DICOM) -> 8-bit grey, bright bone on dark ground as the file means it.
 
 The rules, in one place:
 - More than 8 bits: linear, `grey = 255 * value / (2**depth - 1)`, where `depth` is the least of 8, 10, 12, 14,
-  16 bits that holds the film's largest value. So a 12-bit film in a 16-bit file is not black, and no film's
+  16 bits that holds the image's largest value. So a 12-bit image in a 16-bit file is not black, and no image's
   contrast is stretched by more than its unused bits. `depth=` overrides it. Floats and negative values
-  have no depth: they go linearly from the film's own least to its largest value.
+  have no depth: they go linearly from the image's own least to its largest value.
 - TIFF WhiteIsZero and DICOM MONOCHROME1 are inverted. DICOM: modality rescale, then the first VOI window.
 - Colour -> ITU-R 601 luma. Transparency is laid over black; an alpha that is the same everywhere is ignored.
 - EXIF orientation is applied. Of several pages the first counts; a DICOM of several frames is refused.
 - More than `MAX_PIXELS` (Pillow's decompression bomb limit) is refused before anything is unpacked.
 """
+
 import io
 import struct
 import zlib
@@ -19,7 +20,7 @@ from PIL import Image, ImageOps
 
 from tfds_rsna.errors import UserError
 
-VERSION = 1  # raise it when a change here or in `dicom` alters the pixels of any film
+VERSION = 1  # raise it when a change here or in `dicom` alters the pixels of any image
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 DEPTHS = (8, 10, 12, 14, 16)
 _FORMATS = ('PNG', 'JPEG', 'TIFF')
@@ -28,27 +29,30 @@ _PHOTOMETRIC_TAG = 262
 
 
 class ImageError(UserError):
-    """A film that cannot be read: says which file, what was found, and what to do."""
+    """An image that cannot be read: says which file, what was found, and what to do."""
 
 
-def decode(data: bytes, name: str = 'film', *, depth: int | None = None) -> np.ndarray:
+def decode(data: bytes, name: str = 'image', *, depth: int | None = None) -> np.ndarray:
     """Decodes an image file to grey.
 
     Args:
         data: the whole file.
         name: its name, for messages (`.dcm` also marks a DICOM without preamble).
-        depth: bits that hold the film's values, where the file has more than 8; None finds it (see above).
+        depth: bits that hold the image's values, where the file has more than 8; None finds it (see above).
 
     Returns:
         uint8 [H, W], C-contiguous.
 
     Raises:
-        FilmError: empty, truncated, not a film, too many pixels, or a DICOM without pydicom installed.
+        ImageError: empty, truncated, not an image, too many pixels, or a DICOM without pydicom installed.
     """
     if not data:
-        raise ImageError(f'{name}: zero bytes. Copy or download this file again, or drop it (data.on_error=skip)')
+        raise ImageError(
+            f'{name}: zero bytes. Copy or download this file again, or drop it (data.on_error=skip)'
+        )
     if is_dicom(data, name):
         from tfds_rsna.io import dicom  # optional dependency
+
         return dicom.decode(data, name, depth=depth)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -60,13 +64,26 @@ def decode(data: bytes, name: str = 'film', *, depth: int | None = None) -> np.n
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _bomb(name, str(error)) from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f'{name}: found {_describe(data)} of {len(data):,} bytes, which is none of the PNG, JPEG, '
-                        'TIFF and DICOM files that can be read, or is damaged. Export it as PNG, or drop it '
-                        '(data.on_error=skip)') from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError,
-            TypeError) as error:
-        raise ImageError(f'{name}: {_describe(data)} of {len(data):,} bytes is damaged or cut short ({error}). '
-                        'Copy or download it again, or drop it (data.on_error=skip)') from error
+        raise ImageError(
+            f'{name}: found {_describe(data)} of {len(data):,} bytes, which is none of the PNG, JPEG, '
+            'TIFF and DICOM files that can be read, or is damaged. Export it as PNG, or drop it '
+            '(data.on_error=skip)'
+        ) from error
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        IndexError,
+        KeyError,
+        TypeError,
+    ) as error:
+        raise ImageError(
+            f'{name}: {_describe(data)} of {len(data):,} bytes is damaged or cut short ({error}). '
+            'Copy or download it again, or drop it (data.on_error=skip)'
+        ) from error
 
 
 def is_dicom(data: bytes, name: str = '') -> bool:
@@ -82,10 +99,12 @@ def scale(values: np.ndarray, depth: int | None = None) -> np.ndarray:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError('pixel values that are not finite numbers')
     if np.issubdtype(values.dtype, np.integer) and low >= 0 and high < 2**16:
-        low, high = 0, 2**(depth or next(bits for bits in DEPTHS if high < 2**bits)) - 1
+        low, high = 0, 2 ** (depth or next(bits for bits in DEPTHS if high < 2**bits)) - 1
     elif low == high:
         return np.zeros(values.shape, np.uint8)
-    grey = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (float(high) - float(low)))
+    grey = (values.astype(np.float32) - np.float32(low)) * np.float32(
+        255 / (float(high) - float(low))
+    )
     return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
 
@@ -95,8 +114,10 @@ def _check_size(size: tuple[int, int], name: str) -> None:
 
 
 def _bomb(name: str, found: str) -> ImageError:
-    return ImageError(f'{name}: {found}; films above {MAX_PIXELS:,} pixels are refused as decompression bombs. '
-                     'Save it smaller, or drop it (data.on_error=skip)')
+    return ImageError(
+        f'{name}: {found}; images above {MAX_PIXELS:,} pixels are refused as decompression bombs. '
+        'Save it smaller, or drop it (data.on_error=skip)'
+    )
 
 
 def _to_grey(image: Image.Image, data: bytes, name: str, depth: int | None) -> np.ndarray:
@@ -119,21 +140,36 @@ def _to_grey(image: Image.Image, data: bytes, name: str, depth: int | None) -> n
         grey = np.asarray(image if image.mode == 'L' else image.convert('L'))
     # Pillow keeps the high byte of 16-bit colour: fewer than 13 used bits would be all but black.
     if _is_deep_colour_png(data) and grey.max() < 16:
-        raise ImageError(f'{name}: a 16-bit colour PNG that uses fewer than 13 bits; it would come out black. '
-                        'Save it as 16-bit grey or as 8 bit')
+        raise ImageError(
+            f'{name}: a 16-bit colour PNG that uses fewer than 13 bits; it would come out black. '
+            'Save it as 16-bit grey or as 8 bit'
+        )
     return np.ascontiguousarray(grey)
 
 
 def _is_deep_colour_png(data: bytes) -> bool:
-    return data[:4] == b'\x89PNG' and data[24:25] == b'\x10' and data[25:26] in (b'\x02', b'\x04', b'\x06')
+    return (
+        data[:4] == b'\x89PNG'
+        and data[24:25] == b'\x10'
+        and data[25:26] in (b'\x02', b'\x04', b'\x06')
+    )
 
 
 def _describe(data: bytes) -> str:
     """What a file's first bytes say that it is, for messages."""
     head = data[:16].lstrip().lower()
-    for magic, kind in ((b'\x89png', 'a PNG'), (b'\xff\xd8', 'a JPEG'), (b'ii*\0', 'a TIFF'), (b'mm\0*', 'a TIFF'),
-                        (b'gif8', 'a GIF'), (b'bm', 'a BMP'), (b'%pdf', 'a PDF'), (b'pk\x03\x04', 'a zip'),
-                        (b'<', 'an HTML or XML page'), (b'riff', 'a WebP or other RIFF file')):
+    for magic, kind in (
+        (b'\x89png', 'a PNG'),
+        (b'\xff\xd8', 'a JPEG'),
+        (b'ii*\0', 'a TIFF'),
+        (b'mm\0*', 'a TIFF'),
+        (b'gif8', 'a GIF'),
+        (b'bm', 'a BMP'),
+        (b'%pdf', 'a PDF'),
+        (b'pk\x03\x04', 'a zip'),
+        (b'<', 'an HTML or XML page'),
+        (b'riff', 'a WebP or other RIFF file'),
+    ):
         if head.startswith(magic):
             return kind
     return f'a file that begins with {data[:8]!r}'

@@ -1,4 +1,5 @@
 """DICOM radiographs -> 8-bit grey; the only module that needs pydicom (extra `[dicom]`)."""
+
 import io
 
 import numpy as np
@@ -16,29 +17,33 @@ _GREY = ('MONOCHROME1', 'MONOCHROME2')
 
 
 def decode(data: bytes, name: str, *, depth: int | None = None) -> np.ndarray:
-    """Decodes one DICOM file; rules in `films`.
+    """Decodes one DICOM file; rules in `images`.
 
     With a VOI window (or LUT) its output range becomes 0 to 255, as DICOM PS3.3 C.11.2 has it; without one the
-    rescaled values go by `films.scale`.
+    rescaled values go by `images.scale`.
 
     Returns:
         uint8 [H, W].
 
     Raises:
-        FilmError: pydicom (or the decoder of a compressed transfer syntax) is not installed, no pixels, several
+        ImageError: pydicom (or the decoder of a compressed transfer syntax) is not installed, no pixels, several
             frames, a palette, too many pixels, or a damaged file.
     """
     if pydicom is None:
-        raise ImageError(f'{name}: a DICOM file, and pydicom is not installed. '
-                        "Install the extra: pip install 'boneage_jax[dicom]'")
+        raise ImageError(
+            f'{name}: a DICOM file, and pydicom is not installed. '
+            "Install the extra: pip install 'boneage_jax[dicom]'"
+        )
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b'DICM')
         _check(dataset, name)
     except ImageError:
         raise
     except Exception as error:  # pydicom raises many kinds for damaged files
-        raise ImageError(f'{name}: a damaged DICOM file ({error}). Export it again, or drop it '
-                        '(data.on_error=skip)') from error
+        raise ImageError(
+            f'{name}: a damaged DICOM file ({error}). Export it again, or drop it '
+            '(data.on_error=skip)'
+        ) from error
     try:
         values = pixels.pixel_array(dataset)  # colour comes as RGB
         if dataset.PhotometricInterpretation not in _GREY:
@@ -47,27 +52,48 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> np.ndarray:
     except Exception as error:
         meta = getattr(dataset, 'file_meta', {})
         syntax = getattr(meta.get('TransferSyntaxUID'), 'name', 'no transfer syntax')
-        raise ImageError(f'{name}: DICOM pixels that cannot be read: {syntax} ({error}). Compressed films need '
-                        "pip install 'boneage_jax[dicom]'; a damaged one must be exported again, or dropped "
-                        '(data.on_error=skip)') from error
-    return np.ascontiguousarray(255 - grey if dataset.PhotometricInterpretation == 'MONOCHROME1' else grey)
+        raise ImageError(
+            f'{name}: DICOM pixels that cannot be read: {syntax} ({error}). Compressed images need '
+            "pip install 'boneage_jax[dicom]'; a damaged one must be exported again, or dropped "
+            '(data.on_error=skip)'
+        ) from error
+    return np.ascontiguousarray(
+        255 - grey if dataset.PhotometricInterpretation == 'MONOCHROME1' else grey
+    )
 
 
 def _check(dataset, name: str) -> None:
-    missing = [key for key in ('Rows', 'Columns', 'PhotometricInterpretation', 'PixelData') if key not in dataset]
+    missing = [
+        key
+        for key in ('Rows', 'Columns', 'PhotometricInterpretation', 'PixelData')
+        if key not in dataset
+    ]
     if missing:
-        raise ImageError(f'{name}: a DICOM file without {", ".join(missing)}, so not a film (a report or a directory '
-                        'file?). Drop it (data.on_error=skip)')
+        raise ImageError(
+            f'{name}: a DICOM file without {", ".join(missing)}, so not an image (a report or a directory '
+            'file?). Drop it (data.on_error=skip)'
+        )
     if dataset.Rows * dataset.Columns > MAX_PIXELS:
-        raise ImageError(f'{name}: {dataset.Columns} x {dataset.Rows} pixels; films above {MAX_PIXELS:,} pixels are '
-                        'refused as decompression bombs')
+        raise ImageError(
+            f'{name}: {dataset.Columns} x {dataset.Rows} pixels; images above {MAX_PIXELS:,} pixels are '
+            'refused as decompression bombs'
+        )
     frames = int(dataset.get('NumberOfFrames') or 1)
     if frames > 1:
-        raise ImageError(f'{name}: {frames} frames; a radiograph has one. Export one frame, or drop it')
+        raise ImageError(
+            f'{name}: {frames} frames; a radiograph has one. Export one frame, or drop it'
+        )
     if dataset.PhotometricInterpretation not in _GREY and dataset.PhotometricInterpretation not in (
-            'RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT'):
-        raise ImageError(f'{name}: photometric interpretation {dataset.PhotometricInterpretation}; grey and RGB are '
-                        'read. Export it as grey')
+        'RGB',
+        'YBR_FULL',
+        'YBR_FULL_422',
+        'YBR_ICT',
+        'YBR_RCT',
+    ):
+        raise ImageError(
+            f'{name}: photometric interpretation {dataset.PhotometricInterpretation}; grey and RGB are '
+            'read. Export it as grey'
+        )
 
 
 def _window(dataset, values: np.ndarray, depth: int | None) -> np.ndarray:
@@ -77,10 +103,16 @@ def _window(dataset, values: np.ndarray, depth: int | None) -> np.ndarray:
         return scale(pixels.apply_voi_lut(rescaled, dataset, index=0), bits)
     if dataset.get('WindowWidth') is None or dataset.get('WindowCenter') is None:
         # A slope makes floats of integers; the depth rule wants them back.
-        whole = rescaled.astype(np.int32) if np.array_equal(rescaled, np.rint(rescaled)) else rescaled
+        whole = (
+            rescaled.astype(np.int32) if np.array_equal(rescaled, np.rint(rescaled)) else rescaled
+        )
         return scale(whole, depth)
     windowed = pixels.apply_windowing(rescaled, dataset, index=0)
     # What comes out far below and far above the window is black and white, whatever numbers pydicom gives them.
-    centre, width = (float(np.atleast_1d(dataset[key].value)[0]) for key in ('WindowCenter', 'WindowWidth'))
-    low, high = pixels.apply_windowing(np.array([centre - 50 * width, centre + 50 * width]), dataset, index=0)
+    centre, width = (
+        float(np.atleast_1d(dataset[key].value)[0]) for key in ('WindowCenter', 'WindowWidth')
+    )
+    low, high = pixels.apply_windowing(
+        np.array([centre - 50 * width, centre + 50 * width]), dataset, index=0
+    )
     return np.clip(np.rint((windowed - low) * (255 / (high - low))), 0, 255).astype(np.uint8)

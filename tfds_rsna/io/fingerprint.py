@@ -1,4 +1,5 @@
 """What tells whether files are still the same, without reading them."""
+
 import hashlib
 import json
 import pathlib
@@ -22,5 +23,8 @@ def of_files(entries: Iterable[Entry], place: pathlib.Path) -> dict:
             rows.append([name, 0, 0])
         else:
             rows.append([name, found.st_size, found.st_mtime_ns])
-    return {'files': len(rows), 'bytes': sum(size for _, size, _ in rows),
-            'sha256': hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
+    return {
+        'files': len(rows),
+        'bytes': sum(size for _, size, _ in rows),
+        'sha256': hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+    }

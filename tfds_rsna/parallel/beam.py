@@ -6,6 +6,7 @@ Beam gives no order and takes no answer back to the process that asked. So each 
 and this process reads them in order and deletes them. Workers need this package, and must see `folder` (a path or an address
 that Beam's file systems know, as gs://...) and whatever else the jobs name: a shared disk, mostly.
 """
+
 import pickle
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -24,8 +25,10 @@ def ordered(function: Callable, jobs: Iterable, *, folder: str, options: list[st
         from apache_beam.io.filesystems import FileSystems
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise UserError(f'Apache Beam is not installed ({error}); give it an environment of its own: '
-                        'pip install -r requirements-beam.lock') from error
+        raise UserError(
+            f'Apache Beam is not installed ({error}); give it an environment of its own: '
+            'pip install -r requirements-beam.lock'
+        ) from error
     jobs, place = list(enumerate(jobs)), FileSystems.join(str(folder), f'beam-{uuid.uuid4().hex}')
     FileSystems.mkdirs(place)
     try:
@@ -50,6 +53,7 @@ def _path(place: str, number: int) -> str:
 def _store(numbered, function: Callable, place: str) -> None:
     """Runs in a worker. A job that Beam runs twice leaves the same file twice."""
     from apache_beam.io.filesystems import FileSystems
+
     number, job = numbered
     try:
         result = function(job)

@@ -1,4 +1,5 @@
 """One process at a time: an advisory lock on a file, released by the kernel however the process ends."""
+
 import contextlib
 import errno
 import fcntl
@@ -9,7 +10,12 @@ from collections.abc import Callable, Iterator
 
 from tfds_rsna.errors import UserError
 
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # some network file systems
+_NO_LOCKS = (
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+)  # some network file systems
 
 
 class LockedError(UserError):
@@ -37,15 +43,18 @@ def exclusive(path, *, wait: bool, on_wait: Callable[[], None] | None = None) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open('a+')
     except OSError as error:
-        raise UserError(f'{path.parent}: cannot be written ({error.strerror}); mend that, or choose another folder'
-                        ) from error
+        raise UserError(
+            f'{path.parent}: cannot be written ({error.strerror}); mend that, or choose another folder'
+        ) from error
     with file:
         held = _lock(file, path, wait, on_wait)
         if held:
             # The name is for people; a full disk must not keep anyone from the lock itself.
             with contextlib.suppress(OSError):
                 os.ftruncate(file.fileno(), 0)
-                os.write(file.fileno(), f'process {os.getpid()} on {socket.gethostname()}\n'.encode())
+                os.write(
+                    file.fileno(), f'process {os.getpid()} on {socket.gethostname()}\n'.encode()
+                )
         yield held
 
 
@@ -56,8 +65,9 @@ def _lock(file, path: pathlib.Path, wait: bool, on_wait) -> bool:
         file.seek(0)
         owner = file.read().strip() or 'another process'
         if not wait:
-            raise LockedError(f'{path.parent} is in use by {owner}; wait for it, stop it, or choose another folder'
-                         ) from None
+            raise LockedError(
+                f'{path.parent} is in use by {owner}; wait for it, stop it, or choose another folder'
+            ) from None
         if on_wait:
             on_wait()
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,5 @@
 """Work on all cores, results in order, memory flat, and no process left behind however the caller ends."""
+
 import collections
 import contextlib
 import itertools
@@ -34,8 +35,14 @@ def engine(other: Callable):
         _engines.remove(other)
 
 
-def ordered(function: Callable, jobs: Iterable, *, workers: int | None = None,
-            initializer: Callable[..., None] | None = None, initargs: tuple = ()) -> Iterator:
+def ordered(
+    function: Callable,
+    jobs: Iterable,
+    *,
+    workers: int | None = None,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple = (),
+) -> Iterator:
     """Yields `function(job)` of every job, in the order of the jobs, from `workers` processes.
 
     At most `AHEAD * workers` jobs are taken in advance of the result that is asked for. An exception of a worker
@@ -60,8 +67,9 @@ def ordered(function: Callable, jobs: Iterable, *, workers: int | None = None,
         yield from map(function, jobs)
         return
     # spawn, not fork: the caller may hold JAX's threads, which a forked child would deadlock on
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _start,
-                               (os.getpid(), initializer, initargs))
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context('spawn'), _start, (os.getpid(), initializer, initargs)
+    )
     waiting, jobs = collections.deque(), iter(jobs)
     try:
         while True:
@@ -71,8 +79,10 @@ def ordered(function: Callable, jobs: Iterable, *, workers: int | None = None,
                 return
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise UserError('a worker process was killed, probably because memory ran out; free some, or let fewer '
-                        'cores work (taskset --cpu-list 0 ...)') from error
+        raise UserError(
+            'a worker process was killed, probably because memory ran out; free some, or let fewer '
+            'cores work (taskset --cpu-list 0 ...)'
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -98,7 +108,9 @@ def _start(parent: int, initializer, initargs) -> None:
     try:
         if initializer:
             initializer(*initargs)
-    except Exception as error:  # the first job raises it; from here it would reach the caller as a broken pool
+    except (
+        Exception
+    ) as error:  # the first job raises it; from here it would reach the caller as a broken pool
         _failed.append(error)
 
 

@@ -1,4 +1,5 @@
 """The TFDS builder behind `prepared.write` and `prepared.open`."""
+
 import pathlib
 from collections.abc import Iterable, Mapping
 
@@ -17,7 +18,7 @@ class PreparedError(UserError):
 
 
 class Prepared(builder_lib.StreamedBuilder):
-    """Films of one fixed size as raw arrays; `Prepared(data_dir=FOLDER)` opens a folder written by `write`.
+    """Images of one fixed size as raw arrays; `Prepared(data_dir=FOLDER)` opens a folder written by `write`.
 
     Arrays are `Tensor(encoding='bytes')`: a read is one copy of the array, not a Python list of its numbers.
     """
@@ -26,16 +27,27 @@ class Prepared(builder_lib.StreamedBuilder):
     # Raw pixels are stored as they are: unpacking zstd would cost more than reading them costs.
     ARRAY_RECORD_OPTIONS = 'group_size:1,uncompressed'
 
-    def __init__(self, *, data_dir, features: tfds.features.FeaturesDict | None = None,
-                 splits: Mapping[str, Iterable[dict]] | None = None, description: str = '', **kwargs):
+    def __init__(
+        self,
+        *,
+        data_dir,
+        features: tfds.features.FeaturesDict | None = None,
+        splits: Mapping[str, Iterable[dict]] | None = None,
+        description: str = '',
+        **kwargs,
+    ):
         self._features = features or _stored_features(pathlib.Path(data_dir))
         self._splits = splits
         self._description = description
         super().__init__(data_dir=str(data_dir), **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, description=self._description or 'Prepared films.',
-                                     features=self._features, disable_shuffling=True)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self._description or 'Prepared images.',
+            features=self._features,
+            disable_shuffling=True,
+        )
 
     def _log_download_bytes(self) -> None:
         """Nothing: whoever prepares says what it does, and where it writes is a passing name."""
@@ -57,10 +69,21 @@ def infer_features(example: Mapping) -> tfds.features.FeaturesDict:
     """
     missing = [key for key in ('image', 'id', *SCALARS) if key not in example]
     if missing:
-        raise ValueError(f'a prepared example lacks {", ".join(missing)}; it has {", ".join(example)}')
+        raise ValueError(
+            f'a prepared example lacks {", ".join(missing)}; it has {", ".join(example)}'
+        )
     image = example['image']
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 1:
-        found = f'{image.dtype} {image.shape}' if isinstance(image, np.ndarray) else type(image).__name__
+    if (
+        not isinstance(image, np.ndarray)
+        or image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 1
+    ):
+        found = (
+            f'{image.dtype} {image.shape}'
+            if isinstance(image, np.ndarray)
+            else type(image).__name__
+        )
         raise ValueError(f'image must be uint8 [H, W, 1], not {found}')
     features = {}
     for key, value in example.items():
@@ -69,10 +92,14 @@ def infer_features(example: Mapping) -> tfds.features.FeaturesDict:
         elif key in STRINGS:
             features[key] = builder_lib.Str()
         elif isinstance(value, np.ndarray) and value.ndim:
-            features[key] = tfds.features.Tensor(shape=value.shape, dtype=value.dtype, encoding='bytes')
+            features[key] = tfds.features.Tensor(
+                shape=value.shape, dtype=value.dtype, encoding='bytes'
+            )
         else:
-            raise ValueError(f'{key}: a {type(value).__name__}; prepared examples hold arrays, '
-                             f'{", ".join(SCALARS)} and {", ".join(STRINGS)}')
+            raise ValueError(
+                f'{key}: a {type(value).__name__}; prepared examples hold arrays, '
+                f'{", ".join(SCALARS)} and {", ".join(STRINGS)}'
+            )
     return tfds.features.FeaturesDict(features)
 
 

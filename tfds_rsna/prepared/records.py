@@ -1,4 +1,5 @@
 """Random access to the records of one prepared split."""
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,10 +18,15 @@ class Records(Sequence):
     """
 
     def __init__(self, builder: Prepared, split: str):
-        self._raw = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        self._raw = builder.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
         self._keys = tuple(builder.info.features)
-        self._arrays = {key: (np.dtype(feature.np_dtype), feature.shape)
-                        for key, feature in builder.info.features.items() if key not in SCALARS and key not in STRINGS}
+        self._arrays = {
+            key: (np.dtype(feature.np_dtype), feature.shape)
+            for key, feature in builder.info.features.items()
+            if key not in SCALARS and key not in STRINGS
+        }
 
     def __len__(self) -> int:
         return len(self._raw)

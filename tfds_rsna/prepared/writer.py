@@ -1,4 +1,5 @@
 """Writes a folder of prepared records: all of it, or nothing."""
+
 import csv
 import json
 import os
@@ -14,7 +15,9 @@ SIDECAR = 'records.csv'
 COLUMNS = ('split', 'index', 'id', 'months', 'male', 'width', 'height', 'flags', 'group', 'source')
 
 
-def write(folder, splits: Mapping[str, Iterable[dict]], *, description: str = '', metadata: dict) -> pathlib.Path:
+def write(
+    folder, splits: Mapping[str, Iterable[dict]], *, description: str = '', metadata: dict
+) -> pathlib.Path:
     """Streams examples into `folder`, in their order; nothing is left there unless all went well.
 
     Args:
@@ -49,8 +52,12 @@ def write(folder, splits: Mapping[str, Iterable[dict]], *, description: str = ''
         os.rename(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and builder_lib.is_disk_full(error):  # beside the shards, which say it themselves
-            raise PreparedError(f'{folder}: the disk became full ({error.strerror}); make room') from error
+        if isinstance(error, OSError) and builder_lib.is_disk_full(
+            error
+        ):  # beside the shards, which say it themselves
+            raise PreparedError(
+                f'{folder}: the disk became full ({error.strerror}); make room'
+            ) from error
         raise
     return folder
 
@@ -73,16 +80,33 @@ def _write_into(folder: pathlib.Path, splits, description: str, metadata: dict) 
             counts[split] = 0
             for example in _with_first(first, examples) if split == first_split else examples:
                 if set(example) != set(features):
-                    raise ValueError(f'{split} example {example.get("id")!r} has {sorted(example)}, '
-                                     f'the first has {sorted(features)}')
-                rows.writerow([split, counts[split], example['id'], repr(float(example['months'])),
-                               int(example['male']), int(example['width']), int(example['height']),
-                               example.get('flags', ''), example.get('group', ''), example.get('source', '')])
+                    raise ValueError(
+                        f'{split} example {example.get("id")!r} has {sorted(example)}, '
+                        f'the first has {sorted(features)}'
+                    )
+                rows.writerow(
+                    [
+                        split,
+                        counts[split],
+                        example['id'],
+                        repr(float(example['months'])),
+                        int(example['male']),
+                        int(example['width']),
+                        int(example['height']),
+                        example.get('flags', ''),
+                        example.get('group', ''),
+                        example.get('source', ''),
+                    ]
+                )
                 counts[split] += 1
                 yield example
 
-        builder = Prepared(data_dir=folder, features=features, description=description,
-                           splits={name: logged(name, examples) for name, examples in iterators.items()})
+        builder = Prepared(
+            data_dir=folder,
+            features=features,
+            description=description,
+            splits={name: logged(name, examples) for name, examples in iterators.items()},
+        )
         builder.download_and_prepare()
     shutil.rmtree(folder / 'downloads', ignore_errors=True)
     (folder / MARKER).write_text(json.dumps({'metadata': metadata, 'counts': counts}, indent=1))

@@ -1,4 +1,5 @@
 """The TFDS builder of the RSNA set."""
+
 import hashlib
 import os
 import pathlib
@@ -11,29 +12,36 @@ from tfds_rsna.io.archive import Archive
 from tfds_rsna.problems import DataError, Problems
 from tfds_rsna.rsna_bone_age import official, sources
 
-_CITATION = '''\
+_CITATION = """\
 @article{halabi2019rsna, title={The RSNA Pediatric Bone Age Machine Learning Challenge},
   author={Halabi, Safwan S and others}, journal={Radiology}, volume={290}, number={2}, pages={498--503},
-  year={2019}}'''
+  year={2019}}"""
 
 
 class RsnaBoneAge(builder_lib.StreamedBuilder):
     """14,236 hand radiographs with bone age: the official splits 'train', 'validation', 'test', as far as found.
 
-    Films are read straight from the zips and stored byte for byte, sorted by id.
+    Images are read straight from the zips and stored byte for byte, sorted by id.
     For research, education and other non-commercial use (RSNA's terms); no re-identification.
     """
 
     VERSION = tfds.core.Version('1.1.0')
 
-    def __init__(self, *, data_dir=None, source=None, on_error: str = 'stop',
-                 download: bool = False, **kwargs):
+    def __init__(
+        self,
+        *,
+        data_dir=None,
+        source=None,
+        on_error: str = 'stop',
+        download: bool = False,
+        **kwargs,
+    ):
         """A builder.
 
         Args:
             data_dir: where the finished dataset goes.
             source: folder with the downloaded files (see `sources.py`); None takes $BONEAGE_DATA.
-            on_error: 'stop' names everything that is wrong and writes nothing; 'skip' drops those films and
+            on_error: 'stop' names everything that is wrong and writes nothing; 'skip' drops those images and
                 lists them in `rejected.csv` in the dataset's folder.
             download: first downloads the official zips of the splits that are not in `source` (11 GB in all).
         """
@@ -54,11 +62,20 @@ class RsnaBoneAge(builder_lib.StreamedBuilder):
         del download
         folder = source_folder(source)
         with Archive(listing=True) as archive:
-            splits = {split: {'films': fingerprint.of_files(found.candidates, folder),
-                              'labels': hashlib.sha256(found.table.read()).hexdigest()}
-                      for split, found in sources.find(archive, folder, quiet=True).items()}
-        return {'builder': cls.name, 'version': str(cls.VERSION), 'decoder': decoding.VERSION,
-                'on_error': Problems(on_error).on_error, 'splits': splits}
+            splits = {
+                split: {
+                    'images': fingerprint.of_files(found.candidates, folder),
+                    'labels': hashlib.sha256(found.table.read()).hexdigest(),
+                }
+                for split, found in sources.find(archive, folder, quiet=True).items()
+            }
+        return {
+            'builder': cls.name,
+            'version': str(cls.VERSION),
+            'decoder': decoding.VERSION,
+            'on_error': Problems(on_error).on_error,
+            'splits': splits,
+        }
 
     @staticmethod
     def fetch(source=None) -> None:
@@ -75,9 +92,13 @@ class RsnaBoneAge(builder_lib.StreamedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
-            builder=self, description='RSNA Pediatric Bone Age Challenge 2017.', citation=_CITATION,
+            builder=self,
+            description='RSNA Pediatric Bone Age Challenge 2017.',
+            citation=_CITATION,
             homepage='https://www.rsna.org/rsnai/ai-image-challenge/rsna-pediatric-bone-age-challenge-2017',
-            features=builder_lib.image_features(), disable_shuffling=True)
+            features=builder_lib.image_features(),
+            disable_shuffling=True,
+        )
 
     def _options(self) -> dict | None:
         return {'source': str(source_folder(self._source).resolve())} if self._source else None
@@ -88,8 +109,10 @@ class RsnaBoneAge(builder_lib.StreamedBuilder):
             self.fetch(self._source)
         with Archive() as archive:
             found = sources.find(archive, source_folder(self._source))
-            self._films = {split: matched.MatchedImages(_labelled(source, problems), problems)
-                           for split, source in found.items()}
+            self._images = {
+                split: matched.MatchedImages(_labelled(source, problems), problems)
+                for split, source in found.items()
+            }
             problems.raise_if_any()
             infos = super()._generate_splits(dl_manager, download_config)
         problems.raise_if_any()
@@ -98,15 +121,17 @@ class RsnaBoneAge(builder_lib.StreamedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        return self._films
+        return self._images
 
 
 def source_folder(source=None) -> pathlib.Path:
     """The folder with the RSNA files: `source`, else $BONEAGE_DATA; DataError where neither is given."""
     source = source or os.environ.get('BONEAGE_DATA')
     if not source:
-        raise DataError('rsna_bone_age: name the folder with the RSNA files (source=, --data_dir or the '
-                        f'environment variable BONEAGE_DATA). It may hold:\n{sources.LOOKED_FOR}')
+        raise DataError(
+            'rsna_bone_age: name the folder with the RSNA files (source=, --data_dir or the '
+            f'environment variable BONEAGE_DATA). It may hold:\n{sources.LOOKED_FOR}'
+        )
     return pathlib.Path(source).expanduser()
 
 
@@ -114,5 +139,7 @@ def _labelled(source: sources.SplitSource, problems: Problems) -> list:
     table = source.table.path
     rows = labels.parse(source.rows, source.columns, table, problems)
     pairs = matched.match(rows, source.images, table, source.images_name, problems)
-    pairs.sort(key=lambda pair: (len(pair[0].id), pair[0].id))  # numeric ids in the order of their numbers
+    pairs.sort(
+        key=lambda pair: (len(pair[0].id), pair[0].id)
+    )  # numeric ids in the order of their numbers
     return pairs

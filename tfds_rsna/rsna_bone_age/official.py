@@ -1,4 +1,5 @@
 """The official RSNA files and where they lie."""
+
 import dataclasses
 import pathlib
 import zipfile
@@ -20,13 +21,24 @@ class OfficialFile:
 
 FILES = {
     'train': (
-        OfficialFile('Bone+Age+Training+Set+Annotations.zip',
-                     'f6373249b6ec85d182c62ab83f05fa76dff90ba03315e455dd6de332dffc7215', 'small'),
-        OfficialFile('Bone+Age+Training+Set.zip',
-                     '9eab917f59bf520b4eb10803d33e7007ea3b3c2bd4df1c55aff45bc339b2736a', '9.6 GB')),
+        OfficialFile(
+            'Bone+Age+Training+Set+Annotations.zip',
+            'f6373249b6ec85d182c62ab83f05fa76dff90ba03315e455dd6de332dffc7215',
+            'small',
+        ),
+        OfficialFile(
+            'Bone+Age+Training+Set.zip',
+            '9eab917f59bf520b4eb10803d33e7007ea3b3c2bd4df1c55aff45bc339b2736a',
+            '9.6 GB',
+        ),
+    ),
     'validation': (
-        OfficialFile('Bone+Age+Validation+Set.zip',
-                     '683ea5398dd9d0730af883e673176a5c6817fd35a5a59331a500fa7affcd36f0', '1.1 GB'),),
+        OfficialFile(
+            'Bone+Age+Validation+Set.zip',
+            '683ea5398dd9d0730af883e673176a5c6817fd35a5a59331a500fa7affcd36f0',
+            '1.1 GB',
+        ),
+    ),
     'test': (OfficialFile('Bone+Age+Test+Set.zip', None, '170 MB'),),
 }
 
@@ -47,7 +59,9 @@ def download(folder, splits: Iterable[str] = tuple(FILES), *, base: str = BASE) 
             if file.sha256:
                 downloads.fetch(base + file.name, target, sha256=file.sha256)
                 continue
-            unchecked = downloads.fetch(base + file.name, target.with_name(target.name + '.unchecked'))
+            unchecked = downloads.fetch(
+                base + file.name, target.with_name(target.name + '.unchecked')
+            )
             _test_zip(unchecked, base + file.name)
             unchecked.rename(target)
 
@@ -60,4 +74,6 @@ def _test_zip(path: pathlib.Path, url: str) -> None:
         damaged = str(error)
     if damaged:
         path.unlink()
-        raise downloads.DownloadError(f'{url}: not a whole zip ({damaged}); it has been deleted. Run the same again')
+        raise downloads.DownloadError(
+            f'{url}: not a whole zip ({damaged}); it has been deleted. Run the same again'
+        )

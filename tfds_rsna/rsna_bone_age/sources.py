@@ -1,9 +1,10 @@
-"""Finds the RSNA films and labels in a folder, whatever of the known layouts lies there.
+"""Finds the RSNA images and labels in a folder, whatever of the known layouts lies there.
 
 Known layouts (SHA-256 of the official zips in `official.py`), zipped or unpacked, folder names single or doubled:
 the official training zip with `train.csv` (bare or in the annotations zip), the official validation zip with its
 two inner zips, the official test zip with its xlsx, and Kaggle's `boneage-training-dataset` with its csv.
 """
+
 import dataclasses
 import pathlib
 import re
@@ -33,25 +34,31 @@ _TABLES = {
     'validation': _pattern(r'^(validation dataset|bone age validation dataset|validation)\.csv$'),
     'test': _pattern(r'^(bone age ground truth[^/]*|bone age test dataset|test)\.(xlsx|csv)$'),
 }
-# A zip only shows up where the archive lists packed ones instead of looking into them: it holds films.
+# A zip only shows up where the archive lists packed ones instead of looking into them: it holds images.
 _IMAGE = re.compile(r'\.(png|zip)$', re.IGNORECASE)
 _COLUMN_NAMES = {
     'id': ('id', 'image id', 'case id', 'caseid'),
-    'months': ('boneage', 'bone age (months)', 'ground truth bone age (months)', 'bone age', 'boneage_months'),
+    'months': (
+        'boneage',
+        'bone age (months)',
+        'ground truth bone age (months)',
+        'bone age',
+        'boneage_months',
+    ),
     'male': ('male', 'sex', 'gender'),
 }
-LOOKED_FOR = '''\
+LOOKED_FOR = """\
   train:      Bone+Age+Training+Set.zip with Bone+Age+Training+Set+Annotations.zip (or its train.csv), or
               boneage-training-dataset (zip or folder, doubled too) with boneage-training-dataset.csv
   validation: Bone+Age+Validation+Set.zip, or the folder 'Bone Age Validation Set'
-  test:       Bone+Age+Test+Set.zip, or the folder 'Bone Age Test Set' with 'Bone age ground truth.xlsx\''''
+  test:       Bone+Age+Test+Set.zip, or the folder 'Bone Age Test Set' with 'Bone age ground truth.xlsx\'"""
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitSource:
-    """What was found for a split: its films by id, and the rows of its label table.
+    """What was found for a split: its images by id, and the rows of its label table.
 
-    `candidates` are the films of every place that has some, those of the place not taken too.
+    `candidates` are the images of every place that has some, those of the place not taken too.
     """
 
     images: dict[str, Entry]
@@ -62,19 +69,22 @@ class SplitSource:
     columns: Columns
 
 
-def find(archive: Archive, folder: pathlib.Path, *, required: bool = True,
-         quiet: bool = False) -> dict[str, SplitSource]:
+def find(
+    archive: Archive, folder: pathlib.Path, *, required: bool = True, quiet: bool = False
+) -> dict[str, SplitSource]:
     """{split: source} of the official splits that are complete in `folder` (images and labels both).
 
-    With `required=False` none may be there, and films may lie there without their labels (both are then to be
-    downloaded). `quiet` says nothing about places not taken and films left out.
+    With `required=False` none may be there, and images may lie there without their labels (both are then to be
+    downloaded). `quiet` says nothing about places not taken and images left out.
 
     Raises:
         DataError: none found (lists what was looked for and what lies there), a split with images but no usable
             labels or the other way round where that cannot be meant, a bad zip, the wrong test labels.
     """
     if not folder.is_dir():
-        raise DataError(f'{folder}: no such folder; --data_dir (or BONEAGE_DATA) names the folder with the RSNA files')
+        raise DataError(
+            f'{folder}: no such folder; --data_dir (or BONEAGE_DATA) names the folder with the RSNA files'
+        )
     entries = list(archive.entries(folder, _ZIPS))
     found = {}
     for split in SPLITS:
@@ -83,37 +93,50 @@ def find(archive: Archive, folder: pathlib.Path, *, required: bool = True,
         name = max(places, key=lambda place: (len(places[place]), place), default='')
         images = places.get(name, {})
         if len(places) > 1 and not quiet:
-            print(f'{split}: films lie in {", ".join(sorted(places))}; taking {name}', flush=True)
+            print(f'{split}: images lie in {", ".join(sorted(places))}; taking {name}', flush=True)
         tables = [entry for entry in entries if _TABLES[split].search(entry.name)]
         table = _table(tables, split) if images else None
         if images and table is None and split != 'test' and required:
-            raise DataError(f'{folder}: {len(images)} {split} films in {name}, but no label table for them. '
-                            f'Looked for:\n{LOOKED_FOR}')
+            raise DataError(
+                f'{folder}: {len(images)} {split} images in {name}, but no label table for them. '
+                f'Looked for:\n{LOOKED_FOR}'
+            )
         if images and table is not None:
             entry, rows, columns = table
-            candidates = [film for films in places.values() for film in films.values()]
+            candidates = [image for examples in places.values() for image in examples.values()]
             found[split] = SplitSource(images, name, candidates, entry, rows, columns)
         elif images and required and not quiet:
-            print(f'{name}: {len(images)} test films without labels are left out; their labels are in the official '
-                  "'Bone age ground truth.xlsx'", flush=True)
+            print(
+                f'{name}: {len(images)} test images without labels are left out; their labels are in the official '
+                "'Bone age ground truth.xlsx'",
+                flush=True,
+            )
     if not found and required:
         there = ', '.join(sorted(path.name for path in folder.iterdir())[:12]) or 'nothing'
-        raise DataError(f'{folder}: no RSNA bone age films here. Looked for:\n{LOOKED_FOR}\nFound: {there}')
+        raise DataError(
+            f'{folder}: no RSNA bone age images here. Looked for:\n{LOOKED_FOR}\nFound: {there}'
+        )
     return found
 
 
 def _places(entries: Sequence[Entry], split: str) -> dict[str, dict[str, Entry]]:
-    """{zip or folder: {id: film}} of a split."""
+    """{zip or folder: {id: image}} of a split."""
     places: dict[str, dict[str, Entry]] = {}
     for entry in entries:
         if _IMAGE.search(entry.name) and _split_of(entry.path) == split:
-            places.setdefault(_place_of(entry.path, split), {}).setdefault(entry.name.rsplit('.', 1)[0], entry)
+            places.setdefault(_place_of(entry.path, split), {}).setdefault(
+                entry.name.rsplit('.', 1)[0], entry
+            )
     return places
 
 
 def _split_of(path: str) -> str | None:
     """The split whose name comes last in a path: 'boneage-test-dataset' inside an outer 'bone age' folder is test."""
-    last = {split: match.start() for split, pattern in SPLITS.items() for match in pattern.finditer(path)}
+    last = {
+        split: match.start()
+        for split, pattern in SPLITS.items()
+        for match in pattern.finditer(path)
+    }
     return max(last, key=last.get) if last else None
 
 
@@ -140,7 +163,8 @@ def _table(tables: Sequence[Entry], split: str):
         raise DataError(
             f'{", ".join(refused)}: these are not the official test labels. This file holds whole months (4360 -> '
             '164) and differs from the official ground truth by 2.78 months on average, so every score on it would '
-            "be wrong. Take 'Bone age ground truth.xlsx' (4360 -> 168.93) from the official Bone+Age+Test+Set.zip")
+            "be wrong. Take 'Bone age ground truth.xlsx' (4360 -> 168.93) from the official Bone+Age+Test+Set.zip"
+        )
     return None
 
 
@@ -153,6 +177,8 @@ def _is_integer_file(rows: list[dict[str, str]], columns: Columns) -> bool:
 def _columns(rows: list[dict[str, str]]) -> Columns | None:
     """The columns by the names that RSNA and Kaggle use; None where one is missing."""
     by_lower = {column.lower(): column for column in rows[0]}
-    found = {key: next((by_lower[name] for name in names if name in by_lower), None)
-             for key, names in _COLUMN_NAMES.items()}
+    found = {
+        key: next((by_lower[name] for name in names if name in by_lower), None)
+        for key, names in _COLUMN_NAMES.items()
+    }
     return None if None in found.values() else Columns(**found)

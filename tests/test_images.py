@@ -1,0 +1,349 @@
+"""Every kind of image file comes out as the right grey, every bad one as a clear error."""
+
+import io
+import os
+import pathlib
+import zlib
+
+import numpy as np
+import pydicom
+import pydicom.data
+import pytest
+import tifffile
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
+
+from tfds_rsna.io import decoding
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def encoded(image, file_format='PNG', **options):
+    buffer = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(
+        buffer, file_format, **options
+    )
+    return buffer.getvalue()
+
+
+def tiff(array, **options):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def palette(**options):
+    """The ramp with shuffled indices: wrong unless the palette is looked up."""
+    order = np.random.default_rng(0).permutation(256)
+    image = Image.fromarray(np.argsort(order).astype(np.uint8)[RAMP])
+    image.putpalette(bytes(768))
+    image.putpalette(np.repeat(order.astype(np.uint8), 3).tobytes())
+    return encoded(image, **options)
+
+
+def with_alpha(mode, alpha):
+    image = Image.fromarray(RAMP).convert(mode)
+    image.putalpha(Image.fromarray(alpha))
+    return encoded(image)
+
+
+OPAQUE = np.full((16, 16), 255, np.uint8)
+WIDE = RAMP.astype(np.uint16)
+TWELVE = np.rint(RAMP * (4095 / 255)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        pytest.param(encoded(RAMP), id='png'),
+        pytest.param(encoded(RAMP, 'TIFF'), id='tiff'),
+        pytest.param(encoded(RAMP, 'TIFF', compression='tiff_lzw'), id='tiff-lzw'),
+        pytest.param(encoded(np.stack([RAMP] * 3, -1)), id='rgb'),
+        pytest.param(palette(), id='palette'),
+        pytest.param(palette(transparency=bytes(256)), id='palette-transparent-everywhere'),
+        pytest.param(with_alpha('L', OPAQUE), id='grey-alpha'),
+        pytest.param(with_alpha('RGB', OPAQUE), id='rgb-alpha'),
+        pytest.param(with_alpha('RGB', 0 * OPAQUE), id='alpha-zero-everywhere-is-ignored'),
+        pytest.param(encoded(WIDE * 257), id='16-bit'),
+        pytest.param(encoded(TWELVE), id='12-bit-in-16'),
+        pytest.param(encoded(WIDE), id='8-bit-in-16'),
+        pytest.param(tiff(WIDE * 257, photometric='minisblack'), id='tiff-16'),
+        pytest.param(tiff(255 - RAMP, photometric='miniswhite'), id='white-is-zero'),
+        pytest.param(
+            tiff(255 - RAMP, photometric='miniswhite', compression='zlib'),
+            id='white-is-zero-packed',
+        ),
+        pytest.param(tiff(4095 - TWELVE, photometric='miniswhite'), id='white-is-zero-12-in-16'),
+        pytest.param(
+            tiff((WIDE * 257).astype('>u2'), photometric='minisblack', byteorder='>'),
+            id='tiff-16-big-endian',
+        ),
+        pytest.param(tiff(RAMP / np.float32(255), photometric='minisblack'), id='tiff-float'),
+    ],
+)
+def test_right_grey(data):
+    grey = decoding.decode(data)
+    assert grey.dtype == np.uint8 and grey.flags.c_contiguous
+    np.testing.assert_array_equal(grey, RAMP)
+
+
+def test_one_bit_is_black_and_white():
+    bits = (RAMP % 2).astype(bool)
+    expected = np.where(bits, 255, 0)
+    np.testing.assert_array_equal(decoding.decode(encoded(bits)), expected)
+    np.testing.assert_array_equal(decoding.decode(tiff(bits, photometric='minisblack')), expected)
+    np.testing.assert_array_equal(
+        decoding.decode(tiff(bits, photometric='miniswhite')), 255 - expected
+    )
+
+
+def test_jpeg_grey_colour_and_cmyk():
+    smooth = np.repeat(RAMP[::-1, :1], 16, 1)
+    for image in (
+        Image.fromarray(smooth),
+        Image.fromarray(smooth).convert('RGB'),
+        Image.fromarray(smooth).convert('RGB').convert('CMYK'),
+    ):
+        found = decoding.decode(encoded(image, 'JPEG', quality=98))
+        np.testing.assert_allclose(found.astype(int), smooth, atol=6)
+
+
+def test_transparency_is_laid_over_black():
+    alpha = OPAQUE.copy()
+    alpha[:8] = 0
+    expected = np.where(alpha == 255, RAMP, 0)
+    for mode in ('L', 'RGB'):
+        np.testing.assert_array_equal(decoding.decode(with_alpha(mode, alpha)), expected)
+
+
+def test_depth_is_the_least_that_holds_the_image_and_can_be_given():
+    dark = encoded(np.array([[0, 100, 700]], np.uint16))
+    np.testing.assert_array_equal(
+        decoding.decode(dark), np.rint([[0, 100 * 255 / 1023, 700 * 255 / 1023]])
+    )
+    np.testing.assert_array_equal(
+        decoding.decode(dark, depth=12), np.rint([[0, 100 * 255 / 4095, 700 * 255 / 4095]])
+    )
+
+
+def test_negative_values_go_by_the_images_own_range():
+    np.testing.assert_array_equal(
+        decoding.scale(np.array([-1000, 0, 1000], np.int16)), [0, 128, 255]
+    )
+    np.testing.assert_array_equal(decoding.scale(np.full(3, -7.0)), [0, 0, 0])
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side
+    image = np.zeros((8, 16), np.uint8)
+    image[0, 0] = 255
+    grey = decoding.decode(encoded(image, 'PNG', exif=exif))
+    assert grey.shape == (16, 8) and grey[0, 7] == 255
+
+
+def raw_png(side, kind, rows):
+    """A PNG of `side` x `side` pixels with `kind` = bit depth and colour type, and the packed `rows`."""
+
+    def chunk(name, body):
+        return (
+            len(body).to_bytes(4, 'big') + name + body + zlib.crc32(name + body).to_bytes(4, 'big')
+        )
+
+    header = side.to_bytes(4, 'big') * 2 + kind + bytes(3)
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', header)
+        + chunk(b'IDAT', zlib.compress(rows))
+        + chunk(b'IEND', b'')
+    )
+
+
+NOISE = encoded(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
+
+
+@pytest.mark.parametrize(
+    'data, found',
+    [
+        (b'', 'zero bytes'),
+        (NOISE[:900], 'a PNG of 900 bytes is damaged or cut short'),
+        (NOISE[:-30], 'damaged or cut short'),
+        (encoded(RAMP)[:20], 'a PNG of 20 bytes'),
+        (encoded(RAMP, 'JPEG')[:-150], 'a JPEG of .* damaged or cut short'),
+        (encoded(RAMP, 'TIFF')[:-60], 'a TIFF of'),
+        (b'<!DOCTYPE html><html>404</html>', 'an HTML or XML page'),
+        (b'%PDF-1.7 ...', 'a PDF'),
+        (encoded(RAMP, 'GIF'), 'a GIF'),
+        (b'id,boneage,male\n', "begins with b'id,bonea'"),
+        (raw_png(20_000, b'\x08\0', b''), 'decompression bombs'),
+        # between the size at which Pillow warns and the one at which it refuses
+        (raw_png(10_000, b'\x08\0', b''), 'decompression bombs'),
+    ],
+    ids=[
+        'empty',
+        'cut',
+        'cut-end',
+        'cut-head',
+        'cut-jpeg',
+        'cut-tiff',
+        'html',
+        'pdf',
+        'gif',
+        'text',
+        'bomb',
+        'small-bomb',
+    ],
+)
+def test_bad_files_are_named(data, found):
+    with pytest.raises(decoding.ImageError, match=found) as error:
+        decoding.decode(data, 'hands/17.png')
+    assert str(error.value).startswith('hands/17.png: ')
+
+
+def test_deep_colour_that_would_be_black_is_refused():
+    with pytest.raises(decoding.ImageError, match='16-bit colour'):
+        decoding.decode(raw_png(1, b'\x10\x02', b'\0' + np.full(3, 2000, '>u2').tobytes()), 'x.png')
+
+
+def dicom(values, photometric='MONOCHROME2', syntax=None, preamble=True, bits=12, **elements):
+    """A DICOM file of `values` [H, W]."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=b'\0' * 128 if preamble else None)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
+    dataset.Rows, dataset.Columns = values.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, photometric
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, bits, bits - 1
+    dataset.PixelRepresentation = int(values.dtype.kind == 'i')
+    dataset.PixelData = values.astype('<u2' if values.dtype.kind == 'u' else '<i2').tobytes()
+    for key, value in elements.items():
+        setattr(dataset, key, value)
+    if syntax is not None:
+        dataset.compress(syntax)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=preamble)
+    return buffer.getvalue()
+
+
+WINDOW = {'WindowCenter': 2048, 'WindowWidth': 4096}
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        pytest.param(dicom(TWELVE), id='plain'),
+        pytest.param(dicom(TWELVE, preamble=False), id='no-preamble'),
+        pytest.param(dicom(4095 - TWELVE, 'MONOCHROME1'), id='monochrome1'),
+        pytest.param(dicom(TWELVE, **WINDOW), id='window'),
+        pytest.param(dicom(4095 - TWELVE, 'MONOCHROME1', **WINDOW), id='monochrome1-window'),
+        pytest.param(dicom(TWELVE, bits=16), id='12-in-16'),
+        pytest.param(
+            dicom(WIDE * 257, bits=16, **{'WindowCenter': 32768, 'WindowWidth': 65536}),
+            id='16-bit-window',
+        ),
+        pytest.param(
+            dicom(
+                TWELVE,
+                RescaleSlope=2,
+                RescaleIntercept=-1000,
+                WindowCenter=2 * 2048 - 1000,
+                WindowWidth=2 * 4096,
+            ),
+            id='rescale-window',
+        ),
+        pytest.param(
+            dicom(TWELVE, WindowCenter=[2048, 100], WindowWidth=[4096, 10]),
+            id='first-of-two-windows',
+        ),
+        pytest.param(
+            dicom(
+                (TWELVE.astype(np.int32) - 2048).astype(np.int16), WindowCenter=0, WindowWidth=4096
+            ),
+            id='signed-window',
+        ),
+        pytest.param(
+            dicom((TWELVE.astype(np.int32) - 2048).astype(np.int16)), id='signed-own-range'
+        ),
+        pytest.param(dicom(TWELVE, syntax=RLELossless), id='rle'),
+    ],
+)
+def test_dicom_is_the_right_grey(data):
+    grey = decoding.decode(data, 'image.dcm')
+    assert grey.dtype == np.uint8 and grey.shape == (16, 16)
+    np.testing.assert_allclose(grey.astype(int), RAMP, atol=1)
+
+
+@pytest.mark.parametrize(
+    'packed', ['jpeg_ls_lossless', 'jp2klossless', 'RLE', 'implicit', 'bigendian']
+)
+def test_compressed_dicom_equals_plain(packed):
+    plain, other = (
+        decoding.decode(pathlib.Path(pydicom.data.get_testdata_file(name)).read_bytes(), name)
+        for name in ('MR_small.dcm', f'MR_small_{packed}.dcm')
+    )
+    assert plain.std() > 20
+    np.testing.assert_array_equal(plain, other)
+
+
+def test_colour_dicom_is_luma():
+    """Colour bars: as RGB, and as the same bars in YBR and in RLE."""
+    rgb, *others = (
+        decoding.decode(pathlib.Path(pydicom.data.get_testdata_file(name)).read_bytes(), name)
+        for name in (
+            'SC_rgb_dcmtk_+eb+cr.dcm',
+            'SC_ybr_full_422_uncompressed.dcm',
+            'SC_rgb_rle.dcm',
+        )
+    )
+    assert 76 in rgb  # pure red: 0.299 * 255
+    for other in others:
+        np.testing.assert_allclose(other.astype(int), rgb, atol=2)
+
+
+def test_dicom_window_clips():
+    grey = decoding.decode(dicom(TWELVE, WindowCenter=1000, WindowWidth=500), 'image.dcm')
+    assert (grey[TWELVE <= 740] == 0).all() and (grey[TWELVE >= 1260] == 255).all()
+    middle = TWELVE[np.abs(TWELVE.astype(int) - 1000).argmin(axis=None) // 16].astype(float)
+    np.testing.assert_allclose(
+        grey[np.isin(TWELVE, middle)], np.clip((middle - 750) / 500 * 255, 0, 255), atol=1
+    )
+
+
+@pytest.mark.parametrize(
+    'data, found',
+    [
+        (dicom(TWELVE)[:-100], 'cannot be read'),
+        (dicom(TWELVE)[:200], 'DICOM'),
+        (dicom(TWELVE, NumberOfFrames=2), '2 frames'),
+        (dicom(TWELVE, 'PALETTE COLOR'), 'PALETTE COLOR'),
+        (dicom(TWELVE, Rows=20_000, Columns=20_000), 'decompression bombs'),
+        (b'nothing of the kind', 'DICOM file'),
+    ],
+    ids=['cut', 'cut-head', 'frames', 'palette', 'bomb', 'text'],
+)
+def test_bad_dicom_is_named(data, found):
+    with pytest.raises(decoding.ImageError, match=found) as error:
+        decoding.decode(data, 'image.dcm')
+    assert str(error.value).startswith('image.dcm: ')
+
+
+def test_dicom_without_pydicom_names_the_extra(monkeypatch):
+    from tfds_rsna.io import dicom as module
+
+    monkeypatch.setattr(module, 'pydicom', None)
+    with pytest.raises(decoding.ImageError, match=r'boneage_jax\[dicom\]'):
+        decoding.decode(dicom(TWELVE), 'image.dcm')
+
+
+@pytest.mark.skipif('BONEAGE_DATA' not in os.environ, reason='needs BONEAGE_DATA')
+def test_real_images():
+    root = pathlib.Path(os.environ['BONEAGE_DATA'])
+    for path in [*sorted(root.glob('rsna_native/*.png'))[:3], *sorted(root.glob('dha/*.jpg'))[:2]]:
+        grey = decoding.decode(path.read_bytes(), path.name)
+        assert min(grey.shape) > 500 and 20 < grey.mean() < 220 and grey.std() > 20
