@@ -95,7 +95,7 @@ def base():
                 ),
             ),
             size=(512, 512),  # rows, columns of the records that the network sees
-            fit='pad',  # 'pad' keeps the aspect ratio (zeros around), 'stretch' does not
+            resize='pad',  # 'pad' keeps the aspect ratio (zeros around), 'stretch' does not
             official_splits=True,  # True: the official validation and test splits where the source has them
             validation=1000,  # images taken from the training split where there is no official validation split
             holdout=1000,  # images taken from it where there is no official test split: reported once, never selected on
@@ -126,7 +126,7 @@ def base():
             momentum=0.9,  # SGD's momentum; Adam's first beta
             b2=0.999,  # Adam's second beta
             weight_decay=0.0,  # decoupled for adamw, added to the gradient for sgd and adam; never on biases and norms
-            clip=0.0,  # global gradient norm, 0 = off
+            grad_clip_norm=0.0,  # global gradient norm, 0 = off
             schedule='constant',  # 'constant' | 'step' | 'cosine' | 'one_cycle' | 'plateau'
             warmup_epochs=0.0,  # the rate climbs to its schedule's over these; 'one_cycle' has its own
             step_epochs=25,  # 'step': every so many epochs ...
@@ -223,7 +223,7 @@ def check(config):
         'optimizer.schedule': ('constant', 'step', 'cosine', 'one_cycle', 'plateau'),
         'dtype': ('auto', 'float32', 'bfloat16'),
         'augment.fill': ('zero', 'nearest'),
-        'features': ('off', 'float16', 'float32'),
+        'cache_features': ('off', 'float16', 'float32'),
         'sharding': ('replicated', 'fsdp'),
     }
     for key, known in one_of.items():
@@ -273,7 +273,7 @@ def check(config):
     )
     _require(
         config,
-        'features',
+        'cache_features',
         lambda x: x == 'off' or config.sharding == 'replicated',
         "off, with sharding='fsdp'",
     )

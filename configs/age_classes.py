@@ -26,7 +26,7 @@ from boneage_jax import config as c
 METRIC = 'accuracy'
 
 BASE = c.base()
-BASE['data'].update(size=(224, 224), fit='pad', stages=('resize', 'enhance'))
+BASE['data'].update(size=(224, 224), resize='pad', stages=('resize', 'enhance'))
 BASE['model'] = dict(
     name='age_classifier',
     backbone='resnet34',  # 'custom' or a name of boneage_jax.models.BACKBONES

@@ -26,7 +26,7 @@ from boneage_jax import config as c
 BASE = c.base()
 BASE['data'].update(
     size=(500, 500),
-    fit='pad',
+    resize='pad',
     stages=('mask', 'crop'),
     validation=1261,
     holdout=1261,

@@ -15,7 +15,7 @@ from boneage_jax import config as c
 
 BASE = c.base()
 BASE['trainer'] = 'classical'
-BASE['data'].update(size=(128, 128), fit='stretch', stages=('mask', 'crop'))
+BASE['data'].update(size=(128, 128), resize='stretch', stages=('mask', 'crop'))
 BASE['model'] = dict(
     name='pca_linear',  # 'pca_linear' | 'pca_logistic'
     components=(25, 50, 100, 200, 400),  # the numbers tried

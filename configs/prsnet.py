@@ -18,7 +18,7 @@ parameters scored a holdout MAE of 11.4 months (docs/results.md says how). The o
 from boneage_jax import config as c
 
 BASE = c.base()
-BASE['data'].update(size=(512, 512), fit='pad')
+BASE['data'].update(size=(512, 512), resize='pad')
 BASE['model'] = dict(
     name='prsnet',
     backbone='resnet34',

@@ -19,7 +19,7 @@ BASE = c.base()
 BASE['data'].update(
     source='hand_phantom',
     size=(299, 299),
-    fit='pad',
+    resize='pad',
     validation=300,
     holdout=300,
     placement='device',

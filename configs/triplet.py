@@ -26,7 +26,7 @@ network of configs/unet.py, its contrast stretched, turned and centred by one of
 from boneage_jax import config as c
 
 BASE = c.base()
-BASE['data'].update(size=(500, 500), fit='pad')
+BASE['data'].update(size=(500, 500), resize='pad')
 BASE['model'] = dict(
     name='embedding',
     backbone='inception_v3',  # any of boneage_jax.models.BACKBONES

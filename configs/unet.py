@@ -19,7 +19,7 @@ Sobel and watershed alone on 87.5% (docs/results.md).
 from boneage_jax import config as c
 
 BASE = c.base()
-BASE['data'].update(source='hand_phantom', size=(512, 512), fit='pad', validation=300, holdout=300)
+BASE['data'].update(source='hand_phantom', size=(512, 512), resize='pad', validation=300, holdout=300)
 BASE['data']['phantom'].update(count=4000, size=(512, 512))
 BASE['model'] = dict(
     name='unet',
@@ -46,7 +46,7 @@ BASE.update(batch_size=16, epochs=20)
 BASE['mine'] = dict(  # boneage_jax.mine
     source='rsna_bone_age',  # the images to be masked: a data.source, ...
     folder='',  # ... its data.folder ...
-    fit='pad',  # ... and data.resize
+    resize='pad',  # ... and data.resize
     count=0,  # how many of them take part, drawn at random; 0 = all
     rounds=6,
     epochs=3,  # of every round but the first, which starts from nothing and takes `epochs`
@@ -72,7 +72,7 @@ PRESETS = {
         'data.size': (100, 100),
         'epochs': 6,
         'mine.folder': 'rsna100',
-        'mine.fit': 'stretch',
+        'mine.resize': 'stretch',
     },
     'phantom': {
         **CPU_RECIPE,

@@ -157,7 +157,7 @@ def test_images_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
     run.mkdir()
     for name, content in {
         'config.json': {
-            'data': {'source': 'image_folder', 'stages': [], 'size': [104, 80], 'fit': 'pad'}
+            'data': {'source': 'image_folder', 'stages': [], 'size': [104, 80], 'resize': 'pad'}
         },
         'splits.json': {'train': ['904'], 'validation': ['mined-905'], 'holdout': ['909']},
         'metrics.json': {},

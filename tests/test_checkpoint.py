@@ -72,7 +72,7 @@ def test_another_model_is_refused_by_name_and_shape(tmp_path):
             CheckpointError, match=r'head.kernel: \(3, 1\) saved, \(4, 1\) expected'
         ):
             checkpoints.load(state(4))
-        extra = dataclasses.replace(state(3), frozen={'stem': jnp.zeros(2)})
+        extra = dataclasses.replace(state(3), frozen_params={'stem': jnp.zeros(2)})
         with pytest.raises(CheckpointError, match=r'frozen.stem: absent saved, \(2,\) expected'):
             checkpoints.load(extra)
 

@@ -47,7 +47,7 @@ def test_presets_rows_and_pairs_apply_in_order():
         ('epochs=1.5', 'epochs=1.5: expected int'),
         ('flip_tta=1', 'flip_tta=1: expected bool'),
         ('optimizer=3', "unknown key 'optimizer'"),
-        ('data.resize=stretch', "data.resize='stretch': expected one of pad, stretch"),
+        ('data.resize=crop', "data.resize='crop': expected one of pad, stretch"),
         ('batch_size=0', 'batch_size=0: expected at least 1'),
         ('size=(4,4)', 'data.size=.*each at least 8'),
         ('flip=2', 'augment.flip=2.0: expected a number from 0 to 1'),

@@ -8,42 +8,30 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Imports go down this list, or sideways within a row as long as no circle comes of it.
+# A file at the top is a command, a folder is a room. Imports go down this list, or sideways within a row as long as no
+# circle comes of it.
+COMMANDS = [
+    '__main__', 'main', 'prepare', 'predict', 'calibrate', 'export', 'sweep', 'ensemble', 'score', 'regional_table', 'robustness',
+    'interpret', 'embeddings', 'compare_classes', 'evaluate_hands', 'survey',
+]
 ROWS = [
-    [
-        'main',
-        'sweep',
-        'predict',
-        'inside',
-        'embeddings',
-        'export',
-        'score',
-        'near_edges',
-        'check_hands',
-        'grid',
-        'survey',
-        'report',
-        'calibrate',
-        'stress',
-    ],
-    ['train', 'mine', 'figures', 'ensemble', 'table', 'conclude', 'baseline', 'look'],
-    ['leaks', 'calibration'],
-    ['prepare', 'evaluate', 'features'],
-    ['findings', 'stages'],
-    ['step', 'restore'],
-    ['optimizer', 'tasks'],
-    [
-        'models',
-        'losses',
-        'metrics',
-        'predictions',
-        'intervals',
-        'data',
-        'preprocess',
-        'classical',
-        'cost',
-    ],
-    ['workdir', 'checkpoint', 'sharding', 'log', 'trace', 'config'],
+    COMMANDS,
+    ['report', 'mine'],
+    ['analysis'],
+    ['inference'],
+    ['training'],
+    ['stages'],
+    ['figures'],
+    ['runs'],
+    ['tasks'],
+    ['models'],
+    ['preprocess'],
+    ['data'],
+    ['cli'],
+    ['runtime'],
+    ['presets'],
+    ['config'],
+    ['errors'],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 
@@ -168,7 +156,7 @@ def test_tfds_rsna_is_the_ground_floor():
 
 
 def test_configs_import_only_config():
-    allowed = ('boneage_jax.config', 'ml_collections')
+    allowed = ('boneage_jax.config', 'boneage_jax.errors', 'boneage_jax.presets', 'ml_collections')
     wrong = [
         (path.name, name)
         for path in sources('configs')
@@ -202,11 +190,11 @@ def test_no_source_imports_tensorflow():
 
 def test_orbax_stays_in_checkpoint():
     users = {
-        unit(path)
+        path.relative_to(ROOT / 'boneage_jax').as_posix()
         for path in sources('boneage_jax')
         if any(is_under(name, 'orbax') for name in imports(path.read_text()))
     }
-    assert users <= {'checkpoint'}
+    assert users <= {'runtime/checkpoint.py'}
 
 
 def test_no_defaults_asked_of_the_config():
@@ -221,7 +209,7 @@ def test_no_defaults_asked_of_the_config():
 def test_files_stay_short():
     files = sources('boneage_jax', 'tfds_rsna', 'configs', 'benchmarks')
     lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
-    assert not {name: count for name, count in lines.items() if count > 400}
+    assert not {name: count for name, count in lines.items() if count > 500}
     assert lines.get('boneage_jax/main.py', 0) < 80
     assert not [name for name in lines if name.endswith('/utils.py')]
 

@@ -236,7 +236,7 @@ def test_places_on_what_is_seen_lie_on_the_image(fit):
     image = np.zeros((300, 200), np.uint8)
     image[120:180, 40:100] = 255
     [seen] = predict.see(
-        [image], c.load(f'{ROOT}/configs/prsnet.py:size=(60,60),fit={fit}')[1].data
+        [image], c.load(f'{ROOT}/configs/prsnet.py:size=(60,60),resize={fit}')[1].data
     )
     rows, columns = np.nonzero(seen['image'][..., 0] > 127)
     corners = np.array([[rows.min(), columns.min(), 1], [rows.max() + 1, columns.max() + 1, 1]])

@@ -122,12 +122,12 @@ def test_records_are_cached_and_every_change_builds_anew(folder, capsys):
 def test_half_written_records_are_not_taken(folder, monkeypatch):
     work = records_lib.prepare_chunk
     monkeypatch.setattr(
-        records_lib, 'work', lambda *args: 1 / 0 if 16 in args[-1][1] else work(*args)
+        records_lib, 'prepare_chunk', lambda *args: 1 / 0 if 16 in args[-1][1] else work(*args)
     )
     with pytest.raises(ZeroDivisionError):
         records_lib.get_records(data(folder))
     assert not list((folder / 'cache' / 'records').glob('[!.]*'))
-    monkeypatch.setattr(records_lib, 'work', work)
+    monkeypatch.setattr(records_lib, 'prepare_chunk', work)
     assert len(prepared.open(records_lib.get_records(data(folder))).splits['train']) == 20
 
 

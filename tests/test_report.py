@@ -135,7 +135,7 @@ def test_runs_of_the_same_images_share_their_records(tmp_path):
         'stages': ['crop'],
         'stage': {'crop': {'margin': 0.02}, 'mask': {}},
         'size': [96, 96],
-        'fit': 'pad',
+        'resize': 'pad',
         'split_seed': 0,
     }
     changed = (

@@ -55,7 +55,7 @@ def folder(tmp_path, monkeypatch):
     }.items():
         monkeypatch.setitem(plan.STAGES, name, stage)
     monkeypatch.setattr(
-        plan, 'function', lambda name, real=plan.resolve: globals().get(name) or real(name)
+        plan, 'resolve', lambda name, real=plan.resolve: globals().get(name) or real(name)
     )
     LOOKED.clear()
     (tmp_path / 'images').mkdir()

@@ -148,7 +148,7 @@ def test_frozen_parameters_stay_and_cost_no_optimizer_memory(name):
 
 def test_frozen_prefix_that_matches_nothing():
     with pytest.raises(
-        ValueError, match='no parameter below trnk; the top-level parts are head, backbone'
+        ValueError, match='no parameter below trnk; the top-level parts are backbone, head'
     ):
         make(frozen=('trnk',))
 

@@ -113,7 +113,7 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('BONEAGE_CACHE', str(folder / 'cache'))
         for kind in ('float32', 'off'):
-            loop.train(tiny(f'row=both-attention,features={kind},epochs=2'), folder / kind)
+            loop.train(tiny(f'row=both-attention,cache_features={kind},epochs=2'), folder / kind)
         yield folder
 
 

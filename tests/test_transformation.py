@@ -99,7 +99,7 @@ def test_errors_in_percent_of_the_hand_and_in_degrees():
 def test_a_image_is_aligned_and_registered(tmp_path, fit):
     size, shape = (60, 60), (240, 180)
     (tmp_path / 'metrics.json').write_text('{}')
-    trained = {'size': size, 'fit': fit, 'source': 'hand_phantom', 'stages': []}
+    trained = {'size': size, 'resize': fit, 'source': 'hand_phantom', 'stages': []}
     (tmp_path / 'config.json').write_text(json.dumps({'data': trained}))
     data = c.build(
         c.base(),

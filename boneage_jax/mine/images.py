@@ -25,7 +25,7 @@ SPLIT = 'train'  # test and validation images of a source take no part
 class MiningImages:
     """The chosen images as prepared records: `images[i]`, `len(images)`, `images.ids`, `images.images(positions)`.
 
-    They are those of `config.mine` (source, folder, fit) at `config.data.size`, `mine.count` of them drawn by `config.seed`
+    They are those of `config.mine` (source, folder, resize) at `config.data.size`, `mine.count` of them drawn by `config.seed`
     without those in `without` (ids that have a drawn mask).
     """
 
@@ -69,7 +69,7 @@ def native_data(config):
     data.update(
         source=config.mine.source,
         folder=config.mine.folder,
-        fit=config.mine.fit,
+        fit=config.mine.resize,
         stages=(),
         extra_train_folders=(),
     )
@@ -130,7 +130,7 @@ def _fitted(mask, example, config):
     """A mask as it was drawn -> uint8 `[H, W, 1]` that lies on the prepared image."""
     native = int(example['height']), int(example['width'])
     stretch = mask.shape[0] * native[1] / (mask.shape[1] * native[0])
-    if config.mine.fit == 'pad' and not 0.98 < stretch < 1.02:
+    if config.mine.resize == 'pad' and not 0.98 < stretch < 1.02:
         raise UserError(
             f'image {example["id"]}: its mask is {mask.shape[0]}x{mask.shape[1]}, the image {native[0]}x{native[1]}: '
             'another shape; draw masks on the whole image'
@@ -139,7 +139,7 @@ def _fitted(mask, example, config):
         raise UserError(f'image {example["id"]}: its drawn mask is empty; leave it out')
     pixels = mask.astype(np.uint8)
     return resize.resize(
-        {'image': pixels, 'hand_mask': pixels}, tuple(config.data.size), config.mine.fit
+        {'image': pixels, 'hand_mask': pixels}, tuple(config.data.size), config.mine.resize
     )['hand_mask']
 
 

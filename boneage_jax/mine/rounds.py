@@ -59,7 +59,7 @@ def checked(config, *, rounds=None, review=None):
         ('agreement', lambda x: 0 < x <= 1, 'above 0, at most 1'),
         ('stability', lambda x: x > 0, 'above 0'),
         ('review', lambda x: x in ('rule', 'web'), "'rule' or 'web'"),
-        ('fit', lambda x: x in ('pad', 'stretch'), "'pad' or 'stretch'"),
+        ('resize', lambda x: x in ('pad', 'stretch'), "'pad' or 'stretch'"),
         ('port', lambda x: 0 <= x < 65536, '0 to 65535'),
     ):
         if not holds(config.mine[key]):

@@ -173,7 +173,7 @@ def _images(run):
     try:
         data = run.config['data']
         return (
-            [data[key] for key in ('source', 'folder', 'stages', 'size', 'fit')]
+            [data[key] for key in ('source', 'folder', 'stages', 'size', 'resize')]
             + [data['stage'][name] for name in data['stages'] if name in data['stage']]
             + [data.get(data['source'])]
         )

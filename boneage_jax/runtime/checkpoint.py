@@ -128,7 +128,7 @@ class Checkpoints:
 
         Parameters, frozen or not, and batch statistics. Raises CheckpointError where there is no checkpoint.
         """
-        step = self.chosen
+        step = self.best_or_latest
         return step, {
             name.partition('.')[2]: array
             for name, array in self.read(step).items()

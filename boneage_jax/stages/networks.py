@@ -169,4 +169,4 @@ def aligned(predictor, looks, *, run):
 def _input(run):
     """(size, fit) of the images that the run was trained on."""
     data = json.loads((pathlib.Path(run).expanduser() / 'config.json').read_text())['data']
-    return tuple(data['size']), data['fit']
+    return tuple(data['size']), data['resize']
