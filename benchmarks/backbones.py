@@ -17,14 +17,14 @@ os.environ.setdefault(
     'XLA_PYTHON_CLIENT_PREALLOCATE', 'false'
 )  # PyTorch needs room on the same GPU
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from flax import nnx  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
 
-from benchmarks import machine, report, train_step  # noqa: E402
-from boneage_jax import models  # noqa: E402
+from benchmarks import machine, report, train_step
+from boneage_jax import models
 
 RATE, MOMENTUM, CLASSES = 1e-3, 0.9, 1000
 

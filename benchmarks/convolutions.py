@@ -22,14 +22,14 @@ os.environ.setdefault(
     'XLA_PYTHON_CLIENT_PREALLOCATE', 'false'
 )  # PyTorch needs room on the same GPU
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
-from benchmarks import machine, report, traced, train_step  # noqa: E402
-from boneage_jax import models  # noqa: E402
-from boneage_jax.models import cpu  # noqa: E402
+from benchmarks import machine, report, traced, train_step
+from boneage_jax import models
+from boneage_jax.models import cpu
 
 KINDS = ('forward', 'input', 'kernel', 'pool')
 NUMBERS = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC

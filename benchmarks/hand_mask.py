@@ -14,8 +14,8 @@ from PIL import Image
 
 from benchmarks import image_files, machine, report
 from boneage_jax import config
-from boneage_jax.stages import plan, records
 from boneage_jax.preprocess import contrast, enhance, hand_mask, regions, register
+from boneage_jax.stages import plan, records
 from tfds_rsna.io import decoding
 
 _RSNA = 12_611

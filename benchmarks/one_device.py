@@ -20,8 +20,8 @@ from flax import nnx
 
 from benchmarks import machine, prsnet, report, traced, train_step
 from boneage_jax import models
-from boneage_jax.runtime import sharding
 from boneage_jax.data import augment, pipeline, source
+from boneage_jax.runtime import sharding
 
 IMAGES, EPOCHS = 12611, 100  # Ji et al. 2019; five hours on two cards there
 

@@ -15,8 +15,8 @@ import time
 
 import tfds_rsna
 from benchmarks import image_files, machine, report
-from boneage_jax.stages import records
 from boneage_jax.preprocess import resize
+from boneage_jax.stages import records
 from tfds_rsna import prepared
 from tfds_rsna.io import decoding
 from tfds_rsna.parallel import pools

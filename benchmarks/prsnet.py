@@ -16,8 +16,8 @@ from flax import nnx
 
 from benchmarks import machine, report, train_step
 from boneage_jax import models
-from boneage_jax.training import flops
 from boneage_jax.data import augment
+from boneage_jax.training import flops
 
 
 def main(argv=None):

@@ -12,8 +12,8 @@ import tempfile
 import numpy as np
 
 from benchmarks import machine, report
-from boneage_jax.runtime import sharding
 from boneage_jax.data import pipeline, source
+from boneage_jax.runtime import sharding
 from tfds_rsna import prepared
 
 TARGET = 5000

@@ -22,14 +22,14 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import machine, report
-from boneage_jax.runs import state as state_lib
 from boneage_jax import config as config_lib
 from boneage_jax import tasks
+from boneage_jax.models import cpu
 from boneage_jax.runs import predictor
+from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import sharding
 from boneage_jax.training import optimizer
 from boneage_jax.training import step as step_lib
-from boneage_jax.models import cpu
 
 CHIPS = {
     'H200': 989e12,

@@ -16,9 +16,9 @@ import sys
 import tempfile
 import time
 
+from benchmarks import machine, report
 from boneage_jax.runtime import setup
 from boneage_jax.stages import records
-from benchmarks import machine, report
 
 RSNA100 = (
     'configs/prsnet.py:rsna100,row=baseline,source=hand_phantom,data.folder=,'

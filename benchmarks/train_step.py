@@ -18,16 +18,16 @@ os.environ.setdefault(
     'XLA_PYTHON_CLIENT_PREALLOCATE', 'false'
 )  # PyTorch needs room on the same GPU
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from benchmarks import machine, report  # noqa: E402
-from boneage_jax.runs import state as state_lib
-from boneage_jax import config as config_lib  # noqa: E402
+from benchmarks import machine, report
+from boneage_jax import config as config_lib
 from boneage_jax import models, tasks
-from boneage_jax.training import flops, optimizer  # noqa: E402
-from boneage_jax.training import step as step_lib  # noqa: E402
+from boneage_jax.runs import state as state_lib
+from boneage_jax.training import flops, optimizer
+from boneage_jax.training import step as step_lib
 
 AUGMENT = dict(flip=0.5, rotation=15.0, shift=0.1, scale=0.1)  # as in configs/prsnet.py
 RATE, DECAY, CENTRE, SCALE = 1e-3, 1e-4, 127.0, 41.0

@@ -299,7 +299,7 @@ def check(config):
 
 def _is_range(text):
     found = re.fullmatch(r'(\d+):(\d+)', text)
-    return not text or bool(found) and 1 <= int(found[1]) <= int(found[2])
+    return not text or (bool(found) and 1 <= int(found[1]) <= int(found[2]))
 
 
 def _require(config, key, holds, expected):

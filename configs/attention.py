@@ -20,8 +20,8 @@ scratch rows up to an hour. (`backbone_from` belongs behind the colon: `--config
 `:phantom` trains from scratch and needs no data.
 """
 
-from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
+from boneage_jax.errors import ConfigError
 
 BASE = c.base()
 BASE['data'].update(

@@ -18,7 +18,9 @@ images, 1.1% on the Digital Hand Atlas; the regression 17.6% after 18 minutes. S
 from boneage_jax import config as c
 
 BASE = c.base()
-BASE['data'].update(source='hand_phantom', size=(130, 100), resize='pad', validation=300, holdout=300)
+BASE['data'].update(
+    source='hand_phantom', size=(130, 100), resize='pad', validation=300, holdout=300
+)
 BASE['data']['phantom'].update(count=4000, size=(260, 200))
 BASE['model'] = dict(
     name='keypoints',

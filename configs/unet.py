@@ -19,7 +19,9 @@ Sobel and watershed alone on 87.5% (docs/results.md).
 from boneage_jax import config as c
 
 BASE = c.base()
-BASE['data'].update(source='hand_phantom', size=(512, 512), resize='pad', validation=300, holdout=300)
+BASE['data'].update(
+    source='hand_phantom', size=(512, 512), resize='pad', validation=300, holdout=300
+)
 BASE['data']['phantom'].update(count=4000, size=(512, 512))
 BASE['model'] = dict(
     name='unet',

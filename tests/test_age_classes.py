@@ -15,15 +15,15 @@ import pytest
 from flax import nnx
 from sklearn import metrics as sklearn_metrics
 
-from boneage_jax.runtime import files
 from boneage_jax import config as c
 from boneage_jax import models, tasks
 from boneage_jax.analysis import class_edges, table
 from boneage_jax.inference import predict
-from boneage_jax.runs import predictions, predictor as predictor_lib
-from boneage_jax.tasks import metrics
+from boneage_jax.runs import predictions
+from boneage_jax.runs import predictor as predictor_lib
+from boneage_jax.runtime import files
+from boneage_jax.tasks import classes, metrics
 from boneage_jax.training import loop
-from boneage_jax.tasks import classes
 from tfds_rsna.errors import UserError
 
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'age_classes.py'

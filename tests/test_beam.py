@@ -7,8 +7,8 @@ import pytest
 
 from boneage_jax import config as c
 from boneage_jax.stages import records
-from tfds_rsna.parallel import beam, pools
 from tfds_rsna.errors import UserError
+from tfds_rsna.parallel import beam, pools
 
 
 def double(job):

@@ -5,11 +5,11 @@ import csv
 import numpy as np
 import pytest
 
+from boneage_jax import config as c
+from boneage_jax.data import splits
 from boneage_jax.errors import SplitError
 from boneage_jax.inference import calibrate, calibration, predict
 from boneage_jax.training import loop
-from boneage_jax import config as c
-from boneage_jax.data import splits
 from tfds_rsna.errors import UserError
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boneage_jax.errors import ConfigError
+from boneage_jax import config as c
 from boneage_jax.analysis import evaluate_hands
+from boneage_jax.errors import ConfigError
+from boneage_jax.preprocess import keypoints, register, transform
 from boneage_jax.runs import predictor
 from boneage_jax.stages import plan
-from boneage_jax import config as c
-from boneage_jax.preprocess import keypoints, register, transform
 from boneage_jax.stages.plan import networks
 from tfds_rsna.annotations import hand_landmarks
 from tfds_rsna.errors import UserError

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from boneage_jax.runs import state as state_lib
 from boneage_jax.errors import CheckpointError
+from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import checkpoint, sharding
 
 

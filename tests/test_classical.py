@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from boneage_jax.training import classical
 from boneage_jax import config as c
+from boneage_jax.training import classical
 from tfds_rsna.errors import UserError
 
 

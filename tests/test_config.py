@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
+from boneage_jax.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))

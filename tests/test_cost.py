@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from boneage_jax.runs import state as state_lib
 from boneage_jax import config as c
 from boneage_jax import models, tasks
-from boneage_jax.training import flops as flops_lib, optimizer
+from boneage_jax.runs import state as state_lib
+from boneage_jax.training import flops as flops_lib
+from boneage_jax.training import optimizer
 from boneage_jax.training import step as step_lib
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from boneage_jax.training import flops
 from boneage_jax.models import cpu
+from boneage_jax.training import flops
 
 NUMBERS = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 DRAW = np.random.default_rng(0)

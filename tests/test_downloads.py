@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from tfds_rsna.io import downloads
 from tfds_rsna.errors import UserError
+from tfds_rsna.io import downloads
 from tfds_rsna.rsna_bone_age import official
 
 DATA = bytes(range(256)) * 4000

@@ -122,7 +122,7 @@ def test_the_paper_s_order(example, monkeypatch):
 
 def test_stage_takes_options_and_keeps_the_rest(example):
     assert set(enhance.OPTIONS) == set(enhance.enhance.__kwdefaults__)
-    assert enhance.OPTIONS == enhance.enhance.__kwdefaults__
+    assert enhance.enhance.__kwdefaults__ == enhance.OPTIONS
     done = enhance.enhance_stage({'image': example, 'id': '3'}, **OFF)
     assert done['id'] == '3' and (done['image'] == example).all()
     with pytest.raises(TypeError, match='sharpen'):

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from boneage_jax.runtime import files
 from boneage_jax.analysis import ensemble
+from boneage_jax.runtime import files
 from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 

@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from boneage_jax.runtime import files
 from boneage_jax.analysis import ensemble, regional_table, sweep
+from boneage_jax.runtime import files
 from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 

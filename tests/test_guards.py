@@ -7,16 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from boneage_jax.errors import SplitError
-from boneage_jax.errors import LeakageError
+from boneage_jax import config as c
 from boneage_jax.analysis import ensemble, table
-from boneage_jax.data import duplicates
+from boneage_jax.data import duplicates, source, splits
+from boneage_jax.errors import LeakageError, SplitError
 from boneage_jax.inference import intervals
 from boneage_jax.runs import workdir
 from boneage_jax.runtime import checkpoint
 from boneage_jax.training import loop
-from boneage_jax import config as c
-from boneage_jax.data import source, splits
 from tfds_rsna.errors import UserError
 
 SPEC = 'configs/prsnet.py:tiny,row=baseline,epochs=1,precise_bn_batches=0'

@@ -12,11 +12,11 @@ from PIL import Image
 
 import tfds_rsna
 from boneage_jax import config as c
-from boneage_jax.stages import records as records_lib
 from boneage_jax.data import source, splits
+from boneage_jax.stages import records as records_lib
 from tfds_rsna import builder as builder_lib
-from tfds_rsna.io import decoding
 from tfds_rsna.errors import UserError
+from tfds_rsna.io import decoding
 from tfds_rsna.problems import DataError
 
 GREY = np.arange(60, dtype=np.uint8).reshape(6, 10)

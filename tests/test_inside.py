@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from boneage_jax.runs import state as state_lib
 from boneage_jax import config as c
 from boneage_jax.analysis import interpret
 from boneage_jax.runs import predictor
+from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import checkpoint
 from tfds_rsna.errors import UserError
 

@@ -11,8 +11,22 @@ ROOT = Path(__file__).resolve().parents[1]
 # A file at the top is a command, a folder is a room. Imports go down this list, or sideways within a row as long as no
 # circle comes of it.
 COMMANDS = [
-    '__main__', 'main', 'prepare', 'predict', 'calibrate', 'export', 'sweep', 'ensemble', 'score', 'regional_table', 'robustness',
-    'interpret', 'embeddings', 'compare_classes', 'evaluate_hands', 'survey',
+    '__main__',
+    'main',
+    'prepare',
+    'predict',
+    'calibrate',
+    'export',
+    'sweep',
+    'ensemble',
+    'score',
+    'regional_table',
+    'robustness',
+    'interpret',
+    'embeddings',
+    'compare_classes',
+    'evaluate_hands',
+    'survey',
 ]
 ROWS = [
     COMMANDS,

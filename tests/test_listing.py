@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfds_rsna.io.archive import Archive
 from tfds_rsna.image_folder.listing import listing
+from tfds_rsna.io.archive import Archive
 from tfds_rsna.problems import DataError
 
 

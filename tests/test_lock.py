@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tfds_rsna.parallel import lock
 from tfds_rsna.errors import UserError
+from tfds_rsna.parallel import lock
 
 HOLD = """
 import sys

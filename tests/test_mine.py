@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
+from boneage_jax.errors import ConfigError
 from boneage_jax.mine import images as images_lib
 from boneage_jax.mine import page, rounds, verdicts
 from tfds_rsna import prepared

@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from boneage_jax.runs import state as state_lib
 from boneage_jax import cli
+from boneage_jax import config as c
 from boneage_jax.runs import predictor
+from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import checkpoint, sharding
 from boneage_jax.training import finalize, loop
-from boneage_jax import config as c
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAST_BEFORE_DEATH = 4  # the step whose checkpoint the dying host still helps to write
@@ -58,11 +58,8 @@ def written_below(folder):
 
     def hook(event, arguments):
         if (
-            event == 'open'
-            and isinstance(arguments[2], int)
-            and arguments[2] & writes
-            or event in ('os.rename', 'os.mkdir', 'os.remove', 'os.rmdir', 'os.truncate')
-        ):
+            event == 'open' and isinstance(arguments[2], int) and arguments[2] & writes
+        ) or event in ('os.rename', 'os.mkdir', 'os.remove', 'os.rmdir', 'os.truncate'):
             there = event == 'os.mkdir' and os.path.isdir(arguments[0])
             if str(arguments[0]).startswith(str(folder)) and not there:
                 found.append(f'{event} {arguments[0]}')

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from boneage_jax.runtime import sharding
 from boneage_jax.data import pipeline, source
+from boneage_jax.runtime import sharding
 
 
 class Records(list):

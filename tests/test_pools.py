@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from tfds_rsna.parallel import pools
 from tfds_rsna.errors import UserError
 from tfds_rsna.io.decoding import ImageError
+from tfds_rsna.parallel import pools
 
 SCRIPT = """
 import os, signal, sys, time

@@ -13,10 +13,10 @@ from PIL import Image
 
 from boneage_jax import config as c
 from boneage_jax import figures
+from boneage_jax.figures import overlays
 from boneage_jax.inference import predict
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.training import loop
-from boneage_jax.figures import overlays
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = (

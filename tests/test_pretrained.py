@@ -13,14 +13,14 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from boneage_jax.runs import state as state_lib
+from boneage_jax import config as c
 from boneage_jax import models
+from boneage_jax.models import grey, pretrained, weight_files
 from boneage_jax.runs import export
+from boneage_jax.runs import state as state_lib
+from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import checkpoint, sharding
 from boneage_jax.training import optimizer
-from boneage_jax import config as c
-from boneage_jax.runs import workdir as workdir_lib
-from boneage_jax.models import grey, pretrained, weight_files
 from tfds_rsna.errors import UserError
 
 TINY = {

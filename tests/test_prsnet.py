@@ -11,8 +11,8 @@ from PIL import Image
 
 from boneage_jax import config as c
 from boneage_jax import models, tasks
-from boneage_jax.tasks import losses
 from boneage_jax.models import parts
+from boneage_jax.tasks import losses
 
 RNG = np.random.default_rng(0)
 IMAGE = jnp.asarray(RNG.random((3, 64, 64, 1)), jnp.float32)
@@ -399,7 +399,7 @@ def test_everything_runs_inside_one_jit():
     prediction, aux = applied((2, 100, 100), **FULL)
     boxes, _ = parts.anchors((100, 100))
     assert prediction.shape == (2,) and np.isfinite(prediction).all()
-    assert all(((0 < m) & (m < 1)).all() for m in aux['relation_maps'])
+    assert all(((m > 0) & (m < 1)).all() for m in aux['relation_maps'])
     assert aux['part_scores'].shape == aux['part_ages'].shape == (2, 3) and aux['part_valid'].all()
     known = {tuple(box) for box in boxes}
     assert all(tuple(box) in known for box in aux['part_boxes'].reshape(-1, 4))

@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from boneage_jax.stages import records
-from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
 from boneage_jax import models, tasks
-from boneage_jax.runs import predictor
-from boneage_jax.stages import plan
-from boneage_jax.tasks import losses
 from boneage_jax.data import source
+from boneage_jax.errors import ConfigError
 from boneage_jax.models import regional
 from boneage_jax.preprocess import resize
-from boneage_jax.stages import registration
+from boneage_jax.runs import predictor
+from boneage_jax.stages import plan, records, registration
+from boneage_jax.tasks import losses
 from tfds_rsna.errors import UserError
 
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'regions.py'

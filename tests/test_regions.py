@@ -20,7 +20,7 @@ def test_sizes_and_windows(name, size):
     region = regions.REGIONS[name]
     assert region.output == size
     for side in (0, 1):  # the window lies inside the registered image
-        assert 0 <= region.centre[side] - region.size[side] / 2
+        assert region.centre[side] - region.size[side] / 2 >= 0
         assert region.centre[side] + region.size[side] / 2 <= register.SIZE[side]
     middle = transform.apply(regions.cut(name), np.array(region.centre))
     np.testing.assert_allclose(middle, np.array(size) / 2, atol=0.51)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_review_page import driver, window  # noqa: F401 - fixtures
 
-from boneage_jax.runtime import files
 from boneage_jax.analysis import ensemble, table
-from boneage_jax.training import evaluate
 from boneage_jax.report import collect, html, numbers, page
+from boneage_jax.runtime import files
+from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 
 IMAGES = 40

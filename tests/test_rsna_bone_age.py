@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 import tfds_rsna
-from tfds_rsna.io import decoding as image_files
 from tfds_rsna.errors import UserError
+from tfds_rsna.io import decoding as image_files
 from tfds_rsna.problems import DataError
 from tfds_rsna.rsna_bone_age import official
 

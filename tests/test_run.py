@@ -12,9 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from boneage_jax.errors import ConfigError
-from boneage_jax.errors import DivergedError
 from boneage_jax import config as c
+from boneage_jax.errors import ConfigError, DivergedError
 from boneage_jax.runtime import checkpoint
 from boneage_jax.training import loop
 from tfds_rsna.parallel import lock

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
 from boneage_jax.analysis import score
+from boneage_jax.errors import ConfigError
 from boneage_jax.training import loop
 
 

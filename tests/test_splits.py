@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from boneage_jax.errors import SplitError
 from boneage_jax.data import splits
+from boneage_jax.errors import SplitError
 
 
 def labels(count=400, seed=0):

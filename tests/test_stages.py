@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
-from boneage_jax.stages import cache, plan, records as records_lib
+from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import resize
+from boneage_jax.stages import cache, plan
+from boneage_jax.stages import records as records_lib
 from tfds_rsna import prepared
 
 LOOKED = []

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from boneage_jax.runs import state as state_lib
 from boneage_jax import config as c
 from boneage_jax import models, tasks
+from boneage_jax.runs import state as state_lib
 from boneage_jax.training import loop, optimizer
 from boneage_jax.training import step as step_lib
 
@@ -176,7 +176,7 @@ def test_rate_scale_of_the_memory_scales_the_update():
     )
     move = lambda s: jax.tree.map(
         lambda a, b: a - b, train_step(s, batch(), {}, KEY)[0].params, s.params
-    )  # noqa: E731
+    )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, 2 * b, rtol=1e-2, atol=1e-6),
         move(state),

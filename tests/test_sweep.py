@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from boneage_jax.runtime import files
-from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
 from boneage_jax.analysis import ensemble, sweep
+from boneage_jax.errors import ConfigError
+from boneage_jax.runtime import files
 from boneage_jax.training import evaluate, loop
 from tfds_rsna.errors import UserError
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from boneage_jax import tasks
-from boneage_jax.tasks import losses
 from boneage_jax.preprocess.keypoints import denormalise, normalise
+from boneage_jax.tasks import losses
 from tfds_rsna.errors import UserError
 
 

@@ -9,13 +9,13 @@ import pytest
 from flax import nnx
 from test_pretrained import foreign, write
 
-from boneage_jax.runs import state as state_lib
-from boneage_jax.stages import records
+from boneage_jax import config as c
 from boneage_jax import figures, models
 from boneage_jax.analysis import interpret
+from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import checkpoint
+from boneage_jax.stages import records
 from boneage_jax.training import feature_cache, loop
-from boneage_jax import config as c
 from tfds_rsna.errors import UserError
 
 SMALL = dict(backbone='resnet18', width=4, depth=1, units=8, size=(64, 64))
@@ -59,7 +59,7 @@ def test_attention_is_the_gated_mean_and_knows_its_place():
     np.testing.assert_allclose(
         aux['embeddings'], (gate * x).sum((1, 2)) / gate.sum((1, 2)), rtol=1e-4, atol=1e-5
     )
-    assert ((0 < gate) & (gate < 1)).all()
+    assert ((gate > 0) & (gate < 1)).all()
     model.gate.bias[...] = jnp.array(
         [[50.0, -50.0], [-50.0, -50.0]]
     )  # locally connected: one place may be all that counts
@@ -88,7 +88,7 @@ def test_places_look_where_first_place_says(backbone, side, level, options):
     seen = np.asarray(seen)[0, ..., 0]
     rows = np.flatnonzero(np.abs(seen).sum(1))
     middle = (rows.min() + rows.max()) / 2
-    assert 0 < rows.min() and rows.max() < side - 1  # the image holds all of it
+    assert rows.min() > 0 and rows.max() < side - 1  # the image holds all of it
     assert (
         abs(middle - backbone.first_place(level) - backbone.strides[level] * place)
         <= backbone.strides[level] / 4

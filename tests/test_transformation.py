@@ -8,10 +8,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from boneage_jax import tasks
-from boneage_jax.stages import plan
 from boneage_jax import config as c
+from boneage_jax import tasks
 from boneage_jax.preprocess import register, transform
+from boneage_jax.stages import plan
 from boneage_jax.stages.plan import networks
 
 SHAPE = (120, 90)

@@ -10,16 +10,15 @@ import pytest
 from flax import nnx
 from scipy import stats
 
-from boneage_jax.errors import ConfigError
 from boneage_jax import config as c
-from boneage_jax.analysis import embeddings as embeddings_lib
 from boneage_jax import models, tasks
+from boneage_jax.analysis import embeddings as embeddings_lib
+from boneage_jax.data import source
+from boneage_jax.errors import ConfigError
+from boneage_jax.models import embedding, layers
 from boneage_jax.runtime import sharding
 from boneage_jax.tasks import losses
-from boneage_jax.data import source
-from boneage_jax.models import embedding, layers
 from tfds_rsna.errors import UserError
-
 
 ranking = jax.jit(losses.triplet_ranking, static_argnames=('distance', 'reduction', 'form'))
 correlation = jax.jit(losses.rank_correlation)

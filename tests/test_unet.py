@@ -13,9 +13,9 @@ from flax import nnx
 
 from boneage_jax import config as c
 from boneage_jax import models
+from boneage_jax.models import unet
 from boneage_jax.runs import predictor
 from boneage_jax.training import loop
-from boneage_jax.models import unet
 
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'unet.py'
 

@@ -22,8 +22,8 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 from tqdm import tqdm
 
-from tfds_rsna.parallel import lock
 from tfds_rsna.errors import UserError
+from tfds_rsna.parallel import lock
 from tfds_rsna.problems import DataError
 
 SHARD_BYTES = 512 << 20

@@ -7,9 +7,9 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from tfds_rsna.io import decoding
-from tfds_rsna.parallel import pools
 from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
+from tfds_rsna.parallel import pools
 from tfds_rsna.problems import DataError, Problems
 
 

@@ -13,14 +13,13 @@ import pathlib
 
 import numpy as np
 
-from boneage_jax.runtime import files
 from boneage_jax import figures
 from boneage_jax.analysis import ensemble
-from boneage_jax.runs import predictions
-from boneage_jax.tasks import metrics
-from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
-from boneage_jax.tasks import classes
+from boneage_jax.runs import predictions
+from boneage_jax.runs import workdir as workdir_lib
+from boneage_jax.runtime import files
+from boneage_jax.tasks import classes, metrics
 from tfds_rsna.errors import UserError
 
 ANY = 'any'

@@ -17,15 +17,13 @@ from scipy import stats
 from scipy.spatial import distance as distances_lib
 from sklearn import manifold
 
-from boneage_jax.runtime import files
-from boneage_jax.runtime import setup
-from boneage_jax.stages import records
 from boneage_jax import figures
-from boneage_jax.runs import predictor as predictor_lib
-from boneage_jax.runtime import log
-from boneage_jax.tasks import metrics
-from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
+from boneage_jax.runs import predictor as predictor_lib
+from boneage_jax.runs import workdir as workdir_lib
+from boneage_jax.runtime import files, log, setup
+from boneage_jax.stages import records
+from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 
 FEWEST = 5  # images of a group, below which nothing is said of it

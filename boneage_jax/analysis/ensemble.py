@@ -18,16 +18,14 @@ import pathlib
 
 import numpy as np
 
-from boneage_jax.runtime import files
 from boneage_jax import figures, tasks
-from boneage_jax.runtime import log
-from boneage_jax.tasks import metrics
-from boneage_jax.training import evaluate
-from boneage_jax.runs import predictions as predictions_lib
-from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import ensembles as ensemble_figures
-from boneage_jax.tasks import ages
+from boneage_jax.runs import predictions as predictions_lib
+from boneage_jax.runs import workdir as workdir_lib
+from boneage_jax.runtime import files, log
+from boneage_jax.tasks import ages, metrics
+from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 
 TASK = tasks.Task(

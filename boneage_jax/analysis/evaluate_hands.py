@@ -17,15 +17,14 @@ import pathlib
 
 import numpy as np
 
-from boneage_jax.errors import ConfigError
-from boneage_jax.runtime import files as files_lib
 from boneage_jax import figures
-from boneage_jax.runs import workdir
-from boneage_jax.stages import plan, records
-from boneage_jax.tasks import metrics
+from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import hand_mask, keypoints, mask_checks, register
 from boneage_jax.preprocess import transform as transforms
-from boneage_jax.stages import annotations
+from boneage_jax.runs import workdir
+from boneage_jax.runtime import files as files_lib
+from boneage_jax.stages import annotations, plan, records
+from boneage_jax.tasks import metrics
 
 MOVING = (
     'crop',

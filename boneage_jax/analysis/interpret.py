@@ -18,15 +18,13 @@ import pathlib
 import numpy as np
 from flax import nnx
 
-from boneage_jax.runtime import setup
-from boneage_jax.stages import records
-from boneage_jax.runtime import files
 from boneage_jax import figures
 from boneage_jax.figures import examples as examples_lib
-from boneage_jax.runs import predictor as predictor_lib
-from boneage_jax.runtime import log
-from boneage_jax.tasks import metrics
 from boneage_jax.models import parts as parts_lib
+from boneage_jax.runs import predictor as predictor_lib
+from boneage_jax.runtime import files, log, setup
+from boneage_jax.stages import records
+from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
 

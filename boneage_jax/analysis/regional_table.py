@@ -14,13 +14,12 @@ import pathlib
 
 import numpy as np
 
-from boneage_jax.errors import ConfigError
-from boneage_jax.runtime import files
 from boneage_jax.analysis import ensemble, table
-from boneage_jax.runtime import log
-from boneage_jax.tasks import metrics
 from boneage_jax.data import splits as splits_lib
+from boneage_jax.errors import ConfigError
 from boneage_jax.figures import regional as grid_figures
+from boneage_jax.runtime import files, log
+from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 
 ALL = 'all'  # in place of a form, a sex or a region: the mean over them

@@ -16,15 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from boneage_jax.runtime import setup
-from boneage_jax.stages import records
-from boneage_jax.runtime import files
-from boneage_jax.runs import predictor as predictor_lib
-from boneage_jax.runtime import log
-from boneage_jax.tasks import metrics
 from boneage_jax.data import augment
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import robustness
+from boneage_jax.runs import predictor as predictor_lib
+from boneage_jax.runtime import files, log, setup
+from boneage_jax.stages import records
+from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom import marker
 

@@ -11,16 +11,14 @@ import pathlib
 
 import numpy as np
 
-from boneage_jax.errors import ConfigError
-from boneage_jax.runtime import setup
-from boneage_jax.stages import records
 from boneage_jax import figures
-from boneage_jax.data import duplicates
+from boneage_jax.data import duplicates, pipeline, splits
+from boneage_jax.errors import ConfigError
 from boneage_jax.runs import workdir
-from boneage_jax.runtime import log
-from boneage_jax.training import evaluate
-from boneage_jax.data import pipeline, splits
 from boneage_jax.runs.predictor import Predictor
+from boneage_jax.runtime import log, setup
+from boneage_jax.stages import records
+from boneage_jax.training import evaluate
 
 
 def score(run, config, output, data_dir=None):

@@ -17,11 +17,10 @@ import re
 import shlex
 import traceback
 
-
-from boneage_jax.errors import ConfigError
 from boneage_jax import config as config_lib
-from boneage_jax.runtime import log
+from boneage_jax.errors import ConfigError
 from boneage_jax.runs import workdir as workdir_lib
+from boneage_jax.runtime import log
 from tfds_rsna.errors import UserError
 
 

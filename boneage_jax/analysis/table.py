@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from boneage_jax.runtime import files
 from boneage_jax.analysis import ensemble
-from boneage_jax.runs import predictions
-from boneage_jax.tasks import metrics
 from boneage_jax.data import splits
+from boneage_jax.runs import predictions
+from boneage_jax.runtime import files
+from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 
 COLUMNS = (

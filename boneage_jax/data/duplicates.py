@@ -12,10 +12,9 @@ import pathlib
 
 import numpy as np
 
-from boneage_jax.runtime import files
-from boneage_jax.errors import LeakageError
-from boneage_jax.runtime import log
 from boneage_jax.data import splits as splits_lib
+from boneage_jax.errors import LeakageError
+from boneage_jax.runtime import files, log
 
 NEAR = 6  # bits of 64 by which the hashes of one picture, stored twice, may differ
 ALIKE = 0.985  # correlation of the thumbnails from which two pictures count as one

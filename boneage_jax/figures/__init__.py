@@ -9,10 +9,10 @@ from boneage_jax.figures.attention import attention
 from boneage_jax.figures.boxes import anchors, parts
 from boneage_jax.figures.embedding import tsne
 from boneage_jax.figures.extraction import extraction
-from boneage_jax.figures.sheet import image_sheet
 from boneage_jax.figures.hands import contact_sheet, hand, hands
 from boneage_jax.figures.overlays import overlay
 from boneage_jax.figures.runs import components, counts, from_run, near_edges
+from boneage_jax.figures.sheet import image_sheet
 
 __all__ = [
     'anchors',

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from boneage_jax.tasks import metrics
 from boneage_jax.figures import style
+from boneage_jax.tasks import metrics
 
 _MIN_IMAGES = 5  # fewer images than this in an age bin: no mean is drawn
 

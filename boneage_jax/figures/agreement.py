@@ -4,8 +4,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from boneage_jax.tasks import metrics
 from boneage_jax.figures import style
+from boneage_jax.tasks import metrics
 
 
 def bland_altman(split, images):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from boneage_jax.runs import predictions
 from boneage_jax.figures import ages, agreement, classes, style, training
 from boneage_jax.figures import components as components_lib
+from boneage_jax.runs import predictions
 
 
 def from_run(workdir):

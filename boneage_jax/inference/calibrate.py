@@ -15,13 +15,12 @@ import tempfile
 
 import numpy as np
 
+from boneage_jax.data import splits as splits_lib
 from boneage_jax.errors import UnreadableError
-from boneage_jax.runtime import files
 from boneage_jax.inference import calibration, predict
 from boneage_jax.runs import predictor
-from boneage_jax.runtime import log
 from boneage_jax.runs import workdir as workdir_lib
-from boneage_jax.data import splits as splits_lib
+from boneage_jax.runtime import files, log
 from tfds_rsna.errors import UserError
 from tfds_rsna.labels import MALE
 

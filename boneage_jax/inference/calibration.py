@@ -12,8 +12,8 @@ import pathlib
 
 import numpy as np
 
-from boneage_jax.runtime import files
 from boneage_jax.inference import intervals
+from boneage_jax.runtime import files
 from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 

@@ -13,8 +13,8 @@ import statistics
 
 import numpy as np
 
-from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.data import splits
+from boneage_jax.runs import predictions as predictions_lib
 from tfds_rsna.errors import UserError
 
 LEVEL = 0.9

@@ -19,22 +19,20 @@ import sys
 import numpy as np
 import tqdm
 
-from boneage_jax.runtime import setup
-from boneage_jax.runtime import files
+from boneage_jax import figures
 from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import calibration as calibration_lib
-from boneage_jax import figures
 from boneage_jax.inference import intervals
-from boneage_jax.runtime import log
-from boneage_jax.stages import records
-from boneage_jax.tasks import metrics
 from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.runs.predictor import Predictor, read_config, read_task
-from tfds_rsna.io import decoding
-from tfds_rsna.parallel import pools
-from tfds_rsna.io.archive import Archive
+from boneage_jax.runtime import files, log, setup
+from boneage_jax.stages import records
+from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import listing
+from tfds_rsna.io import decoding
+from tfds_rsna.io.archive import Archive
+from tfds_rsna.parallel import pools
 from tfds_rsna.problems import Problems
 
 SHOWN = 5  # so few images are also printed

@@ -8,15 +8,15 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from boneage_jax.runtime import files
 from boneage_jax import config as config_lib
-from boneage_jax.runtime import log
-from boneage_jax.stages import cache, records as records_lib
 from boneage_jax.preprocess import hand_mask, resize
+from boneage_jax.runtime import files, log
+from boneage_jax.stages import cache
+from boneage_jax.stages import records as records_lib
 from tfds_rsna import prepared
 from tfds_rsna.annotations import mask_files
-from tfds_rsna.parallel import pools
 from tfds_rsna.errors import UserError
+from tfds_rsna.parallel import pools
 
 FEWEST_SEEDS = 10  # drawn masks; fewer cannot be cut into training, validation and holdout
 SPLIT = 'train'  # test and validation images of a source take no part

@@ -12,8 +12,8 @@ import pathlib
 import threading
 
 from boneage_jax import figures
-from boneage_jax.runtime import log
 from boneage_jax.mine import sheets
+from boneage_jax.runtime import log
 from tfds_rsna.errors import UserError
 
 _PAGE = pathlib.Path(__file__).with_name('page.html')

@@ -17,17 +17,16 @@ import numpy as np
 from scipy import ndimage
 
 from boneage_jax.errors import ConfigError
-from boneage_jax.runtime import files
-from boneage_jax.runs import predictor as predictor_lib
-from boneage_jax.runtime import log
-from boneage_jax.stages import cache
-from boneage_jax.training import loop
 from boneage_jax.mine import images as images_lib
 from boneage_jax.mine import page, sheets, verdicts
 from boneage_jax.preprocess import hand_mask
+from boneage_jax.runs import predictor as predictor_lib
+from boneage_jax.runtime import files, log
+from boneage_jax.stages import cache
+from boneage_jax.training import loop
 from tfds_rsna import prepared
-from tfds_rsna.parallel import lock
 from tfds_rsna.errors import UserError
+from tfds_rsna.parallel import lock
 
 PIECE = 0.1  # of the largest component's area, from which on a second piece makes a prediction doubtful: the letters of
 # markers are smaller, and are gone once the largest component is kept

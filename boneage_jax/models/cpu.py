@@ -54,7 +54,7 @@ def convolution(x, kernel, strides, padding, **options):
     if size == (1, 1) and not any(sum(pads) for pads in padding):
         return _product(x, kernel, strides)
     few = kernel.shape[2] < FEW
-    if places < LARGE or not few and set(strides) != {1} or jax.device_count() > 1:
+    if places < LARGE or (not few and set(strides) != {1}) or jax.device_count() > 1:
         return native(x, kernel)
 
     def backward(saved, gradient):

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from boneage_jax.runtime import checkpoint
 from boneage_jax.models import grey, weight_files
+from boneage_jax.runtime import checkpoint
 from tfds_rsna.errors import UserError
 
 FORMAT = 'boneage_jax'  # in the metadata of our own exports

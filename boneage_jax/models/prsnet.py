@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from boneage_jax.models import layers, parts as parts_lib, resnet
+from boneage_jax.models import layers, resnet
+from boneage_jax.models import parts as parts_lib
 from tfds_rsna.errors import UserError
 
 SCORER_WIDTH = 128  # channels between a level's features and its anchors' scores (ours)

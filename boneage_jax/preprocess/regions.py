@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boneage_jax.preprocess import register, transform as transforms
+from boneage_jax.preprocess import register
+from boneage_jax.preprocess import transform as transforms
 from tfds_rsna.errors import UserError
 
 

@@ -11,9 +11,9 @@ import os
 import pathlib
 
 from boneage_jax.analysis import table
+from boneage_jax.figures import training
 from boneage_jax.runs import predictions
 from boneage_jax.tasks import metrics
-from boneage_jax.figures import training
 from tfds_rsna.errors import UserError
 
 DEPTH = 4  # folders below a given one

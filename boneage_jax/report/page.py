@@ -6,14 +6,13 @@ import json
 import pathlib
 import string
 
-from boneage_jax.runtime import files
-from boneage_jax.runtime import log
 from boneage_jax.analysis import table as table_lib
-from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import agreement, training
 from boneage_jax.report import collect, numbers, pictures, runs
 from boneage_jax.report.html import table, tag
+from boneage_jax.runs import workdir as workdir_lib
+from boneage_jax.runtime import files, log
 
 SAID = {  # figures of `inside` and `embeddings` in words
     'part_mae': 'age from one part alone: MAE (months)',

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from boneage_jax import config as config_lib
-from boneage_jax.stages import records
 from boneage_jax.figures import style
+from boneage_jax.stages import records
 from tfds_rsna import prepared
 from tfds_rsna.errors import UserError
 

@@ -14,9 +14,9 @@ import pathlib
 
 import safetensors.numpy
 
-from boneage_jax.runtime import checkpoint, log
-from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.models import pretrained
+from boneage_jax.runs import workdir as workdir_lib
+from boneage_jax.runtime import checkpoint, log
 from tfds_rsna.errors import UserError
 
 

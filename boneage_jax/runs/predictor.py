@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from boneage_jax.runs import state as state_lib
-from boneage_jax import models, tasks
-from boneage_jax.runtime import checkpoint
 from boneage_jax import config as config_lib
+from boneage_jax import models, tasks
 from boneage_jax.data import augment
+from boneage_jax.runs import state as state_lib
+from boneage_jax.runtime import checkpoint
 from tfds_rsna.errors import UserError
 
 

@@ -8,9 +8,9 @@ import pathlib
 import platform
 import subprocess
 
+from boneage_jax import config as config_lib
 from boneage_jax.errors import ConfigError
 from boneage_jax.runtime import files
-from boneage_jax import config as config_lib
 from tfds_rsna.errors import UserError
 
 # Keys that may change between the stops of a run: they change what is written or how fast, never the result.

@@ -25,10 +25,9 @@ from boneage_jax import tasks
 from boneage_jax.data import source
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.errors import ConfigError
-from boneage_jax.runtime import files
-from boneage_jax.runtime import log
-from boneage_jax.stages import cache, plan
 from boneage_jax.preprocess import resize
+from boneage_jax.runtime import files, log
+from boneage_jax.stages import cache, plan
 from tfds_rsna import prepared
 from tfds_rsna.io import decoding
 from tfds_rsna.parallel import lock, pools

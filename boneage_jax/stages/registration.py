@@ -1,8 +1,8 @@
 """Registration and regions as stages: how an image was registered becomes a flag, the one text that records keep."""
 
-from boneage_jax.stages import plan
 from boneage_jax.preprocess import regions
 from boneage_jax.preprocess import register as register_lib
+from boneage_jax.stages import plan
 
 
 def register(example, *, size):

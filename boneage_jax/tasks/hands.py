@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from boneage_jax.tasks import losses, metrics
 from boneage_jax.preprocess import keypoints as points_lib
+from boneage_jax.tasks import losses, metrics
 from boneage_jax.tasks.task import Task, by_value, mean_of_examples
 from tfds_rsna.errors import UserError
 

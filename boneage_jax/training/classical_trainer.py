@@ -6,13 +6,13 @@ import time
 
 import numpy as np
 
-from boneage_jax.errors import ConfigError
 from boneage_jax import figures, tasks
+from boneage_jax.data import splits as splits_lib
+from boneage_jax.errors import ConfigError
 from boneage_jax.runtime import log
 from boneage_jax.tasks import metrics
 from boneage_jax.training import classical
 from boneage_jax.training.finalize import finalize
-from boneage_jax.data import splits as splits_lib
 
 
 class ClassicalTrainer:

@@ -3,9 +3,8 @@
 import jax
 import numpy as np
 
-from boneage_jax.runtime import files
-from boneage_jax.runtime import sharding
 from boneage_jax.data import pipeline, splits
+from boneage_jax.runtime import files, sharding
 
 
 def predict(eval_step, state, split, *, batch_size, mesh):

@@ -18,12 +18,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from boneage_jax.errors import ConfigError
-from boneage_jax.runtime import files
-from boneage_jax.runtime import log
 from boneage_jax.data import augment
-from tfds_rsna.parallel import lock
+from boneage_jax.errors import ConfigError
+from boneage_jax.runtime import files, log
 from tfds_rsna.errors import UserError
+from tfds_rsna.parallel import lock
 
 VERSION = 1  # raise it when a change here, or in a network, alters the features
 BACKBONE = 'backbone'  # the part of a model that makes them

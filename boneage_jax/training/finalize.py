@@ -3,10 +3,10 @@
 import jax
 
 from boneage_jax import figures
+from boneage_jax.data import splits as splits_lib
+from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import log, sharding
 from boneage_jax.training import evaluate
-from boneage_jax.runs import workdir as workdir_lib
-from boneage_jax.data import splits as splits_lib
 
 
 def finalize(workdir, task, splits, predict, **about):

@@ -13,24 +13,21 @@ import numpy as np
 from clu import parameter_overview
 from flax import nnx
 
-from boneage_jax.runs import state as state_lib
-from boneage_jax.errors import ConfigError, DivergedError
-from boneage_jax.runtime import setup
-from boneage_jax.runtime import files
 from boneage_jax import figures, tasks
-from boneage_jax.data import duplicates
+from boneage_jax.data import augment, duplicates, pipeline
+from boneage_jax.data import splits as splits_lib
+from boneage_jax.errors import ConfigError, DivergedError
 from boneage_jax.figures import examples as examples_lib
+from boneage_jax.models import pretrained, weight_files
 from boneage_jax.runs import predictor
-from boneage_jax.runtime import checkpoint, log, profiler, sharding
+from boneage_jax.runs import state as state_lib
+from boneage_jax.runs import workdir as workdir_lib
+from boneage_jax.runtime import checkpoint, files, log, profiler, setup, sharding
 from boneage_jax.stages import records
 from boneage_jax.training import evaluate, feature_cache, flops, optimizer
 from boneage_jax.training import step as step_lib
-from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.training.classical_trainer import ClassicalTrainer
 from boneage_jax.training.finalize import finalize
-from boneage_jax.data import augment, pipeline
-from boneage_jax.data import splits as splits_lib
-from boneage_jax.models import pretrained, weight_files
 from tfds_rsna.parallel import lock
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 from skimage import draw as draw_lib
 
-from tfds_rsna.io import decoding
 from tfds_rsna.errors import UserError
+from tfds_rsna.io import decoding
 
 _IMAGES = ('.png', '.tif', '.tiff', '.jpg', '.jpeg', '.bmp')
 

@@ -7,11 +7,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from tfds_rsna import builder as builder_lib
-from tfds_rsna.io import decoding
-from tfds_rsna.parallel import pools
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
 from tfds_rsna.hand_phantom.render import phantom
+from tfds_rsna.io import decoding
+from tfds_rsna.parallel import pools
 
 _FEW = 64  # images that are rendered before a pool of processes has started
 

@@ -4,10 +4,11 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from tfds_rsna import builder as builder_lib, matched
+from tfds_rsna import builder as builder_lib
+from tfds_rsna import matched
+from tfds_rsna.image_folder.source import FolderSource
 from tfds_rsna.io import decoding
 from tfds_rsna.io.archive import Archive
-from tfds_rsna.image_folder.source import FolderSource
 from tfds_rsna.problems import DataError, Problems
 
 

@@ -3,10 +3,10 @@
 import dataclasses
 import pathlib
 
-from tfds_rsna.io import decoding
-from tfds_rsna.io.archive import Archive, Entry
 from tfds_rsna.image_folder import matching
 from tfds_rsna.image_folder.source import PER_YEAR, all_entries
+from tfds_rsna.io import decoding
+from tfds_rsna.io.archive import Archive, Entry
 from tfds_rsna.labels import Columns, check_unit, parse, read_table
 from tfds_rsna.problems import DataError, Problems, duplicates
 

@@ -6,10 +6,10 @@ import hashlib
 import pathlib
 import re
 
-from tfds_rsna.io import fingerprint
-from tfds_rsna.io.archive import Archive, Entry
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import matching
+from tfds_rsna.io import fingerprint
+from tfds_rsna.io.archive import Archive, Entry
 from tfds_rsna.labels import Columns, Label, check_unit, parse, read_table
 from tfds_rsna.problems import DataError, Problems
 

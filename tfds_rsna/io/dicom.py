@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from tfds_rsna.io.decoding import ImageError, MAX_PIXELS, scale
+from tfds_rsna.io.decoding import MAX_PIXELS, ImageError, scale
 
 try:
     import pydicom

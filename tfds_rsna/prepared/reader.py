@@ -30,7 +30,7 @@ class PreparedRecords:
     metadata: dict
 
 
-def open(folder) -> PreparedRecords:  # noqa: A001 - reads as prepared.open
+def open(folder) -> PreparedRecords:
     """Opens the records that `prepared.write` left in `folder`.
 
     Raises:

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.example_parser import tf_example_pb2
 
-from tfds_rsna.prepared.builder import Prepared, SCALARS, STRINGS
+from tfds_rsna.prepared.builder import SCALARS, STRINGS, Prepared
 
 
 class Records(Sequence):

@@ -6,7 +6,8 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from tfds_rsna import builder as builder_lib, labels, matched
+from tfds_rsna import builder as builder_lib
+from tfds_rsna import labels, matched
 from tfds_rsna.io import decoding, fingerprint
 from tfds_rsna.io.archive import Archive
 from tfds_rsna.problems import DataError, Problems
