@@ -1,15 +1,20 @@
-"""Packaging. The version below is the only one; ``importlib.metadata.version('boneage_jax')`` reads it back."""
+"""Packaging. The version below is the only one; ``importlib.metadata.version('boneage_jax')`` reads
+it back.
+"""
 
 from setuptools import find_packages, setup
 
-# Lower bounds are what the tests have run with or what the code needs by name. requirements.lock holds the exact set.
+# Lower bounds are what the tests have run with or what the code needs by name. requirements.lock
+# holds the exact set.
 BASE = [
     'absl-py>=2.1',
     'array_record>=0.8.1',
     'clu>=0.0.12',
-    'flax>=0.12.8',  # the last for jax 0.10 and Python 3.11; jax 0.11 and 0.12 need flax 0.12.10 and Python 3.12
+    # the last for jax 0.10 and Python 3.11; jax 0.11 and 0.12 need flax 0.12.10 and Python 3.12
+    'flax>=0.12.8',
     'grain>=0.2.18',
-    'importlib_resources>=6.0',  # tensorflow-datasets imports it and declares it for old Pythons only
+    # tensorflow-datasets imports it and declares it for old Pythons only
+    'importlib_resources>=6.0',
     'jax>=0.10.2',
     'matplotlib>=3.9',
     'ml-collections>=1.1',
@@ -27,7 +32,8 @@ BASE = [
 ]
 
 EXTRAS = {
-    # CUDA 12 wheels run on drivers from 525 on and on older cards than the CUDA 13 wheels (driver 580, Turing or newer).
+    # CUDA 12 wheels run on drivers from 525 on and on older cards than the CUDA 13 wheels (driver
+    # 580, Turing or newer).
     'gpu': ['jax[cuda12]>=0.10.2'],
     'gpu13': ['jax[cuda13]>=0.10.2'],
     'tpu': ['jax[tpu]>=0.10.2'],
@@ -40,7 +46,8 @@ EXTRAS = {
         'pylibjpeg-openjpeg>=2.4',
         'pylibjpeg-rle>=2.1',
     ],
-    # Beam holds pillow and protobuf below the lock's versions: an environment of its own, by requirements-beam.lock.
+    # Beam holds pillow and protobuf below the lock's versions: an environment of its own, by
+    # requirements-beam.lock.
     'beam': ['apache-beam>=2.60'],
     'parity': ['torch>=2.4', 'torchvision>=0.19'],
     'test': [

@@ -1,1 +1,3 @@
-"""How fast it is, beside PyTorch where that is installed. `python -m benchmarks.everything` runs all of them."""
+"""How fast it is, beside PyTorch where that is installed. `python -m benchmarks.everything` runs
+all of them.
+"""

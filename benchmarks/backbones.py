@@ -3,9 +3,10 @@
     python -m benchmarks.backbones                                   # CPU: 224 px (Inception 299), batch 4
     python -m benchmarks.backbones --networks resnet50 --side 512 --batch 16
 
-The two take turns in one process, as in benchmarks.train_step. Forward: evaluation mode, logits. Training step: cross
-entropy over 1,000 classes, gradient, SGD with momentum, dropout on, Inception without its auxiliary head. PyTorch's better
-memory layout counts. On a CPU both compute in float32; on a GPU in bfloat16 (`autocast` there).
+The two take turns in one process, as in benchmarks.train_step. Forward: evaluation mode, logits.
+Training step: cross entropy over 1,000 classes, gradient, SGD with momentum, dropout on, Inception
+without its auxiliary head. PyTorch's better memory layout counts. On a CPU both compute in float32;
+on a GPU in bfloat16 (`autocast` there).
 """
 
 import contextlib

@@ -1,13 +1,15 @@
-"""Where a training step's time goes: every distinct convolution and max-pool of a network, ours beside XLA's and PyTorch's.
+"""Where a training step's time goes: every distinct convolution and max-pool of a network, ours
+beside XLA's and PyTorch's.
 
     python -m benchmarks.convolutions                                          # ResNet-34, 96 px, batch 32
     python -m benchmarks.convolutions --network vgg16 --size 224:4
     python -m benchmarks.convolutions --network regional --size 250x188:8
 
-For each convolution: forward, gradient of the input, gradient of the kernel, each compiled alone (the first layer's input
-needs none); for each max-pool forward and gradient together. Ours is what the project computes (boneage_jax/models/cpu.py);
-beside it, on a CPU, XLA's own operation, and PyTorch's (channels_last). The table is sorted by what it costs us: the time
-times how often it occurs. On a GPU ours is XLA's, both frameworks compute in bfloat16.
+For each convolution: forward, gradient of the input, gradient of the kernel, each compiled alone
+(the first layer's input needs none); for each max-pool forward and gradient together. Ours is what
+the project computes (boneage_jax/models/cpu.py); beside it, on a CPU, XLA's own operation, and
+PyTorch's (channels_last). The table is sorted by what it costs us: the time times how often it
+occurs. On a GPU ours is XLA's, both frameworks compute in bfloat16.
 """
 
 import collections
@@ -37,7 +39,9 @@ NUMBERS = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A convolution, or a max-pool (`outputs` 0) of maps `[rows, columns, inputs]`; pads are the same on both sides."""
+    """A convolution, or a max-pool (`outputs` 0) of maps `[rows, columns, inputs]`; pads are the
+    same on both sides.
+    """
 
     rows: int
     columns: int
@@ -93,7 +97,9 @@ def main(argv=None):
 
 
 def layers(name, width, sides):
-    """`{Layer: how often}` of a network of `models.build` on images of `sides` pixels with one channel."""
+    """`{Layer: how often}` of a network of `models.build` on images of `sides` pixels with one
+    channel.
+    """
     known = models.MODELS[name]
     taken = inspect.signature(known.__init__ if isinstance(known, type) else known).parameters
     options = {'channels': 1} if name in models.BACKBONES else {}
@@ -154,7 +160,9 @@ def _kinds(layer):
 
 
 def _ours(layer, batch, kind, dtype, native=False):
-    """`work(steps)` of a layer's `kind`, as boneage_jax/models computes it, or as XLA does by itself."""
+    """`work(steps)` of a layer's `kind`, as boneage_jax/models computes it, or as XLA does by
+    itself.
+    """
     draw = np.random.default_rng(0)
     x = jnp.asarray(draw.normal(size=(batch, layer.rows, layer.columns, layer.inputs)), dtype)
     if kind == 'pool':

@@ -3,9 +3,9 @@
     python -m benchmarks.everything --output runs/benchmarks/everything.json
     python -m benchmarks.everything --keep h200        # also docs/benchmarks/h200.md and h200.json: the raw figures
 
-Leave the machine alone meanwhile (about 25 minutes on two cores). Each also leaves its own JSON beside; for other
-sizes run the single ones. The joined files are written after every part: one that fails or is stopped (Ctrl-C) costs the
-others nothing.
+Leave the machine alone meanwhile (about 25 minutes on two cores). Each also leaves its own JSON
+beside; for other sizes run the single ones. The joined files are written after every part: one that
+fails or is stopped (Ctrl-C) costs the others nothing.
 """
 
 import json

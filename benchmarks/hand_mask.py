@@ -1,9 +1,11 @@
-"""Masks, contrast, key points, registration and enhancement: images a second on one core, and minutes for 12,611 on two.
+"""Masks, contrast, key points, registration and enhancement: images a second on one core, and
+minutes for 12,611 on two.
 
     python -m benchmarks.hand_mask --images $BONEAGE_DATA/rsna_native --masks runs/unet --points runs/points
 
-Images are decoded and worked on one after the other in one process; stages run on images in parallel, so two cores take half
-the time. Real images are needed: doubtful ones are looked at twice.
+Images are decoded and worked on one after the other in one process; stages run on images in
+parallel, so two cores take half the time. Real images are needed: doubtful ones are looked at
+twice.
 """
 
 import functools
@@ -81,7 +83,9 @@ def main(argv=None):
 
 
 def _networks(arguments):
-    """(name, [steps]) of the stages whose networks are given; a second look needs the first one's points."""
+    """(name, [steps]) of the stages whose networks are given; a second look needs the first one's
+    points.
+    """
     runs = {'unet': arguments.masks, 'keypoints': arguments.points, 'refine': arguments.points}
     for name, run in runs.items():
         if run:
@@ -107,7 +111,9 @@ def _at(example, side):
 
 
 def _row(what, do, given, repeats):
-    """Images a second by the clock; the note has the processor's time, which other work on the machine hardly changes."""
+    """Images a second by the clock; the note has the processor's time, which other work on the
+    machine hardly changes.
+    """
     spent = time.process_time()
     values = machine.rates(lambda: [do(one) for one in given], len(given), repeats)
     spent = (time.process_time() - spent) / repeats / len(given)

@@ -32,7 +32,9 @@ def cores():
 
 
 def facts():
-    """A JSON-ready dict: processor, cores, GPU, versions, commit, load at the start; warns of a busy machine."""
+    """A JSON-ready dict: processor, cores, GPU, versions, commit, load at the start; warns of a
+    busy machine.
+    """
     load = os.getloadavg()[0]
     if load > QUIET:
         print(

@@ -1,14 +1,17 @@
-"""Where the time of a training step goes on one device, and how near it comes to what the device can do.
+"""Where the time of a training step goes on one device, and how near it comes to what the device
+can do.
 
     python -m benchmarks.one_device                                     # ResNet-34 of 512 px and PRSNet on it
     python -m benchmarks.one_device --side 96 --batch 32 --backbone resnet18 --width 32 --part_size 65
 
-Of the baseline and of the full PRSNet: images a second; operations an image by XLA's count of the whole step and by hand (those
-of the convolutions and matrix products of a forward pass, from their shapes, three times); utilisation, which is the latter
-over the dense peak measured here with one large matrix product; shares of the step; memory; inference; the paper's 100 epochs
-of 12,611 images extrapolated. Shares: augmentation, forward and forward-with-gradient are timed as programs of their own; the
-update is what remains of the whole step, where all of them are fused, so it may come out below zero. Input: what a step
-takes longer when each batch is a new one, with the images on the device and on the host (random images in memory, no decoding).
+Of the baseline and of the full PRSNet: images a second; operations an image by XLA's count of the
+whole step and by hand (those of the convolutions and matrix products of a forward pass, from their
+shapes, three times); utilisation, which is the latter over the dense peak measured here with one
+large matrix product; shares of the step; memory; inference; the paper's 100 epochs of 12,611 images
+extrapolated. Shares: augmentation, forward and forward-with-gradient are timed as programs of their
+own; the update is what remains of the whole step, where all of them are fused, so it may come out
+below zero. Input: what a step takes longer when each batch is a new one, with the images on the
+device and on the host (random images in memory, no decoding).
 """
 
 import functools
@@ -219,7 +222,8 @@ def _repeated(function, *given):
 
 
 def _fed(build, examples):
-    """`work(steps)` of whole steps, a new batch for each, for either place of the images: as boneage_jax.train feeds them.
+    """`work(steps)` of whole steps, a new batch for each, for either place of the images: as
+    boneage_jax.train feeds them.
 
     Each place has a network of its own from `build()`: a step takes the arrays that it is given.
     """

@@ -2,8 +2,9 @@
 
     python -m benchmarks.preparing --images $BONEAGE_DATA/rsna_native
 
-Real images decide this figure (PNG's decoding does), so it needs some; they are repeated to `--count`. It runs
-`boneage_jax.prepare`'s own pool and writes the records; starting the processes is given apart.
+Real images decide this figure (PNG's decoding does), so it needs some; they are repeated to
+`--count`. It runs `boneage_jax.prepare`'s own pool and writes the records; starting the processes
+is given apart.
 """
 
 import csv
@@ -92,7 +93,9 @@ def _one_by_one(found, arguments):
 
 
 def _pool(builder, folder, workers, arguments):
-    """Records in, records out through prepare's pool; from the first chunk's arrival on, its size left out."""
+    """Records in, records out through prepare's pool; from the first chunk's arrival on, its size
+    left out.
+    """
     values, startup = [], []
     work = functools.partial(
         records.prepare_chunk,
@@ -116,7 +119,8 @@ def _pool(builder, folder, workers, arguments):
         prepared.write(folder / f'records-{workers}-{attempt}', {'train': examples()}, metadata={})
         end = time.perf_counter()
         startup.append(arrivals[1] - arrivals[0])
-        # The other processes work on their first chunks too when the first one arrives: begin a chunk of each later.
+        # The other processes work on their first chunks too when the first one arrives: begin a
+        # chunk of each later.
         first = min(workers, len(arrivals) - 1)
         done = sum(len(positions) for _, positions in chunks[first:]) or arguments.count
         values.append(done / (end - arrivals[first if done < arguments.count else 0]))

@@ -1,11 +1,13 @@
-"""What PRSNet's two modules cost over the baseline (Ji et al. 2019, section 5): training step, inference, memory.
+"""What PRSNet's two modules cost over the baseline (Ji et al. 2019, section 5): training step,
+inference, memory.
 
     python -m benchmarks.prsnet                                     # 512 px; part sizes 96 and 224
     python -m benchmarks.prsnet --side 96 --batch 32 --backbone resnet18 --width 32 --part_sizes 65 96
 
-The paper says +10% of training and test time, 20 ms an image. Operations are XLA's count (augmentation and optimiser
-included), exact on any machine; times, in turns within one process, are this machine's. Latency: one image, from uint8 pixels on
-the device to its age. Memory: XLA's plan of the training step, arguments, results and temporaries together.
+The paper says +10% of training and test time, 20 ms an image. Operations are XLA's count
+(augmentation and optimiser included), exact on any machine; times, in turns within one process, are
+this machine's. Latency: one image, from uint8 pixels on the device to its age. Memory: XLA's plan
+of the training step, arguments, results and temporaries together.
 """
 
 import functools

@@ -1,9 +1,11 @@
-"""Reading prepared records at random: images a second, with one thread and more, and as training reads them.
+"""Reading prepared records at random: images a second, with one thread and more, and as training
+reads them.
 
     python -m benchmarks.reading
 
-The records are random bytes in a temporary folder, read from the operating system's cache (as any split that fits
-into memory is after the first epoch). Target: 5,000 images of 512x512 a second on two cores.
+The records are random bytes in a temporary folder, read from the operating system's cache (as any
+split that fits into memory is after the first epoch). Target: 5,000 images of 512x512 a second on
+two cores.
 """
 
 import concurrent.futures
@@ -53,7 +55,9 @@ def _records(arguments):
 
 
 def _threads(split, threads, arguments):
-    """Random single records. The array is a view of the record's bytes; its pixels are not touched here."""
+    """Random single records. The array is a view of the record's bytes; its pixels are not touched
+    here.
+    """
     orders = np.random.default_rng(0).integers(0, len(split), (threads, arguments.reads // threads))
 
     def read(order):
@@ -74,7 +78,9 @@ def _threads(split, threads, arguments):
 
 
 def _batches(split, arguments):
-    """What training sees: shuffled, stacked batches from grain's threads. The clock starts before the threads do."""
+    """What training sees: shuffled, stacked batches from grain's threads. The clock starts before
+    the threads do.
+    """
     mesh = sharding.make_mesh()
     batches = pipeline.TrainBatches(
         split, batch_size=arguments.batch_size, seed=0, placement='host', mesh=mesh

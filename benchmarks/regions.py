@@ -1,12 +1,14 @@
-"""The regional age nets (Iglovikov et al. 2018): a training step of batch 8 and the latency of one image, at 500x375.
+"""The regional age nets (Iglovikov et al. 2018): a training step of batch 8 and the latency of one
+image, at 500x375.
 
     python -m benchmarks.regions                                    # region A at the paper's size
     python -m benchmarks.regions --size 125 94 --widths 16 32 64 128 --dense 256 --batch 32    # configs/regions.py:rsna100
     python -m benchmarks.regions --size 300 700                     # region C
 
-The paper gives no time. Three nets in turns within one process: regression, classification over 240 months, and regression with
-two 3x3 convolutions a block (the released code has 3x3 and 1x1). Operations are XLA's count, augmentation and optimiser
-included. Latency: one image, from uint8 pixels on the device to the network's answer. `--count_only` runs nothing.
+The paper gives no time. Three nets in turns within one process: regression, classification over 240
+months, and regression with two 3x3 convolutions a block (the released code has 3x3 and 1x1).
+Operations are XLA's count, augmentation and optimiser included. Latency: one image, from uint8
+pixels on the device to the network's answer. `--count_only` runs nothing.
 """
 
 import functools

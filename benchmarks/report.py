@@ -30,7 +30,9 @@ def parser(name, doc):
 
 
 def row(what, values, unit, *, note='', smaller=False, **more):
-    """One line of the table: `values` are rates, or times where `smaller` is better; `more` goes into the JSON only."""
+    """One line of the table: `values` are rates, or times where `smaller` is better; `more` goes
+    into the JSON only.
+    """
     return {'what': what, 'unit': unit, 'note': note, **machine.summary(values, smaller), **more}
 
 

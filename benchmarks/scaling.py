@@ -1,16 +1,19 @@
-"""How a training step should scale: bytes on the wire and operations a device, counted from the compiled program.
+"""How a training step should scale: bytes on the wire and operations a device, counted from the
+compiled program.
 
     python -m benchmarks.scaling --config=configs/prsnet.py --devices=8
     python -m benchmarks.scaling --config=configs/prsnet.py:sharding=fsdp --devices=8 --images_a_device=32
 
-A PREDICTION, not a measurement: nothing is run. The step is compiled for so many virtual CPU devices, its collectives are
-read off the HLO, and each link's time for them is set beside the chip's for its operations. Bytes are what one device
-sends in a ring: 2 (n-1)/n of an all-reduce's size, (n-1)/n of an all-gather's or a reduce-scatter's whole, all of a
-permute's. Under fsdp a device keeps its share alone of most gradients' sums: the compilers of GPUs and TPUs make a
-reduce-scatter of such an all-reduce, half the bytes, which is taken off here. A collective inside a loop counts once; latency
-and input do not count at all. Gradients travel as float32, as compiled here; where the network computes in bfloat16 those
-compilers may send half of it. The efficiency is that without any overlap; the note says what full overlap would give, and
-how many images a device make it 90% without.
+A PREDICTION, not a measurement: nothing is run. The step is compiled for so many virtual CPU
+devices, its collectives are read off the HLO, and each link's time for them is set beside the
+chip's for its operations. Bytes are what one device sends in a ring: 2 (n-1)/n of an all-reduce's
+size, (n-1)/n of an all-gather's or a reduce-scatter's whole, all of a permute's. Under fsdp a
+device keeps its share alone of most gradients' sums: the compilers of GPUs and TPUs make a
+reduce-scatter of such an all-reduce, half the bytes, which is taken off here. A collective inside a
+loop counts once; latency and input do not count at all. Gradients travel as float32, as compiled
+here; where the network computes in bfloat16 those compilers may send half of it. The efficiency is
+that without any overlap; the note says what full overlap would give, and how many images a device
+make it 90% without.
 """
 
 import math
@@ -171,9 +174,11 @@ def virtual_devices(count):
 
 
 def lower(config, count, batch_size):
-    """(training step of `config` lowered for `count` devices, bytes of its trained parameters, bytes of those in shares).
+    """(training step of `config` lowered for `count` devices, bytes of its trained parameters,
+    bytes of those in shares).
 
-    Nothing is drawn, loaded or run. Operations are those of other devices than CPUs (boneage_jax/models/cpu.py).
+    Nothing is drawn, loaded or run. Operations are those of other devices than CPUs
+    (boneage_jax/models/cpu.py).
     """
     mesh = jax.make_mesh(
         (count,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count]
@@ -227,7 +232,9 @@ def lower(config, count, batch_size):
 
 
 def collectives(hlo):
-    """[(kind, bytes)] of the collectives in the text of an HLO module; bytes of the result on one device, tuples added up."""
+    """[(kind, bytes)] of the collectives in the text of an HLO module; bytes of the result on one
+    device, tuples added up.
+    """
     found = []
     for shape, kind, start in _INSTRUCTION.findall(hlo):
         sizes = [_bytes(*part) for part in _SHAPE.findall(shape)]
@@ -245,7 +252,9 @@ def _bytes(kind, shape):
 
 
 def wire_bytes(kind, size, count):
-    """Bytes that each of `count` devices sends in a ring for a collective whose result is `size` bytes on a device."""
+    """Bytes that each of `count` devices sends in a ring for a collective whose result is `size`
+    bytes on a device.
+    """
     share = (count - 1) / count
     return (
         size

@@ -1,10 +1,11 @@
-"""From `python -m boneage_jax.main` to its first step, by phase, with nothing cached and again; memory.
+"""From `python -m boneage_jax.main` to its first step, by phase, with nothing cached and again;
+memory.
 
     python -m benchmarks.start_up
 
-Each run is a process of its own with its own $BONEAGE_CACHE: first cold (data built, everything compiled), then warm
-(records and compiled programs on disk). It goes through the parts of `boneage_jax.train` in their order, up to the
-second step.
+Each run is a process of its own with its own $BONEAGE_CACHE: first cold (data built, everything
+compiled), then warm (records and compiled programs on disk). It goes through the parts of
+`boneage_jax.train` in their order, up to the second step.
 """
 
 import json
@@ -121,7 +122,9 @@ def _measure(spec):
 
 
 def _row(what, runs):
-    """Times are better small: the row shows the quickest run and the median, and the quickest one's phases."""
+    """Times are better small: the row shows the quickest run and the median, and the quickest one's
+    phases.
+    """
     totals = [sum(r['seconds'][phase] for phase in PHASES[:-1]) for r in runs]
     quickest = runs[totals.index(min(totals))]
     phases = ', '.join(f'{phase} {quickest["seconds"][phase]:.1f}' for phase in PHASES)

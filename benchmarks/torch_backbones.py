@@ -1,7 +1,9 @@
-"""The backbones in PyTorch as torchvision has them, also narrower and shallower, so that both values and speed compare.
+"""The backbones in PyTorch as torchvision has them, also narrower and shallower, so that both
+values and speed compare.
 
-torchvision is installed without its dependencies beside a CPU build of PyTorch (`.ci/run`): then its own operators, which
-only detectors need, are missing, and it imports once two of them are declared. NCHW, as PyTorch has it.
+torchvision is installed without its dependencies beside a CPU build of PyTorch (`.ci/run`): then
+its own operators, which only detectors need, are missing, and it imports once two of them are
+declared. NCHW, as PyTorch has it.
 """
 
 import sys
@@ -42,7 +44,8 @@ FULL_WIDTH = {'resnet': 64, 'vgg16': 64, 'vgg16_bn': 64, 'inception_v3': 32, 'ef
 
 
 def build(name, *, num_outputs=1000, width=0, depth=0):
-    """torchvision's network `name` with fresh parameters; `width` and `depth` as `models.build` takes them, 0 the original.
+    """torchvision's network `name` with fresh parameters; `width` and `depth` as `models.build`
+    takes them, 0 the original.
 
     ResNets come at their full width only, Inception at depth 2 or more.
     """

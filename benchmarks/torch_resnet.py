@@ -1,8 +1,10 @@
-"""The reference in PyTorch: torchvision's ResNet-18/34 (its parameter names) and the baseline age model on top.
+"""The reference in PyTorch: torchvision's ResNet-18/34 (its parameter names) and the baseline age
+model on top.
 
-The same network as `models.build('resnet34')` and `models.build('prsnet', backbone='resnet34', width=...)`, so that
-values can be compared (tests/test_parity.py) and so can speed (benchmarks/train_step.py). NCHW, as PyTorch has it.
-PyTorch is optional (`[parity]`); whoever imports this has looked whether it is there.
+The same network as `models.build('resnet34')` and `models.build('prsnet', backbone='resnet34',
+width=...)`, so that values can be compared (tests/test_parity.py) and so can speed
+(benchmarks/train_step.py). NCHW, as PyTorch has it. PyTorch is optional (`[parity]`); whoever
+imports this has looked whether it is there.
 """
 
 import jax
@@ -49,7 +51,9 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """`[B, channels, H, W]` -> logits `[B, num_outputs]`; `stages(x)` gives the maps res2..res5, as ours does."""
+    """`[B, channels, H, W]` -> logits `[B, num_outputs]`; `stages(x)` gives the maps res2..res5, as
+    ours does.
+    """
 
     def __init__(self, name, *, num_outputs=1000, channels=3, width=64, depth=0):
         super().__init__()
@@ -82,7 +86,9 @@ class ResNet(nn.Module):
 
 
 class AgeModel(nn.Module):
-    """`(image [B, 1, H, W] in [0, 1], male [B] bool)` -> `[B]`: PRSNet's baseline, images standardised one by one."""
+    """`(image [B, 1, H, W] in [0, 1], male [B] bool)` -> `[B]`: PRSNet's baseline, images
+    standardised one by one.
+    """
 
     def __init__(self, backbone, *, width=64, depth=0):
         super().__init__()
@@ -97,7 +103,9 @@ class AgeModel(nn.Module):
 
 
 def convert(tree):
-    """A nested dict of our arrays (parameters, gradients or batch statistics) -> `{PyTorch name: numpy array}`."""
+    """A nested dict of our arrays (parameters, gradients or batch statistics) -> `{PyTorch name:
+    numpy array}`.
+    """
     named = {}
     for path, value in jax.tree_util.tree_leaves_with_path(tree):
         value, keys = np.asarray(value), [str(entry.key) for entry in path]
@@ -112,7 +120,9 @@ def convert(tree):
 
 
 def load(network, *trees):
-    """Copies our parameters and batch statistics into the PyTorch network; every one of its arrays must be given."""
+    """Copies our parameters and batch statistics into the PyTorch network; every one of its arrays
+    must be given.
+    """
     named = {name: torch.tensor(value) for tree in trees for name, value in convert(tree).items()}
     missing, unexpected = network.load_state_dict(named, strict=False)
     missing = [name for name in missing if not name.endswith('num_batches_tracked')]

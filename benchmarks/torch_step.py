@@ -25,7 +25,9 @@ def theirs(
     compiled,
     on_gpu,
 ):
-    """`work(steps)` of PyTorch's step from our model's parameters, L1 on normalised ages as in our base config."""
+    """`work(steps)` of PyTorch's step from our model's parameters, L1 on normalised ages as in our
+    base config.
+    """
     torch.set_num_threads(machine.cores())
     torch.backends.cudnn.benchmark = True
     device = 'cuda' if on_gpu else 'cpu'
@@ -82,8 +84,10 @@ def theirs(
 
 
 def layer(layer, batch, kind, on_gpu):
-    """`work(steps)` of a convolution's 'forward' or its gradient of 'input' or 'kernel', or of a max-pool with its gradient:
-    channels_last; float32 on a CPU, bfloat16 on a GPU. `layer` as in benchmarks.convolutions."""
+    """`work(steps)` of a convolution's 'forward' or its gradient of 'input' or 'kernel', or of a
+    max-pool with its gradient: channels_last; float32 on a CPU, bfloat16 on a GPU. `layer` as in
+    benchmarks.convolutions.
+    """
     torch.set_num_threads(machine.cores())
     torch.backends.cudnn.benchmark = True
     place = {'device': 'cuda', 'dtype': torch.bfloat16} if on_gpu else {}

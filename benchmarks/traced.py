@@ -8,7 +8,9 @@ from boneage_jax.models import cpu
 
 
 def equations(function, *given):
-    """`(equation, how often it runs)` of `function(*given)`, loops and calls entered; as other devices than CPUs compute it."""
+    """`(equation, how often it runs)` of `function(*given)`, loops and calls entered; as other
+    devices than CPUs compute it.
+    """
     with cpu.counting():
         return list(_below(jax.make_jaxpr(lambda *given: function(*given))(*given).jaxpr, 1))
 
@@ -27,7 +29,9 @@ def _below(jaxpr, times):
 
 
 def products(function, *given):
-    """Operations of the convolutions and matrix products, from their shapes; a multiplication and an addition are two."""
+    """Operations of the convolutions and matrix products, from their shapes; a multiplication and
+    an addition are two.
+    """
     total = 0
     for equation, times in equations(function, *given):
         shapes = [getattr(v.aval, 'shape', ()) for v in equation.invars]

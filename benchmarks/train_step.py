@@ -1,12 +1,14 @@
-"""A training step of the baseline age model, ours beside the same network in PyTorch: images a second and the ratio.
+"""A training step of the baseline age model, ours beside the same network in PyTorch: images a
+second and the ratio.
 
     python -m benchmarks.train_step                                  # CPU: 96 px, batch 32; 512 px, batch 4
     python -m benchmarks.train_step --torch_compile                  # a GPU: PyTorch compiled too
 
-The two take turns in one process, so that whatever else the machine does meets both. Ours is boneage_jax.step's whole
-step: uint8 images in, augmentation (with and without), loss, gradient, its norm, optimiser. PyTorch gets the images as
-floats on its device, no augmentation, its fused optimiser, and the better of its two memory layouts counts. On a CPU
-both compute in float32; on a GPU in bfloat16 (`autocast` there), float32 beside it.
+The two take turns in one process, so that whatever else the machine does meets both. Ours is
+boneage_jax.step's whole step: uint8 images in, augmentation (with and without), loss, gradient, its
+norm, optimiser. PyTorch gets the images as floats on its device, no augmentation, its fused
+optimiser, and the better of its two memory layouts counts. On a CPU both compute in float32; on a
+GPU in bfloat16 (`autocast` there), float32 beside it.
 """
 
 import functools
@@ -149,7 +151,9 @@ def _compare(backbone, width, depth, side, batch, torch_step, on_gpu, arguments)
 
 
 def in_turns(contenders, batch, rounds, seconds):
-    """Images a second of each contender in each round; a turn takes about `seconds`, one step at least."""
+    """Images a second of each contender in each round; a turn takes about `seconds`, one step at
+    least.
+    """
     steps = {}
     for name, work in contenders.items():
         work(1)  # compiles
@@ -178,7 +182,9 @@ def random_images(side, batch):
 
 
 def build(model, name, augmentation, task='age'):
-    """(jitted training step, State, GraphDefs, Task, augmentation options) of a network, as boneage_jax.train makes them."""
+    """(jitted training step, State, GraphDefs, Task, augmentation options) of a network, as
+    boneage_jax.train makes them.
+    """
     settings = config_lib.base()
     settings['optimizer'].update(name=name, learning_rate=RATE, weight_decay=DECAY)
     settings['augment'].update(augmentation)
@@ -195,7 +201,9 @@ def build(model, name, augmentation, task='age'):
 
 
 def ours(model, images, name, augmentation, task='age'):
-    """`work(steps)` of our training step on one resident batch; `work.flops()` counts those of one step."""
+    """`work(steps)` of our training step on one resident batch; `work.flops()` counts those of one
+    step.
+    """
     step, state, *_ = build(model, name, augmentation, task)
     batch, key, kept = jax.device_put(images), jax.random.key(0), [state]
 

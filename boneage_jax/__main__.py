@@ -1,4 +1,6 @@
-"""Lists the commands, and hands over to one: `python -m boneage_jax predict --workdir=...`, or `boneage predict ...`."""
+"""Lists the commands, and hands over to one: `python -m boneage_jax predict --workdir=...`, or
+`boneage predict ...`.
+"""
 
 import ast
 import importlib

@@ -1,8 +1,9 @@
 """What all commands share: flags, the config, leftover arguments, verbosity, errors as exit status.
 
-A command is a module at the top of `boneage_jax` with a docstring, `FLAGS` and `main(argv)`. `argv` is as in `sys.argv`, its
-first item being the program's name, so `predict.main(['predict', '--workdir=runs/a', ...])` works from Python and from a test.
-It raises what the command raises; `run` turns errors of the user into one message and exit status 1.
+A command is a module at the top of `boneage_jax` with a docstring, `FLAGS` and `main(argv)`. `argv`
+is as in `sys.argv`, its first item being the program's name, so `predict.main(['predict',
+'--workdir=runs/a', ...])` works from Python and from a test. It raises what the command raises;
+`run` turns errors of the user into one message and exit status 1.
 """
 
 import contextlib
@@ -26,7 +27,8 @@ LABEL_COLUMNS = {'id': 'images', 'male': 'sex', 'months': 'age', 'image': 'file'
 class Flags:
     """The flags of one command, in a set of their own: commands can be imported beside each other.
 
-    `Flags(__doc__)` takes the command's docstring, which `--help` shows. The methods define flags as absl's `DEFINE_*` do.
+    `Flags(__doc__)` takes the command's docstring, which `--help` shows. The methods define flags
+    as absl's `DEFINE_*` do.
     """
 
     def __init__(self, about):
@@ -61,7 +63,9 @@ class Flags:
         self.string('data_dir', None, DATA_DIR)
 
     def labels(self):
-        """How to read `--labels`: the names of its columns, and the unit of its ages; see `label_options`."""
+        """How to read `--labels`: the names of its columns, and the unit of its ages; see
+        `label_options`.
+        """
         for name, what in LABEL_COLUMNS.items():
             text = f'column of --labels with the {what}, where it has no common name'
             self.string(f'{name}_column', '', text)
@@ -103,7 +107,8 @@ def load_config(values, overrides):
 def label_options(values):
     """What the flags of `Flags.labels` say, as keyword arguments of `inference.predict.predict`.
 
-    An error of the table inside this `with` names the flags: it was written for the builder, whose keys these flags are.
+    An error of the table inside this `with` names the flags: it was written for the builder, whose
+    keys these flags are.
     """
     columns = {}
     for name in LABEL_COLUMNS:
@@ -119,9 +124,9 @@ def label_options(values):
 def run(main):
     """Runs `main(sys.argv)` as a program: the user's errors end as one message and exit status 1.
 
-    The user's errors are a UserError, or an OSError that names a file (no such file, no permission). Anything else is a bug and
-    keeps its traceback. SIGTERM ends the process in an orderly way, so that pools of workers and half-written folders are
-    cleaned up.
+    The user's errors are a UserError, or an OSError that names a file (no such file, no
+    permission). Anything else is a bug and keeps its traceback. SIGTERM ends the process in an
+    orderly way, so that pools of workers and half-written folders are cleaned up.
     """
     absl_flags.FLAGS.mark_as_parsed()  # libraries that have flags of their own read their defaults
     logging.use_absl_handler()

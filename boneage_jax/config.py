@@ -19,10 +19,11 @@ from boneage_jax.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a paper's table: `overrides` are dotted keys as in `model.width`, `paper_value` its published figure.
+    """One row of a paper's table: `overrides` are dotted keys as in `model.width`, `paper_value`
+    its published figure.
 
-    `reference` names the row that this one is compared with, image by image; itself, or None, means none. Where no row of a
-    config names one, all are compared with 'baseline', or the first.
+    `reference` names the row that this one is compared with, image by image; itself, or None, means
+    none. Where no row of a config names one, all are compared with 'baseline', or the first.
     """
 
     name: str
@@ -32,17 +33,25 @@ class Row:
 
 
 def base():
-    """Every knob that a run has, with its neutral value. A config starts from this dict and changes what its paper says."""
+    """Every knob that a run has, with its neutral value. A config starts from this dict and changes
+    what its paper says.
+    """
     return dict(
         trainer='gradient',  # 'gradient' | 'classical'
         seed=0,  # parameters, shuffling, augmentation, dropout
         data=dict(
-            source='rsna_bone_age',  # 'rsna_bone_age' | 'image_folder' | 'hand_phantom' | 'prepared'
-            folder='',  # rsna_bone_age: the folder below $BONEAGE_DATA (or --data_dir) that holds the files; '' = itself;
-            # prepared: a folder of prepared records, as boneage_jax.prepare prints it
-            extra_train_folders=(),  # further folders of prepared records whose images all join the training split
-            download=False,  # rsna_bone_age: fetch the official files (11 GB) into that folder first
-            on_error='stop',  # 'stop' | 'skip': what a bad image or label does to the build; skipped ones go to rejected.csv
+            # 'rsna_bone_age' | 'image_folder' | 'hand_phantom' | 'prepared'
+            source='rsna_bone_age',
+            # rsna_bone_age: the folder below $BONEAGE_DATA (or --data_dir) that holds the files; ''
+            # = itself; prepared: a folder of prepared records, as boneage_jax.prepare prints it
+            folder='',
+            # further folders of prepared records whose images all join the training split
+            extra_train_folders=(),
+            # rsna_bone_age: fetch the official files (11 GB) into that folder first
+            download=False,
+            # 'stop' | 'skip': what a bad image or label does to the build; skipped ones go to
+            # rejected.csv
+            on_error='stop',
             phantom=dict(count=4000, size=(512, 512), seed=0),
             image_folder=dict(  # a user's own images: paths, and the names of the CSV's columns
                 images='',
@@ -55,8 +64,11 @@ def base():
                 source_column='',
                 age_unit='months',
             ),
-            stages=(),  # named preprocessing stages (boneage_jax/stages), in order, before the resize
-            stage_options=dict(  # their options, by stage; `run`: the workdir of the trained run that a stage predicts with
+            # named preprocessing stages (boneage_jax/stages), in order, before the resize
+            stages=(),
+            # their options, by stage; `run`: the workdir of the trained run that a stage predicts
+            # with
+            stage_options=dict(
                 mask=dict(on_doubt='flag', positive=True),
                 unet=dict(run='', threshold=0.5),
                 snap=dict(
@@ -96,12 +108,19 @@ def base():
             ),
             size=(512, 512),  # rows, columns of the records that the network sees
             resize='pad',  # 'pad' keeps the aspect ratio (zeros around), 'stretch' does not
-            official_splits=True,  # True: the official validation and test splits where the source has them
-            validation=1000,  # images taken from the training split where there is no official validation split
-            holdout=1000,  # images taken from it where there is no official test split: reported once, never selected on
-            split_seed=0,  # draws these; apart from `seed`, so that runs of several seeds share their splits
-            sex='both',  # 'both' | 'male' | 'female': these images alone, of the splits that all three share
-            placement='host',  # 'host': grain threads; 'device': the split lives in device memory. Same batches.
+            # True: the official validation and test splits where the source has them
+            official_splits=True,
+            # images taken from the training split where there is no official validation split
+            validation=1000,
+            # images taken from it where there is no official test split: reported once, never
+            # selected on
+            holdout=1000,
+            # draws these; apart from `seed`, so that runs of several seeds share their splits
+            split_seed=0,
+            # 'both' | 'male' | 'female': these images alone, of the splits that all three share
+            sex='both',
+            # 'host': grain threads; 'device': the split lives in device memory. Same batches.
+            placement='host',
         ),
         augment=dict(
             flip=0.0,
@@ -118,54 +137,72 @@ def base():
         task=dict(
             name='age',
             loss='l1',  # 'l1' | 'l2', on normalised ages
-            normalisation='zscore',  # 'zscore' (training ages) | 'unit' ((age - 120) / 120) | 'months' (as they are)
+            # 'zscore' (training ages) | 'unit' ((age - 120) / 120) | 'months' (as they are)
+            normalisation='zscore',
         ),
         optimizer=dict(
             name='adamw',  # 'sgd' | 'adam' | 'adamw'
             learning_rate=1e-3,
             momentum=0.9,  # SGD's momentum; Adam's first beta
             b2=0.999,  # Adam's second beta
-            weight_decay=0.0,  # decoupled for adamw, added to the gradient for sgd and adam; never on biases and norms
+            # decoupled for adamw, added to the gradient for sgd and adam; never on biases and norms
+            weight_decay=0.0,
             grad_clip_norm=0.0,  # global gradient norm, 0 = off
             schedule='constant',  # 'constant' | 'step' | 'cosine' | 'one_cycle' | 'plateau'
-            warmup_epochs=0.0,  # the rate climbs to its schedule's over these; 'one_cycle' has its own
+            # the rate climbs to its schedule's over these; 'one_cycle' has its own
+            warmup_epochs=0.0,
             step_epochs=25,  # 'step': every so many epochs ...
             step_factor=0.1,  # ... the rate is multiplied by this; 'plateau' uses it too
             plateau_patience=5,  # 'plateau': evaluations without improvement before the rate drops
         ),
         frozen=(),  # parameter path prefixes that are not trained, as 'backbone' or 'backbone/stem'
-        cache_features='off',  # 'float16' | 'float32': what a frozen backbone makes of an image is computed once and kept in that type,
-        # where nothing is augmented and the model can start from it (boneage_jax/training/feature_cache.py)
+        # 'float16' | 'float32': what a frozen backbone makes of an image is computed once and kept
+        # in that type, where nothing is augmented and the model can start from it
+        # (boneage_jax/training/feature_cache.py)
+        cache_features='off',
         batch_size=32,  # global: over all devices and hosts
-        grad_accum_steps=1,  # parts that a batch is computed in, one after the other, where its memory does not suffice: the same
-        # gradient, but batch normalisation takes the statistics of each part; refused where a loss compares
-        # images with one another
-        sharding='replicated',  # 'replicated': every device holds parameters and optimiser; 'fsdp': each holds its share
+        # parts that a batch is computed in, one after the other, where its memory does not suffice:
+        # the same gradient, but batch normalisation takes the statistics of each part; refused
+        # where a loss compares images with one another
+        grad_accum_steps=1,
+        # 'replicated': every device holds parameters and optimiser; 'fsdp': each holds its share
+        sharding='replicated',
         epochs=30,
-        eval_every_epochs=1,  # epochs between evaluations on the validation split; a checkpoint is saved at each
+        # epochs between evaluations on the validation split; a checkpoint is saved at each
+        eval_every_epochs=1,
         checkpoint_every_steps=500,  # steps between further checkpoints
-        precise_bn_batches=0,  # training batches, not augmented, whose batch statistics replace the running ones before
+        # training batches, not augmented, whose batch statistics replace the running ones before
         # each evaluation; 0 = the running ones, which are of augmented images
+        precise_bn_batches=0,
         patience=0,  # evaluations without improvement before training stops; 0 = never
         log_every_steps=20,  # steps between lines in metrics.jsonl
-        profile_steps='',  # '10:15': a profiler trace of steps 10 to 15 into the workdir's `profile`
+        # '10:15': a profiler trace of steps 10 to 15 into the workdir's `profile`
+        profile_steps='',
         flip_tta=False,  # evaluation averages the image and its mirror image
-        dtype='auto',  # compute type: 'float32' | 'bfloat16' | 'auto' = bfloat16 on accelerators; parameters stay float32
-        deterministic=False,  # accelerators: deterministic kernels (slower), so that a resumed run is bit-identical
-        init_from='',  # a run's workdir whose best parameters this one starts from, a file of weights, or hf:<owner>/<repo>;
+        # compute type: 'float32' | 'bfloat16' | 'auto' = bfloat16 on accelerators; parameters stay
+        # float32
+        dtype='auto',
+        # accelerators: deterministic kernels (slower), so that a resumed run is bit-identical
+        deterministic=False,
+        # a run's workdir whose best parameters this one starts from, a file of weights, or
+        # hf:<owner>/<repo>;
+        init_from='',
         # 'fresh': as drawn at random, which a run with `frozen` parts must say
-        init_parts=(),  # what it takes of them: () = all, which must fit, else paths as 'backbone', or 'part_backbone=backbone'
-        # for its backbone as our part_backbone ('part_backbone?=backbone': where we have one); the rest starts fresh
+        # what it takes of them: () = all, which must fit, else paths as 'backbone', or
+        # 'part_backbone=backbone' for its backbone as our part_backbone ('part_backbone?=backbone':
+        # where we have one); the rest starts fresh
+        init_parts=(),
     )
 
 
 def build(base, arg, presets, rows=()):
     """`base` with the tokens of `arg` applied, locked.
 
-    `arg` is what follows the colon of `--config=configs/X.py:arg`: comma-separated preset names (`phantom`),
-    `row=NAME` for one row of the sweep, and `key=value` pairs, applied in the order given. A key is dotted
-    (`optimizer.learning_rate`) or its last part alone (`learning_rate`; `size` is `data.size`, not `data.phantom.size`:
-    the shallowest one wins, two equally shallow ones are an error). An unknown name is an error that lists the known.
+    `arg` is what follows the colon of `--config=configs/X.py:arg`: comma-separated preset names
+    (`phantom`), `row=NAME` for one row of the sweep, and `key=value` pairs, applied in the order
+    given. A key is dotted (`optimizer.learning_rate`) or its last part alone (`learning_rate`;
+    `size` is `data.size`, not `data.phantom.size`: the shallowest one wins, two equally shallow
+    ones are an error). An unknown name is an error that lists the known.
     """
     config = ml_collections.ConfigDict(base)
     rows = {row.name: row for row in rows}
@@ -188,7 +225,8 @@ def build(base, arg, presets, rows=()):
 
 
 def override(config, changes, *, literal=True):
-    """Sets dotted (or uniquely short) keys of an unlocked config; values from text are read as the type that stands there.
+    """Sets dotted (or uniquely short) keys of an unlocked config; values from text are read as the
+    type that stands there.
 
     Raises ConfigError for unknown or ambiguous keys and for values of another type.
     """
@@ -210,7 +248,9 @@ def override(config, changes, *, literal=True):
 
 
 def check(config):
-    """Refuses values that no run can have; the model's own options are checked where the model is built."""
+    """Refuses values that no run can have; the model's own options are checked where the model is
+    built.
+    """
     one_of = {
         'trainer': ('gradient', 'classical'),
         'data.source': ('rsna_bone_age', 'image_folder', 'hand_phantom', 'prepared'),
@@ -323,9 +363,11 @@ def from_command_line(spec, overrides=()):
 
 
 def from_json(path, arg=None):
-    """The configuration that a run wrote as its config.json, locked, with the `key=value` pairs of `arg` applied.
+    """The configuration that a run wrote as its config.json, locked, with the `key=value` pairs of
+    `arg` applied.
 
-    Knobs that a newer release added have their neutral value. ConfigError where the file is no such configuration.
+    Knobs that a newer release added have their neutral value. ConfigError where the file is no such
+    configuration.
     """
     path, config = pathlib.Path(path), ml_collections.ConfigDict(base())
     try:
@@ -345,7 +387,9 @@ def _tuples(value):
 
 
 def load(spec):
-    """The config module of `path[:arg]` and its built config, as `--config` reads it; no module for a run's config.json."""
+    """The config module of `path[:arg]` and its built config, as `--config` reads it; no module for
+    a run's config.json.
+    """
     path, _, arg = spec.partition(':')
     if path.endswith('.json'):
         return None, from_json(path, arg)
@@ -368,7 +412,9 @@ def load_module(path):
 
 
 def differences(a, b, ignore=()):
-    """Dotted keys at which two plain config dicts differ, as `key: a -> b` lines, but for the keys in `ignore`."""
+    """Dotted keys at which two plain config dicts differ, as `key: a -> b` lines, but for the keys
+    in `ignore`.
+    """
     flat_a, flat_b = flat(a), flat(b)
     missing = object()
     lines = []

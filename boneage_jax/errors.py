@@ -14,7 +14,9 @@ __all__ = [
 
 
 class ConfigError(UserError):
-    """A configuration that cannot be run; the message says which key, what was found and what to do."""
+    """A configuration that cannot be run; the message says which key, what was found and what to
+    do.
+    """
 
 
 class CheckpointError(UserError):
@@ -22,7 +24,9 @@ class CheckpointError(UserError):
 
 
 class DivergedError(UserError):
-    """The loss is not finite any more; the message names the step, its images and the last good checkpoint."""
+    """The loss is not finite any more; the message names the step, its images and the last good
+    checkpoint.
+    """
 
 
 class LeakageError(UserError):

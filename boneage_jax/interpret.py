@@ -1,15 +1,18 @@
-"""Look inside a trained network: PRSNet's anchors, relation maps and selected parts, or an attention map.
+"""Look inside a trained network: PRSNet's anchors, relation maps and selected parts, or an
+attention map.
 
     python -m boneage_jax.interpret --workdir=runs/prsnet --output=runs/prsnet/inside
 
-Draws Ji 2019's figure 3 (`anchors.png`) and figure 5 (`parts_res3.png` and so on, one for each relation map; `parts.png`
-without relation) for images of a split, evenly spaced by age. `parts.json` counts over the whole split: how well each part
-alone predicts the age, how many parts lie in a corner of the image, where there is no hand, by age, and, on phantoms, whose
-bones are known, how many lie on a growth plate or the carpus, beside anchors drawn by chance.
+Draws Ji 2019's figure 3 (`anchors.png`) and figure 5 (`parts_res3.png` and so on, one for each
+relation map; `parts.png` without relation) for images of a split, evenly spaced by age.
+`parts.json` counts over the whole split: how well each part alone predicts the age, how many parts
+lie in a corner of the image, where there is no hand, by age, and, on phantoms, whose bones are
+known, how many lie on a growth plate or the carpus, beside anchors drawn by chance.
 
-Of a run of configs/attention.py: Castillo 2018's figure 10 (`attention.png`), and `attention.json` over the whole split: how
-many places of the map an image uses (the exponential of the entropy of its shares), and how much of the maps' variance is
-the same in all images, which is what the locally connected layer knows without looking.
+Of a run of configs/attention.py: Castillo 2018's figure 10 (`attention.png`), and `attention.json`
+over the whole split: how many places of the map an image uses (the exponential of the entropy of
+its shares), and how much of the maps' variance is the same in all images, which is what the locally
+connected layer knows without looking.
 """
 
 from boneage_jax import cli

@@ -2,8 +2,9 @@
 
     python -m boneage_jax.main --config=configs/prsnet.py:phantom --workdir=runs/first
 
-`--config=FILE[:arg]`: see boneage_jax/config.py for what `arg` may say; `--config.optimizer.learning_rate=0.01` works
-too. Running the same command again goes on where it stopped.
+`--config=FILE[:arg]`: see boneage_jax/config.py for what `arg` may say;
+`--config.optimizer.learning_rate=0.01` works too. Running the same command again goes on where it
+stopped.
 """
 
 from boneage_jax import cli

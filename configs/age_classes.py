@@ -43,7 +43,8 @@ BASE['model'] = dict(
 BASE['task'] = dict(
     name='age_classes',
     classes=3,
-    class_weights='none',  # 'balanced': each class has the same say in the loss, however few its images
+    # 'balanced': each class has the same say in the loss, however few its images
+    class_weights='none',
 )
 BASE['optimizer'].update(name='adam', learning_rate=1e-3)
 BASE['augment'].update(flip=0.5, rotation=10.0, shift=0.05, scale=0.1)
@@ -109,7 +110,9 @@ def get_config(arg=None):
 
 
 def sweep():
-    """The paper's validation accuracies, as shares; 3 classes first. The rows of ResNet-18 are ours: without and with the sex."""
+    """The paper's validation accuracies, as shares; 3 classes first. The rows of ResNet-18 are
+    ours: without and with the sex.
+    """
     paper = {
         'custom': ('custom', 76.1, 65.3, 51.2),
         'efficientnet': ('efficientnet_b0', 82.3, 71.25, 55.9),

@@ -1,23 +1,27 @@
-"""Transfer learning and attention mapping: a head on a frozen backbone (Castillo, Tong, Zhao, Zhu 2018).
+"""Transfer learning and attention mapping: a head on a frozen backbone (Castillo, Tong, Zhao, Zhu
+2018).
 
     python -m boneage_jax.main --config=configs/attention.py:row=both-attention,init_from=vgg16.safetensors --workdir=runs/a
     python -m boneage_jax.sweep --config=configs/attention.py:init_from=hf:timm/vgg16.tv_in1k --workdir=runs/attention
     python -m boneage_jax.sweep --config=configs/attention.py:rsna100,backbone_from.age=RUN --workdir=runs/attention100
     python -m boneage_jax.interpret --workdir=runs/a --output=inside                       # figure 10 for more images
 
-Model 1 ('fc'): VGG16 (ImageNet, frozen), batch normalisation, pool, two dense layers: 1,576,961 trainable parameters at
-256x256, 30 epochs. Model 2 ('attention'): a gate on the map, 565,058 at 500x500, 50 epochs. Squared error on raw months,
-Adam, the rate times 0.8 on plateaus, one network for boys, girls and both (no sex input). The paper prints MAE, in months,
-on 20% of the training images, on which it selects too: here half of them selects, the other half is reported. Rate, batch,
-patience of the plateau and the backbone's normalisation for weights of ours are ours. Not measured with ImageNet weights;
-with backbones of ours in docs/results.md.
+Model 1 ('fc'): VGG16 (ImageNet, frozen), batch normalisation, pool, two dense layers: 1,576,961
+trainable parameters at 256x256, 30 epochs. Model 2 ('attention'): a gate on the map, 565,058 at
+500x500, 50 epochs. Squared error on raw months, Adam, the rate times 0.8 on plateaus, one network
+for boys, girls and both (no sex input). The paper prints MAE, in months, on 20% of the training
+images, on which it selects too: here half of them selects, the other half is reported. Rate, batch,
+patience of the plateau and the backbone's normalisation for weights of ours are ours. Not measured
+with ImageNet weights; with backbones of ours in docs/results.md.
 
-`:rsna100` puts nets of our own, trained on the 100 px images, in VGG16's place: the rows of the paper on the backbone of an age
-net, `backbone_from.age` (a run of configs/prsnet.py:rsna100,row=baseline, or of another net with a `backbone` of model.backbone),
-and rows of ours on the encoder of a segmenter, `backbone_from.unet` (a run of configs/unet.py:rsna100), on a backbone as drawn,
-and trained from scratch. Nothing is augmented, so features are computed once; a row takes some minutes on two cores, the
-scratch rows up to an hour. (`backbone_from` belongs behind the colon: `--config.backbone_from.age=` comes too late.)
-`:phantom` trains from scratch and needs no data.
+`:rsna100` puts nets of our own, trained on the 100 px images, in VGG16's place: the rows of the
+paper on the backbone of an age net, `backbone_from.age` (a run of
+configs/prsnet.py:rsna100,row=baseline, or of another net with a `backbone` of model.backbone), and
+rows of ours on the encoder of a segmenter, `backbone_from.unet` (a run of configs/unet.py:rsna100),
+on a backbone as drawn, and trained from scratch. Nothing is augmented, so features are computed
+once; a row takes some minutes on two cores, the scratch rows up to an hour. (`backbone_from`
+belongs behind the colon: `--config.backbone_from.age=` comes too late.) `:phantom` trains from
+scratch and needs no data.
 """
 
 from boneage_jax import config as c
@@ -42,7 +46,8 @@ BASE['model'] = dict(
     depth=0,  # blocks a stage, 0 = its own
     stem='imagenet',  # 'small': less stride
     channels=3,  # the image repeated; 1 for backbones trained on images
-    standardise='imagenet',  # the loaded weights' own | 'image': each image to mean 0, deviation 1 | 'fixed'
+    # the loaded weights' own | 'image': each image to mean 0, deviation 1 | 'fixed'
+    standardise='imagenet',
     units=1024,  # of the dense layers
     sex=False,  # True (ours): the dense layers read the sex
 )
@@ -61,7 +66,9 @@ BASE.update(
     cache_features='float16',
 )
 BASE['backbone_weights'] = (
-    'named'  # 'named': what init_from names | 'age', 'unet': the run of backbone_from | 'fresh': as drawn, frozen |
+    # 'named': what init_from names | 'age', 'unet': the run of backbone_from | 'fresh': as drawn,
+    # frozen |
+    'named'
 )
 # 'scratch': as drawn, trained
 BASE['backbone_from'] = dict(age='', unet='')  # workdirs, or exports, of finished runs
@@ -130,7 +137,9 @@ PRESETS = {
 
 
 def get_config(arg=None):
-    """`backbone` decides what the backbone starts from and whether it is trained; rows name it, runs are named once."""
+    """`backbone` decides what the backbone starts from and whether it is trained; rows name it,
+    runs are named once.
+    """
     config = c.build(BASE, arg, PRESETS, sweep()).unlock()
     if config.backbone_weights in ('fresh', 'scratch'):
         config.init_from, config.init_parts = 'fresh', ()
@@ -148,9 +157,11 @@ def get_config(arg=None):
 
 
 def sweep():
-    """Table 1 of the paper, months on the 20% that it validates on. The other rows are ours, for `:rsna100`, each with
-    both heads: a backbone as drawn and frozen, the same trained from scratch, a segmenter's encoder, and the age net's map
-    before the last (7x7 places of a 100 px image, not 4x4)."""
+    """Table 1 of the paper, months on the 20% that it validates on. The other rows are ours, for
+    `:rsna100`, each with both heads: a backbone as drawn and frozen, the same trained from scratch,
+    a segmenter's encoder, and the age net's map before the last (7x7 places of a 100 px image, not
+    4x4).
+    """
     heads = {
         'fc': {'model.head': 'fc', 'epochs': 30},
         'attention': {'model.head': 'attention', 'epochs': 50},

@@ -1,14 +1,16 @@
-"""Classical baselines of Castillo, Tong, Zhao, Zhu (2018): principal components of the pixels, then a regression.
+"""Classical baselines of Castillo, Tong, Zhao, Zhu (2018): principal components of the pixels, then
+a regression.
 
     python -m boneage_jax.main --config=configs/classical.py:rsna100 --workdir=runs/classical         # linear, both sexes
     python -m boneage_jax.sweep --config=configs/classical.py:rsna100,thirds --workdir=runs/classical_thirds
 
-One model per sex on the flattened image (the paper: hands extracted, 128x128 pixels); the number of components is chosen on
-the validation split. The paper prints MAE, in months, on a third of the images: linear regression 30 (boys) and 29 (girls),
-logistic regression over 200 one-month classes 36 and 33. The logistic one gives the likeliest class, as the paper's;
-`model.predicts=expectation` the mean of the classes, and either way both errors stand in metrics.json. Ages above 200
-months count as 200 in training. `:thirds` holds out a third of `rsna100`'s images, as the paper does; an eighth of the other
-two thirds chooses the number of components.
+One model per sex on the flattened image (the paper: hands extracted, 128x128 pixels); the number of
+components is chosen on the validation split. The paper prints MAE, in months, on a third of the
+images: linear regression 30 (boys) and 29 (girls), logistic regression over 200 one-month classes
+36 and 33. The logistic one gives the likeliest class, as the paper's; `model.predicts=expectation`
+the mean of the classes, and either way both errors stand in metrics.json. Ages above 200 months
+count as 200 in training. `:thirds` holds out a third of `rsna100`'s images, as the paper does; an
+eighth of the other two thirds chooses the number of components.
 """
 
 from boneage_jax import config as c
@@ -19,7 +21,8 @@ BASE['data'].update(size=(128, 128), resize='stretch', stages=('mask', 'crop'))
 BASE['model'] = dict(
     name='pca_linear',  # 'pca_linear' | 'pca_logistic'
     components=(25, 50, 100, 200, 400),  # the numbers tried
-    predicts='argmax',  # pca_logistic: 'argmax' | 'expectation'; that is also what chooses the components
+    # pca_logistic: 'argmax' | 'expectation'; that is also what chooses the components
+    predicts='argmax',
     inverse_penalty=1.0,  # pca_logistic: C of scikit-learn (ours: the paper gives none)
 )
 
@@ -53,8 +56,9 @@ def get_config(arg=None):
 
 
 def sweep():
-    """Table 1 of the paper, months on its held-out third of each sex; it gives none for both together. The two rows
-    'expectation' are ours."""
+    """Table 1 of the paper, months on its held-out third of each sex; it gives none for both
+    together. The two rows 'expectation' are ours.
+    """
     logistic = {'model.name': 'pca_logistic'}
     for sex, linear, classes in (('male', 30.0, 36.0), ('female', 29.0, 33.0)):
         yield c.Row(f'{sex} linear', {'data.sex': sex}, linear)

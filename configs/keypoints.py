@@ -1,18 +1,22 @@
-"""Key points of the hand: middle fingertip, thumb tip, capitate (Iglovikov, Rakhlin, Kalinin, Shvets 2018, section 3.3).
+"""Key points of the hand: middle fingertip, thumb tip, capitate (Iglovikov, Rakhlin, Kalinin,
+Shvets 2018, section 3.3).
 
     python -m boneage_jax.main --config=configs/keypoints.py --workdir=runs/points                # the paper's net, phantoms
     python -m boneage_jax.main --config=configs/keypoints.py:row=heatmaps --workdir=runs/maps     # a U-Net's heat maps
     python -m boneage_jax.main --config=configs/keypoints.py:annotated,row=heatmaps,extra_train_folders=FOLDER --workdir=runs/real
 
-The paper trains on 800 annotated images and prints no error. `:annotated` trains on RSNA images with key points in COCO's
-manner (`data.stage_options.points.files`); `extra_train_folders=FOLDER` adds phantoms to them, as `python -m boneage_jax.prepare
---config=configs/keypoints.py` prints their folder. `python -m boneage_jax.score --config=configs/keypoints.py:annotated
---workdir=RUN` measures a network of phantoms on real images. Images are padded to the paper's aspect and 130x100 pixels,
-pixels and augmentation strengths as far as the paper gives them; dense widths and the recipe are ours.
+The paper trains on 800 annotated images and prints no error. `:annotated` trains on RSNA images
+with key points in COCO's manner (`data.stage_options.points.files`); `extra_train_folders=FOLDER`
+adds phantoms to them, as `python -m boneage_jax.prepare --config=configs/keypoints.py` prints their
+folder. `python -m boneage_jax.score --config=configs/keypoints.py:annotated --workdir=RUN` measures
+a network of phantoms on real images. Images are padded to the paper's aspect and 130x100 pixels,
+pixels and augmentation strengths as far as the paper gives them; dense widths and the recipe are
+ours.
 
-Measured (docs/results.md): heat maps of width 8 begun from a mined U-Net (`init_from=MASKS,init_parts=(unet.down=down,
-unet.up=up)`), `:annotated` with 1,200 phantoms and then alone, 36 minutes on two cores: 1.4% of the hand's length on held-out
-images, 1.1% on the Digital Hand Atlas; the regression 17.6% after 18 minutes. Stage `refine` looks once more.
+Measured (docs/results.md): heat maps of width 8 begun from a mined U-Net
+(`init_from=MASKS,init_parts=(unet.down=down, unet.up=up)`), `:annotated` with 1,200 phantoms and
+then alone, 36 minutes on two cores: 1.4% of the hand's length on held-out images, 1.1% on the
+Digital Hand Atlas; the regression 17.6% after 18 minutes. Stage `refine` looks once more.
 """
 
 from boneage_jax import config as c

@@ -4,15 +4,17 @@
     python -m boneage_jax.main --config=configs/prsnet.py:rsna100 --workdir=runs/rsna100    # the 100 px images, two cores
     python -m boneage_jax.main --config=configs/prsnet.py:phantom --workdir=runs/first      # phantoms, no data needed
 
-The paper prints, on the 200 test images, MAE in months: baseline 6.52, without relation 5.05, without selection 5.20,
-full 4.49: the rows of `sweep()`, as in `:rsna100,row=baseline`. Alone, the config is the full model; the baseline is
-ResNet-34 and the sex as a one-hot vector (section 5.2; the sex is our reading).
-Training is the paper's section 4: SGD 1e-3, /10 every 25 epochs, 100 epochs, batch 16 at 512x512. Momentum and weight
-decay are NTS-Net's, augmentation strengths ours. `:rsna100` changes the recipe (AdamW, one cycle, ResNet-18 of half the
-width, batch statistics of clean images) for two CPU cores: `:rsna100,row=baseline` takes about 40 minutes; its
-parameters scored a holdout MAE of 11.4 months (docs/results.md says how). The other rows take four times as long a step:
-`:rsna100,continued,init_from=RUN,row=full` starts every row from the backbone of one finished baseline RUN, six epochs each.
-`:phantom` is the baseline row, for a first run within minutes (`:phantom,row=full` takes about four times as long).
+The paper prints, on the 200 test images, MAE in months: baseline 6.52, without relation 5.05,
+without selection 5.20, full 4.49: the rows of `sweep()`, as in `:rsna100,row=baseline`. Alone, the
+config is the full model; the baseline is ResNet-34 and the sex as a one-hot vector (section 5.2;
+the sex is our reading). Training is the paper's section 4: SGD 1e-3, /10 every 25 epochs, 100
+epochs, batch 16 at 512x512. Momentum and weight decay are NTS-Net's, augmentation strengths ours.
+`:rsna100` changes the recipe (AdamW, one cycle, ResNet-18 of half the width, batch statistics of
+clean images) for two CPU cores: `:rsna100,row=baseline` takes about 40 minutes; its parameters
+scored a holdout MAE of 11.4 months (docs/results.md says how). The other rows take four times as
+long a step: `:rsna100,continued,init_from=RUN,row=full` starts every row from the backbone of one
+finished baseline RUN, six epochs each. `:phantom` is the baseline row, for a first run within
+minutes (`:phantom,row=full` takes about four times as long).
 """
 
 from boneage_jax import config as c
@@ -30,8 +32,10 @@ BASE['model'] = dict(
     relation=True,  # part relation, section 2; False: F_i = X_i
     selection=True,  # part selection, section 3; False: no F_local and no ranking loss
     parts=3,  # selected parts an image
-    part_size=96,  # pixels a side of a part's crop: 96 costs the paper's +10% at 512 px, 224 (NTS-Net's) +57%
-    part_features='crop',  # 'crop': the end of the second ResNet (section 3); 'level': its res3, res4 or res5 (section 4)
+    # pixels a side of a part's crop: 96 costs the paper's +10% at 512 px, 224 (NTS-Net's) +57%
+    part_size=96,
+    # 'crop': the end of the second ResNet (section 3); 'level': its res3, res4 or res5 (section 4)
+    part_features='crop',
     nms_iou=0.25,  # parts overlap by less
     anchor_sizes=(
         48,
@@ -45,7 +49,8 @@ BASE['task'].update(
     loss='l2',
     normalisation='zscore',
     rank_weight=1.0,
-    part_weight=1.0,  # of the parts' own ages; 0 = equation 4 as printed, their ages then stay noise
+    # of the parts' own ages; 0 = equation 4 as printed, their ages then stay noise
+    part_weight=1.0,
     form='corrected',  # 'corrected' | 'literal': equations 2 and 3 as printed (losses.part_ranking)
 )
 BASE['optimizer'].update(
@@ -81,11 +86,13 @@ PRESETS = {
         'epochs': 30,
         'augment.gamma': 0.2,
     },
-    'continued': {  # with init_from=RUN: every row goes on from one baseline's backbone, also in its part network
+    # with init_from=RUN: every row goes on from one baseline's backbone, also in its part network
+    'continued': {
         'init_parts': ('backbone', 'part_backbone?=backbone'),
         'epochs': 6,
         'optimizer.learning_rate': 1e-3,
-        'model.part_size': 65,  # crops of a 100 px image hold no more; 3x3 maps at their end (2x2 are slow on CPUs)
+        # crops of a 100 px image hold no more; 3x3 maps at their end (2x2 are slow on CPUs)
+        'model.part_size': 65,
     },
     'phantom': {
         **CPU_RECIPE,

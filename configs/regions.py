@@ -36,7 +36,8 @@ FORMS = {
 }
 SEXES = ('male', 'female', 'both')
 
-# Fig. 5 and the authors' own article, MAE in months on 1,000 images: (form, sex, region), 'all' for a mean over them.
+# Fig. 5 and the authors' own article, MAE in months on 1,000 images: (form, sex, region), 'all' for
+# a mean over them.
 PAPER = {
     ('regression', 'both', 'A'): 8.08,
     ('regression', 'both', 'C'): 8.42,
@@ -155,8 +156,9 @@ def cell(form, sex, region):
 
 
 def sweep(scale=1):
-    """Fig. 5 and section 3, validation MAE in months (its validation is a draw of 1,000 training images, as our holdout is);
-    paper values of single nets are known for some cells only."""
+    """Fig. 5 and section 3, validation MAE in months (its validation is a draw of 1,000 training
+    images, as our holdout is); paper values of single nets are known for some cells only.
+    """
     for form, switches in FORMS.items():
         if form == 'classification' and scale > 1:
             switches = {**switches, 'optimizer.learning_rate': 1e-4}

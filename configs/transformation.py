@@ -1,16 +1,19 @@
-"""The transformation network: Inception-V3 that turns, zooms and centres a hand (Bae, Bae, Jung 2018, section 2.1).
+"""The transformation network: Inception-V3 that turns, zooms and centres a hand (Bae, Bae, Jung
+2018, section 2.1).
 
     python -m boneage_jax.main --config=configs/transformation.py --workdir=runs/transformation       # phantoms, 299 px
     python -m boneage_jax.main --config=configs/transformation.py:rsna100,extra_train_folders=FOLDER --workdir=runs/align100
 
-It regresses the similarity onto the registered image of Iglovikov 2018 as five numbers (log-scale, cos, sin, dx, dy),
-which key points give. Input stage `align` takes it: `data.stages=(align,register)` in an age config, with
-`data.stage_options.align.run=runs/transformation`; it moves fingertip and capitate where they belong and mirrors nothing. The
-paper gives no more than "Inception-V3" and prints no error: sizes, recipe and augmentation are ours. Inception-V3 is
-not measured yet; `:rsna100` misses by 5.5% of the hand's length after 8 minutes (docs/results.md), key points by 1.4%.
-`:rsna100` trains ResNet-18 on the annotated RSNA images (`data.stage_options.points.files`) for two CPU cores; `extra_train_folders=FOLDER`
-adds phantoms of 100x100 to them: `python -m boneage_jax.prepare --config=configs/transformation.py:phantom` prints
-their folder.
+It regresses the similarity onto the registered image of Iglovikov 2018 as five numbers (log-scale,
+cos, sin, dx, dy), which key points give. Input stage `align` takes it:
+`data.stages=(align,register)` in an age config, with
+`data.stage_options.align.run=runs/transformation`; it moves fingertip and capitate where they
+belong and mirrors nothing. The paper gives no more than "Inception-V3" and prints no error: sizes,
+recipe and augmentation are ours. Inception-V3 is not measured yet; `:rsna100` misses by 5.5% of the
+hand's length after 8 minutes (docs/results.md), key points by 1.4%. `:rsna100` trains ResNet-18 on
+the annotated RSNA images (`data.stage_options.points.files`) for two CPU cores;
+`extra_train_folders=FOLDER` adds phantoms of 100x100 to them: `python -m boneage_jax.prepare
+--config=configs/transformation.py:phantom` prints their folder.
 """
 
 from boneage_jax import config as c

@@ -41,9 +41,11 @@ BASE['model'] = dict(
 BASE['task'] = dict(
     name='age_triplet',
     loss='l1',  # 'l1' | 'l2', in months
-    normalisation='zscore',  # of what the network's last layer gives; the loss is in months all the same
+    # of what the network's last layer gives; the loss is in months all the same
+    normalisation='zscore',
     triplet_weight=0.01,  # 0 = without
-    reduction='sum',  # 'sum' over the batch's triplets, as printed | 'mean': then 149 means the same at batch 32
+    # 'sum' over the batch's triplets, as printed | 'mean': then 149 means the same at batch 32
+    reduction='sum',
     distance='l2',  # 'l2' | 'squared_l2'
     form='softmax',  # the paper's | 'margin' | 'semi_hard', which take `margin`
     margin=1.0,  # in units of the distance
@@ -115,7 +117,9 @@ def get_config(arg=None):
 
 
 def sweep():
-    """Table 1 of the paper, months on the 200 test images, a network for each sex; the rows 'both' are ours."""
+    """Table 1 of the paper, months on the 200 test images, a network for each sex; the rows 'both'
+    are ours.
+    """
     for sex, without, with_triplets in (('male', 5.74, 4.69), ('female', 5.89, 4.85)):
         one = {'data.sex': sex, 'model.sex': False}
         yield c.Row(f'{sex} plain', {**one, 'task.triplet_weight': 0.0}, without)

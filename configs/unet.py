@@ -5,15 +5,17 @@
     python -m boneage_jax.main --config=configs/unet.py:phantom --workdir=runs/unet_first   # a first run within minutes
     python -m boneage_jax.mine --config=configs/unet.py:rsna100 --workdir=runs/mine         # real images join, in rounds
 
-U-Net with batch normalisation, loss `H - log J`. The paper prints no figure for its masks. No radiograph comes with a
-drawn mask, so the training set is phantoms, heavily augmented; `boneage_jax.mine` grows it by real images. `data.extra_train_folders`
-adds folders of prepared records with masks. Strengths of augmentation, optimiser and epochs are ours.
+U-Net with batch normalisation, loss `H - log J`. The paper prints no figure for its masks. No
+radiograph comes with a drawn mask, so the training set is phantoms, heavily augmented;
+`boneage_jax.mine` grows it by real images. `data.extra_train_folders` adds folders of prepared
+records with masks. Strengths of augmentation, optimiser and epochs are ours.
 
-`:rsna100` takes about 7 minutes of CPU time on one core. Measured (seed 0, 1,400 training phantoms): IoU on 300 held-out
-phantoms 0.960 (0.955-0.964), Dice 0.979. Drawings: on real images a net that saw phantoms alone cuts fingertips that the
-classical masks keep, which is why mining from nothing begins with the classical ones. Mined on 600 images of `rsna100` (six rounds of
-2 to 7 minutes) and followed by the stage `snap`, its masks hold all 21 annotated points on 98.7% of 76 images it never saw,
-Sobel and watershed alone on 87.5% (docs/results.md).
+`:rsna100` takes about 7 minutes of CPU time on one core. Measured (seed 0, 1,400 training
+phantoms): IoU on 300 held-out phantoms 0.960 (0.955-0.964), Dice 0.979. Drawings: on real images a
+net that saw phantoms alone cuts fingertips that the classical masks keep, which is why mining from
+nothing begins with the classical ones. Mined on 600 images of `rsna100` (six rounds of 2 to 7
+minutes) and followed by the stage `snap`, its masks hold all 21 annotated points on 98.7% of 76
+images it never saw, Sobel and watershed alone on 87.5% (docs/results.md).
 """
 
 from boneage_jax import config as c
@@ -31,7 +33,8 @@ BASE['model'] = dict(
 )
 BASE['task'] = dict(
     name='segmentation',
-    jaccard='global',  # J of the loss: 'global' (over the batch's pixels) | 'literal' (equation 3 as printed)
+    # J of the loss: 'global' (over the batch's pixels) | 'literal' (equation 3 as printed)
+    jaccard='global',
 )
 BASE['optimizer'].update(name='adamw', learning_rate=1e-3, weight_decay=0.01, schedule='one_cycle')
 BASE['augment'].update(
@@ -52,10 +55,13 @@ BASE['mine'] = dict(  # boneage_jax.mine
     count=0,  # how many of them take part, drawn at random; 0 = all
     rounds=6,
     epochs=3,  # of every round but the first, which starts from nothing and takes `epochs`
-    review='rule',  # 'rule' | 'web': by eye in a local web page, what is not judged there going by rule
+    # 'rule' | 'web': by eye in a local web page, what is not judged there going by rule
+    review='rule',
     port=8008,  # of that page, on this machine alone; 0 = any that is free
     agreement=0.90,  # intersection over union with the classical mask from which on a rule accepts
-    stability=1.01,  # ... or with the mask of the round before, from the second round on; above 1 = never: at 0.97 it let in
+    # ... or with the mask of the round before, from the second round on; above 1 = never: at 0.97
+    # it let in
+    stability=1.01,
     # 6 more of 256 images, the worst of the accepted (all 21 points inside on 2 of them)
 )
 

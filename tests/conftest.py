@@ -1,4 +1,6 @@
-"""Strict settings for every test. They are set before jax is imported, and child processes inherit them."""
+"""Strict settings for every test. They are set before jax is imported, and child processes inherit
+them.
+"""
 
 import os
 import socket
@@ -14,8 +16,9 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['MPLBACKEND'] = 'Agg'
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 os.environ['JAX_PLATFORMS'] = os.environ.get('BONEAGE_TEST_PLATFORM', 'cpu')
-# Four virtual devices share the cores: on a busy machine one may keep the others waiting in a collective for longer than
-# the 40 s after which XLA aborts the process, and programs dispatched one behind another make that worse.
+# Four virtual devices share the cores: on a busy machine one may keep the others waiting in a
+# collective for longer than the 40 s after which XLA aborts the process, and programs dispatched
+# one behind another make that worse.
 os.environ['XLA_FLAGS'] = ' '.join(
     [
         os.environ.get('XLA_FLAGS', ''),
@@ -49,7 +52,8 @@ def pytest_configure(config):
     socket.socket.connect = _connect_locally
 
 
-# Files of a minute or so. They start first, so that no process waits for the other's last file (launch/test.sh).
+# Files of a minute or so. They start first, so that no process waits for the other's last file
+# (launch/test.sh).
 LONG_FILES = [
     f'test_{name}'
     for name in (
@@ -85,7 +89,9 @@ def pytest_unconfigure(config):
 
 
 def _parity_skip(report, marked):
-    """A skipped comparison with PyTorch proves nothing; where BONEAGE_REQUIRE_PARITY=1 it counts as failed."""
+    """A skipped comparison with PyTorch proves nothing; where BONEAGE_REQUIRE_PARITY=1 it counts as
+    failed.
+    """
     if os.environ.get('BONEAGE_REQUIRE_PARITY') == '1' and report.outcome == 'skipped':
         reason = str(report.longrepr)
         if marked or 'torch' in reason:

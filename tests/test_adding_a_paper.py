@@ -1,4 +1,6 @@
-"""docs/adding_a_paper.md works as it stands: its blocks go into a copy of the code, its command trains the table."""
+"""docs/adding_a_paper.md works as it stands: its blocks go into a copy of the code, its command
+trains the table.
+"""
 
 import csv
 import os

@@ -1,4 +1,6 @@
-"""Age classes: edges as pandas cuts them, the loss, the figures of a confusion matrix, the networks, whole runs."""
+"""Age classes: edges as pandas cuts them, the loss, the figures of a confusion matrix, the
+networks, whole runs.
+"""
 
 import csv
 import json

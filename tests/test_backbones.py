@@ -129,7 +129,9 @@ def test_stochastic_depth_leaves_a_block_out_for_whole_images():
 
 
 def test_average_pool_to_any_side():
-    """Rows floor(i n / side) to ceil((i + 1) n / side), as PyTorch has them; parity is in test_parity_backbones."""
+    """Rows floor(i n / side) to ceil((i + 1) n / side), as PyTorch has them; parity is in
+    test_parity_backbones.
+    """
     x = jnp.arange(3.0).reshape(1, 3, 1, 1)
     pooled = layers.average_pool_to(x, 2)
     assert pooled.shape == (1, 2, 2, 1)

@@ -14,7 +14,9 @@ from tfds_rsna.errors import UserError
 
 
 def site(count=60, seed=0):
-    """(prediction, age, male): boys are read 10 months younger than predicted, girls by a slope of 0.9."""
+    """(prediction, age, male): boys are read 10 months younger than predicted, girls by a slope of
+    0.9.
+    """
     generator = np.random.default_rng(seed)
     male, prediction = np.arange(count) % 2 == 0, generator.uniform(40, 200, count)
     age = np.where(male, prediction - 10, 0.9 * prediction + 4) + generator.normal(0, 4, count)

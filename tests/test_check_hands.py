@@ -83,7 +83,9 @@ def test_classical_masks_are_measured(site):
 
 
 class Oracle:
-    """A key-point network that is off by `ERROR` pixels of its own, in a direction that the image decides."""
+    """A key-point network that is off by `ERROR` pixels of its own, in a direction that the image
+    decides.
+    """
 
     ERROR, SIZE = 3.0, (104, 80)
 

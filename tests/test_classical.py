@@ -1,4 +1,6 @@
-"""Principal components and regressions: learn what is there, choose on validation, keep the sexes apart."""
+"""Principal components and regressions: learn what is there, choose on validation, keep the sexes
+apart.
+"""
 
 import types
 

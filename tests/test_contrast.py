@@ -85,7 +85,9 @@ def test_stage_keeps_the_rest_and_names_the_image():
 
 @pytest.mark.skipif('BONEAGE_DATA' not in os.environ, reason='BONEAGE_DATA: folder of real images')
 def test_defaults_are_the_authors_greys():
-    """Iglovikov's own registered images: 1st, 50th and 99th percentile inside the hand, medians over the images."""
+    """Iglovikov's own registered images: 1st, 50th and 99th percentile inside the hand, medians
+    over the images.
+    """
     found = []
     for path in sorted(Path(os.environ['BONEAGE_DATA'], 'rsna_registered').glob('*.png')):
         image = np.asarray(

@@ -26,8 +26,9 @@ def test_flops_of_a_matrix_product():
 
 
 def test_a_frozen_backbone_costs_no_gradient_and_no_optimiser_memory():
-    """Compiled, so what is computed and never used does not count. Backward is twice the forward pass: a step with the
-    whole backbone frozen costs about a third of a full one."""
+    """Compiled, so what is computed and never used does not count. Backward is twice the forward
+    pass: a step with the whole backbone frozen costs about a third of a full one.
+    """
     config = c.build(c.base(), 'optimizer.name=adamw', {})
     transform = optimizer.build(config.optimizer, 0.01)
     task = tasks.build(config.task, {'centre': 120.0, 'scale': 40.0})

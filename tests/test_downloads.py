@@ -17,7 +17,9 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`; `cut` drops the connection after so many bytes, so often; `ranges` off ignores Range."""
+    """Serves `files`; `cut` drops the connection after so many bytes, so often; `ranges` off
+    ignores Range.
+    """
 
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Handler)

@@ -1,4 +1,6 @@
-"""Means over runs: what is averaged, what is refused and by what name, what an ensemble's folder holds."""
+"""Means over runs: what is averaged, what is refused and by what name, what an ensemble's folder
+holds.
+"""
 
 import csv
 import json

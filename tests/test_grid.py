@@ -1,4 +1,6 @@
-"""The grid of regional nets: which nets a cell is the mean of, what is missing, tables and figures of finished rows."""
+"""The grid of regional nets: which nets a cell is the mean of, what is missing, tables and figures
+of finished rows.
+"""
 
 import csv
 import json
@@ -18,7 +20,9 @@ SPEC = f'{ROOT}/configs/regions.py:tiny'
 
 
 def finish(run, splits=('holdout',)):
-    """Leaves in `run.workdir` what a finished run of that row leaves: errors of 4 to 20 months, the larger the later the region."""
+    """Leaves in `run.workdir` what a finished run of that row leaves: errors of 4 to 20 months, the
+    larger the later the region.
+    """
     draw = np.random.default_rng(5)
     months, male = draw.integers(30, 220, IMAGES).astype(float), draw.random(IMAGES) < 0.5
     spread = 4.0 * ('ABC'.index(run.row.name[-1]) + 1)

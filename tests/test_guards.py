@@ -1,4 +1,6 @@
-"""What must not happen: selection by reported images, images in two splits, rows that cannot be run again."""
+"""What must not happen: selection by reported images, images in two splits, rows that cannot be run
+again.
+"""
 
 import json
 import pathlib

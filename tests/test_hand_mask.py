@@ -1,4 +1,6 @@
-"""Hand masks: phantoms with a known mask, what real images do to them, crops, stages, and the rules of review."""
+"""Hand masks: phantoms with a known mask, what real images do to them, crops, stages, and the rules
+of review.
+"""
 
 import os
 from pathlib import Path

@@ -122,7 +122,9 @@ def test_centres_appear_on_schedule_and_girls_earlier():
 
 
 def test_growth_plates_close():
-    """The dark line between shaft and epiphysis of the middle finger's first phalanx goes with fusion."""
+    """The dark line between shaft and epiphysis of the middle finger's first phalanx goes with
+    fusion.
+    """
 
     def depth(months):
         drawn, view = hand(months, True, generator(11)), raster.View(480, 0, 1, (256, 500))

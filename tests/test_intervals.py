@@ -82,7 +82,9 @@ def test_coverage_counts_by_sex_with_wilsons_interval():
 
 
 def test_it_holds_what_it_promises_on_new_images():
-    """Over many draws of 50 validation images the mean coverage is rank / (n + 1), whatever the errors look like."""
+    """Over many draws of 50 validation images the mean coverage is rank / (n + 1), whatever the
+    errors look like.
+    """
     generator, shares = np.random.default_rng(0), []
     for _ in range(400):
         errors = generator.standard_cauchy(550)

@@ -1,4 +1,6 @@
-"""Key points: from COCO-hand's 21, to and from heat maps, their errors, and the annotations' reader."""
+"""Key points: from COCO-hand's 21, to and from heat maps, their errors, and the annotations'
+reader.
+"""
 
 import json
 

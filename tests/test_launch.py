@@ -1,6 +1,8 @@
-"""The scripts that start a run on many hosts, each with a stand-in for the scheduler's command that runs what it is given.
+"""The scripts that start a run on many hosts, each with a stand-in for the scheduler's command that
+runs what it is given.
 
-What a process of the run would see (its variables, its arguments, its folder) is written down by a stand-in for Python.
+What a process of the run would see (its variables, its arguments, its folder) is written down by a
+stand-in for Python.
 """
 
 import json
@@ -43,7 +45,9 @@ sys.exit(int(os.environ.get('FAILS') == name))
 
 @pytest.fixture
 def hosts(tmp_path):
-    """`start(command, stand_ins, **variables)`, which runs a launch script; `.seen(n)`: what n processes saw, in order."""
+    """`start(command, stand_ins, **variables)`, which runs a launch script; `.seen(n)`: what n
+    processes saw, in order.
+    """
 
     def write(name, text):
         (tmp_path / name).write_text(text)
@@ -188,7 +192,9 @@ def test_tpu_vm(hosts, tmp_path):
 
 
 def test_kubernetes(hosts, tmp_path):
-    """A stand-in for the cluster: what it makes of the file, by the rules that Kubernetes and JobSet document."""
+    """A stand-in for the cluster: what it makes of the file, by the rules that Kubernetes and
+    JobSet document.
+    """
     jobset = yaml.safe_load((ROOT / 'launch/kubernetes.yaml').read_text())
     assert (jobset['apiVersion'], jobset['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
     (job,), name = jobset['spec']['replicatedJobs'], jobset['metadata']['name']

@@ -1,4 +1,6 @@
-"""The walls of the tree: who may import whom, how long a file may be, what may not be imported at all."""
+"""The walls of the tree: who may import whom, how long a file may be, what may not be imported at
+all.
+"""
 
 import ast
 import sys
@@ -8,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A file at the top is a command, a folder is a room. Imports go down this list, or sideways within a row as long as no
-# circle comes of it.
+# A file at the top is a command, a folder is a room. Imports go down this list, or sideways within
+# a row as long as no circle comes of it.
 COMMANDS = [
     '__main__',
     'main',
@@ -62,7 +64,9 @@ def sources(*folders):
 
 
 def imports(text, package=''):
-    """Dotted names that a source imports; ``from a import b`` gives ``a.b``, which may be a module or not."""
+    """Dotted names that a source imports; ``from a import b`` gives ``a.b``, which may be a module
+    or not.
+    """
     names = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -116,7 +120,9 @@ def circle(graph):
 
 
 def asks_config_for_default(text):
-    """Line numbers of ``config.get(...)``, also ``config.model.get(...)`` and ``self.config.get(...)``."""
+    """Line numbers of ``config.get(...)``, also ``config.model.get(...)`` and
+    ``self.config.get(...)``.
+    """
     lines = []
     for node in ast.walk(ast.parse(text)):
         if (

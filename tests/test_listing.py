@@ -1,4 +1,6 @@
-"""Images to be predicted: found in files, folders and zips, with as much of a label as a table gives."""
+"""Images to be predicted: found in files, folders and zips, with as much of a label as a table
+gives.
+"""
 
 import shutil
 

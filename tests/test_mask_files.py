@@ -116,7 +116,9 @@ def test_every_kind_of_file_gives_the_same_mask(make, tmp_path):
 
 
 def test_compressed_run_lengths():
-    """The string is what pycocotools 2.0 encodes this mask to; its runs go up and down by more than one digit holds."""
+    """The string is what pycocotools 2.0 encodes this mask to; its runs go up and down by more than
+    one digit holds.
+    """
     y, x = np.mgrid[:12, :10]
     mask = (y - 5) ** 2 + (x - 4) ** 2 < 14
     mask[1, 8] = True

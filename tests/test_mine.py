@@ -1,4 +1,6 @@
-"""Positive mining: rules, verdicts, what is accepted, and whole rounds that are stopped and gone on with."""
+"""Positive mining: rules, verdicts, what is accepted, and whole rounds that are stopped and gone on
+with.
+"""
 
 import csv
 import json

@@ -1,7 +1,8 @@
-"""The same run at any number of processes and devices: 1 x 4, 2 x 2, 4 x 1; a host that dies; who writes what.
+"""The same run at any number of processes and devices: 1 x 4, 2 x 2, 4 x 1; a host that dies; who
+writes what.
 
-Run as a script this file is one of the processes. The network is tiny (one convolution, batch normalisation, an embedding
-under the triplet loss): what is tested is the loop around it.
+Run as a script this file is one of the processes. The network is tiny (one convolution, batch
+normalisation, an embedding under the triplet loss): what is tested is the loop around it.
 """
 
 import csv
@@ -43,7 +44,9 @@ class Tiny(nnx.Module):
 
 
 def run(workdir, arg=''):
-    """One training run with the tiny network in this process, as `boneage_jax.main` does it, without its pictures."""
+    """One training run with the tiny network in this process, as `boneage_jax.main` does it,
+    without its pictures.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predictor, 'build_model', lambda config: Tiny(nnx.Rngs(config.seed)))
         patch.setattr(loop.GradientTrainer, '_draw_inputs', lambda self: None)
@@ -53,7 +56,9 @@ def run(workdir, arg=''):
 
 
 def written_below(folder):
-    """A list that grows by each file that this process opens to write, renames, makes or removes below `folder`."""
+    """A list that grows by each file that this process opens to write, renames, makes or removes
+    below `folder`.
+    """
     found, writes = [], os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
     def hook(event, arguments):
@@ -128,7 +133,9 @@ def spawn(folder, processes, devices, jobs):
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """Folder of the runs `one` (1 x 4), `two` (2 x 2), `dies` (2 x 2, then 4 x 1), and what the processes said."""
+    """Folder of the runs `one` (1 x 4), `two` (2 x 2), `dies` (2 x 2, then 4 x 1), and what the
+    processes said.
+    """
     folder = tmp_path_factory.mktemp('hosts')
     run(folder / 'one')
     said = {'pair': spawn(folder, 2, 2, 'two+dies')}
@@ -152,7 +159,9 @@ def predictions(workdir):
 
 @pytest.mark.parametrize('name', ['two', 'resumed'])
 def test_hosts_train_as_one(runs, name):
-    """`resumed`: its first half trained on 2 x 2 with sharded parameters, its second on 4 x 1 with whole ones."""
+    """`resumed`: its first half trained on 2 x 2 with sharded parameters, its second on 4 x 1 with
+    whole ones.
+    """
     folder, said = runs
     (steps, a), (other, b) = losses(folder / 'one'), losses(folder / name)
     assert steps == other and len(steps) == 10, said
@@ -184,7 +193,9 @@ def test_a_host_that_dies_ends_the_others_with_a_message(runs):
 
 
 def test_the_first_host_too_may_die(tmp_path):
-    """It carries JAX's coordination service: either that one's client ends the others, or our own message does."""
+    """It carries JAX's coordination service: either that one's client ends the others, or our own
+    message does.
+    """
     (_, killed), (text, code) = spawn(tmp_path, 2, 1, 'waits')
     assert killed == -signal.SIGKILL and code not in (0, killed), text
     assert 'lost another host' in text or 'another task died' in text

@@ -1,4 +1,6 @@
-"""Our networks beside the same ones in PyTorch: features, losses, gradients and running statistics agree."""
+"""Our networks beside the same ones in PyTorch: features, losses, gradients and running statistics
+agree.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,9 @@ CENTRE, SCALE = 127.0, 41.0
 
 
 def perturbed(model, seed=1):
-    """The model with norms and batch statistics far from their initial ones and zeros: each must count."""
+    """The model with norms and batch statistics far from their initial ones and zeros: each must
+    count.
+    """
     draw = np.random.default_rng(seed)
     ranges = {'var': (0.5, 2.0), 'scale': (0.5, 1.5), 'mean': (-0.3, 0.3), 'bias': (-0.3, 0.3)}
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
@@ -46,7 +50,9 @@ def nchw(x):
 
 
 def close(ours, theirs, relative):
-    """Whether arrays agree within `relative` of the largest value: both frameworks sum in float32, in another order."""
+    """Whether arrays agree within `relative` of the largest value: both frameworks sum in float32,
+    in another order.
+    """
     ours, theirs = np.asarray(ours), theirs.detach().numpy()
     if theirs.ndim == 4:
         theirs = theirs.transpose(0, 2, 3, 1)
@@ -81,7 +87,9 @@ def test_parameter_counts_agree(name):
 
 @pytest.mark.parametrize('name, size', [('resnet34', (96, 80))])
 def test_one_training_step_of_the_age_model_agrees(name, size):
-    """Prediction before it, loss, gradients, running statistics after it; standardisation and sex included."""
+    """Prediction before it, loss, gradients, running statistics after it; standardisation and sex
+    included.
+    """
     draw, count = np.random.default_rng(2), 4
     model = perturbed(models.build('prsnet', backbone=name, width=WIDTH))
     network = torch_twin(model, torch_resnet.AgeModel(name, width=WIDTH))
@@ -123,8 +131,9 @@ def test_one_training_step_of_the_age_model_agrees(name, size):
             gradients[name], gradient, rtol=0, atol=1e-3 * np.abs(gradient).max(), err_msg=name
         )
 
-    # PyTorch normalises with the biased variance but keeps the unbiased one, n / (n - 1) times as large; Flax keeps the
-    # biased one it used. n is the number of values of a channel in the batch: images times rows times columns.
+    # PyTorch normalises with the biased variance but keeps the unbiased one, n / (n - 1) times as
+    # large; Flax keeps the biased one it used. n is the number of values of a channel in the batch:
+    # images times rows times columns.
     values = channel_counts(network, size, count)
     for name, ours in torch_resnet.convert(after.batch_stats).items():
         kept, new = 0.9 * before[name].numpy(), network.state_dict()[name].numpy()

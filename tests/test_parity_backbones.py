@@ -1,4 +1,6 @@
-"""The backbones beside torchvision's own, whose arrays go through models.pretrained: values, gradients, statistics."""
+"""The backbones beside torchvision's own, whose arrays go through models.pretrained: values,
+gradients, statistics.
+"""
 
 import importlib.util
 
@@ -27,7 +29,9 @@ QUICK = {
 
 
 def perturbed(network, seed=1):
-    """The network with kernels that keep activations near 1, and norms and batch statistics far from 1 and 0."""
+    """The network with kernels that keep activations near 1, and norms and batch statistics far
+    from 1 and 0.
+    """
     draw = np.random.default_rng(seed)
     ranges = {
         'running_var': (0.5, 2.0),
@@ -65,7 +69,9 @@ def nchw(x):
 
 
 def close(ours, theirs, relative, what, transpose=True):
-    """Whether arrays agree within `relative` of the largest value; `theirs` are maps NCHW unless told otherwise."""
+    """Whether arrays agree within `relative` of the largest value; `theirs` are maps NCHW unless
+    told otherwise.
+    """
     ours, theirs = (
         np.asarray(ours),
         np.asarray(theirs.detach() if isinstance(theirs, torch.Tensor) else theirs),
@@ -144,8 +150,8 @@ def test_parameter_counts_agree(name, count):
 def test_one_training_step_agrees(name, size, options):
     """Loss, gradients and running statistics; dropout off, Inception with its auxiliary head.
 
-    In float64: in float32 some rectifiers close to their edge open in one framework only, and batch normalisation carries
-    that through the whole gradient (6 % in Inception at width 4).
+    In float64: in float32 some rectifiers close to their edge open in one framework only, and batch
+    normalisation carries that through the whole gradient (6 % in Inception at width 4).
     """
     network = (
         perturbed(torch_backbones.build(name, num_outputs=OUTPUTS, **options)).double().train()
@@ -193,8 +199,9 @@ def test_one_training_step_agrees(name, size, options):
     their_loss.backward()
     close(loss, their_loss, 1e-3, 'loss')
 
-    # PyTorch's gradients and new statistics come back under our names as if they were weights. PyTorch normalises with the
-    # biased variance but keeps the unbiased one, n / (n - 1) times as large; Flax keeps the biased one it used.
+    # PyTorch's gradients and new statistics come back under our names as if they were weights.
+    # PyTorch normalises with the biased variance but keeps the unbiased one, n / (n - 1) times as
+    # large; Flax keeps the biased one it used.
     theirs = arrays(network.state_dict().items()) | {
         part: p.grad.numpy() for part, p in network.named_parameters()
     }

@@ -1,4 +1,6 @@
-"""batch(step): reproducible, every image once an epoch, the same in both placements; evaluation covers all once."""
+"""batch(step): reproducible, every image once an epoch, the same in both placements; evaluation
+covers all once.
+"""
 
 import jax
 import numpy as np

@@ -1,4 +1,6 @@
-"""Images in, ages out: the very ages that the run's own evaluation gave, and every refusal in plain words."""
+"""Images in, ages out: the very ages that the run's own evaluation gave, and every refusal in plain
+words.
+"""
 
 import csv
 import json
@@ -27,7 +29,9 @@ TINY = (
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """A folder with 40 images of several sizes, their labels, and a tiny run of the full PRSNet on them, `run`."""
+    """A folder with 40 images of several sizes, their labels, and a tiny run of the full PRSNet on
+    them, `run`.
+    """
     folder, generator = tmp_path_factory.mktemp('predict'), np.random.default_rng(0)
     (folder / 'images').mkdir()
     rows = ['id,boneage,male']

@@ -1,4 +1,6 @@
-"""Prepared records: what goes in comes out, in order, from many threads, and only when all of it is there."""
+"""Prepared records: what goes in comes out, in order, from many threads, and only when all of it is
+there.
+"""
 
 import concurrent.futures
 import csv

@@ -1,4 +1,6 @@
-"""Weights from other frameworks: names, axes, grey stems, files that must be refused, our own export and back."""
+"""Weights from other frameworks: names, axes, grey stems, files that must be refused, our own
+export and back.
+"""
 
 import json
 import pickle

@@ -1,4 +1,6 @@
-"""PRSNet: anchors, selection, crops, the ranking loss, what each switch changes, and where gradients go."""
+"""PRSNet: anchors, selection, crops, the ranking loss, what each switch changes, and where
+gradients go.
+"""
 
 import functools
 
@@ -27,7 +29,9 @@ def abstract(**options):
 
 
 def tiny(**options):
-    """A small network, its parameters drawn by NumPy: compiling the initial values takes longer than these tests."""
+    """A small network, its parameters drawn by NumPy: compiling the initial values takes longer
+    than these tests.
+    """
     model = abstract(**options)
     state, draw = nnx.state(model, (nnx.Param, nnx.BatchStat)), np.random.default_rng(0)
     for path, leaf in nnx.to_flat_state(state):

@@ -1,4 +1,6 @@
-"""The README and the guide stay true: the tree and its captions, the order, links, commands and configurations."""
+"""The README and the guide stay true: the tree and its captions, the order, links, commands and
+configurations.
+"""
 
 import pathlib
 import re
@@ -17,7 +19,9 @@ PAGES = {
 
 
 def tree(text):
-    """[(path, caption)] of a tree: entries are `name  caption`, indented below a folder; deeper lines go on a caption."""
+    """[(path, caption)] of a tree: entries are `name  caption`, indented below a folder; deeper
+    lines go on a caption.
+    """
     entries, folder = [], ''
     for line in text.splitlines():
         found = re.match(r'( {0,2})([\w.]+/?)(?: {2,}(.*))?$', line)

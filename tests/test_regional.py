@@ -1,4 +1,6 @@
-"""Regional age nets: sizes and parameters by hand, the expectation over ages, what is refused, one sex's images."""
+"""Regional age nets: sizes and parameters by hand, the expectation over ages, what is refused, one
+sex's images.
+"""
 
 import dataclasses
 import pathlib

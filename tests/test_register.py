@@ -1,4 +1,6 @@
-"""Transforms, the similarity, what speaks against key points, the fallbacks, and the five numbers of a similarity."""
+"""Transforms, the similarity, what speaks against key points, the fallbacks, and the five numbers
+of a similarity.
+"""
 
 import os
 import pathlib

@@ -1,4 +1,6 @@
-"""The page over runs: what is found, what is shown, that texts cannot break it, and how it stands in a real browser."""
+"""The page over runs: what is found, what is shown, that texts cannot break it, and how it stands
+in a real browser.
+"""
 
 import json
 
@@ -17,7 +19,9 @@ NASTY = '<script>document.body.textContent="broken"</script>&amp;'
 
 
 def run(workdir, *, spread=10.0, drop=()):
-    """A workdir as training leaves it, of made-up predictions; `drop`: figures that an older release had not."""
+    """A workdir as training leaves it, of made-up predictions; `drop`: figures that an older
+    release had not.
+    """
     workdir.mkdir(parents=True)
     generator, scored = np.random.default_rng(3), {}
     for split in ('validation', 'holdout'):
@@ -56,7 +60,9 @@ def run(workdir, *, spread=10.0, drop=()):
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-    """(folder, page's text): a sweep of two rows, a run of masks, one not finished, one that is broken, an extra."""
+    """(folder, page's text): a sweep of two rows, a run of masks, one not finished, one that is
+    broken, an extra.
+    """
     folder = tmp_path_factory.mktemp('runs')
     run(folder / 'sweep' / 'base' / 'seed0')
     run(

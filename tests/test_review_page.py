@@ -1,4 +1,6 @@
-"""The review page in a real browser: Chromium, driven through chromedriver by the WebDriver protocol."""
+"""The review page in a real browser: Chromium, driven through chromedriver by the WebDriver
+protocol.
+"""
 
 import os
 import re
@@ -31,7 +33,9 @@ ARGUMENTS = [
 
 @pytest.fixture(scope='module')
 def driver():
-    """Address of a running chromedriver. BONEAGE_REQUIRE_BROWSER=1: a missing browser is a failure, not a skip."""
+    """Address of a running chromedriver. BONEAGE_REQUIRE_BROWSER=1: a missing browser is a failure,
+    not a skip.
+    """
     if not (CHROMIUM and DRIVER):
         missing = 'chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver'
         (pytest.fail if os.environ.get('BONEAGE_REQUIRE_BROWSER') == '1' else pytest.skip)(missing)
@@ -108,7 +112,9 @@ def window(driver, tmp_path):
 
 
 def served(path, count=30):
-    """(server, thread) of images '0', '1', ..., image 2 agreeing least with its classical mask, then 0, 1, 3, 4, ..."""
+    """(server, thread) of images '0', '1', ..., image 2 agreeing least with its classical mask,
+    then 0, 1, 3, 4, ...
+    """
     images = [{'image': np.full((40, 30, 1), i, np.uint8)} for i in range(count)]
     mask = np.zeros((40, 30), bool)
     mask[5:30, 5:20] = True

@@ -1,4 +1,6 @@
-"""The RSNA set is found in every layout it comes in, stored byte for byte, and refused where it is wrong."""
+"""The RSNA set is found in every layout it comes in, stored byte for byte, and refused where it is
+wrong.
+"""
 
 import csv
 import fcntl

@@ -1,4 +1,6 @@
-"""Whole runs through `main`: every config and row, what they leave behind, stopping and resuming in real processes."""
+"""Whole runs through `main`: every config and row, what they leave behind, stopping and resuming in
+real processes.
+"""
 
 import csv
 import json
@@ -94,7 +96,8 @@ def test_placements_give_the_same_run(tmp_path):
         loop.train(baseline(f'epochs=1,placement={placement}'), tmp_path / placement)
     host, device = (read_predictions(tmp_path / placement) for placement in ('host', 'device'))
     assert [row['id'] for row in host] == [row['id'] for row in device]
-    # The batches are the same bits; compiled into the gather, their arithmetic may round another way.
+    # The batches are the same bits; compiled into the gather, their arithmetic may round another
+    # way.
     np.testing.assert_allclose(
         *([float(row['prediction']) for row in rows] for rows in (host, device)), atol=0.05
     )
@@ -184,7 +187,9 @@ def newest(workdir):
 
 
 def test_stopped_and_killed_runs_resume_bit_identically(tmp_path):
-    """One run never stopped; another asked to stop, started on a full disk, killed, and resumed to its end."""
+    """One run never stopped; another asked to stop, started on a full disk, killed, and resumed to
+    its end.
+    """
     code, output = finish(start(tmp_path / 'whole'))
     assert (
         code == 0

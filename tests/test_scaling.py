@@ -37,7 +37,9 @@ def test_collectives_of_a_text():
 
 
 def test_collectives_of_a_gradient():
-    """The gradient of a kernel over a batch that lies on four devices: one all-reduce of the kernel's size."""
+    """The gradient of a kernel over a batch that lies on four devices: one all-reduce of the
+    kernel's size.
+    """
     mesh = sharding.make_mesh()
     x = jax.ShapeDtypeStruct((8, 32), jnp.float32, sharding=sharding.batch_sharding(mesh))
     w = jax.ShapeDtypeStruct((32, 16), jnp.float32, sharding=sharding.replicated_sharding(mesh))

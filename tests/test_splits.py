@@ -1,4 +1,6 @@
-"""Derived splits: disjoint, complete, stratified, independent of file order; official ones are kept."""
+"""Derived splits: disjoint, complete, stratified, independent of file order; official ones are
+kept.
+"""
 
 import numpy as np
 import pytest
@@ -57,7 +59,8 @@ def test_stratified_by_sex_and_age():
         rows = derived[name][1]
         assert abs(male[rows].mean() - male.mean()) < 0.005
         for sex in (False, True):
-            # Stratified: quartiles agree within 2 months; a simple random draw of 250 is off by about 6.
+            # Stratified: quartiles agree within 2 months; a simple random draw of 250 is off by
+            # about 6.
             quartiles = lambda x: np.percentile(x, [25, 50, 75])  # noqa: E731
             assert (
                 np.abs(

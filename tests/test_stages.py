@@ -1,4 +1,6 @@
-"""Stages of preprocessing: findings are stored by image and survive a kill, drawings replay, changed options build anew."""
+"""Stages of preprocessing: findings are stored by image and survive a kill, drawings replay,
+changed options build anew.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""One training step: golden values, what moves and what must not, the guard against NaN, the loop's memory."""
+"""One training step: golden values, what moves and what must not, the guard against NaN, the loop's
+memory.
+"""
 
 import dataclasses
 import functools
@@ -60,8 +62,9 @@ def differ(a, b):
 
 
 def test_golden_step():
-    """These numbers may change when the network, its initial values, the augmentation or JAX's random bits change on
-    purpose; a change that meant none of these and moves them is a bug."""
+    """These numbers may change when the network, its initial values, the augmentation or JAX's
+    random bits change on purpose; a change that meant none of these and moves them is a bug.
+    """
     state, train_step, _ = make(augment=ROTATING)
     losses = []
     for seed in range(3):
@@ -289,7 +292,9 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
 
 
 def test_batch_normalisation_sees_each_part():
-    """In parts of the same two images its statistics are those of the two images at once; its running ones move twice."""
+    """In parts of the same two images its statistics are those of the two images at once; its
+    running ones move twice.
+    """
     config = c.build(c.base(), None, {})
     task, transform = (
         tasks.build(config.task, {'centre': 120.0, 'scale': 40.0}),

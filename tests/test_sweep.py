@@ -29,7 +29,9 @@ def tiny_sweep(workdir, arg='', **options):
 
 
 def finish(run, errors, *, ids=None, about=None):
-    """Leaves in `run.workdir` what a finished run leaves; its holdout predictions are off by `errors` `[N]`."""
+    """Leaves in `run.workdir` what a finished run leaves; its holdout predictions are off by
+    `errors` `[N]`.
+    """
     generator, names = np.random.default_rng(5), ids or [f'h{i}' for i in range(IMAGES)]
     months, male = generator.integers(10, 220, IMAGES).astype(float), generator.random(IMAGES) < 0.5
     holdout = ensemble.Predictions(names, male, months, months + errors)
@@ -61,7 +63,9 @@ def read_table(workdir):
 
 
 def pretend(monkeypatch, act):
-    """`train.train` replaced by `act(config, workdir)`; -> the list of workdirs it was called with, as row/seed."""
+    """`train.train` replaced by `act(config, workdir)`; -> the list of workdirs it was called with,
+    as row/seed.
+    """
     called = []
 
     def train_instead(config, workdir, data_dir):

@@ -1,4 +1,6 @@
-"""Transfer learning: the paper's parameter counts, features kept and not kept, attention maps where they belong."""
+"""Transfer learning: the paper's parameter counts, features kept and not kept, attention maps where
+they belong.
+"""
 
 import json
 
@@ -76,7 +78,9 @@ def test_attention_is_the_gated_mean_and_knows_its_place():
     ],
 )
 def test_places_look_where_first_place_says(backbone, side, level, options):
-    """The middle of what a place of the map can see, by its gradient. (EfficientNet's sees all: squeeze and excite.)"""
+    """The middle of what a place of the map can see, by its gradient. (EfficientNet's sees all:
+    squeeze and excite.)
+    """
     backbone = models.MAP_BACKBONES[backbone](
         num_outputs=0, channels=1, rngs=nnx.Rngs(0), **options
     )
@@ -96,7 +100,9 @@ def test_places_look_where_first_place_says(backbone, side, level, options):
 
 
 def test_inceptions_places_lie_evenly_about_the_middle():
-    """Nothing is padded there, so that 299 pixels, which it is made for, leave the same border on both sides."""
+    """Nothing is padded there, so that 299 pixels, which it is made for, leave the same border on
+    both sides.
+    """
     backbone = nnx.eval_shape(
         lambda: models.MAP_BACKBONES['inception_v3'](
             num_outputs=0, channels=1, width=2, depth=1, rngs=nnx.Rngs(0)
@@ -183,7 +189,9 @@ def test_maps_are_drawn_after_evaluation_and_by_command(runs, monkeypatch, tmp_p
 
 
 def test_imagenets_vgg_comes_from_a_file_and_stays_as_it_came(tmp_path):
-    """The paper's own way, with random weights under torchvision's names: every convolution, colours and classifier too."""
+    """The paper's own way, with random weights under torchvision's names: every convolution,
+    colours and classifier too.
+    """
     path, arrays = tmp_path / 'vgg16.safetensors', foreign('vgg16', width=4)
     write(path, arrays)
     examples = (

@@ -1,4 +1,6 @@
-"""The transformation network's numbers: on the device as on the host, mirrored back, and taken by the stage `align`."""
+"""The transformation network's numbers: on the device as on the host, mirrored back, and taken by
+the stage `align`.
+"""
 
 import json
 

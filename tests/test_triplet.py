@@ -1,4 +1,6 @@
-"""Triplet ranking: exact against a loop, ties out, finite, the same over devices; what it trains, what not."""
+"""Triplet ranking: exact against a loop, ties out, finite, the same over devices; what it trains,
+what not.
+"""
 
 import math
 
@@ -127,7 +129,9 @@ def test_gradient_agrees_with_differences():
 
 
 def test_128_images_of_inception_fit_in_memory():
-    """One array of differences `[B, B, F]` takes 134 MB, one `[B, B, B]` 8: gradient included no second of the first."""
+    """One array of differences `[B, B, F]` takes 134 MB, one `[B, B, B]` 8: gradient included no
+    second of the first.
+    """
     shapes = (
         jax.ShapeDtypeStruct((128, 2048), jnp.float32),
         jax.ShapeDtypeStruct((128,), jnp.float32),
@@ -246,7 +250,9 @@ def test_any_backbone_carries_an_embedding(backbone):
 
 
 def test_the_triplet_term_does_not_reach_the_dense_layers():
-    """Embeddings come before the dense layers, so that their gradient is exactly zero; the backbone's is not."""
+    """Embeddings come before the dense layers, so that their gradient is exactly zero; the
+    backbone's is not.
+    """
     graph, parameters = nnx.split(net())
     image, ages = (
         np.random.default_rng(0).random((4, 8, 8, 1), np.float32),

@@ -1,4 +1,6 @@
-"""U-Net: any input size, its size, its transposed convolution; a run of configs/unet.py from images to figures."""
+"""U-Net: any input size, its size, its transposed convolution; a run of configs/unet.py from images
+to figures.
+"""
 
 import csv
 import functools
@@ -32,8 +34,10 @@ apply = nnx.jit(lambda model, image: model(image, None))
 
 
 def test_size_of_the_original():
-    """Ronneberger's 64 to 1,024 channels; the usual implementation with batch normalisation has 31,036,481 parameters, and
-    here each of a transposed convolution's four places has a bias of its own."""
+    """Ronneberger's 64 to 1,024 channels; the usual implementation with batch normalisation has
+    31,036,481 parameters, and here each of a transposed convolution's four places has a bias of its
+    own.
+    """
     model = nnx.eval_shape(lambda: models.build('unet'))
     count = sum(np.prod(x.shape) for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert count == 31_036_481 + 3 * (512 + 256 + 128 + 64)

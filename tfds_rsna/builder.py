@@ -1,9 +1,10 @@
-"""The base of all builders here: records go straight into array_record shards, in order, one at a time.
+"""The base of all builders here: records go straight into array_record shards, in order, one at a
+time.
 
 TFDS's own writer sorts by hashed key: it holds up to 1 GB in memory and beyond that spills through
-`tf.io.gfile`, which needs TensorFlow; RSNA's 9.6 GB would end there. This one writes in the order given
-and keeps nothing. Everything else (the `incomplete.*` folder that is renamed at the end, features.json,
-dataset_info.json, `as_data_source`) stays TFDS's.
+`tf.io.gfile`, which needs TensorFlow; RSNA's 9.6 GB would end there. This one writes in the order
+given and keeps nothing. Everything else (the `incomplete.*` folder that is renamed at the end,
+features.json, dataset_info.json, `as_data_source`) stays TFDS's.
 """
 
 import errno
@@ -39,8 +40,9 @@ class Str(tfds.features.Text):
 def image_features(**more) -> tfds.features.FeaturesDict:
     """The features of a source: encoded image, id, age, sex, native size, and `more`.
 
-    The image is a scalar of bytes, not `tfds.features.Image`: that one would decode at every read, by rules
-    of its own (16 bit and palettes come out wrong), and has no DICOM. `images.decode` does it instead.
+    The image is a scalar of bytes, not `tfds.features.Image`: that one would decode at every read,
+    by rules of its own (16 bit and palettes come out wrong), and has no DICOM. `images.decode` does
+    it instead.
     """
     return tfds.features.FeaturesDict(
         {
@@ -57,7 +59,9 @@ def image_features(**more) -> tfds.features.FeaturesDict:
 
 
 class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A builder whose `_split_generators` gives {split: iterable of (key, example)}, written in that order."""
+    """A builder whose `_split_generators` gives {split: iterable of (key, example)}, written in
+    that order.
+    """
 
     # Riegeli options of the shards; group_size:1 is what makes random access quick.
     ARRAY_RECORD_OPTIONS = 'group_size:1'
@@ -67,7 +71,9 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @functools.cached_property
     def info(self) -> tfds.core.DatasetInfo:
-        """TFDS's info, without its look into TFDS's bucket (which leaves an empty folder in /tmp each time)."""
+        """TFDS's info, without its look into TFDS's bucket (which leaves an empty folder in /tmp
+        each time).
+        """
         info = super().info
         info.initialize_from_bucket = lambda: None
         return info
@@ -76,7 +82,8 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError('StreamedBuilder takes its examples from _split_generators')
 
     def download_and_prepare(self, **kwargs) -> None:
-        """Builds the dataset unless it is there; waits for another process that is building it just now.
+        """Builds the dataset unless it is there; waits for another process that is building it just
+        now.
 
         Raises:
             DataError: the dataset that is there was built from something else.
@@ -89,7 +96,8 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 built.parent / '.lock', wait=True, on_wait=self._say_waiting
             ) as alone:
                 if not built.exists():
-                    # Holding the lock, an unfinished folder can only be the rest of a build that was killed.
+                    # Holding the lock, an unfinished folder can only be the rest of a build that
+                    # was killed.
                     for left in built.parent.glob('incomplete.*') if alone else ():
                         shutil.rmtree(left)
                     self._build(**kwargs)

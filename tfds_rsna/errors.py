@@ -4,5 +4,6 @@
 class UserError(ValueError):
     """Input or circumstances that the user can mend; the message says how.
 
-    Whoever runs a command may show the message alone. Every other exception is a fault of the program.
+    Whoever runs a command may show the message alone. Every other exception is a fault of the
+    program.
     """

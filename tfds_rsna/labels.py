@@ -37,8 +37,10 @@ _MANY = 20
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """One row: the image's id, its age in months, its sex, the image's name where the table gives one, the patient (or
-    study) it belongs to, '' where nothing says so, and where it comes from (a hospital), None without such a column."""
+    """One row: the image's id, its age in months, its sex, the image's name where the table gives
+    one, the patient (or study) it belongs to, '' where nothing says so, and where it comes from (a
+    hospital), None without such a column.
+    """
 
     id: str
     months: float
@@ -62,7 +64,8 @@ class Columns:
 
 
 def read_table(data: bytes, name: str) -> list[dict[str, str]]:
-    """Rows of a CSV (comma, semicolon or tab; UTF-8 or Latin-1) or of an xlsx's first sheet, all as text.
+    """Rows of a CSV (comma, semicolon or tab; UTF-8 or Latin-1) or of an xlsx's first sheet, all as
+    text.
 
     Raises:
         DataError: empty, without rows, or not such a file.
@@ -93,7 +96,8 @@ def _read_csv(data: bytes, name: str) -> list[list[str]]:
     header = text.split('\n', 1)[0]
     delimiter = max(',;\t', key=header.count)
     rows = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter)
-    # Where semicolons part the columns, the comma is the decimal mark (the spreadsheets of half of Europe).
+    # Where semicolons part the columns, the comma is the decimal mark (the spreadsheets of half of
+    # Europe).
     decimal = re.compile(r'^\s*-?\d+,\d+\s*$')
     try:
         return [
@@ -136,15 +140,16 @@ def parse(
         rows: from `read_table`.
         columns: the names of the columns.
         name: the table's file, for messages.
-        problems: takes rows without an id, ids that occur twice (all of them are dropped: nothing says which is
-            right), ages that are no numbers or outside `MONTHS`, and sexes that cannot be told.
+        problems: takes rows without an id, ids that occur twice (all of them are dropped: nothing
+            says which is right), ages that are no numbers or outside `MONTHS`, and sexes that
+            cannot be told.
 
     Returns:
         The good rows in the table's order.
 
     Raises:
-        DataError: a column is missing (the message lists those that are there), or sexes are given as answers
-            (0 and 1, yes and no) under a header that does not ask for boys.
+        DataError: a column is missing (the message lists those that are there), or sexes are given
+            as answers (0 and 1, yes and no) under a header that does not ask for boys.
     """
     wanted = [
         columns.id,
@@ -200,8 +205,9 @@ def parse(
 
 
 def check_unit(labels: list[Label], columns: Columns, name: str) -> None:
-    """DataError where ages called months look like years: none reaches 25, and some have fractions or 20 and more
-    labels end at 20. A header that says months is believed."""
+    """DataError where ages called months look like years: none reaches 25, and some have fractions
+    or 20 and more labels end at 20. A header that says months is believed.
+    """
     if columns.per_year != 1 or not labels or 'month' in columns.months.lower():
         return
     oldest = max(label.months for label in labels)

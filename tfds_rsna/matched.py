@@ -1,4 +1,6 @@
-"""Labelled image files -> the records of a source: decoded once to prove that they can be, stored as given."""
+"""Labelled image files -> the records of a source: decoded once to prove that they can be, stored
+as given.
+"""
 
 import collections
 import concurrent.futures
@@ -16,9 +18,10 @@ from tfds_rsna.problems import DataError, Problems
 class MatchedImages:
     """Iterates (index, example) over labelled images, in their order.
 
-    Every image is decoded in full here: a header can be whole where the pixels are cut short, and an image that
-    fails should fail now and not in the middle of a training run. Threads do it (Pillow frees the
-    interpreter while it unpacks), a few images ahead and no more, so memory stays flat.
+    Every image is decoded in full here: a header can be whole where the pixels are cut short, and
+    an image that fails should fail now and not in the middle of a training run. Threads do it
+    (Pillow frees the interpreter while it unpacks), a few images ahead and no more, so memory stays
+    flat.
     """
 
     def __init__(self, labelled: Sequence[tuple[Label, Entry]], problems: Problems):
@@ -87,7 +90,8 @@ def match(
     images_name: str,
     problems: Problems,
 ) -> list[tuple[Label, Entry]]:
-    """Pairs labels with images by id; each half without the other goes to `problems`. The labels' order stays.
+    """Pairs labels with images by id; each half without the other goes to `problems`. The labels'
+    order stays.
 
     `images` maps ids to images; an id that a bad row named counts as labelled.
     """

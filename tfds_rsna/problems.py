@@ -10,11 +10,15 @@ SHOWN = 5
 
 
 class DataError(UserError):
-    """Input that cannot be used as it is: each kind of problem with its count, first ids, file and remedy."""
+    """Input that cannot be used as it is: each kind of problem with its count, first ids, file and
+    remedy.
+    """
 
 
 class Problems:
-    """Problems by kind; `on_error='stop'` raises them together, `'skip'` drops the images and lists them."""
+    """Problems by kind; `on_error='stop'` raises them together, `'skip'` drops the images and lists
+    them.
+    """
 
     def __init__(self, on_error: str):
         if on_error not in ('stop', 'skip'):

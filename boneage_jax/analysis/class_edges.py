@@ -1,11 +1,14 @@
-"""Where a second run of the same classes gains: accuracy by distance of the true age to the nearest class edge.
+"""Where a second run of the same classes gains: accuracy by distance of the true age to the nearest
+class edge.
 
     python -m boneage_jax.compare_classes --without=runs/resnet_3 --with_sex=runs/resnet_3_sex --output=runs/sex_3
 
-Hamrouni and Hassen (2023) say that the sex helps near the edges. OUTPUT gets `near_edges.csv` (a line for each reported
-split, sex and distance, 'any' first: `split,sex,months,images,first,second,gain,lower,upper`, shares; the gain with its
-paired bootstrap interval) and a figure for each split. Any two finished runs of one set of class edges can be compared,
-also a run that predicts ages with one that tells classes apart: its ages are cut at the other's edges.
+Hamrouni and Hassen (2023) say that the sex helps near the edges. OUTPUT gets `near_edges.csv` (a
+line for each reported split, sex and distance, 'any' first:
+`split,sex,months,images,first,second,gain,lower,upper`, shares; the gain with its paired bootstrap
+interval) and a figure for each split. Any two finished runs of one set of class edges can be
+compared, also a run that predicts ages with one that tells classes apart: its ages are cut at the
+other's edges.
 """
 
 import json
@@ -37,7 +40,8 @@ COLUMNS = ('split', 'sex', 'months', 'images', 'first', 'second', 'gain', 'lower
 def compare(first, second, output):
     """Writes near_edges.csv and the figures into `output`; returns the lines as dicts.
 
-    Raises UserError for runs of other classes or images, for two without classes, and where OUTPUT holds results.
+    Raises UserError for runs of other classes or images, for two without classes, and where OUTPUT
+    holds results.
     """
     runs, output = [pathlib.Path(first), pathlib.Path(second)], pathlib.Path(output)
     if (output / 'near_edges.csv').exists():
@@ -88,7 +92,9 @@ def compare(first, second, output):
 
 
 def by_distance(age, edges, first, second):
-    """A line for all images, and for each span of distances that has some: ages `[N]` months, hits of both runs `[N]` bool."""
+    """A line for all images, and for each span of distances that has some: ages `[N]` months, hits
+    of both runs `[N]` bool.
+    """
     nearest = np.abs(np.asarray(age)[:, None] - np.asarray(edges)[None, 1:-1]).min(1)
     lines = []
     for months, (low, high) in SPANS.items():

@@ -1,13 +1,15 @@
-"""What a run's embedding knows of age: its t-SNE in colour, and how far distances follow ages (Bae 2018, figure 3).
+"""What a run's embedding knows of age: its t-SNE in colour, and how far distances follow ages (Bae
+2018, figure 3).
 
     python -m boneage_jax.embeddings --workdir=RUN --output=tsne
     python -m boneage_jax.embeddings --workdir=runs/male-plain/seed0,runs/male-triplet/seed0 --output=tsne
 
-One picture, `tsne.png`, a column for each sex, a panel for each run. `orderedness.json`: the Spearman correlation of the
-pairwise distances of embeddings with the absolute differences of age, of all images and of each sex, with a 95%
-bootstrap interval over images; 0 where embeddings know nothing of age, 1 where they lie in its order. `tsne.csv` holds
-the points. Any run whose network gives embeddings will do, configs/prsnet.py's too. The split is not selected on; the
-default is what the runs report.
+One picture, `tsne.png`, a column for each sex, a panel for each run. `orderedness.json`: the
+Spearman correlation of the pairwise distances of embeddings with the absolute differences of age,
+of all images and of each sex, with a 95% bootstrap interval over images; 0 where embeddings know
+nothing of age, 1 where they lie in its order. `tsne.csv` holds the points. Any run whose network
+gives embeddings will do, configs/prsnet.py's too. The split is not selected on; the default is what
+the runs report.
 """
 
 import pathlib
@@ -31,10 +33,11 @@ MOST = 4000  # images: pairs are held all at once
 
 
 def embeddings(workdirs, output, *, split='', seed=0, data_dir=None):
-    """Writes tsne.png, tsne.csv and orderedness.json into `output`; returns the content of the last.
+    """Writes tsne.png, tsne.csv and orderedness.json into `output`; returns the content of the
+    last.
 
-    `split`: '' is what the run reports, test or else holdout. Raises UserError for a network without embeddings, an
-    unknown split, images too few or too many.
+    `split`: '' is what the run reports, test or else holdout. Raises UserError for a network
+    without embeddings, an unknown split, images too few or too many.
     """
     output, report, rows, panels = pathlib.Path(output), {}, [], []
     names = workdir_lib.unique_names([pathlib.Path(workdir) for workdir in workdirs])
@@ -114,12 +117,12 @@ def tsne(vectors, *, seed=0):
 
 
 def distance_age_correlation(vectors, months, *, seed=0, resamples=1000):
-    """Spearman correlation of the distances of all pairs with their gaps in age: `{'value', 'lower', 'upper',
-    'count'}`.
+    """Spearman correlation of the distances of all pairs with their gaps in age: `{'value',
+    'lower', 'upper', 'count'}`.
 
-    `vectors` `[N, F]`, `months` `[N]`. The interval resamples images (pairs of one image with itself count nowhere),
-    with every pair keeping the rank that it has among all. Raises UserError where ages, or embeddings, are all the
-    same.
+    `vectors` `[N, F]`, `months` `[N]`. The interval resamples images (pairs of one image with
+    itself count nowhere), with every pair keeping the rank that it has among all. Raises UserError
+    where ages, or embeddings, are all the same.
     """
     pairs = [
         distances_lib.pdist(np.asarray(x, np.float64).reshape(len(months), -1))

@@ -1,14 +1,16 @@
-"""The mean of several finished runs, image by image, from their predictions.csv: a tool over predictions, not a model.
+"""The mean of several finished runs, image by image, from their predictions.csv: a tool over
+predictions, not a model.
 
     python -m boneage_jax.ensemble --workdirs=runs/full/seed0,runs/full/seed1 --output=runs/full_mean
     python -m boneage_jax.ensemble --workdirs='runs/full/seed*' --output=runs/full_mean
 
-The output folder reads like a run's workdir: predictions.csv, metrics.json (with the members, and the label fingerprints
-and the leak check on which they agree), splits.json, figures/;
-beside them the correlation of the members' errors on each reported split (CSV and figure): where it is high, averaging
-gains little. Members count alike: no weight is fitted, so none can be fitted on images that are reported. Networks of one
-sex (`data.sex`) join: an image gets the mean of the members that predict it, and all members of a sex must predict the same
-images of it. Members that predict other images, or trained on images reported here, are refused.
+The output folder reads like a run's workdir: predictions.csv, metrics.json (with the members, and
+the label fingerprints and the leak check on which they agree), splits.json, figures/; beside them
+the correlation of the members' errors on each reported split (CSV and figure): where it is high,
+averaging gains little. Members count alike: no weight is fitted, so none can be fitted on images
+that are reported. Networks of one sex (`data.sex`) join: an image gets the mean of the members that
+predict it, and all members of a sex must predict the same images of it. Members that predict other
+images, or trained on images reported here, are refused.
 """
 
 import dataclasses
@@ -36,7 +38,9 @@ _NEEDED = ('predictions.csv', 'metrics.json', 'splits.json')
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """The images of one split in the order of predictions.csv: `ids` list of str; `male` bool, the others months, `[N]`."""
+    """The images of one split in the order of predictions.csv: `ids` list of str; `male` bool, the
+    others months, `[N]`.
+    """
 
     ids: list
     male: np.ndarray
@@ -54,7 +58,9 @@ class Predictions:
 
 
 def read(workdir):
-    """`{split: Images}` of a run that predicts ages; UserError names the file and what is wrong with it."""
+    """`{split: Images}` of a run that predicts ages; UserError names the file and what is wrong
+    with it.
+    """
     path = pathlib.Path(workdir) / 'predictions.csv'
     table, found = predictions_lib.read(path), {}
     for split in dict.fromkeys(table['split'].tolist()):
@@ -70,7 +76,8 @@ def read(workdir):
 
 
 def load(workdirs):
-    """`(members {name: {split: Images}}, their mean {split: Images}, their training images {name: [id, ...]})`.
+    """`(members {name: {split: Images}}, their mean {split: Images}, their training images {name:
+    [id, ...]})`.
 
     Raises UserError where the runs cannot be averaged: see `combine` and `refuse_leak`.
     """
@@ -97,15 +104,15 @@ def combine(members):
     """The unweighted mean prediction of each image, over the members that predict it.
 
     Args:
-        members: `{name: {split: Images}}`, two or more; the names are used in messages. A member with images of one sex
-            alone is a network of that sex.
+        members: `{name: {split: Images}}`, two or more; the names are used in messages. A member
+            with images of one sex alone is a network of that sex.
 
     Returns:
         `{split: Images}`: the images of all members, in the first one's order, further ones behind.
 
     Raises:
-        UserError: members differ in splits, in the images of a sex that both have, or in ages; the message names the
-            first difference.
+        UserError: members differ in splits, in the images of a sex that both have, or in ages; the
+            message names the first difference.
     """
     if len(members) < 2:
         raise UserError(
@@ -190,8 +197,9 @@ def _require_same(split, whose, first, reference, name, other):
 
 
 def align(split, first, ids, name, other):
-    """Positions `[N]` that bring the images `other` of run `name` into the order of `ids` of run `first`; UserError where
-    they are not the same images."""
+    """Positions `[N]` that bring the images `other` of run `name` into the order of `ids` of run
+    `first`; UserError where they are not the same images.
+    """
     place = {image: i for i, image in enumerate(other)}
     for one, images, two, lacking in ((first, ids, name, place), (name, other, first, set(ids))):
         alone = [image for image in images if image not in lacking]
@@ -204,7 +212,9 @@ def align(split, first, ids, name, other):
 
 
 def check_no_leakage(trained, images):
-    """Refuses (UserError) a member that trained on an image of any split here: `trained` `{name: [id, ...]}`."""
+    """Refuses (UserError) a member that trained on an image of any split here: `trained` `{name:
+    [id, ...]}`.
+    """
     for name, ids in trained.items():
         ids = set(ids)
         for split, held_out in images.items():
@@ -217,11 +227,13 @@ def check_no_leakage(trained, images):
 
 
 def carried(reports):
-    """The label fingerprints and the leak check of the members, where all say the same; an ensemble has no images to look at.
+    """The label fingerprints and the leak check of the members, where all say the same; an ensemble
+    has no images to look at.
 
-    Of `{member: its metrics.json}` gives `{'labels': {split: ...}, 'leaks': {kind: count}}` as a run writes them and, where
-    members differ (networks of one sex, another leak check, an older release), `'members_differ'`: by name, as 'labels of
-    train', `{member: what it says, or None}`. A line at the terminal tells.
+    Of `{member: its metrics.json}` gives `{'labels': {split: ...}, 'leaks': {kind: count}}` as a
+    run writes them and, where members differ (networks of one sex, another leak check, an older
+    release), `'members_differ'`: by name, as 'labels of train', `{member: what it says, or None}`.
+    A line at the terminal tells.
     """
     agreed, differ = {}, {}
     for key in ('labels', 'leaks'):
@@ -242,8 +254,9 @@ def carried(reports):
 
 
 def error_correlation(members, split):
-    """Pearson correlation `[M, M]` of the members' signed errors on the images of `split` that both predict; NaN for pairs
-    with fewer than two such images or errors without spread, None where that leaves no pair.
+    """Pearson correlation `[M, M]` of the members' signed errors on the images of `split` that both
+    predict; NaN for pairs with fewer than two such images or errors without spread, None where that
+    leaves no pair.
     """
     errors = [dict(zip(member[split].ids, member[split].errors)) for member in members.values()]
     matrix = np.full((len(errors),) * 2, np.nan)
@@ -258,7 +271,9 @@ def error_correlation(members, split):
 
 
 def write(workdirs, output):
-    """Writes the ensemble of the runs in `workdirs` into `output`; returns the content of its metrics.json."""
+    """Writes the ensemble of the runs in `workdirs` into `output`; returns the content of its
+    metrics.json.
+    """
     workdirs, output = [pathlib.Path(workdir) for workdir in workdirs], pathlib.Path(output)
     if (
         output.resolve() in [workdir.resolve() for workdir in workdirs]
@@ -296,7 +311,9 @@ def write(workdirs, output):
 
 
 def _report(split, members, images, mae, output):
-    """Prints each member beside the ensemble; prints, writes and draws the correlation of their errors."""
+    """Prints each member beside the ensemble; prints, writes and draws the correlation of their
+    errors.
+    """
     width = max(len(name) for name in (*members, 'ensemble'))
     of_sexes = [
         (
@@ -337,7 +354,9 @@ def _report(split, members, images, mae, output):
 
 
 def write_correlation(matrix, names, split, output):
-    """error_correlation_SPLIT.csv and its figure, of the matrix that `error_correlation` gives; NaN is an empty cell."""
+    """error_correlation_SPLIT.csv and its figure, of the matrix that `error_correlation` gives; NaN
+    is an empty cell.
+    """
     rows = [
         [name, *('' if np.isnan(value) else f'{value:.4f}' for value in row)]
         for name, row in zip(names, matrix)
@@ -356,7 +375,9 @@ def _json(path, key=None):
 
 
 def expand(patterns):
-    """Paths of `patterns`, each a path or a glob, in order; a pattern that matches nothing is refused."""
+    """Paths of `patterns`, each a path or a glob, in order; a pattern that matches nothing is
+    refused.
+    """
     found = []
     for pattern in patterns:
         matches = (

@@ -38,7 +38,8 @@ CHUNK = 16  # images that go through the stages together
 
 
 def evaluate_hands(config, truth, output, data_dir=None):
-    """Writes the check of `config`'s stages against the files `truth` into the folder `output`; returns its metrics.
+    """Writes the check of `config`'s stages against the files `truth` into the folder `output`;
+    returns its metrics.
 
     Raises ConfigError where there is nothing to check, UserError for unreadable truth.
     """
@@ -93,7 +94,9 @@ def evaluate_hands(config, truth, output, data_dir=None):
 
 
 def seen_by(run):
-    """The ids of the images that a run was trained on or selected by; phantoms are none, and mined images are theirs."""
+    """The ids of the images that a run was trained on or selected by; phantoms are none, and mined
+    images are theirs.
+    """
     run = pathlib.Path(run).expanduser()
     config, splits = (
         json.loads((run / name).read_text()) for name in ('config.json', 'splits.json')
@@ -118,11 +121,13 @@ def _chunks(data, data_dir, wanted):
 
 
 def measure(example, truth):
-    """One image's figures, `{'id', ...}`; `truth` as `annotated.annotation` gives it. Lengths in % are of the true hand's.
+    """One image's figures, `{'id', ...}`; `truth` as `annotated.annotation` gives it. Lengths in %
+    are of the true hand's.
 
-    With a mask: `inside`, `near` (all annotated points in it, or within 1%), `area`, `box_iou` where a box was annotated,
-    `flags`. With key points: `error_percent` and its parts, `error_pixels` of 2080x1600, and where the registration by
-    them takes the true points: `tip_off`, `capitate_off` in registered pixels, `registered` (by what).
+    With a mask: `inside`, `near` (all annotated points in it, or within 1%), `area`, `box_iou`
+    where a box was annotated, `flags`. With key points: `error_percent` and its parts,
+    `error_pixels` of 2080x1600, and where the registration by them takes the true points:
+    `tip_off`, `capitate_off` in registered pixels, `registered` (by what).
     """
     row, points = {'id': str(example['id'])}, np.asarray(truth['points'], np.float64)
     points = points[np.isfinite(points).all(1)]
@@ -188,7 +193,9 @@ def _box_iou(a, b):
 
 
 def summary(rows):
-    """`metrics.intervals` of every numeric column, the medians and 90th percentiles of the offsets, and how images were registered."""
+    """`metrics.intervals` of every numeric column, the medians and 90th percentiles of the offsets,
+    and how images were registered.
+    """
     numeric = {
         name: np.array([row[name] for row in rows], np.float64)
         for name, value in rows[0].items()

@@ -1,15 +1,18 @@
-"""Look inside a trained network: PRSNet's anchors, relation maps and selected parts, or an attention map.
+"""Look inside a trained network: PRSNet's anchors, relation maps and selected parts, or an
+attention map.
 
     python -m boneage_jax.interpret --workdir=runs/prsnet --output=runs/prsnet/inside
 
-Draws Ji 2019's figure 3 (`anchors.png`) and figure 5 (`parts_res3.png` and so on, one for each relation map; `parts.png`
-without relation) for images of a split, evenly spaced by age. `parts.json` counts over the whole split: how well each part
-alone predicts the age, how many parts lie in a corner of the image, where there is no hand, by age, and, on phantoms, whose
-bones are known, how many lie on a growth plate or the carpus, beside anchors drawn by chance.
+Draws Ji 2019's figure 3 (`anchors.png`) and figure 5 (`parts_res3.png` and so on, one for each
+relation map; `parts.png` without relation) for images of a split, evenly spaced by age.
+`parts.json` counts over the whole split: how well each part alone predicts the age, how many parts
+lie in a corner of the image, where there is no hand, by age, and, on phantoms, whose bones are
+known, how many lie on a growth plate or the carpus, beside anchors drawn by chance.
 
-Of a run of configs/attention.py: Castillo 2018's figure 10 (`attention.png`), and `attention.json` over the whole split: how
-many places of the map an image uses (the exponential of the entropy of its shares), and how much of the maps' variance is
-the same in all images, which is what the locally connected layer knows without looking.
+Of a run of configs/attention.py: Castillo 2018's figure 10 (`attention.png`), and `attention.json`
+over the whole split: how many places of the map an image uses (the exponential of the entropy of
+its shares), and how much of the maps' variance is the same in all images, which is what the locally
+connected layer knows without looking.
 """
 
 import itertools
@@ -35,7 +38,8 @@ SHARED = 0.5  # a part and a bone meet where half of the smaller one lies in the
 
 
 def interpret(workdir, output, *, split='validation', count=8, data_dir=None):
-    """Writes the figures, and parts.json or attention.json; returns its content, None where there are relation maps alone.
+    """Writes the figures, and parts.json or attention.json; returns its content, None where there
+    are relation maps alone.
 
     Raises UserError for a run that has nothing of all this, or an unknown split.
     """
@@ -73,13 +77,16 @@ def interpret(workdir, output, *, split='validation', count=8, data_dir=None):
 
 
 def candidates_of(config, size):
-    """(boxes `[N, 4]`, level `[N]`) of the anchors that a run's network chooses from on images of `size`."""
+    """(boxes `[N, 4]`, level `[N]`) of the anchors that a run's network chooses from on images of
+    `size`.
+    """
     model = nnx.eval_shape(lambda: predictor_lib.build_model(config))
     return parts_lib.anchors(size, strides=model.strides, sizes=model.anchor_sizes)
 
 
 def on_bones(boxes, bones):
-    """Parts `[N, M, 4]` and bones `[N, T, 4]` (NaN: not there) -> bool `[N, M]`: the part meets one of the bones.
+    """Parts `[N, M, 4]` and bones `[N, T, 4]` (NaN: not there) -> bool `[N, M]`: the part meets one
+    of the bones.
 
     They meet where at least half of the smaller box lies in the larger.
     """
@@ -91,13 +98,17 @@ def on_bones(boxes, bones):
 
 
 def in_corner(boxes, size):
-    """Parts `[N, M, 4]` on images of `size` (rows, columns) -> bool `[N, M]`: centred within a fifth of both borders."""
+    """Parts `[N, M, 4]` on images of `size` (rows, columns) -> bool `[N, M]`: centred within a
+    fifth of both borders.
+    """
     centre = (np.asarray(boxes)[..., :2] + np.asarray(boxes)[..., 2:]) / 2
     return np.all(np.minimum(centre, np.array(size) - centre) < CORNER * np.array(size), axis=-1)
 
 
 def _measure_attention(predictor, examples, output):
-    """attention.json over the whole split, batch by batch: the multiply layer's output of all images would not fit."""
+    """attention.json over the whole split, batch by batch: the multiply layer's output of all
+    images would not fit.
+    """
     size, gates = predictor.batch_size, []
     for start in range(0, len(examples), size):
         rows = range(start, min(start + size, len(examples)))
@@ -129,7 +140,9 @@ def _measure_attention(predictor, examples, output):
 
 
 def _count(predictor, examples, candidates, output):
-    """parts.json over the whole split: each part's own MAE, the share in corners by age, and the share on bones."""
+    """parts.json over the whole split: each part's own MAE, the share in corners by age, and the
+    share on bones.
+    """
     every = range(len(examples))
     images = examples.arrays(every)['image']
     _, aux = predictor(images, examples.male)

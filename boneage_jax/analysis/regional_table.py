@@ -1,13 +1,16 @@
-"""The grid of regional age nets: Fig. 5 and Fig. 6 of Iglovikov et al. (2018) from the finished rows of configs/regions.py.
+"""The grid of regional age nets: Fig. 5 and Fig. 6 of Iglovikov et al. (2018) from the finished
+rows of configs/regions.py.
 
     python -m boneage_jax.sweep --config=configs/regions.py:rsna100 --workdir=runs/regions
     python -m boneage_jax.regional_table --config=configs/regions.py:rsna100 --workdir=runs/regions     # at any time, trains nothing
 
-OUTPUT (by default WORKDIR/grid) gets `table.md` and `table.csv`: the MAE of every net and of the unweighted means, per column
-(form and sex) over the three regions, per region over its four nets of one sex, and over all twelve of them, each with its 95%
-bootstrap interval and the paper's figure; a table for each reported split (holdout, test). What is not finished stays an empty
-cell and is named; a mean is taken only of all its nets. `grid_SPLIT.png` draws it, `stages.csv` and `stages_SPLIT.png` the MAE
-by stage of puberty and region for each sex, `error_correlation_SPLIT.csv` how far the nets' errors go together.
+OUTPUT (by default WORKDIR/grid) gets `table.md` and `table.csv`: the MAE of every net and of the
+unweighted means, per column (form and sex) over the three regions, per region over its four nets of
+one sex, and over all twelve of them, each with its 95% bootstrap interval and the paper's figure; a
+table for each reported split (holdout, test). What is not finished stays an empty cell and is
+named; a mean is taken only of all its nets. `grid_SPLIT.png` draws it, `stages.csv` and
+`stages_SPLIT.png` the MAE by stage of puberty and region for each sex,
+`error_correlation_SPLIT.csv` how far the nets' errors go together.
 """
 
 import pathlib
@@ -67,13 +70,17 @@ def columns_of(module):
 
 
 def paper_of(module, split):
-    """The paper's `{(form, sex, region): months}` that may stand beside figures of `split`: its 1,000 validation images are a
-    draw of the training images as our holdout is; of the test images it prints one figure."""
+    """The paper's `{(form, sex, region): months}` that may stand beside figures of `split`: its
+    1,000 validation images are a draw of the training images as our holdout is; of the test images
+    it prints one figure.
+    """
     return {'holdout': module.PAPER, 'test': {(ALL, ALL, ALL): module.TEST}}[split]
 
 
 def cells(module):
-    """`{(form, sex, region): the nets of which it is the mean}`: every net, and the paper's means; `ALL` as in `COLUMNS`."""
+    """`{(form, sex, region): the nets of which it is the mean}`: every net, and the paper's means;
+    `ALL` as in `COLUMNS`.
+    """
     regions = list(module.REGIONS)
     columns = columns_of(module)[:-1]
     of_one_sex = [(form, sex) for form, sex in columns if sex != 'both']
@@ -117,9 +124,11 @@ def lines_of(module, nets):
 
 
 def by_stage(module, nets):
-    """A line of stages.csv for each split, sex, region (`ALL`: the mean of all regions) and stage that has images.
+    """A line of stages.csv for each split, sex, region (`ALL`: the mean of all regions) and stage
+    that has images.
 
-    The nets of one sex stand for it, both forms averaged where both are finished; where it has none, those for both sexes do.
+    The nets of one sex stand for it, both forms averaged where both are finished; where it has
+    none, those for both sexes do.
     """
     lines = []
     for male, sex in enumerate(('female', 'male')):
@@ -164,8 +173,9 @@ def _stages(images, sex):
 
 
 def write(swept, output, seed=0):
-    """Writes tables and figures into `output`; returns the lines of table.csv. UserError where no row is finished, or where
-    nets cannot be averaged (`ensemble.combine`)."""
+    """Writes tables and figures into `output`; returns the lines of table.csv. UserError where no
+    row is finished, or where nets cannot be averaged (`ensemble.combine`).
+    """
     module, output = swept.module, pathlib.Path(output)
     if not hasattr(module, 'PAPER') or not hasattr(module, 'cell'):
         raise ConfigError(f'{swept.spec}: no grid of regional nets; give configs/regions.py')

@@ -1,10 +1,12 @@
-"""Score a finished run on other images: those of another config's validation, holdout and test splits.
+"""Score a finished run on other images: those of another config's validation, holdout and test
+splits.
 
     python -m boneage_jax.score --workdir=runs/points --config=configs/keypoints.py:annotated --output=scores/points
 
-The images are prepared as CONFIG says, at the size that the run was trained at; the network, its task and the numbers fitted
-on its training images are the run's. OUTPUT gets predictions.csv, metrics.json and figures, like a run's own. Nothing is
-selected here. Images that the run trained on are refused.
+The images are prepared as CONFIG says, at the size that the run was trained at; the network, its
+task and the numbers fitted on its training images are the run's. OUTPUT gets predictions.csv,
+metrics.json and figures, like a run's own. Nothing is selected here. Images that the run trained on
+are refused.
 """
 
 import pathlib
@@ -22,9 +24,11 @@ from boneage_jax.training import evaluate
 
 
 def score(run, config, output, data_dir=None):
-    """Writes the run's predictions and metrics on the splits of `config`; returns the content of metrics.json.
+    """Writes the run's predictions and metrics on the splits of `config`; returns the content of
+    metrics.json.
 
-    Raises ConfigError where the images have another size than the run's, are of a sex that it never saw, or were trained on.
+    Raises ConfigError where the images have another size than the run's, are of a sex that it never
+    saw, or were trained on.
     """
     output, predictor = pathlib.Path(output), Predictor(run)
     if tuple(config.data.size) != tuple(predictor.config.data.size):

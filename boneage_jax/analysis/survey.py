@@ -1,9 +1,11 @@
-"""The images of a config before any training: how ages and sexes are spread, and how hands are cut out.
+"""The images of a config before any training: how ages and sexes are spread, and how hands are cut
+out.
 
     python -m boneage_jax.survey --config=configs/attention.py:rsna100 --output=survey
 
-Castillo 2018's figures 2 (`counts.png`: images per year of age and sex, of all splits together) and 3 (`extraction_ID.png`:
-gradient, markers, watershed, largest component and hand of some images, as they came and whatever the config's stages are).
+Castillo 2018's figures 2 (`counts.png`: images per year of age and sex, of all splits together) and
+3 (`extraction_ID.png`: gradient, markers, watershed, largest component and hand of some images, as
+they came and whatever the config's stages are).
 """
 
 import pathlib
@@ -17,7 +19,9 @@ from boneage_jax.stages import records
 
 
 def survey(config, output, *, count=4, data_dir=None):
-    """Writes the figures into the folder `output`; returns their paths. Raises what the data raises."""
+    """Writes the figures into the folder `output`; returns their paths. Raises what the data
+    raises.
+    """
     output = pathlib.Path(output)
     splits = records.open_splits(config, data_dir).values()
     months, male = (

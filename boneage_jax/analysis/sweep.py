@@ -2,10 +2,11 @@
 
     python -m boneage_jax.sweep --config=configs/prsnet.py:rsna100 --workdir=runs/prsnet --seeds=3
 
-Each row of the config's `sweep()` trains in `WORKDIR/<row>/seed0`, `seed1`, ..., all rows of one seed before the next;
-after each, `table.md` and `table.csv` are written anew from all finished runs. The same command goes on where it
-stopped. A row that fails is reported at the end (exit status 1) and holds up no other. `--print_commands` trains
-nothing: it prints a command for each unfinished run, for a queue, and writes the table of the finished ones.
+Each row of the config's `sweep()` trains in `WORKDIR/<row>/seed0`, `seed1`, ..., all rows of one
+seed before the next; after each, `table.md` and `table.csv` are written anew from all finished
+runs. The same command goes on where it stopped. A row that fails is reported at the end (exit
+status 1) and holds up no other. `--print_commands` trains nothing: it prints a command for each
+unfinished run, for a queue, and writes the table of the finished ones.
 """
 
 import dataclasses
@@ -39,7 +40,9 @@ class Run:
         return f'{self.row.name}, seed {self.seed}'
 
     def state(self):
-        """'finished'; '' = to be trained, from scratch or further; or why what lies in its workdir is not this run."""
+        """'finished'; '' = to be trained, from scratch or further; or why what lies in its workdir
+        is not this run.
+        """
         try:
             workdir_lib.write_or_check_config(self.workdir, self.config, write=False)
         except ConfigError as error:
@@ -49,7 +52,8 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A config's rows and the runs wanted of them; `spec` and `overrides` (`--config.key=value`) as on the command line.
+    """A config's rows and the runs wanted of them; `spec` and `overrides` (`--config.key=value`) as
+    on the command line.
 
     `reference` is the row that all others are compared with; None: what the config's rows say.
     """
@@ -97,7 +101,9 @@ class Sweep:
 
     @functools.cached_property
     def references(self):
-        """`{row: the row that it is compared with}`, by name; a reference is its own, for the ensemble of its seeds."""
+        """`{row: the row that it is compared with}`, by name; a reference is its own, for the
+        ensemble of its seeds.
+        """
         names = [row.name for row in self.rows]
         if not self.reference and any(row.reference for row in self.rows):
             return {row.name: self.find(row.reference or row.name).name for row in self.rows}
@@ -162,7 +168,8 @@ def slug(name):
 
 
 def train_all(sweep, runs, *, data_dir=None):
-    """Trains the unfinished ones of `runs`. True when it went through all of them, False when asked to stop.
+    """Trains the unfinished ones of `runs`. True when it went through all of them, False when asked
+    to stop.
 
     Raises UserError at the end, naming every run that failed and why.
     """
@@ -203,7 +210,9 @@ def train_all(sweep, runs, *, data_dir=None):
 
 
 def write_table(sweep, failed=(), wanted=()):
-    """table.md and table.csv of every finished run in the sweep's workdir; nothing where there is none. -> the lines."""
+    """table.md and table.csv of every finished run in the sweep's workdir; nothing where there is
+    none. -> the lines.
+    """
     existing = [(row, sweep.existing(row)) for row in sweep.rows]
     states = {run.name: '' for run in wanted} | {
         run.name: run.state() for _, runs in existing for run in runs
@@ -239,7 +248,9 @@ def write_table(sweep, failed=(), wanted=()):
 
 
 def _about_paper(sweep):
-    """Sentences on the paper's column: what sweep()'s docstring says, and how our images differ from the paper's."""
+    """Sentences on the paper's column: what sweep()'s docstring says, and how our images differ
+    from the paper's.
+    """
     from boneage_jax.analysis import table
 
     about = ' '.join((inspect.getdoc(sweep.module.sweep) or '').split())
@@ -272,7 +283,8 @@ def sweep(
     print_commands=False,
     data_dir=None,
 ):
-    """Trains the rows of a config with each seed and writes the table; or prints a command for each unfinished run.
+    """Trains the rows of a config with each seed and writes the table; or prints a command for each
+    unfinished run.
 
     Args:
         spec: the config, as behind `--config=`; `overrides` are its arguments `--config.KEY=VALUE`.

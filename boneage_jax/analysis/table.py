@@ -1,8 +1,10 @@
-"""Finished runs -> the paper's table, ours beside theirs: table.md to read, table.csv to compute with.
+"""Finished runs -> the paper's table, ours beside theirs: table.md to read, table.csv to compute
+with.
 
-A line for each row of the sweep and each split that its runs reported (holdout or test, never validation). `ours` is the
-mean over the seeds of what their metrics.json says; its interval resamples images, each image's value being averaged over
-the seeds; so does the difference to the reference row, image by image on the same images.
+A line for each row of the sweep and each split that its runs reported (holdout or test, never
+validation). `ours` is the mean over the seeds of what their metrics.json says; its interval
+resamples images, each image's value being averaged over the seeds; so does the difference to the
+reference row, image by image on the same images.
 """
 
 import csv
@@ -40,10 +42,12 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A figure that a table can hold, by its name in metrics.json (`splits[split]['overall'][name]`).
+    """A figure that a table can hold, by its name in metrics.json
+    (`splits[split]['overall'][name]`).
 
-    `images(workdir)` and `mean(workdirs)` give `{split: (ids, values [N])}`, a value an image, their mean being the figure: of
-    one run, and of the mean prediction of several (None where predictions cannot be averaged).
+    `images(workdir)` and `mean(workdirs)` give `{split: (ids, values [N])}`, a value an image,
+    their mean being the figure: of one run, and of the mean prediction of several (None where
+    predictions cannot be averaged).
     """
 
     title: str
@@ -85,7 +89,9 @@ def _column(name):
 
 
 def _hits(workdirs):
-    """Whether the likeliest class by the mean of the runs' probabilities is the true one, 0 or 1 for each image."""
+    """Whether the likeliest class by the mean of the runs' probabilities is the true one, 0 or 1
+    for each image.
+    """
     tables, found = (
         [predictions.read(pathlib.Path(workdir) / 'predictions.csv') for workdir in workdirs],
         {},
@@ -141,9 +147,11 @@ class Result:
 
 
 def results(row, reference, workdirs, name):
-    """The Results of the finished runs (seeds) of one config.Row: each reported split, and the ensemble of several seeds.
+    """The Results of the finished runs (seeds) of one config.Row: each reported split, and the
+    ensemble of several seeds.
 
-    Raises UserError where the seeds' images differ, or a run's predictions.csv does not belong to its metrics.json.
+    Raises UserError where the seeds' images differ, or a run's predictions.csv does not belong to
+    its metrics.json.
     """
     metric, workdirs = METRICS[name], [pathlib.Path(workdir) for workdir in workdirs]
     reports = [_read(workdir / 'metrics.json') for workdir in workdirs]
@@ -217,10 +225,11 @@ def describe(data):
 
 
 def lines(found):
-    """(the lines of table.csv as dicts, notes): Results `found`, each beside the one of its reference.
+    """(the lines of table.csv as dicts, notes): Results `found`, each beside the one of its
+    reference.
 
-    A line whose images are not the reference's gets no difference; a note for all lines of the same images says which image
-    was the first to differ.
+    A line whose images are not the reference's gets no difference; a note for all lines of the same
+    images says which image was the first to differ.
     """
     base = {(result.row, result.split): result for result in found}
     table, refused = [], {}  # refused: {the images: (rows, why)}
@@ -260,7 +269,8 @@ def lines(found):
 
 
 def references(table):
-    """(headings, the cells of each line before its difference): what the lines of `table` say of the rows they are compared with.
+    """(headings, the cells of each line before its difference): what the lines of `table` say of
+    the rows they are compared with.
 
     One row: its name stands in the heading. Several: a column names them.
     """
@@ -274,7 +284,9 @@ def references(table):
 
 
 def write(workdir, found, *, metric, title, notes=()):
-    """Writes table.md and table.csv into `workdir`; returns the lines. `notes`: sentences below the table."""
+    """Writes table.md and table.csv into `workdir`; returns the lines. `notes`: sentences below the
+    table.
+    """
     workdir, table_metric = pathlib.Path(workdir), METRICS[metric]
     table, refused = lines(found)
     digits = table_metric.digits

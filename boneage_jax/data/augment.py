@@ -1,18 +1,19 @@
 """Random augmentation on the device: image, hand mask and key points move together.
 
-Order, for every example: horizontal flip (an exact mirror), shear, scale, rotation, shift (one affine map
-about the image's centre, so the image is interpolated once), then contrast, brightness, a clip to [0, 1],
-gamma. The image is read bilinearly, the mask by nearest neighbour, the key points go through the forward
-map.
+Order, for every example: horizontal flip (an exact mirror), shear, scale, rotation, shift (one
+affine map about the image's centre, so the image is interpolated once), then contrast, brightness,
+a clip to [0, 1], gamma. The image is read bilinearly, the mask by nearest neighbour, the key points
+go through the forward map.
 
-Pixel (r, c) has its centre at the coordinates (r, c); the image's centre is ((H - 1) / 2, (W - 1) / 2).
+Pixel (r, c) has its centre at the coordinates (r, c); the image's centre is ((H - 1) / 2, (W - 1) /
+2).
 
-A flip turns a left hand into the picture of a right one. Nothing is renamed: key points stay in their
-order, because all of them are anatomical ("tip of the thumb"), none says left or right. They may leave the
-image.
+A flip turns a left hand into the picture of a right one. Nothing is renamed: key points stay in
+their order, because all of them are anatomical ("tip of the thumb"), none says left or right. They
+may leave the image.
 
-The randomness of an example comes from the key and its position in the global batch alone: it does not
-depend on how the batch is sharded, nor on which options are switched on.
+The randomness of an example comes from the key and its position in the global batch alone: it does
+not depend on how the batch is sharded, nor on which options are switched on.
 """
 
 import jax
@@ -37,14 +38,17 @@ _UPPER = {'flip': 1.0, 'shear': 89.0, 'contrast': 1.0}
 
 
 def augment(key, batch, options, *, first=0):
-    """Returns the batch with `image` float32 in [0, 1], randomly transformed; other entries unchanged.
+    """Returns the batch with `image` float32 in [0, 1], randomly transformed; other entries
+    unchanged.
 
     Args:
         key: one key for the batch, normally `fold_in(key, step)`.
-        batch: `image` [B, H, W, 1], uint8 or float in [0, 1]; optional `hand_mask` [B, H, W, 1] uint8 and
-            `keypoints` [B, K, 2] float32 (row, column in pixels).
-        options: a mapping with exactly the keys of `OPTIONS`; plain numbers, 0 is off and costs nothing.
-        first: position of the first example in the global batch (for a batch worked through in pieces).
+        batch: `image` [B, H, W, 1], uint8 or float in [0, 1]; optional `hand_mask` [B, H, W, 1]
+            uint8 and `keypoints` [B, K, 2] float32 (row, column in pixels).
+        options: a mapping with exactly the keys of `OPTIONS`; plain numbers, 0 is off and costs
+        nothing.
+        first: position of the first example in the global batch (for a batch worked through in
+        pieces).
 
     Raises:
         UserError: on unknown or missing options, or values out of range.
@@ -52,7 +56,8 @@ def augment(key, batch, options, *, first=0):
     check(options)
     size = batch['image'].shape[0]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(size))
-    # One slot per draw, drawn whether used or not: switching one option on leaves the others' draws alone.
+    # One slot per draw, drawn whether used or not: switching one option on leaves the others' draws
+    # alone.
     draws = jax.vmap(lambda k: jax.random.uniform(k, (9,)))(keys)
     signed = 2 * draws - 1
 
@@ -96,13 +101,16 @@ def to_float(batch):
 
 
 def _unit(image):
-    # A product, not a division by 255: XLA turns that into this product in some programs and not in others.
+    # A product, not a division by 255: XLA turns that into this product in some programs and not in
+    # others.
     values = jnp.asarray(image).astype(jnp.float32)
     return values * np.float32(1 / 255) if image.dtype == jnp.uint8 else values
 
 
 def flip(batch):
-    """The batch mirrored left to right: image, hand mask and key points; the order of key points stays."""
+    """The batch mirrored left to right: image, hand mask and key points; the order of key points
+    stays.
+    """
     width = batch['image'].shape[2]
     out = batch | {
         name: batch[name][:, :, ::-1] for name in ('image', 'hand_mask') if name in batch
@@ -114,7 +122,9 @@ def flip(batch):
 
 
 def check(options):
-    """Raises UserError where `options` lacks a key of `OPTIONS`, has another, or a value is out of range."""
+    """Raises UserError where `options` lacks a key of `OPTIONS`, has another, or a value is out of
+    range.
+    """
     given = set(options.keys())
     if given != set(OPTIONS):
         raise UserError(
@@ -133,7 +143,9 @@ def check(options):
 
 
 def _affine(signed, sides, options):
-    """The forward map p -> matrix (p - centre) + centre + shift of each example; `signed` [B, 5] in -1..1."""
+    """The forward map p -> matrix (p - centre) + centre + shift of each example; `signed` [B, 5] in
+    -1..1.
+    """
     angle = jnp.deg2rad(signed[:, 0] * options['rotation'])
     shift = signed[:, 1:3] * options['shift'] * jnp.asarray(sides, jnp.float32)[None]
     scale = jnp.exp(signed[:, 3] * jnp.log1p(options['scale']))
@@ -144,9 +156,11 @@ def _affine(signed, sides, options):
 
 
 def warp(batch, matrix, shift, fill):
-    """Applies one affine map per example to image, hand mask and key points: p -> matrix (p - centre) + centre + shift.
+    """Applies one affine map per example to image, hand mask and key points: p -> matrix (p -
+    centre) + centre + shift.
 
-    `matrix`: ((a, b), (c, d)), each [B], on (row, column); `shift` [B, 2] pixels; `fill` as in `OPTIONS`.
+    `matrix`: ((a, b), (c, d)), each [B], on (row, column); `shift` [B, 2] pixels; `fill` as in
+    `OPTIONS`.
     """
     height, width = batch['image'].shape[1:3]
     centre = jnp.asarray([(height - 1) / 2, (width - 1) / 2], jnp.float32)
@@ -199,10 +213,13 @@ def _pad(image):
 
 
 def _take(padded, rows, columns):
-    """padded[b, rows + 2, columns + 2]; indices [B, H, W] far outside are clipped into the black border."""
+    """padded[b, rows + 2, columns + 2]; indices [B, H, W] far outside are clipped into the black
+    border.
+    """
     size, height, width = padded.shape
     rows, columns = jnp.clip(rows + 2, 0, height - 1), jnp.clip(columns + 2, 0, width - 1)
     flat = (rows * width + columns).reshape(size, -1)
-    # Batched along axis 1, never one flat index over the batch: this form shards without communication.
+    # Batched along axis 1, never one flat index over the batch: this form shards without
+    # communication.
     taken = jnp.take_along_axis(padded.reshape(size, -1), flat, axis=1, mode='promise_in_bounds')
     return taken.reshape(rows.shape)

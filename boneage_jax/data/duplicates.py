@@ -1,10 +1,12 @@
 """Whether images of one split stand in another too: by their ids, and by their pictures.
 
-Runs before every training. The same id in two splits ends the run. Pictures are compared by a 64-bit difference hash
-(Krawetz 2013: the sign of the horizontal differences of a 9x8 thumbnail); pairs within NEAR bits are then compared as 32x32
-thumbnails, since hands are alike: what correlates by ALIKE or more is listed in leaks.csv and counted in metrics.json. It
-may be one child imaged twice or a file given twice, or, of registered hands, merely two that are much alike: it ends no
-run. On the 12,000 images of 100 px of RSNA's training set the hash alone pairs about 9,800; none is the same picture.
+Runs before every training. The same id in two splits ends the run. Pictures are compared by a
+64-bit difference hash (Krawetz 2013: the sign of the horizontal differences of a 9x8 thumbnail);
+pairs within NEAR bits are then compared as 32x32 thumbnails, since hands are alike: what correlates
+by ALIKE or more is listed in leaks.csv and counted in metrics.json. It may be one child imaged
+twice or a file given twice, or, of registered hands, merely two that are much alike: it ends no
+run. On the 12,000 images of 100 px of RSNA's training set the hash alone pairs about 9,800; none is
+the same picture.
 """
 
 import itertools
@@ -24,9 +26,11 @@ _SIDE = 32
 
 
 def check(splits, workdir=None):
-    """Compares all pairs of `splits` `{name: Split}`; writes leaks.csv into `workdir` where pictures are found twice.
+    """Compares all pairs of `splits` `{name: Split}`; writes leaks.csv into `workdir` where
+    pictures are found twice.
 
-    Returns `{'same_id': 0, 'same_picture': pairs, 'near_picture': pairs}`. Raises Leak where an id stands in two splits.
+    Returns `{'same_id': 0, 'same_picture': pairs, 'near_picture': pairs}`. Raises Leak where an id
+    stands in two splits.
     """
     refuse_same_ids(splits)
     seen = {name: _look(split) for name, split in splits.items()}
@@ -92,7 +96,9 @@ def _look(split):
 
 
 def _shrink(images, rows, columns):
-    """Means over a grid of `rows` x `columns` cells: float32 `[N, rows, columns]`. A large image is read every few pixels."""
+    """Means over a grid of `rows` x `columns` cells: float32 `[N, rows, columns]`. A large image is
+    read every few pixels.
+    """
     images = np.asarray(images)
     step = max(1, min(images.shape[1] // (4 * rows), images.shape[2] // (4 * columns)))
     images = images[:, ::step, ::step].astype(np.float32)

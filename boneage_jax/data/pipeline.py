@@ -1,7 +1,9 @@
-"""The path of a batch: a pure function of (seed, step), the same at any host count and in both placements.
+"""The path of a batch: a pure function of (seed, step), the same at any host count and in both
+placements.
 
-Each epoch is a permutation of the split drawn from (seed, epoch); the images that do not fill a batch sit that epoch
-out. Shuffle first, slice per host after. Nothing of the iterator is saved: resuming at step s asks for batch(s).
+Each epoch is a permutation of the split drawn from (seed, epoch); the images that do not fill a
+batch sit that epoch out. Shuffle first, slice per host after. Nothing of the iterator is saved:
+resuming at step s asks for batch(s).
 """
 
 import functools
@@ -15,10 +17,12 @@ from tfds_rsna.errors import UserError
 
 
 class TrainBatches:
-    """`batches(step)` -> this host's rows of the global batch, numpy. `steps_per_epoch` of them make an epoch.
+    """`batches(step)` -> this host's rows of the global batch, numpy. `steps_per_epoch` of them
+    make an epoch.
 
-    With `placement='host'` the rows carry the images; with 'device' only `index` and `valid`, and `resident` holds the
-    split's arrays for `gather` to take them from. Raises UserError where the split is smaller than a batch.
+    With `placement='host'` the rows carry the images; with 'device' only `index` and `valid`, and
+    `resident` holds the split's arrays for `gather` to take them from. Raises UserError where the
+    split is smaller than a batch.
     """
 
     def __init__(self, split, *, batch_size, seed, placement, mesh):
@@ -29,7 +33,8 @@ class TrainBatches:
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.steps_per_epoch = len(split) // batch_size
         self.resident = make_resident(split, mesh) if placement == 'device' else {}
-        # Threads read ahead across the end of an epoch: two orders are in use at a time, never drawn anew for each step.
+        # Threads read ahead across the end of an epoch: two orders are in use at a time, never
+        # drawn anew for each step.
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
 
     def _draw_order(self, epoch):
@@ -59,7 +64,9 @@ class TrainBatches:
 
 
 def eval_batches(split, *, batch_size):
-    """Every example of the split exactly once, in order; the last batch is padded with `valid` false."""
+    """Every example of the split exactly once, in order; the last batch is padded with `valid`
+    false.
+    """
     rows = sharding.host_rows(batch_size)
     for start in range(0, len(split), batch_size):
         index = np.arange(start, start + batch_size, dtype=np.int32)
@@ -75,7 +82,9 @@ def _rows(split, index, valid, *, with_arrays):
 
 
 def make_resident(split, mesh):
-    """The whole split on every device, uint8 images and all: RSNA's training images at 512x512 take 3.3 GB."""
+    """The whole split on every device, uint8 images and all: RSNA's training images at 512x512 take
+    3.3 GB.
+    """
     arrays = {
         name: np.empty((len(split), *array.shape[1:]), array.dtype)
         for name, array in split.arrays([0]).items()
@@ -87,7 +96,9 @@ def make_resident(split, mesh):
 
 
 def gather(batch, resident):
-    """Completes a batch inside the step: takes the rows `index` of the resident arrays, if there are any."""
+    """Completes a batch inside the step: takes the rows `index` of the resident arrays, if there
+    are any.
+    """
     if not resident:
         return batch
     return batch | {

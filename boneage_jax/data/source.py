@@ -1,4 +1,6 @@
-"""A split as random-access records of fixed-size arrays, with its labels at hand without touching an image."""
+"""A split as random-access records of fixed-size arrays, with its labels at hand without touching
+an image.
+"""
 
 import dataclasses
 
@@ -10,8 +12,9 @@ from tfds_rsna.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """`records[positions[i]]` is example i. `ids` list of str, `months` float32 `[N]`, `male` bool `[N]`;
-    `sources` list of str: where each image comes from, '' where nothing says so."""
+    """`records[positions[i]]` is example i. `ids` list of str, `months` float32 `[N]`, `male` bool
+    `[N]`; `sources` list of str: where each image comes from, '' where nothing says so.
+    """
 
     name: str
     records: object
@@ -29,13 +32,16 @@ class Split:
         return len(self.positions)
 
     def arrays(self, index):
-        """`index` int `[B]` -> the stacked `inputs` of these examples: `image` uint8 `[B, H, W, 1]` and so on."""
+        """`index` int `[B]` -> the stacked `inputs` of these examples: `image` uint8 `[B, H, W, 1]`
+        and so on.
+        """
         records = self.records.__getitems__([int(self.positions[i]) for i in index])
         return {name: np.stack([record[name] for record in records]) for name in self.inputs}
 
 
 def open_splits(folder, derive, inputs=('image',)):
-    """The prepared records in `folder`, cut by `derive(labels) -> {name: (source split, positions)}`.
+    """The prepared records in `folder`, cut by `derive(labels) -> {name: (source split,
+    positions)}`.
 
     Raises UserError where the records lack one of `inputs`.
     """
@@ -65,7 +71,9 @@ def open_splits(folder, derive, inputs=('image',)):
 
 
 def join(split, others):
-    """`split` with all images of the `others` behind its own: the images of further sources join a training split."""
+    """`split` with all images of the `others` behind its own: the images of further sources join a
+    training split.
+    """
     if not others:
         return split
     every = (split, *others)
@@ -88,7 +96,9 @@ def join(split, others):
 
 
 def of_sex(split, sex):
-    """The images of one sex ('male' | 'female'), or all ('both'). UserError where the split has none."""
+    """The images of one sex ('male' | 'female'), or all ('both'). UserError where the split has
+    none.
+    """
     if sex == 'both':
         return split
     chosen = np.flatnonzero(split.male == (sex == 'male'))

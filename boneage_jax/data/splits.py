@@ -1,6 +1,8 @@
-"""Which image is in which split: the official splits where the source has them, else drawn from the training images.
+"""Which image is in which split: the official splits where the source has them, else drawn from the
+training images.
 
-Validation selects (checkpoint, patience, calibration); holdout and test are reported, once, and never select.
+Validation selects (checkpoint, patience, calibration); holdout and test are reported, once, and
+never select.
 """
 
 import numpy as np
@@ -12,7 +14,9 @@ REPORTED = ('holdout', 'test')
 
 
 def selecting(name, what):
-    """`name`, the split that `what` (a checkpoint, a threshold, a calibration) is chosen by; SplitError where it may not."""
+    """`name`, the split that `what` (a checkpoint, a threshold, a calibration) is chosen by;
+    SplitError where it may not.
+    """
     if name in REPORTED:
         raise SplitError(
             f'{what} would be chosen by the {name} split, which is reported and must never select: a figure on '
@@ -22,7 +26,9 @@ def selecting(name, what):
 
 
 def refuse_selected(report, where):
-    """Refuses (SplitError) a run whose metrics.json says that a reported split selected anything in it."""
+    """Refuses (SplitError) a run whose metrics.json says that a reported split selected anything in
+    it.
+    """
     by = str(report.get('selected_by', '')).split(' ')[0]
     roles = [
         name
@@ -34,16 +40,18 @@ def refuse_selected(report, where):
 
 
 def derive(labels, *, validation, holdout, seed, official=True):
-    """`{split: (source split, int64 positions in it)}` from `labels = {source split: {'ids', 'months', 'male'[, 'groups']}}`.
+    """`{split: (source split, int64 positions in it)}` from `labels = {source split: {'ids',
+    'months', 'male'[, 'groups']}}`.
 
-    Official validation and test splits stay whole (validation ones only with `official`). What is missing is taken from
-    the training images: `validation` images where there is no validation split, `holdout` images where there is no test
-    split. They are stratified by sex and age: sorted by (sex, age), ties in random order, and every k-th goes out, so
-    each split has the age distribution of the whole. The draw depends on (ids, months, male, seed, sizes) alone, not on
+    Official validation and test splits stay whole (validation ones only with `official`). What is
+    missing is taken from the training images: `validation` images where there is no validation
+    split, `holdout` images where there is no test split. They are stratified by sex and age: sorted
+    by (sex, age), ties in random order, and every k-th goes out, so each split has the age
+    distribution of the whole. The draw depends on (ids, months, male, seed, sizes) alone, not on
     the order of the files.
 
-    Images of one group (a patient's, 'groups') never come into two splits: a drawn image takes its group along, so the
-    splits may come out larger than asked.
+    Images of one group (a patient's, 'groups') never come into two splits: a drawn image takes its
+    group along, so the splits may come out larger than asked.
     """
     splits = {
         name: (name, np.arange(len(labels[name]['ids'])))
@@ -66,7 +74,8 @@ def derive(labels, *, validation, holdout, seed, official=True):
     ties = np.empty(count)
     ties[by_id] = np.random.default_rng([seed, count]).permutation(count)
     order = np.lexsort((ties, months, male))
-    # Evenly spaced ranks with a random start: `out` images, one from each of `out` neighbouring strata.
+    # Evenly spaced ranks with a random start: `out` images, one from each of `out` neighbouring
+    # strata.
     offset = np.random.default_rng([seed, count, 1]).random()
     taken = order[np.floor((np.arange(out) + offset) * count / max(out, 1)).astype(int)]
     share = sizes['validation'] / max(out, 1)

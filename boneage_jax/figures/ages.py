@@ -87,7 +87,9 @@ def predicted_against_true(split, images):
 
 
 def error_by_age(split, images):
-    """Two panels over true age: the mean absolute error, and the signed errors with their mean (the bias)."""
+    """Two panels over true age: the mean absolute error, and the signed errors with their mean (the
+    bias).
+    """
     age, male = images['age'], images['male']
     error = images['prediction'] - age
     figure = Figure(figsize=(6.4, 5.6))
@@ -173,7 +175,9 @@ def error_by_age(split, images):
 
 
 def _binned(age, values, edges):
-    """Means by age: middles, counts, means, bootstrap bounds, each [bins]; NaN where images are few."""
+    """Means by age: middles, counts, means, bootstrap bounds, each [bins]; NaN where images are
+    few.
+    """
     index = np.digitize(age, edges) - 1
     rows = []
     for i in range(len(edges) - 1):

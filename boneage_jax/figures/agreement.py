@@ -1,4 +1,6 @@
-"""How far predicted ages may lie from the true ones: Bland and Altman's plot, and the errors of groups of images."""
+"""How far predicted ages may lie from the true ones: Bland and Altman's plot, and the errors of
+groups of images.
+"""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,7 +11,9 @@ from boneage_jax.tasks import metrics
 
 
 def bland_altman(split, images):
-    """Predicted minus true age over the mean of both (Bland and Altman 1986), with the bias and its limits of agreement."""
+    """Predicted minus true age over the mean of both (Bland and Altman 1986), with the bias and its
+    limits of agreement.
+    """
     error, mean, male = (
         images['prediction'] - images['age'],
         (images['prediction'] + images['age']) / 2,
@@ -61,7 +65,9 @@ def bland_altman(split, images):
 
 
 def groups(split, report):
-    """MAE and bias of the groups of one split of metrics.json (sex, stage, source), each with its interval."""
+    """MAE and bias of the groups of one split of metrics.json (sex, stage, source), each with its
+    interval.
+    """
     rows = [('all images', report['overall'])]
     for key in ('by_sex', 'by_stage', 'by_source'):
         rows += [(name, of) for name, of in report.get(key, {}).items()]
@@ -91,7 +97,9 @@ def groups(split, report):
 
 
 def curves(histories, selecting, label):
-    """The validation figure `selecting` of several runs over their epochs; `histories` `{name: lines of the log}`."""
+    """The validation figure `selecting` of several runs over their epochs; `histories` `{name:
+    lines of the log}`.
+    """
     rows = -(-len(histories) // 3)
     figure = Figure(figsize=(6.4, 3.2 + 0.2 * rows))
     axes = figure.subplots()

@@ -11,10 +11,12 @@ _ROWS = ('image', 'attention', 'multiply layer')
 
 
 def attention(images, maps, multiplied, box, captions, path):
-    """A column an image: the image, its attention map over it, the multiply layer's output; -> path.
+    """A column an image: the image, its attention map over it, the multiply layer's output; ->
+    path.
 
-    Images `[N, H, W, 1]` uint8, maps and multiplied `[N, h, w]`, `box` (row0, column0, row1, column1 in pixels) the rectangle
-    that the maps are spread over. Each kind of map has one scale for all images, from its least value to its greatest.
+    Images `[N, H, W, 1]` uint8, maps and multiplied `[N, h, w]`, `box` (row0, column0, row1,
+    column1 in pixels) the rectangle that the maps are spread over. Each kind of map has one scale
+    for all images, from its least value to its greatest.
     """
     return style.save(
         _draw,

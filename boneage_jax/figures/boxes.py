@@ -11,11 +11,12 @@ from tfds_rsna.errors import UserError
 
 
 def parts(images, maps, boxes, captions, path, valid=None):
-    """Ji 2019, figure 5, a column an image: the image, its relation map, the selected parts on it; -> path.
+    """Ji 2019, figure 5, a column an image: the image, its relation map, the selected parts on it;
+    -> path.
 
-    Images [N, H, W, 1] as in `image_sheet`, maps [N, h, w] in 0..1 or None, boxes [N, M, 4] (row0, column0,
-    row1, column1 in pixels, best first), valid [N, M]: False for a box that is none. The maps share one
-    scale, from their least value to their greatest.
+    Images [N, H, W, 1] as in `image_sheet`, maps [N, h, w] in 0..1 or None, boxes [N, M, 4] (row0,
+    column0, row1, column1 in pixels, best first), valid [N, M]: False for a box that is none. The
+    maps share one scale, from their least value to their greatest.
     """
     images, boxes, captions = (
         np.asarray(images),
@@ -33,10 +34,11 @@ def parts(images, maps, boxes, captions, path, valid=None):
 
 
 def anchors(image, boxes, level, path):
-    """Ji 2019, figure 3: the shapes of anchors on an image [H, W, 1], a panel for each level; -> path.
+    """Ji 2019, figure 3: the shapes of anchors on an image [H, W, 1], a panel for each level; ->
+    path.
 
-    Boxes [N, 4] and level [N] as `models.parts.anchors` gives them: drawn are all anchors of the place
-    nearest to the image's centre, and the centres of all places.
+    Boxes [N, 4] and level [N] as `models.parts.anchors` gives them: drawn are all anchors of the
+    place nearest to the image's centre, and the centres of all places.
     """
     return style.save(
         _anchor_sheet, Path(path), np.asarray(image)[..., 0], np.asarray(boxes), np.asarray(level)
@@ -101,7 +103,8 @@ def _anchor_sheet(image, boxes, level):
         chosen = boxes[level == number]
         centres = (chosen[:, :2] + chosen[:, 2:]) / 2
         distance = np.abs(centres - [height / 2, width / 2]).sum(1)
-        # Of equally near places the first; its anchors stand together, their centres apart by rounding alone.
+        # Of equally near places the first; its anchors stand together, their centres apart by
+        # rounding alone.
         nearest = np.flatnonzero(np.abs(centres - centres[distance.argmin()]).max(1) < 0.01)
         axes.scatter(*centres.T[::-1], s=2, color=style.SEXES['boys']['color'], linewidths=0)
         for i, box in enumerate(chosen[nearest]):

@@ -8,7 +8,9 @@ from boneage_jax.figures import style
 
 
 def confusion(split, table, names):
-    """Images by true (rows) and predicted class `[K, K]`: shares of the row as colour and below the counts."""
+    """Images by true (rows) and predicted class `[K, K]`: shares of the row as colour and below the
+    counts.
+    """
     table = np.asarray(table)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     size = 2.2 + 0.55 * len(names)
@@ -75,7 +77,9 @@ def counts(months, male, edges=(), title='Training images'):
 
 
 def near_edges(split, lines, names):
-    """Accuracy of two runs `names` by distance to the nearest edge, and the difference; `lines` of near_edges.py."""
+    """Accuracy of two runs `names` by distance to the nearest edge, and the difference; `lines` of
+    near_edges.py.
+    """
     figure = Figure(figsize=(6.4, 5.2))
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     places = np.arange(len(lines))

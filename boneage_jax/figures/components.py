@@ -1,4 +1,6 @@
-"""Regression on principal components (Castillo et al. 2018, figure 4): what the images vary in, and how many of it help."""
+"""Regression on principal components (Castillo et al. 2018, figure 4): what the images vary in, and
+how many of it help.
+"""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,9 +12,11 @@ _NAMES = {False: ('girls', 'female'), True: ('boys', 'male')}
 
 
 def draw(model, size):
-    """A row for each sex of a `classical.PCARegression` on images of `size`: mean image, first components, weights, errors.
+    """A row for each sex of a `classical.PCARegression` on images of `size`: mean image, first
+    components, weights, errors.
 
-    The weights (linear regression alone) are months a grey value: red pixels make an image older where they are brighter.
+    The weights (linear regression alone) are months a grey value: red pixels make an image older
+    where they are brighter.
     """
     figure = Figure(figsize=(1.35 * (_SHOWN + 2) + 2.6, 1.75 * len(model.models)))
     grid = figure.add_gridspec(

@@ -13,8 +13,10 @@ _COLOURS = 'RdYlBu_r'  # from blue to red, older, as the paper's
 
 
 def tsne(panels, path):
-    """Writes a column of panels for each sex, girls left: `panels` of (run, 'female' or 'male', points `[N, 2]`, months
-    `[N]`, orderedness `{'value', 'lower', 'upper'}`). One scale of colours for all."""
+    """Writes a column of panels for each sex, girls left: `panels` of (run, 'female' or 'male',
+    points `[N, 2]`, months `[N]`, orderedness `{'value', 'lower', 'upper'}`). One scale of colours
+    for all.
+    """
     return style.save(_draw, Path(path), panels)
 
 

@@ -9,7 +9,9 @@ from boneage_jax.figures import style
 
 
 def error_correlation(matrix, names, split, path):
-    """Draws the correlation `[M, M]` (NaN: no images in common) of the errors of the members `names` on `split`; -> path."""
+    """Draws the correlation `[M, M]` (NaN: no images in common) of the errors of the members
+    `names` on `split`; -> path.
+    """
     return style.save(_matrix, pathlib.Path(path), np.asarray(matrix), list(names), split)
 
 

@@ -1,4 +1,6 @@
-"""A trained network on a few images of a split, evenly spaced by age: what it makes of them, for figures."""
+"""A trained network on a few images of a split, evenly spaced by age: what it makes of them, for
+figures.
+"""
 
 import numpy as np
 
@@ -6,7 +8,9 @@ from boneage_jax import figures
 
 
 def predict_examples(predictor, examples, count):
-    """(images uint8 `[N, H, W, 1]`, captions, aux) of at most `count` images of the split `images`, the youngest first."""
+    """(images uint8 `[N, H, W, 1]`, captions, aux) of at most `count` images of the split `images`,
+    the youngest first.
+    """
     chosen = np.argsort(examples.months, kind='stable')[
         np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)
     ]

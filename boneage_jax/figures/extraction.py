@@ -13,7 +13,9 @@ _SEGMENTS = ListedColormap(['#222222', '#0072B2', '#E69F00'])  # undecided, back
 
 
 def extraction(image, path):
-    """Writes an image uint8 [H, W] with gradient, markers, segmentation, mask and cropped hand beside it; -> path."""
+    """Writes an image uint8 [H, W] with gradient, markers, segmentation, mask and cropped hand
+    beside it; -> path.
+    """
     return style.save(_extraction, Path(path), image, hand_mask.classical_steps(image))
 
 

@@ -1,4 +1,6 @@
-"""Hands with what was found on them: the mask's outline, the key points found and, where known, the true ones."""
+"""Hands with what was found on them: the mask's outline, the key points found and, where known, the
+true ones.
+"""
 
 from pathlib import Path
 
@@ -15,7 +17,8 @@ FOUND, TRUE, OUTLINE = (86, 180, 233), (240, 228, 66), (0, 200, 120)
 def hand(image, mask=None, found=None, truth=None, side=SIDE, outline=OUTLINE):
     """An RGB picture of an image uint8 [H, W] at full contrast, its longer side `side` pixels.
 
-    `mask` [H, W] is drawn as its outline, the points `found` and `truth` [K, 2] (row, column) as crosses and rings.
+    `mask` [H, W] is drawn as its outline, the points `found` and `truth` [K, 2] (row, column) as
+    crosses and rings.
     """
     low, high = np.percentile(image, (1, 99))
     grey = np.clip((image.astype(np.float32) - low) * (255 / max(high - low, 1)), 0, 255).astype(
@@ -52,7 +55,9 @@ def _places(points, factor):
 
 
 def hands(names, pictures, badness, path):
-    """Writes a sheet of `pictures` (of `hand`): the worst first, by `badness` [N], then an even sample of all; -> path."""
+    """Writes a sheet of `pictures` (of `hand`): the worst first, by `badness` [N], then an even
+    sample of all; -> path.
+    """
     order = np.argsort(-np.asarray(badness, np.float64), kind='stable')[:WORST]
     sample = np.unique(np.linspace(0, len(names) - 1, min(len(names), SAMPLE)).astype(int))
     captions = [[f'{names[i]} (worst)'] for i in order] + [[str(names[i])] for i in sample]
@@ -62,7 +67,8 @@ def hands(names, pictures, badness, path):
 
 
 def contact_sheet(pictures, captions, path, *, side, columns):
-    """Writes RGB `pictures` of at most `side` pixels in rows of `columns`, each with its caption, a list of lines, below; -> path.
+    """Writes RGB `pictures` of at most `side` pixels in rows of `columns`, each with its caption, a
+    list of lines, below; -> path.
 
     Every caption has as many lines. The file is whole or absent.
     """

@@ -1,4 +1,6 @@
-"""One image with what a network made of it: the age as caption, the selected parts, relation or attention maps."""
+"""One image with what a network made of it: the age as caption, the selected parts, relation or
+attention maps.
+"""
 
 from pathlib import Path
 
@@ -28,10 +30,11 @@ def overlay(
 ):
     """Writes an image [H, W] uint8, caption above it; -> path.
 
-    `boxes` [M, 4] (row0, column0, row1, column1, best first), `valid` [M] (False: no box) and the `maps`, {title: [h, w]},
-    are of the image as the network saw it, `size` = (rows, columns); a map covers all of it, or its box in `boxes_of_maps`.
-    `matrix` [2, 3] takes places there to places on `image`, both (row, column) with pixel (r, c) covering [r, r + 1] x
-    [c, c + 1]; None where the two are one. The maps stand beside the image in its own frame, each from its least value to its
+    `boxes` [M, 4] (row0, column0, row1, column1, best first), `valid` [M] (False: no box) and the
+    `maps`, {title: [h, w]}, are of the image as the network saw it, `size` = (rows, columns); a map
+    covers all of it, or its box in `boxes_of_maps`. `matrix` [2, 3] takes places there to places on
+    `image`, both (row, column) with pixel (r, c) covering [r, r + 1] x [c, c + 1]; None where the
+    two are one. The maps stand beside the image in its own frame, each from its least value to its
     greatest.
     """
     size = image.shape[:2] if size is None else size

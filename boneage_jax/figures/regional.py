@@ -1,4 +1,6 @@
-"""The grid of regional age nets: MAE by form, sex and region, and by stage of puberty (Iglovikov 2018, Figs. 5 and 6)."""
+"""The grid of regional age nets: MAE by form, sex and region, and by stage of puberty (Iglovikov
+2018, Figs. 5 and 6).
+"""
 
 import pathlib
 
@@ -17,8 +19,9 @@ _SEXES = {'female': 'Girls', 'male': 'Boys'}
 
 
 def bars(split, lines, columns, paper, path):
-    """Draws the MAE of every finished cell `{(form, sex, region): line of grid.lines_of}` by column (form, sex), and as
-    diamonds the paper's `{(form, sex, region): months}`; -> path."""
+    """Draws the MAE of every finished cell `{(form, sex, region): line of grid.lines_of}` by column
+    (form, sex), and as diamonds the paper's `{(form, sex, region): months}`; -> path.
+    """
     return style.save(_bars, pathlib.Path(path), split, lines, columns, paper)
 
 
@@ -73,7 +76,9 @@ def _bars(split, lines, columns, paper):
 
 
 def stages(split, lines, path):
-    """Draws the MAE by stage and region, a panel for each sex, from lines of grid.by_stage; -> path."""
+    """Draws the MAE by stage and region, a panel for each sex, from lines of grid.by_stage; ->
+    path.
+    """
     return style.save(_stages, pathlib.Path(path), split, lines)
 
 

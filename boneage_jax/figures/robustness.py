@@ -10,7 +10,9 @@ from boneage_jax.figures import style
 
 
 def draw(lines, kinds, about, path):
-    """One panel for each of `kinds` {name: (strengths, neutral, what)}; `lines` as `stress.stress` gives them. -> path."""
+    """One panel for each of `kinds` {name: (strengths, neutral, what)}; `lines` as `stress.stress`
+    gives them. -> path.
+    """
     return style.save(_panels, pathlib.Path(path), lines, kinds, about)
 
 

@@ -1,4 +1,6 @@
-"""The figures of one run, from its predictions.csv and metrics.jsonl, and those that need its images' ages."""
+"""The figures of one run, from its predictions.csv and metrics.jsonl, and those that need its
+images' ages.
+"""
 
 import json
 from pathlib import Path
@@ -13,14 +15,15 @@ from boneage_jax.runs import predictions
 def from_run(workdir):
     """Draws the figures of the run in `workdir` into `workdir/figures/`; returns their paths.
 
-    From `predictions.csv` (`id,split,male,age,prediction[,lower,upper]`, months), for each split in it:
-    `predictions_SPLIT.png`, `error_by_age_SPLIT.png` and `bland_altman_SPLIT.png`; none where the run predicts no ages; of classes also
-    `confusion_SPLIT.png`. From `metrics.jsonl`, which
-    a classical run does not have: `training.png`.
+    From `predictions.csv` (`id,split,male,age,prediction[,lower,upper]`, months), for each split in
+    it: `predictions_SPLIT.png`, `error_by_age_SPLIT.png` and `bland_altman_SPLIT.png`; none where
+    the run predicts no ages; of classes also `confusion_SPLIT.png`. From `metrics.jsonl`, which a
+    classical run does not have: `training.png`.
 
     Raises:
         FileNotFoundError: there is no predictions.csv.
-        UserError: it is empty, lacks columns or holds something unreadable; the message names file and line.
+        UserError: it is empty, lacks columns or holds something unreadable; the message names file
+        and line.
     """
     workdir = Path(workdir)
     history, folder, paths = workdir / 'metrics.jsonl', workdir / 'figures', []
@@ -58,15 +61,21 @@ def from_run(workdir):
 
 
 def counts(months, male, edges, path, title='Training images'):
-    """Images `[N]` (months, bool) per year of age and sex, class `edges` (months) as lines, drawn to `path`."""
+    """Images `[N]` (months, bool) per year of age and sex, class `edges` (months) as lines, drawn
+    to `path`.
+    """
     return style.save(classes.counts, Path(path), months, male, edges, title)
 
 
 def components(model, size, path):
-    """Principal components, weights and errors of a `classical.PCARegression` on images of `size` (rows, columns)."""
+    """Principal components, weights and errors of a `classical.PCARegression` on images of `size`
+    (rows, columns).
+    """
     return style.save(components_lib.draw, Path(path), model, size)
 
 
 def near_edges(split, lines, names, path):
-    """Accuracy of two runs by distance to the nearest class edge; `lines` as near_edges.by_distance gives them."""
+    """Accuracy of two runs by distance to the nearest class edge; `lines` as near_edges.by_distance
+    gives them.
+    """
     return style.save(classes.near_edges, Path(path), split, lines, names)

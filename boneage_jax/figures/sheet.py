@@ -11,7 +11,9 @@ from tfds_rsna.errors import UserError
 
 
 def image_sheet(images, captions, path, columns=8):
-    """Writes a sheet of grey images [N, H, W, 1] (uint8, or float in 0..1), a caption below each; -> path."""
+    """Writes a sheet of grey images [N, H, W, 1] (uint8, or float in 0..1), a caption below each;
+    -> path.
+    """
     images, captions = np.asarray(images), [str(caption) for caption in captions]
     if images.ndim != 4 or images.shape[-1] != 1 or not len(images):
         raise UserError(

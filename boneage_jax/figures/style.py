@@ -53,7 +53,9 @@ def save(draw, path, *arguments):
 
 
 def svg(draw, *arguments):
-    """The figure as the text of an SVG, the same for the same data: for a page that holds its pictures itself."""
+    """The figure as the text of an SVG, the same for the same data: for a page that holds its
+    pictures itself.
+    """
     file = io.StringIO()
     with matplotlib.rc_context(STYLE | {'svg.hashsalt': 'boneage_jax'}):
         draw(*arguments).savefig(

@@ -9,7 +9,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from boneage_jax.figures import style
 from tfds_rsna.errors import UserError
 
-# The metric of the right panel, by what a run learns: axis and title. It selects; beside accuracy the loss does.
+# The metric of the right panel, by what a run learns: axis and title. It selects; beside accuracy
+# the loss does.
 SELECTING = {
     'accuracy': ('accuracy', 'Accuracy'),
     'mae': ('MAE (months)', 'Mean absolute error'),
@@ -40,8 +41,10 @@ def read(path):
 
 
 def draw(lines):
-    """Two panels over epochs: the losses, and the metric that selects with its best value marked; of classes accuracy,
-    in training and on validation (Figs. 8-13 of Hamrouni 2023), that at the lowest validation loss marked."""
+    """Two panels over epochs: the losses, and the metric that selects with its best value marked;
+    of classes accuracy, in training and on validation (Figs. 8-13 of Hamrouni 2023), that at the
+    lowest validation loss marked.
+    """
     train = [line for line in lines if line['kind'] == 'train']
     evaluations = [line for line in lines if line['kind'] == 'eval']
     selecting = next(
@@ -126,7 +129,9 @@ def _by_epoch(lines, name):
 
 
 def _mark_best(axes, curve, judged):
-    """A star at the point of `curve` [N, 2] whose value in `judged` [N] is the lowest, and its value beside it."""
+    """A star at the point of `curve` [N, 2] whose value in `judged` [N] is the lowest, and its
+    value beside it.
+    """
     if np.isfinite(judged).any():
         epoch, best = curve[np.nanargmin(judged)]
         axes.plot(

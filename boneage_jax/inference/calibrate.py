@@ -1,12 +1,14 @@
-"""Calibrate a run to a site's own readings: a straight line for each sex, judged on images that it did not see.
+"""Calibrate a run to a site's own readings: a straight line for each sex, judged on images that it
+did not see.
 
     python -m boneage_jax.calibrate --workdir=runs/a --input=images/ --labels=site.csv --output=site.json
     python -m boneage_jax.calibrate --workdir=runs/a --predictions=ages.csv --output=site.json
 
-OUTPUT is what `predict --calibration=site.json` takes; beside it `site_images.csv` holds every image before and after, the
-latter by the line of all other images. Images come as files with a table of sexes and ages, or as the CSV of `predict` or
-`score` with ages in it. Images of a split that this project reports (holdout, test) are refused: what is calibrated on
-them cannot be measured on them. A sex needs 20 images.
+OUTPUT is what `predict --calibration=site.json` takes; beside it `site_images.csv` holds every
+image before and after, the latter by the line of all other images. Images come as files with a
+table of sexes and ages, or as the CSV of `predict` or `score` with ages in it. Images of a split
+that this project reports (holdout, test) are refused: what is calibrated on them cannot be measured
+on them. A sex needs 20 images.
 """
 
 import csv
@@ -41,10 +43,10 @@ def calibrate(
     """Fits, judges and writes; returns the report.
 
     Args:
-        place, labels: images and the table of their sexes and ages; `options` (`columns`, `age_unit`, `batch_size`) as
-            `predict.predict` takes them.
-        predictions: instead of these a CSV with `id`, `male`, `age`, `prediction`; of one with a column `split` the images
-            of `split` count.
+        place, labels: images and the table of their sexes and ages; `options` (`columns`,
+            `age_unit`, `batch_size`) as `predict.predict` takes them.
+        predictions: instead of these a CSV with `id`, `male`, `age`, `prediction`; of one with a
+            column `split` the images of `split` count.
     """
     output = pathlib.Path(output)
     if (place is None) == (predictions is None):
@@ -92,7 +94,8 @@ def calibrate(
 def read(path, split):
     """`{'id', 'male', 'age', 'prediction'}` of the images of a CSV whose age and sex are known.
 
-    Raises UserError where columns lack, no image has an age, or the images are of a split that is reported.
+    Raises UserError where columns lack, no image has an age, or the images are of a split that is
+    reported.
     """
     path = pathlib.Path(path)
     try:

@@ -1,8 +1,10 @@
-"""Straight lines, one for each sex, from a run's ages to a site's own readings; made by `calibrate`, used by `predict`.
+"""Straight lines, one for each sex, from a run's ages to a site's own readings; made by
+`calibrate`, used by `predict`.
 
-A site reads images its own way and has its own population: a network trained elsewhere may be off there by a shift and a
-slope. age = intercept + slope x prediction, by least squares on images
-of that site. What it is worth is said by leaving out each image once: the line of the others judges it.
+A site reads images its own way and has its own population: a network trained elsewhere may be off
+there by a shift and a slope. age = intercept + slope x prediction, by least squares on images of
+that site. What it is worth is said by leaving out each image once: the line of the others judges
+it.
 """
 
 import dataclasses
@@ -22,8 +24,10 @@ FEWEST = 20  # images of a sex: below that the line's own error is of the size o
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """`lines` {sex: (intercept months, slope)} of the sexes that the site gave images of; `half` {sex: months to either side
-    that held 90% of the left-out images}; `run`: what `identify` says of the network that it belongs to."""
+    """`lines` {sex: (intercept months, slope)} of the sexes that the site gave images of; `half`
+    {sex: months to either side that held 90% of the left-out images}; `run`: what `identify` says
+    of the network that it belongs to.
+    """
 
     lines: dict
     half: dict
@@ -60,11 +64,12 @@ class Calibration:
 
 
 def fit(prediction, age, male, run):
-    """(Calibration, report, left-out ages `[N]`) from a site's images: months `[N]`, `[N]`, bool `[N]`.
+    """(Calibration, report, left-out ages `[N]`) from a site's images: months `[N]`, `[N]`, bool
+    `[N]`.
 
-    `report`: for all images and each sex MAE and bias before and after, the latter of left-out images, and the paired
-    difference of the MAE, each with its 95% interval. Raises UserError where a sex has fewer than FEWEST images or all its
-    predictions are the same.
+    `report`: for all images and each sex MAE and bias before and after, the latter of left-out
+    images, and the paired difference of the MAE, each with its 95% interval. Raises UserError where
+    a sex has fewer than FEWEST images or all its predictions are the same.
     """
     prediction, age, male = (np.asarray(x) for x in (prediction, age, male))
     counts = {sex: int((male == value).sum()) for sex, value in intervals.SEXES.items()}
@@ -123,7 +128,9 @@ def write(path, calibration, report, about):
 
 
 def read(path, run):
-    """The Calibration in a file, for the network `run`; UserError where it is none, or of another network."""
+    """The Calibration in a file, for the network `run`; UserError where it is none, or of another
+    network.
+    """
     try:
         found = json.loads(pathlib.Path(path).read_text())
         lines = {sex: tuple(map(float, line)) for sex, line in found['lines'].items()}
@@ -150,6 +157,7 @@ def _line(x, y, sex):
     slope = ((x - x.mean()) * (y - y.mean())).sum() / spread
     fitted = y.mean() + slope * (x - x.mean())
     leverage = 1 / len(x) + (x - x.mean()) ** 2 / spread
-    # Leaving an image out changes its residual by the factor 1 / (1 - leverage) (Allen 1974): no refitting.
+    # Leaving an image out changes its residual by the factor 1 / (1 - leverage) (Allen 1974): no
+    # refitting.
     left_out = np.maximum(y - (y - fitted) / (1 - np.minimum(leverage, 0.999)), 0.0)
     return (float(y.mean() - slope * x.mean()), float(slope)), left_out

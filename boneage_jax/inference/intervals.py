@@ -1,10 +1,11 @@
 """Intervals of predicted ages by split conformal prediction, for each sex by itself.
 
-The half width for a sex is the ceil((n + 1) level)-th smallest absolute error of its n validation images (Lei, G'Sell,
-Rinaldo, Tibshirani, Wasserman 2018, algorithm 2; by groups: Vovk 2012). It then holds the age of a new image of that
-sex with probability `level` or more, whatever the errors look like, *if* the image comes from where the validation
-images came from. Two things weaken that: validation also chose the checkpoint, and an image of another hospital is not
-such an image. So the coverage on the reported splits is always said beside the interval.
+The half width for a sex is the ceil((n + 1) level)-th smallest absolute error of its n validation
+images (Lei, G'Sell, Rinaldo, Tibshirani, Wasserman 2018, algorithm 2; by groups: Vovk 2012). It
+then holds the age of a new image of that sex with probability `level` or more, whatever the errors
+look like, *if* the image comes from where the validation images came from. Two things weaken that:
+validation also chose the checkpoint, and an image of another hospital is not such an image. So the
+coverage on the reported splits is always said beside the interval.
 """
 
 import dataclasses
@@ -24,8 +25,10 @@ PLAIN = {'female': 'girls', 'male': 'boys', 'overall': 'all'}
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """`half`: months to either side for 'female' and 'male'; `counts`: validation images each; `pooled`: the sexes that
-    have too few images for an interval of their own and take the one of all images."""
+    """`half`: months to either side for 'female' and 'male'; `counts`: validation images each;
+    `pooled`: the sexes that have too few images for an interval of their own and take the one of
+    all images.
+    """
 
     level: float
     half: dict
@@ -33,7 +36,9 @@ class Intervals:
     pooled: tuple = ()
 
     def bounds(self, prediction, male):
-        """(lower, upper) in months `[N]` for predictions `[N]` in months and sexes `[N]`; no age is below 0."""
+        """(lower, upper) in months `[N]` for predictions `[N]` in months and sexes `[N]`; no age is
+        below 0.
+        """
         half = np.where(np.asarray(male, bool), self.half['male'], self.half['female'])
         prediction = np.asarray(prediction, np.float64)
         return np.maximum(prediction - half, 0.0), np.maximum(prediction + half, 0.0)
@@ -84,8 +89,9 @@ def fit(predictions, *, split='validation', level=LEVEL):
 
 
 def coverage(intervals, predictions, split):
-    """How many images of a split lie in their interval: `{'overall' | 'female' | 'male': {'value', 'lower', 'upper',
-    'count'}}`, shares from 0 to 1 with their 95% Wilson intervals. Sexes without images are absent.
+    """How many images of a split lie in their interval: `{'overall' | 'female' | 'male': {'value',
+    'lower', 'upper', 'count'}}`, shares from 0 to 1 with their 95% Wilson intervals. Sexes without
+    images are absent.
     """
     images = predictions_lib.of_split(predictions, split)
     lower, upper = intervals.bounds(images['prediction'], images['male'])
@@ -114,10 +120,14 @@ def _share(inside, count):
 
 
 def quantile(errors, level):
-    """The half width that split conformal prediction gives the share `level`, from absolute errors `[N]`."""
+    """The half width that split conformal prediction gives the share `level`, from absolute errors
+    `[N]`.
+    """
     return float(np.sort(errors)[_rank(len(errors), level) - 1])
 
 
 def _rank(count, level):
-    """Position of the half width among the sorted errors, from 1. Rounded: 0.9 * 10 may come out above 9."""
+    """Position of the half width among the sorted errors, from 1. Rounded: 0.9 * 10 may come out
+    above 9.
+    """
     return math.ceil(round((count + 1) * level, 9))

@@ -3,11 +3,11 @@
     python -m boneage_jax.predict --workdir=runs/a --input=images/ --labels=images.csv --output=ages.csv --overlays=ages/
     python -m boneage_jax.predict --workdir=runs/a --input=1377.png --sex=female --output=1377.csv
 
-Images (PNG, JPEG, TIFF, DICOM; a file, a folder, a zip) are prepared as the run's own were. OUTPUT holds
-`id,file,male,prediction,years,lower,upper[,age]`, ages in months (of a classifier also the class, its months and the
-probabilities). An image that cannot be read does not stop the others:
-it is listed in OUTPUT's neighbour `..._rejected.csv`, and the exit status is 1. Whether an image shows a hand at all is
-not checked: the network gives every picture an age.
+Images (PNG, JPEG, TIFF, DICOM; a file, a folder, a zip) are prepared as the run's own were. OUTPUT
+holds `id,file,male,prediction,years,lower,upper[,age]`, ages in months (of a classifier also the
+class, its months and the probabilities). An image that cannot be read does not stop the others: it
+is listed in OUTPUT's neighbour `..._rejected.csv`, and the exit status is 1. Whether an image shows
+a hand at all is not checked: the network gives every picture an age.
 """
 
 import concurrent.futures
@@ -53,15 +53,17 @@ def predict(
     age_unit='months',
     calibration=None,
 ):
-    """Predicts the images at `place` with the best network of the run in `workdir` and writes `output`.
+    """Predicts the images at `place` with the best network of the run in `workdir` and writes
+    `output`.
 
     Args:
-        labels: a table of sexes and, where known, ages; `columns` (`id`, `male`, `months`, `image`) and `age_unit` say
-            how to read it, see `listing.listing`.
+        labels: a table of sexes and, where known, ages; `columns` (`id`, `male`, `months`, `image`)
+            and `age_unit` say how to read it, see `listing.listing`.
         sex: 'male' or 'female', of the images whose sex no table gives.
         overlays: a folder for one picture an image.
         batch_size: images at once; 0 = as in training.
-        calibration: a file of `boneage_jax.calibrate`, made for this very network: ages and intervals are the site's.
+        calibration: a file of `boneage_jax.calibrate`, made for this very network: ages and
+        intervals are the site's.
 
     Returns:
         The rows of `output` as dicts; what is not known is None.
@@ -147,11 +149,12 @@ def predict(
 
 
 def see(images, data):
-    """Images, each [H, W] uint8, as the network of `config.data` sees them: for each `{'image': uint8 [rows, columns,
-    1], 'matrix': ..}`, or None where the run's own preprocessing left it out.
+    """Images, each [H, W] uint8, as the network of `config.data` sees them: for each `{'image':
+    uint8 [rows, columns, 1], 'matrix': ..}`, or None where the run's own preprocessing left it out.
 
-    `matrix` [2, 3] takes places (row, column) on what the network sees to places on the image, in both of which pixel
-    (r, c) covers [r, r + 1] x [c, c + 1]: three points are carried through all that is done to the image.
+    `matrix` [2, 3] takes places (row, column) on what the network sees to places on the image, in
+    both of which pixel (r, c) covers [r, r + 1] x [c, c + 1]: three points are carried through all
+    that is done to the image.
     """
     points = [
         np.array([[0, 0], [rows, 0], [0, columns]], np.float32)
@@ -167,7 +170,9 @@ def see(images, data):
 
 
 def _matrix(seen, native):
-    """The [2, 3] that takes three points [3, 2] (pixel centres) on what is seen to those on the image, in edges."""
+    """The [2, 3] that takes three points [3, 2] (pixel centres) on what is seen to those on the
+    image, in edges.
+    """
     return np.linalg.solve(np.c_[np.asarray(seen, np.float64) + 0.5, np.ones(3)], native + 0.5).T
 
 
@@ -178,8 +183,9 @@ def in_years(months):
 
 
 def _sexes(listed, sex, labels, trained_on, *, read):
-    """{id: male or None}; UserError that names the images whose sex the network reads and nobody knows, or is of the other
-    sex than all that it was `trained_on` ('male', 'female', or 'both')."""
+    """{id: male or None}; UserError that names the images whose sex the network reads and nobody
+    knows, or is of the other sex than all that it was `trained_on` ('male', 'female', or 'both').
+    """
     given = None if sex is None else sex == 'male'
     male = {example.id: given if example.male is None else example.male for example in listed}
 
@@ -278,7 +284,9 @@ def _name_pictures(listed, folder, overwrite):
 
 
 def _chunks(listed, predictor, problems, *, keep):
-    """Lists of (image, what the network sees, native image or None), decoded by threads one batch ahead."""
+    """Lists of (image, what the network sees, native image or None), decoded by threads one batch
+    ahead.
+    """
     size = predictor.batch_size
 
     def read(example):
@@ -327,8 +335,9 @@ def _chunks(listed, predictor, problems, *, keep):
 
 
 def _months(predictor, images, male):
-    """(months [N], columns of a classifier {name: [N]}, aux) as the run's evaluation had them: averaged with the mirror
-    image under `flip_tta`."""
+    """(months [N], columns of a classifier {name: [N]}, aux) as the run's evaluation had them:
+    averaged with the mirror image under `flip_tta`.
+    """
     male = np.array([bool(value) for value in male])
     prediction, aux = predictor.predict_tta(images, male)
     classes = predictor.task.classes(prediction) if predictor.task.classes else {}

@@ -1,4 +1,6 @@
-"""The images that mining masks, their classical masks, and the masks that a person drew to begin with."""
+"""The images that mining masks, their classical masks, and the masks that a person drew to begin
+with.
+"""
 
 import copy
 import functools
@@ -23,10 +25,11 @@ SPLIT = 'train'  # test and validation images of a source take no part
 
 
 class MiningImages:
-    """The chosen images as prepared records: `images[i]`, `len(images)`, `images.ids`, `images.images(positions)`.
+    """The chosen images as prepared records: `images[i]`, `len(images)`, `images.ids`,
+    `images.images(positions)`.
 
-    They are those of `config.mine` (source, folder, resize) at `config.data.size`, `mine.count` of them drawn by `config.seed`
-    without those in `without` (ids that have a drawn mask).
+    They are those of `config.mine` (source, folder, resize) at `config.data.size`, `mine.count` of
+    them drawn by `config.seed` without those in `without` (ids that have a drawn mask).
     """
 
     def __init__(self, config, data_dir, without=()):
@@ -95,10 +98,12 @@ def _classical(folder, positions, job):
 
 
 def write_seeds(config, path, folder, data_dir):
-    """Prepared records of the images that have a drawn mask at `path`, in `folder`; returns their ids.
+    """Prepared records of the images that have a drawn mask at `path`, in `folder`; returns their
+    ids.
 
     Raises:
-        UserError: hardly any image has a mask there, or a mask is empty or has another shape than its image.
+        UserError: hardly any image has a mask there, or a mask is empty or has another shape than
+        its image.
     """
     source = records_lib.get_records(native_data(config), data_dir)
     opened = prepared.open(source)
@@ -144,7 +149,9 @@ def _fitted(mask, example, config):
 
 
 def read_masks(folder, count):
-    """Yields every image's findings in order: dicts with `hand_mask` uint8 `[H, W]` and what else was found."""
+    """Yields every image's findings in order: dicts with `hand_mask` uint8 `[H, W]` and what else
+    was found.
+    """
     for i in range(count):
         yield cache.read(folder, SPLIT, i)
 

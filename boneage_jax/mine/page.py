@@ -1,7 +1,8 @@
 """The review by eye: a contact sheet of masks in a local web page, judged from the keyboard.
 
-Python's own HTTP server, on the loopback address alone. Each verdict is in the CSV before the page shows it, so closing the
-page, the browser or the terminal loses nothing; opening the page again shows what was said.
+Python's own HTTP server, on the loopback address alone. Each verdict is in the CSV before the page
+shows it, so closing the page, the browser or the terminal loses nothing; opening the page again
+shows what was said.
 """
 
 import functools
@@ -25,7 +26,8 @@ def review(images, mask_of, rows, verdicts, *, port, title=''):
     """Serves the page until its 'Done' is pressed.
 
     Args:
-        images, mask_of: `images[i]['image']` uint8 `[H, W, 1]` and `mask_of(i)` `[H, W]` of image i.
+        images, mask_of: `images[i]['image']` uint8 `[H, W, 1]` and `mask_of(i)` `[H, W]` of image
+        i.
         rows: what the rule found, `[{'id', 'measures', 'reasons'}]`, one an image.
         verdicts: `verdicts.Verdicts`, which each verdict is added to.
         port: 0 takes any that is free.
@@ -63,7 +65,8 @@ class _Server(http.server.ThreadingHTTPServer):
             verdicts,
             title,
         )
-        # Those on which rule and classical mask are least at one come first: there a person's eye is worth most.
+        # Those on which rule and classical mask are least at one come first: there a person's eye
+        # is worth most.
         self.order = sorted(
             range(len(rows)), key=lambda i: rows[i]['measures'].get('agreement', 0.0)
         )
@@ -130,7 +133,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._refuse(http.HTTPStatus.NOT_FOUND, 'no such page')
 
     def do_POST(self):
-        # Another site's page can post to this machine, but not with this type: its browser would ask first, and get no.
+        # Another site's page can post to this machine, but not with this type: its browser would
+        # ask first, and get no.
         if not self._is_local():
             return
         length = self.headers.get('Content-Length', '')

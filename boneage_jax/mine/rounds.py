@@ -1,7 +1,9 @@
-"""The rounds of positive mining: train -> predict -> largest component -> review -> grow (Iglovikov 2018, section 3.2).
+"""The rounds of positive mining: train -> predict -> largest component -> review -> grow (Iglovikov
+2018, section 3.2).
 
-Whatever a round has finished is on disk and is not done again: its run, its masks (in chunks), its review, its verdicts by
-eye, its accepted set. metrics.json is written last and says that the round is over.
+Whatever a round has finished is on disk and is not done again: its run, its masks (in chunks), its
+review, its verdicts by eye, its accepted set. metrics.json is written last and says that the round
+is over.
 """
 
 import collections
@@ -28,8 +30,9 @@ from tfds_rsna import prepared
 from tfds_rsna.errors import UserError
 from tfds_rsna.parallel import lock
 
-PIECE = 0.1  # of the largest component's area, from which on a second piece makes a prediction doubtful: the letters of
-# markers are smaller, and are gone once the largest component is kept
+# of the largest component's area, from which on a second piece makes a prediction doubtful: the
+# letters of markers are smaller, and are gone once the largest component is kept
+PIECE = 0.1
 MEASURES = (
     'agreement',
     'stability',
@@ -44,7 +47,9 @@ MEASURES = (
 
 
 def checked(config, *, rounds=None, review=None):
-    """The config with `mine.rounds` and `mine.review` replaced where given; ConfigError where it cannot be mined with."""
+    """The config with `mine.rounds` and `mine.review` replaced where given; ConfigError where it
+    cannot be mined with.
+    """
     config = config.copy_and_resolve_references()
     if 'mine' not in config or config.task.name != 'segmentation':
         raise ConfigError('this config mines no masks; take configs/unet.py')
@@ -67,11 +72,13 @@ def checked(config, *, rounds=None, review=None):
 
 
 def mine(config, workdir, data_dir=None, seed_masks=None):
-    """Runs (or goes on with) the rounds in `workdir`; returns the metrics of every round, a list of dicts.
+    """Runs (or goes on with) the rounds in `workdir`; returns the metrics of every round, a list of
+    dicts.
 
-    `config` as `checked` gives it; `seed_masks`: the path of masks that were drawn (see `tfds_rsna.mask_files.read`), or
-    None for phantoms. Returns fewer rounds where a training was asked to stop. Raises UserError where the workdir holds
-    another mining, where masks cannot be read, where a round accepts nothing.
+    `config` as `checked` gives it; `seed_masks`: the path of masks that were drawn (see
+    `tfds_rsna.mask_files.read`), or None for phantoms. Returns fewer rounds where a training was
+    asked to stop. Raises UserError where the workdir holds another mining, where masks cannot be
+    read, where a round accepts nothing.
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -109,7 +116,9 @@ def mine(config, workdir, data_dir=None, seed_masks=None):
 
 
 def run_config(config, workdir, number, drawn=0):
-    """The config of the training of round `number`; `drawn`: how many masks it began with, 0 for phantoms."""
+    """The config of the training of round `number`; `drawn`: how many masks it began with, 0 for
+    phantoms.
+    """
     plain = copy.deepcopy(config.to_dict())
     plain.pop('mine')
     run = ml_collections.ConfigDict(plain)
@@ -251,7 +260,8 @@ class _Round:
     def _write_records(self, accepted):
         """`accepted/`: the accepted images with their masks, as prepared records.
 
-        Their ids begin with 'mined-': phantoms have numbers for ids too, and a run that takes one image for another refuses.
+        Their ids begin with 'mined-': phantoms have numbers for ids too, and a run that takes one
+        image for another refuses.
         """
         target, about = (
             self.folder / 'accepted',
@@ -310,7 +320,9 @@ class _Round:
 
 
 def _component(predicted):
-    """The findings of a predicted mask [H, W]: its largest component, and its number of larger pieces."""
+    """The findings of a predicted mask [H, W]: its largest component, and its number of larger
+    pieces.
+    """
     mask = hand_mask.largest_component(predicted)
     labels, _ = ndimage.label(predicted, structure=np.ones((3, 3)))
     pieces = int((np.bincount(labels.ravel())[1:] > PIECE * mask.sum()).sum())

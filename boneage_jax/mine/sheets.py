@@ -18,7 +18,9 @@ def png(picture):
 
 
 def draw(images, mask_of, rows, accepted, folder):
-    """Writes `accepted.png` and `refused.png` into `folder`: up to 60 images each, evenly drawn, captioned with why."""
+    """Writes `accepted.png` and `refused.png` into `folder`: up to 60 images each, evenly drawn,
+    captioned with why.
+    """
     for name, wanted in (('accepted', True), ('refused', False)):
         chosen = [i for i, row in enumerate(rows) if (row['id'] in accepted) == wanted]
         if not chosen:

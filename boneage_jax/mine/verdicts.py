@@ -19,7 +19,8 @@ def by_rule(mask, pieces, classical, before, options):
         pieces: how many pieces of some size the prediction had before.
         classical: the image's classical mask, `[H, W]`.
         before: its mask of the round before, or None.
-        options: `config.mine`: the mask must agree with the classical one, or be as it was the round before.
+        options: `config.mine`: the mask must agree with the classical one, or be as it was the
+        round before.
     """
     measured = mask_checks.measures(mask, classical)
     if measured['area']:
@@ -43,7 +44,9 @@ def by_rule(mask, pieces, classical, before, options):
 
 
 class Verdicts:
-    """What a person said, in a CSV `id,verdict,time`: each verdict is on disk before `add` returns, the last one counts."""
+    """What a person said, in a CSV `id,verdict,time`: each verdict is on disk before `add` returns,
+    the last one counts.
+    """
 
     def __init__(self, path):
         self.path, self._lock = path, threading.Lock()
@@ -70,7 +73,9 @@ class Verdicts:
 
 
 def read(path):
-    """`{id: 'accept' | 'reject'}` of a verdicts CSV; nothing where there is none. Lines cut short are passed over."""
+    """`{id: 'accept' | 'reject'}` of a verdicts CSV; nothing where there is none. Lines cut short
+    are passed over.
+    """
     current = {}
     if path.exists():
         with path.open(newline='') as file:
@@ -88,15 +93,18 @@ def _apply(current, image, verdict):
 
 
 def combine(ids, refused, eye, kept, number, *, classical):
-    """`{id: (round of the mask, 'rule' | 'eye')}` of the accepted images; round 0 is the image's classical mask.
+    """`{id: (round of the mask, 'rule' | 'eye')}` of the accepted images; round 0 is the image's
+    classical mask.
 
-    `refused` `{id: reasons}` by rule, `eye` this round's verdicts, `kept` the accepted of the round before. A verdict by eye
-    goes over the rule, and a mask accepted by eye stays with the image until another verdict. `classical`: what the rule
-    accepts enters with its classical mask. So begins mining from nothing, whose first network has seen phantoms alone: it
-    tells good classical masks from bad ones, but they follow a real hand's skin better than its own.
+    `refused` `{id: reasons}` by rule, `eye` this round's verdicts, `kept` the accepted of the round
+    before. A verdict by eye goes over the rule, and a mask accepted by eye stays with the image
+    until another verdict. `classical`: what the rule accepts enters with its classical mask. So
+    begins mining from nothing, whose first network has seen phantoms alone: it tells good classical
+    masks from bad ones, but they follow a real hand's skin better than its own.
 
-    An image stays with the mask that it was first accepted with. A network that trains on its own latest masks drifts: of 600
-    RSNA images the masks swelled from the fourth round on, and the accepted went from 527 in the third down to 451.
+    An image stays with the mask that it was first accepted with. A network that trains on its own
+    latest masks drifts: of 600 RSNA images the masks swelled from the fourth round on, and the
+    accepted went from 527 in the third down to 451.
     """
     accepted = {}
     for image in ids:

@@ -1,4 +1,6 @@
-"""Age classes from an image, and from the sex where wanted (Hamrouni, Hassen 2023): a CNN of theirs, or any backbone."""
+"""Age classes from an image, and from the sex where wanted (Hamrouni, Hassen 2023): a CNN of
+theirs, or any backbone.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +13,19 @@ ACTIVATIONS = {'relu': jax.nn.relu, 'elu': jax.nn.elu}
 REGULARISERS = ('norm', 'dropout')
 GRID = 4  # side of the map that the CNN's dense layer reads
 SEX_UNITS = 32  # of the branch that reads the sex (ours)
-# Smaller images are enlarged to this side: Inception's own least, 75, leaves one place of its last map (139: 3x3).
+# Smaller images are enlarged to this side: Inception's own least, 75, leaves one place of its last
+# map (139: 3x3).
 COMFORTABLE = {'inception_v3': 139}
 
 
 class CustomCNN(nnx.Module):
-    """The paper's own CNN, which it does not describe; ours: `[B, H, W, channels]` -> `[B, 4 width]` float32.
+    """The paper's own CNN, which it does not describe; ours: `[B, H, W, channels]` -> `[B, 4
+    width]` float32.
 
-    Four blocks of 3x3 convolution, activation, regulariser, 2x2 max-pool, channels from `width` doubled at each; then
-    the map averaged to 4x4, a dense layer of 4 `width` units, activation, regulariser. That is batch normalisation or
-    dropout ('dropout': `rate` after the dense layer, a quarter of it in the blocks), as the paper tries either.
+    Four blocks of 3x3 convolution, activation, regulariser, 2x2 max-pool, channels from `width`
+    doubled at each; then the map averaged to 4x4, a dense layer of 4 `width` units, activation,
+    regulariser. That is batch normalisation or dropout ('dropout': `rate` after the dense layer, a
+    quarter of it in the blocks), as the paper tries either.
     """
 
     smallest_side = 16
@@ -83,12 +88,14 @@ def _apply(regular, x, rngs):
 
 
 class AgeClassifier(nnx.Module):
-    """`(image [B, H, W, 1] in [0, 1], male [B] bool)` -> `(logits [B, classes], {'embeddings': [B, F]})`, float32.
+    """`(image [B, H, W, 1] in [0, 1], male [B] bool)` -> `(logits [B, classes], {'embeddings': [B,
+    F]})`, float32.
 
-    `backbone`: 'custom' or one of `backbones` {name: callable}, at `width` times its own width with `depth` blocks a
-    stage (0 = its own; not of the CNN). With `read_sex` a dense layer of 32 units reads the sex beside the image and
-    joins the features before the classes. `activation` and `regulariser` are the CNN's; `dropout` is the CNN's where its
-    regulariser is 'dropout', else it stands before the classes.
+    `backbone`: 'custom' or one of `backbones` {name: callable}, at `width` times its own width with
+    `depth` blocks a stage (0 = its own; not of the CNN). With `read_sex` a dense layer of 32 units
+    reads the sex beside the image and joins the features before the classes. `activation` and
+    `regulariser` are the CNN's; `dropout` is the CNN's where its regulariser is 'dropout', else it
+    stands before the classes.
     """
 
     def __init__(

@@ -1,9 +1,12 @@
-"""A frozen backbone under a small head: Model 1 (dense layers) and Model 2 (attention) of Castillo, Tong, Zhao, Zhu (2018).
+"""A frozen backbone under a small head: Model 1 (dense layers) and Model 2 (attention) of Castillo,
+Tong, Zhao, Zhu (2018).
 
-Model 1 (figure 7): batch normalisation, global average pool, dense 1024, dense 1024, the age. Model 2 (figure 8): batch
-normalisation, a gate in (0, 1) for each place of the map, the features times the gate, averaged with the gate as weight,
-dropout, dense 1024, dropout, the age. The paper gives sizes in pictures alone; layers and widths are those that have its 1.5
-and 0.5 million parameters: 1,576,961 and 565,058 on VGG16 at 500x500. Rectifiers and initial values are ours where it is silent.
+Model 1 (figure 7): batch normalisation, global average pool, dense 1024, dense 1024, the age. Model
+2 (figure 8): batch normalisation, a gate in (0, 1) for each place of the map, the features times
+the gate, averaged with the gate as weight, dropout, dense 1024, dropout, the age. The paper gives
+sizes in pictures alone; layers and widths are those that have its 1.5 and 0.5 million parameters:
+1,576,961 and 565,058 on VGG16 at 500x500. Rectifiers and initial values are ours where it is
+silent.
 """
 
 import jax
@@ -19,10 +22,11 @@ _LEAST = 1e-6  # of an image's mean gate: an average over nothing has no gradien
 
 
 class Gate(nnx.Module):
-    """`[B, h, w, features]` -> `[B, h, w]` float32 in (0, 1): two 1x1 convolutions, then a locally connected one.
+    """`[B, h, w, features]` -> `[B, h, w]` float32 in (0, 1): two 1x1 convolutions, then a locally
+    connected one.
 
-    The last has its own 16 weights and bias at every place of the map: it can look at one place and not at another, whatever
-    the image. So it knows the map's size.
+    The last has its own 16 weights and bias at every place of the map: it can look at one place and
+    not at another, whatever the image. So it knows the map's size.
     """
 
     def __init__(self, features, size, *, rngs):
@@ -47,17 +51,19 @@ class Gate(nnx.Module):
 class Transfer(nnx.Module):
     """`(image [B, H, W, 1] in [0, 1], male [B] bool, rngs=None) -> (age [B] float32, aux)`.
 
-    `backbone`: any of `backbones` ({name: constructor}), its map `level` of `stages` (-1: the last); `width`, `depth`, `stem` are
-    its options, `channels` 3 repeats the image. `standardise`: 'image', 'fixed', or 'imagenet', the normalisation that the
-    backbone's ImageNet weights were trained with. `size` (rows, columns) is that of the images. `sex` (ours) appends the one-hot
-    sex to what the dense layers read.
+    `backbone`: any of `backbones` ({name: constructor}), its map `level` of `stages` (-1: the
+    last); `width`, `depth`, `stem` are its options, `channels` 3 repeats the image. `standardise`:
+    'image', 'fixed', or 'imagenet', the normalisation that the backbone's ImageNet weights were
+    trained with. `size` (rows, columns) is that of the images. `sex` (ours) appends the one-hot sex
+    to what the dense layers read.
 
-    aux: `embeddings` `[B, C]` (the pooled features); with the attention head `attention` `[B, h, w]`, the gate; `masked`
-    `[B, h, w, C]`, the multiply layer's output (figure 10); `map_box` `[B, 4]`, the rectangle of the image (row0, column0,
-    row1, column1 in pixels) over which the places of these maps are spread, each about the centre of what it sees.
+    aux: `embeddings` `[B, C]` (the pooled features); with the attention head `attention` `[B, h,
+    w]`, the gate; `masked` `[B, h, w, C]`, the multiply layer's output (figure 10); `map_box` `[B,
+    4]`, the rectangle of the image (row0, column0, row1, column1 in pixels) over which the places
+    of these maps are spread, each about the centre of what it sees.
 
-    `features(image)` and `from_features(features, male, rngs=None)` are its two halves: features of a frozen backbone can be
-    kept. Raises UserError for unknown options and images of another size.
+    `features(image)` and `from_features(features, male, rngs=None)` are its two halves: features of
+    a frozen backbone can be kept. Raises UserError for unknown options and images of another size.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""What XLA computes slowly on a CPU, computed otherwise there: the same values, the same gradients. Other devices have XLA's own.
+"""What XLA computes slowly on a CPU, computed otherwise there: the same values, the same gradients.
+Other devices have XLA's own.
 
 `python -m benchmarks.convolutions` prints both beside PyTorch; docs/results.md has the table.
 """
@@ -10,15 +11,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-LARGE = 400  # places of a map (20x20) from which kernel gradients are taken image by image: half the time; at 16x16 a tenth less
-FEW = 8  # channels below which a kernel's places, not its channels, stand side by side: an image's one channel
+# places of a map (20x20) from which kernel gradients are taken image by image: half the time; at
+# 16x16 a tenth less
+LARGE = 400
+# channels below which a kernel's places, not its channels, stand side by side: an image's one
+# channel
+FEW = 8
 
 _counting = contextvars.ContextVar('counting', default=False)
 
 
 @contextlib.contextmanager
 def counting():
-    """What is traced within is what other devices compute: XLA counts one turn of a loop, and nothing of a choice."""
+    """What is traced within is what other devices compute: XLA counts one turn of a loop, and
+    nothing of a choice.
+    """
     token = _counting.set(True)
     try:
         yield
@@ -31,18 +38,21 @@ def _elsewhere():
 
 
 def convolver(inputs, outputs, groups):
-    """What computes a convolution of `inputs` to `outputs` channels in `groups`: a function with lax.conv_general_dilated's arguments."""
+    """What computes a convolution of `inputs` to `outputs` channels in `groups`: a function with
+    lax.conv_general_dilated's arguments.
+    """
     if groups == 1:
         return convolution
     return depthwise if groups == inputs == outputs else jax.lax.conv_general_dilated
 
 
 def convolution(x, kernel, strides, padding, **options):
-    """lax.conv_general_dilated, ungrouped and undilated: `[B, H, W, C]` and `[m, n, C, D]` -> `[B, h, w, D]`.
+    """lax.conv_general_dilated, ungrouped and undilated: `[B, H, W, C]` and `[m, n, C, D]` -> `[B,
+    h, w, D]`.
 
-    1x1 is a matrix product (its gradients take a third of the time). Kernel gradients of large maps, of images of one channel
-    also with a stride, are sums over images, whose shifted maps stay in the cache: on one device only, since images of several
-    would be gathered.
+    1x1 is a matrix product (its gradients take a third of the time). Kernel gradients of large
+    maps, of images of one channel also with a stride, are sums over images, whose shifted maps stay
+    in the cache: on one device only, since images of several would be gathered.
     """
 
     def native(x, kernel):
@@ -78,7 +88,9 @@ def _product(x, kernel, strides):
 
 
 def image_by_image(x, gradient, size, padding):
-    """The kernel's gradient `[m, n, C, D]` float32 of a convolution without stride; `gradient` `[B, h, w, D]` is its output's."""
+    """The kernel's gradient `[m, n, C, D]` float32 of a convolution without stride; `gradient` `[B,
+    h, w, D]` is its output's.
+    """
     (rows, columns), places = size, gradient.shape[1:3]
     wide = jnp.pad(x, ((0, 0), *padding, (0, 0)))
 
@@ -108,7 +120,9 @@ def image_by_image(x, gradient, size, padding):
 
 
 def tap_by_tap(x, gradient, size, strides, padding):
-    """As `image_by_image`, for few channels and any stride: a row for each place of the kernel (7x7/2 of 96 px: 20 ms -> 9)."""
+    """As `image_by_image`, for few channels and any stride: a row for each place of the kernel
+    (7x7/2 of 96 px: 20 ms -> 9).
+    """
     wide, channels = jnp.pad(x, ((0, 0), *padding, (0, 0))), x.shape[3]
 
     def add(total, image):
@@ -124,9 +138,11 @@ def tap_by_tap(x, gradient, size, strides, padding):
 
 
 def depthwise(x, kernel, strides, padding, **options):
-    """lax.conv_general_dilated with one kernel for each channel, `[B, H, W, C]` and `[m, n, 1, C]`, undilated.
+    """lax.conv_general_dilated with one kernel for each channel, `[B, H, W, C]` and `[m, n, 1, C]`,
+    undilated.
 
-    A sum of shifted products (a 3x3 of 144 channels at 56x56: 4 ms on one core, its gradients 55 ms; XLA's 40 and 240).
+    A sum of shifted products (a 3x3 of 144 channels at 56x56: 4 ms on one core, its gradients 55
+    ms; XLA's 40 and 240).
     """
     if _elsewhere():
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
@@ -138,9 +154,11 @@ def depthwise(x, kernel, strides, padding, **options):
 
 
 def max_pool(x, size, stride, padding=0):
-    """Max-pool `[B, H, W, C]` -> `[B, h, w, C]` of `size` x `size`; of equal pixels the first has the gradient.
+    """Max-pool `[B, H, W, C]` -> `[B, h, w, C]` of `size` x `size`; of equal pixels the first has
+    the gradient.
 
-    Maxima of shifted maps: forward and gradient take a sixth of the time of XLA's, whose gradient has one thread.
+    Maxima of shifted maps: forward and gradient take a sixth of the time of XLA's, whose gradient
+    has one thread.
     """
     pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     if _elsewhere():
@@ -156,7 +174,9 @@ def max_pool(x, size, stride, padding=0):
 
 
 def _shifts(wide, size, strides):
-    """`(i, j, [B, h, w, C])`: the pixels of `wide` that place (i, j) of a window meets, window by window."""
+    """`(i, j, [B, h, w, C])`: the pixels of `wide` that place (i, j) of a window meets, window by
+    window.
+    """
     counts = [
         (side - window) // stride for side, window, stride in zip(wide.shape[1:3], size, strides)
     ]

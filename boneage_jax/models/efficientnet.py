@@ -1,7 +1,8 @@
 """EfficientNet-B0 (Tan, Le, ICML 2019, table 1): torchvision's arrangement, NHWC.
 
-Against the authors' TensorFlow code: strided convolutions pad both sides alike, and batch normalisation has PyTorch's
-constants (epsilon 1e-5, momentum .1; theirs 1e-3, .01). Weights that torchvision or timm trained expect that.
+Against the authors' TensorFlow code: strided convolutions pad both sides alike, and batch
+normalisation has PyTorch's constants (epsilon 1e-5, momentum .1; theirs 1e-3, .01). Weights that
+torchvision or timm trained expect that.
 """
 
 import jax
@@ -59,10 +60,12 @@ class SqueezeExcitation(nnx.Module):
 
 
 class MBConv(nnx.Module):
-    """Widen (1x1), depthwise, squeeze and excite, narrow (1x1): `[B, H, W, inputs]` -> `[B, H/stride, W/stride, outputs]`.
+    """Widen (1x1), depthwise, squeeze and excite, narrow (1x1): `[B, H, W, inputs]` -> `[B,
+    H/stride, W/stride, outputs]`.
 
-    Where input and output have one shape, they are added, and in training the block itself is left out of an image with
-    probability `drop` (stochastic depth, Huang et al. 2016), the others' scaled up for it.
+    Where input and output have one shape, they are added, and in training the block itself is left
+    out of an image with probability `drop` (stochastic depth, Huang et al. 2016), the others'
+    scaled up for it.
     """
 
     def __init__(self, inputs, outputs, *, expansion, size, stride, drop, dtype, rngs):
@@ -88,12 +91,14 @@ class MBConv(nnx.Module):
 
 
 class EfficientNet(nnx.Module):
-    """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features without a head.
+    """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features
+    without a head.
 
-    `stages(x)` gives the last map at each stride: 2, 4, 8, 16, 32 (1, 2, 4, 8, 16 with `stem='small'`, whose first
-    convolution has no stride). `width` is the channels of the stem, others in proportion, rounded to 8; `depth` > 0
-    overrides the number of blocks in each stage. `dropout` (before the head) and `stochastic_depth` (of the last block,
-    the others in proportion to their place) draw from `rngs`. Raises UserError for an input with a side below 32 pixels.
+    `stages(x)` gives the last map at each stride: 2, 4, 8, 16, 32 (1, 2, 4, 8, 16 with
+    `stem='small'`, whose first convolution has no stride). `width` is the channels of the stem,
+    others in proportion, rounded to 8; `depth` > 0 overrides the number of blocks in each stage.
+    `dropout` (before the head) and `stochastic_depth` (of the last block, the others in proportion
+    to their place) draw from `rngs`. Raises UserError for an input with a side below 32 pixels.
     """
 
     smallest_side = 32
@@ -163,7 +168,9 @@ class EfficientNet(nnx.Module):
         return 0.0  # every stride pads both sides alike
 
     def stages(self, x, *, rngs=None):
-        """`[B, H, W, channels]` -> five maps `[B, h, w, c]` in the compute type, the last one after the widening 1x1."""
+        """`[B, H, W, channels]` -> five maps `[B, h, w, c]` in the compute type, the last one after
+        the widening 1x1.
+        """
         layers.require_input(x, self.channels, self.smallest_side, 'EfficientNet')
         (conv, norm), *body, (last, last_norm) = self.body
         x, maps = jax.nn.silu(norm(conv(x))), []
@@ -183,6 +190,8 @@ class EfficientNet(nnx.Module):
 
 
 def rounded(channels):
-    """The multiple of 8 nearest to `channels`, never less than nine tenths of them (Tan and Le's code)."""
+    """The multiple of 8 nearest to `channels`, never less than nine tenths of them (Tan and Le's
+    code).
+    """
     near = max(8, int(channels + 4) // 8 * 8)
     return near + 8 if near < 0.9 * channels else near

@@ -1,4 +1,6 @@
-"""A backbone whose pooled features are the embedding, then dense layers (Bae, Bae, Jung 2018, section 2)."""
+"""A backbone whose pooled features are the embedding, then dense layers (Bae, Bae, Jung 2018,
+section 2).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +13,15 @@ from tfds_rsna.errors import UserError
 class EmbeddingNet(nnx.Module):
     """`(image [B, H, W, 1] in [0, 1], male [B] bool, rngs=None) -> (prediction float32, aux)`.
 
-    `backbone` is any of `backbones` ({name: constructor}) without its head, of one channel; its pooled last map is
-    `aux['embeddings']` `[B, features]` float32. `sex=True` appends the one-hot sex to what the dense layers read, not
-    to the embedding: a network for both sexes (the paper trains one each). `dense`: units of the hidden layers (ReLU;
-    ours, the paper gives none), () = none. The prediction is `[B]` for one output (an age, normalised), else `[B,
-    outputs]`.
+    `backbone` is any of `backbones` ({name: constructor}) without its head, of one channel; its
+    pooled last map is `aux['embeddings']` `[B, features]` float32. `sex=True` appends the one-hot
+    sex to what the dense layers read, not to the embedding: a network for both sexes (the paper
+    trains one each). `dense`: units of the hidden layers (ReLU; ours, the paper gives none), () =
+    none. The prediction is `[B]` for one output (an age, normalised), else `[B, outputs]`.
 
-    `width` (0 = the backbone's own), `depth` and `stem` are the backbone's options, `smallest_side` its limit.
-    `dropout` (ours) is before every dense layer and draws from `rngs`. Raises UserError for an unknown backbone.
+    `width` (0 = the backbone's own), `depth` and `stem` are the backbone's options, `smallest_side`
+    its limit. `dropout` (ours) is before every dense layer and draws from `rngs`. Raises UserError
+    for an unknown backbone.
     """
 
     def __init__(

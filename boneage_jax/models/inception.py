@@ -1,8 +1,10 @@
-"""Inception-V3 (Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, CVPR 2016): torchvision's arrangement and names, NHWC.
+"""Inception-V3 (Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, CVPR 2016): torchvision's arrangement and
+names, NHWC.
 
-Against the paper: its table 1 is not the network that the authors released and everybody uses, which this is; average
-pools count the zeros at the border (the authors' do not). torchvision's weights come from the authors': they expect
-pixels as (x - 0.5) / 0.5, not ImageNet's mean and deviation.
+Against the paper: its table 1 is not the network that the authors released and everybody uses,
+which this is; average pools count the zeros at the border (the authors' do not). torchvision's
+weights come from the authors': they expect pixels as (x - 0.5) / 0.5, not ImageNet's mean and
+deviation.
 """
 
 import functools
@@ -52,8 +54,8 @@ class ConvNorm(nnx.Module):
         return jax.nn.relu(self.bn(self.conv(x)))
 
 
-# The blocks, `conv(inputs, outputs, size, ...)` being a ConvNorm whose channels are those of the full network. All map
-# `[B, H, W, inputs]` to their branches side by side; B and D halve the grid.
+# The blocks, `conv(inputs, outputs, size, ...)` being a ConvNorm whose channels are those of the
+# full network. All map `[B, H, W, inputs]` to their branches side by side; B and D halve the grid.
 
 
 class InceptionA(nnx.Module):
@@ -192,7 +194,9 @@ class InceptionE(nnx.Module):
 
 
 class InceptionAux(nnx.Module):
-    """The auxiliary head (figure 8): `[B, H, W, inputs]`, 17 places a side at least, -> logits `[B, num_outputs]`."""
+    """The auxiliary head (figure 8): `[B, H, W, inputs]`, 17 places a side at least, -> logits `[B,
+    num_outputs]`.
+    """
 
     def __init__(self, conv, inputs, features, num_outputs, *, dtype, rngs):
         self.conv0 = conv(inputs, 128, 1)
@@ -207,18 +211,22 @@ class InceptionAux(nnx.Module):
 
 
 class InceptionV3(nnx.Module):
-    """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features without a head.
+    """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features
+    without a head.
 
-    With `aux_logits` a call in training mode gives (logits, auxiliary logits), both `[B, num_outputs]`; the authors add the
-    second's loss at weight 0.3 (0.4 in torchvision's recipe). In evaluation the auxiliary head is idle.
+    With `aux_logits` a call in training mode gives (logits, auxiliary logits), both `[B,
+    num_outputs]`; the authors add the second's loss at weight 0.3 (0.4 in torchvision's recipe). In
+    evaluation the auxiliary head is idle.
 
-    `stages(x)` gives the last map of each grid: strides 2, 4, 8, 16, 32, less a border, since the stem does not pad
-    (299 pixels: 147, 71, 35, 17, 8). `stem='small'` takes the stride from the first convolution and leaves out the first
-    max-pool: strides 1, 1, 2, 4, 8, at 112 pixels twice the work of 299 with the original stem. `width` is the channels of
-    the first convolution (even; all others in proportion), `depth` > 0 keeps so many of the equal blocks of each grid.
-    `dropout` (before the head) draws from `rngs`.
+    `stages(x)` gives the last map of each grid: strides 2, 4, 8, 16, 32, less a border, since the
+    stem does not pad (299 pixels: 147, 71, 35, 17, 8). `stem='small'` takes the stride from the
+    first convolution and leaves out the first max-pool: strides 1, 1, 2, 4, 8, at 112 pixels twice
+    the work of 299 with the original stem. `width` is the channels of the first convolution (even;
+    all others in proportion), `depth` > 0 keeps so many of the equal blocks of each grid. `dropout`
+    (before the head) draws from `rngs`.
 
-    Raises UserError for a side below 75 pixels (21 with `stem='small'`), in training with `aux_logits` below 299 (77).
+    Raises UserError for a side below 75 pixels (21 with `stem='small'`), in training with
+    `aux_logits` below 299 (77).
     """
 
     smallest_side = 75
@@ -308,7 +316,9 @@ class InceptionV3(nnx.Module):
         )
 
     def first_place(self, level):
-        """The row, and column, of the pixel about which the first place of map `level` looks: nothing there is padded."""
+        """The row, and column, of the pixel about which the first place of map `level` looks:
+        nothing there is padded.
+        """
         return ((2, 3, 4, 6, 10) if self.small_stem else (3, 9, 13, 21, 37))[level]
 
     def stages(self, x, *, rngs=None):

@@ -1,4 +1,6 @@
-"""Networks that find key points of a hand: Iglovikov 2018's VGG regression (section 3.3), and heat maps of a U-Net."""
+"""Networks that find key points of a hand: Iglovikov 2018's VGG regression (section 3.3), and heat
+maps of a U-Net.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,12 @@ from tfds_rsna.errors import UserError
 
 
 class KeypointVGG(nnx.Module):
-    """`model(image [B, H, W, 1] in [0, 1], male, rngs=None) -> (points [B, K, 2], aux)`, 0 to 1 from edge to edge.
+    """`model(image [B, H, W, 1] in [0, 1], male, rngs=None) -> (points [B, K, 2], aux)`, 0 to 1
+    from edge to edge.
 
-    Three blocks of two 3x3 convolutions with ELU and a 2x2 max-pool, then three dense layers with dropout, as the paper says;
-    their widths (`width`, doubled at each block; `dense`) are ours. The sex is not read. Images have one `size`.
+    Three blocks of two 3x3 convolutions with ELU and a 2x2 max-pool, then three dense layers with
+    dropout, as the paper says; their widths (`width`, doubled at each block; `dense`) are ours. The
+    sex is not read. Images have one `size`.
     """
 
     smallest_side = 8
@@ -82,10 +86,11 @@ class KeypointVGG(nnx.Module):
 
 
 class KeypointMaps(nnx.Module):
-    """The same from heat maps: a U-Net's map for each point, read at its peak (no gradient passes through that).
+    """The same from heat maps: a U-Net's map for each point, read at its peak (no gradient passes
+    through that).
 
-    aux: `heatmaps`, logits `[B, H, W, K]` float32, which the task trains; `heights` `[B, K]`, the peak's probability over its
-    image: small where the network found nothing.
+    aux: `heatmaps`, logits `[B, H, W, K]` float32, which the task trains; `heights` `[B, K]`, the
+    peak's probability over its image: small where the network found nothing.
     """
 
     def __init__(self, *, points=3, width=16, depth=4, standardise='image', dtype=None, rngs):
@@ -125,7 +130,9 @@ def keypoint_net(
     dtype=None,
     rngs,
 ):
-    """The network of `form`: 'regression' (`size`, `dense` and `dropout` are its own) or 'heatmaps' (`depth` is)."""
+    """The network of `form`: 'regression' (`size`, `dense` and `dropout` are its own) or 'heatmaps'
+    (`depth` is).
+    """
     common = dict(points=points, width=width, standardise=standardise, dtype=dtype, rngs=rngs)
     if form == 'regression':
         return KeypointVGG(size=size, dense=dense, dropout=dropout, **common)

@@ -1,7 +1,9 @@
-"""What every network here is made of: convolutions, norms and pools with the initial values and constants of torchvision.
+"""What every network here is made of: convolutions, norms and pools with the initial values and
+constants of torchvision.
 
-Compute runs in `dtype` (bfloat16 on accelerators), parameters and batch statistics stay float32. Padding is explicit and
-symmetric as in PyTorch (XLA's 'SAME' pads strided convolutions on one side only), so that weights carry over.
+Compute runs in `dtype` (bfloat16 on accelerators), parameters and batch statistics stay float32.
+Padding is explicit and symmetric as in PyTorch (XLA's 'SAME' pads strided convolutions on one side
+only), so that weights carry over.
 """
 
 import jax
@@ -31,9 +33,11 @@ def conv(
     dtype=None,
     rngs,
 ):
-    """A convolution `[B, H, W, inputs]` -> `[B, h, w, outputs]`; `size` is one odd number or (rows, columns).
+    """A convolution `[B, H, W, inputs]` -> `[B, h, w, outputs]`; `size` is one odd number or (rows,
+    columns).
 
-    `padding`: zeros on each side, the half of `size` unless given, which makes h = ceil(H / stride).
+    `padding`: zeros on each side, the half of `size` unless given, which makes h = ceil(H /
+    stride).
     """
     size = (size, size) if isinstance(size, int) else size
     pads = tuple((n // 2 if padding is None else padding,) * 2 for n in size)
@@ -54,14 +58,18 @@ def conv(
 
 
 def norm(features, *, epsilon=1e-5, dtype=None, rngs):
-    """Batch normalisation over the *global* batch. Flax's momentum .9 is PyTorch's .1; the running variance is the biased one."""
+    """Batch normalisation over the *global* batch. Flax's momentum .9 is PyTorch's .1; the running
+    variance is the biased one.
+    """
     return nnx.BatchNorm(
         features, momentum=0.9, epsilon=epsilon, dtype=dtype, param_dtype=jnp.float32, rngs=rngs
     )
 
 
 def linear(inputs, outputs, *, init=nnx.nn.linear.default_kernel_init, dtype=None, rngs):
-    """A dense layer. Without `dtype` it computes in full float32 on every device: the age's last digit is a month."""
+    """A dense layer. Without `dtype` it computes in full float32 on every device: the age's last
+    digit is a month.
+    """
     precision = jax.lax.Precision.HIGHEST if dtype is None else None
     return nnx.Linear(
         inputs,
@@ -87,8 +95,8 @@ def global_average_pool(x):
 def average_pool_to(x, side):
     """`[B, H, W, C]` -> `[B, side, side, C]` float32 for any H, W: PyTorch's AdaptiveAvgPool2d.
 
-    Place i averages the rows floor(i H / side) up to ceil((i + 1) H / side): neighbours share rows where `side` does not
-    divide H, and repeat them where H is smaller.
+    Place i averages the rows floor(i H / side) up to ceil((i + 1) H / side): neighbours share rows
+    where `side` does not divide H, and repeat them where H is smaller.
     """
     weights = []
     for n in x.shape[1:3]:
@@ -101,7 +109,9 @@ def average_pool_to(x, side):
 
 
 def require_input(x, channels, smallest_side, network):
-    """Raises UserError for images `[B, H, W, C]` that have other channels or a smaller side than `network` takes."""
+    """Raises UserError for images `[B, H, W, C]` that have other channels or a smaller side than
+    `network` takes.
+    """
     if x.ndim != 4 or x.shape[3] != channels:
         raise UserError(
             f'this {network} takes images [B, H, W, {channels}], found {list(x.shape)}; '
@@ -123,7 +133,8 @@ def require_stem(stem):
 def standardise(image, how):
     """Images `[B, H, W, 1]` in [0, 1] -> network input.
 
-    `image`: each image to mean 0 and deviation 1, which takes exposure out (RSNA has images ten times darker than others);
+    `image`: each image to mean 0 and deviation 1, which takes exposure out (RSNA has images ten
+    times darker than others);
     `fixed`: (x - 0.5) / 0.25; `range`: 2 x - 1, which is (g - 127.5) / 127.5 of grey values g.
     """
     if how == 'range':

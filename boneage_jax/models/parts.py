@@ -1,8 +1,9 @@
-"""Candidate parts of an image (Ji et al. 2019, section 3): anchors, the choice among them, and crops.
+"""Candidate parts of an image (Ji et al. 2019, section 3): anchors, the choice among them, and
+crops.
 
-All shapes are static, so everything here runs inside a jit. Boxes are `(row0, column0, row1, column1)` in
-pixels, float32; pixel (r, c) covers [r, r + 1] x [c, c + 1], so the image's own box is (0, 0, height, width).
-Boxes may reach beyond it.
+All shapes are static, so everything here runs inside a jit. Boxes are `(row0, column0, row1,
+column1)` in pixels, float32; pixel (r, c) covers [r, r + 1] x [c, c + 1], so the image's own box is
+(0, 0, height, width). Boxes may reach beyond it.
 """
 
 import functools
@@ -24,13 +25,14 @@ PER_LEVEL = (6, 6, 9)
 
 
 def anchors(size, *, strides=(8, 16, 32), sizes=SIZES):
-    """(boxes `[N, 4]` float32, level `[N]` int32) of an image of `size` = (rows, columns): NumPy constants.
+    """(boxes `[N, 4]` float32, level `[N]` int32) of an image of `size` = (rows, columns): NumPy
+    constants.
 
-    One level for each stride, whose map has ceil(side / stride) places a side; in the order level, row,
-    column, scale, ratio, as `[B, h, w, anchors]` scores flatten. `sizes` scale with the image's shorter side;
-    0 leaves a level out (it has no scores either). The places are spread evenly over the image, which is
-    stride / 2 + k stride where the stride divides the side; elsewhere that rule would put the last centre
-    outside the image and break the mirror symmetry.
+    One level for each stride, whose map has ceil(side / stride) places a side; in the order level,
+    row, column, scale, ratio, as `[B, h, w, anchors]` scores flatten. `sizes` scale with the
+    image's shorter side; 0 leaves a level out (it has no scores either). The places are spread
+    evenly over the image, which is stride / 2 + k stride where the stride divides the side;
+    elsewhere that rule would put the last centre outside the image and break the mirror symmetry.
 
     Raises UserError where no level is left, or an anchor is larger than the image.
     """
@@ -79,10 +81,12 @@ def overlap(box, boxes):
 
 
 def select(scores, boxes, top, iou=0.25):
-    """The `top` best of `scores [B, N]` after greedy non-maximum suppression -> (index, valid), `[B, top]` each.
+    """The `top` best of `scores [B, N]` after greedy non-maximum suppression -> (index, valid),
+    `[B, top]` each.
 
-    A box that overlaps an earlier, better one by more than `iou` is out; of equal scores the first is taken.
-    Where fewer than `top` boxes survive, the rest is `valid=False` (index 0). Nothing here carries a gradient.
+    A box that overlaps an earlier, better one by more than `iou` is out; of equal scores the first
+    is taken. Where fewer than `top` boxes survive, the rest is `valid=False` (index 0). Nothing
+    here carries a gradient.
 
     Raises UserError where `top` is not between 1 and N.
     """
@@ -101,7 +105,8 @@ def select(scores, boxes, top, iou=0.25):
 
 
 def crop(image, boxes, part_size):
-    """`image [B, H, W, 1]`, `boxes [B, M, 4]` -> `[B * M, part_size, part_size, 1]`: each box as a square.
+    """`image [B, H, W, 1]`, `boxes [B, M, 4]` -> `[B * M, part_size, part_size, 1]`: each box as a
+    square.
 
     Linear, smoothed where a part shrinks, zero outside the image. Boxes carry no gradient.
     """

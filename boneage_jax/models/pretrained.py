@@ -1,8 +1,8 @@
 """ImageNet weights under torchvision's and timm's names -> our networks.
 
-Our modules carry torchvision's names (a ResNet's are translated), so the mapping is one of leaf names and of axes:
-convolutions OIHW -> HWIO, dense layers transposed, VGG's first dense layer reordered from channels-first to
-channels-last. timm's names are translated to torchvision's first.
+Our modules carry torchvision's names (a ResNet's are translated), so the mapping is one of leaf
+names and of axes: convolutions OIHW -> HWIO, dense layers transposed, VGG's first dense layer
+reordered from channels-first to channels-last. timm's names are translated to torchvision's first.
 """
 
 import re
@@ -77,7 +77,9 @@ _TIMM = {
 
 
 def load(model, path, *, names='auto', fold_normalisation=True):
-    """Puts the weights of a file into `model` (NNX), as `load_arrays` does; the file may be an export of our own too."""
+    """Puts the weights of a file into `model` (NNX), as `load_arrays` does; the file may be an
+    export of our own too.
+    """
     arrays, metadata = weight_files.read(path)
     if metadata.get('format') == FORMAT:
         state = nnx.state(model, (nnx.Param, nnx.BatchStat))
@@ -89,17 +91,19 @@ def load(model, path, *, names='auto', fold_normalisation=True):
 
 
 def load_arrays(model, arrays, *, names='auto', fold_normalisation=True, source='the weights'):
-    """Puts `arrays`, `{torchvision or timm name: numpy array}`, into `model` (NNX), every one or none.
+    """Puts `arrays`, `{torchvision or timm name: numpy array}`, into `model` (NNX), every one or
+    none.
 
-    `names`: 'torchvision', 'timm', or 'auto', which tells them apart. `num_batches_tracked` is left out; so is the
-    file's head where the model has none.
+    `names`: 'torchvision', 'timm', or 'auto', which tells them apart. `num_batches_tracked` is left
+    out; so is the file's head where the model has none.
 
-    A model of one channel takes a file of three: its stem folds to one. With `fold_normalisation` the model then reads
-    images in [0, 1] and does ImageNet's normalisation itself (its stem becomes a `grey.GreyStem`); without, images that are
-    standardised already, the same for each channel. Either is exact, to the border.
+    A model of one channel takes a file of three: its stem folds to one. With `fold_normalisation`
+    the model then reads images in [0, 1] and does ImageNet's normalisation itself (its stem becomes
+    a `grey.GreyStem`); without, images that are standardised already, the same for each channel.
+    Either is exact, to the border.
 
-    Raises UserError, naming `source`, for missing, extra, mis-shaped arrays (all of them counted, the first listed) and for
-    values that are not finite.
+    Raises UserError, naming `source`, for missing, extra, mis-shaped arrays (all of them counted,
+    the first listed) and for values that are not finite.
     """
     given = to_torchvision(arrays, names)
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
@@ -124,11 +128,13 @@ def load_arrays(model, arrays, *, names='auto', fold_normalisation=True, source=
 
 
 def load_state(state, path, parts=()):
-    """A `step.State` with weights of a file, as `config.init_from` asks for; `parts` as in `checkpoint.take`.
+    """A `step.State` with weights of a file, as `config.init_from` asks for; `parts` as in
+    `checkpoint.take`.
 
-    An export of our own is taken like the run that it came from. A file of torchvision's or timm's is one backbone: each
-    part names a backbone of ours to fill with it ('backbone', 'part_backbone?' where there is one; what follows '=' has no
-    meaning there). Age models standardise images themselves, so a stem of three colours folds to the plain sum.
+    An export of our own is taken like the run that it came from. A file of torchvision's or timm's
+    is one backbone: each part names a backbone of ours to fill with it ('backbone',
+    'part_backbone?' where there is one; what follows '=' has no meaning there). Age models
+    standardise images themselves, so a stem of three colours folds to the plain sum.
     """
     arrays, metadata = weight_files.read(path)
     shapes = checkpoint.shapes(state)
@@ -153,7 +159,9 @@ def load_state(state, path, parts=()):
 
 
 def to_torchvision(arrays, names='auto'):
-    """`arrays` under torchvision's names, without what is not theirs: wrappers' prefixes, counters of batches."""
+    """`arrays` under torchvision's names, without what is not theirs: wrappers' prefixes, counters
+    of batches.
+    """
     if names not in ('auto', 'torchvision', 'timm'):
         raise UserError(f"names={names!r}: expected 'auto', 'torchvision' or 'timm'")
     given = {
@@ -165,7 +173,9 @@ def to_torchvision(arrays, names='auto'):
 
 
 def translate(given, shapes, *, source):
-    """`{our name: float32 array}` for all of `shapes`, `{our name: shape}`, from torchvision's `given`; see `load_arrays`."""
+    """`{our name: float32 array}` for all of `shapes`, `{our name: shape}`, from torchvision's
+    `given`; see `load_arrays`.
+    """
     wanted = {foreign_name(name): name for name in shapes}
     tops = {name.partition('.')[0] for name in wanted}
     given = {
@@ -205,7 +215,9 @@ def translate(given, shapes, *, source):
 
 
 def compare(given, shapes, *, source):
-    """`given`, an export under our own names, if it has just the names and shapes of `shapes`; else a UserError."""
+    """`given`, an export under our own names, if it has just the names and shapes of `shapes`; else
+    a UserError.
+    """
     _refuse(
         f'{source}: does not fit this model',
         {
@@ -249,7 +261,9 @@ def _put(model, state, values):
 
 
 def _grey_stem(model):
-    """The dotted path of the convolution that reads the image, where it reads one channel; else None."""
+    """The dotted path of the convolution that reads the image, where it reads one channel; else
+    None.
+    """
     paths = [
         '.'.join(map(str, path))
         for path, module in nnx.iter_modules(model)

@@ -1,7 +1,7 @@
 """PRSNet (Ji, Chen, Lin, Wu, Lin, MICCAI 2019): part relation and part selection on a ResNet.
 
-Without both switches it is the paper's baseline (table 1): a ResNet whose pooled features and one-hot sex
-give the age.
+Without both switches it is the paper's baseline (table 1): a ResNet whose pooled features and
+one-hot sex give the age.
 """
 
 import jax
@@ -16,11 +16,12 @@ SCORER_WIDTH = 128  # channels between a level's features and its anchors' score
 
 
 class Relation(nnx.Module):
-    """Equation 1 at one level: `F = T sigmoid(R) + D`, three 1x1 convolutions that keep the level's channels.
+    """Equation 1 at one level: `F = T sigmoid(R) + D`, three 1x1 convolutions that keep the level's
+    channels.
 
-    `(x [B, h, w, features], carried [B, h, w, carried] or None) -> (F [B, h, w, features], map [B, h, w]
-    float32)`. What is carried over from the level before joins x ahead of the convolutions (ours); the map is
-    the channel mean of sigmoid(R).
+    `(x [B, h, w, features], carried [B, h, w, carried] or None) -> (F [B, h, w, features], map [B,
+    h, w] float32)`. What is carried over from the level before joins x ahead of the convolutions
+    (ours); the map is the channel mean of sigmoid(R).
     """
 
     def __init__(self, features, carried, *, dtype, rngs):
@@ -63,22 +64,24 @@ class Scorer(nnx.Module):
 class PRSNet(nnx.Module):
     """`(image [B, H, W, 1] in [0, 1], male [B] bool)` -> `(age [B] float32, normalised, aux)`.
 
-    `relation` puts F_i of equation 1 in the place of the feature maps X_i of res3, res4, res5. `selection`
-    scores anchors from them, keeps the best `parts` of an image after non-maximum suppression at IoU `nms_iou`,
-    crops them from the image to `part_size` pixels a side and sums their features, from a second ResNet, to
-    F_local. The head reads F_local, F_global (pooled F_5) and the one-hot sex.
+    `relation` puts F_i of equation 1 in the place of the feature maps X_i of res3, res4, res5.
+    `selection` scores anchors from them, keeps the best `parts` of an image after non-maximum
+    suppression at IoU `nms_iou`, crops them from the image to `part_size` pixels a side and sums
+    their features, from a second ResNet, to F_local. The head reads F_local, F_global (pooled F_5)
+    and the one-hot sex.
 
-    `part_features`: 'crop' takes a part's feature from the end of the second ResNet (section 3), 'level' from
-    its res3, res4 or res5, as the anchor's level is, projected to one width (section 4). `detach_scores`
-    keeps the ranking loss from reaching relation and backbone (NTS-Net's way). `anchor_sizes`: see
-    `parts.anchors`. Dropout (ours, 0 = off) draws from `rngs`.
+    `part_features`: 'crop' takes a part's feature from the end of the second ResNet (section 3),
+    'level' from its res3, res4 or res5, as the anchor's level is, projected to one width (section
+    4). `detach_scores` keeps the ranking loss from reaching relation and backbone (NTS-Net's way).
+    `anchor_sizes`: see `parts.anchors`. Dropout (ours, 0 = off) draws from `rngs`.
 
-    aux: `embeddings` `[B, F]` float32 (F_global); `relation_maps`, a list of `[B, h, w]` for res3, res4,
-    res5, empty without relation; with selection `part_scores` `[B, M]`, `part_ages` `[B, M]` (normalised,
-    each from one part and the sex), `part_boxes` `[B, M, 4]` (pixels), `part_valid` `[B, M]` (False: fewer
-    parts survived; they count nowhere).
+    aux: `embeddings` `[B, F]` float32 (F_global); `relation_maps`, a list of `[B, h, w]` for res3,
+    res4, res5, empty without relation; with selection `part_scores` `[B, M]`, `part_ages` `[B, M]`
+    (normalised, each from one part and the sex), `part_boxes` `[B, M, 4]` (pixels), `part_valid`
+    `[B, M]` (False: fewer parts survived; they count nowhere).
 
-    Raises UserError for options that no image fits, and, when called, for more `parts` than there are anchors.
+    Raises UserError for options that no image fits, and, when called, for more `parts` than there
+    are anchors.
     """
 
     def __init__(
@@ -177,7 +180,9 @@ class PRSNet(nnx.Module):
         return self.head(features)[:, 0], aux
 
     def _relate(self, maps):
-        """X_3, X_4, X_5 -> F_3, F_4, F_5, and the relation maps; without the module X themselves, and none."""
+        """X_3, X_4, X_5 -> F_3, F_4, F_5, and the relation maps; without the module X themselves,
+        and none.
+        """
         if self.relation is None:
             return maps, []
         contexts, relation_maps, carried = [], [], None

@@ -1,4 +1,6 @@
-"""The VGG-style age net of Iglovikov, Rakhlin, Kalinin, Shvets (2018, section 2.3 and Fig. 3), for one region of the hand."""
+"""The VGG-style age net of Iglovikov, Rakhlin, Kalinin, Shvets (2018, section 2.3 and Fig. 3), for
+one region of the hand.
+"""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,26 +15,32 @@ SECOND = {
 
 
 def map_size(size, blocks):
-    """(rows, columns) that an image of `size` has after `blocks` unpadded 3x3 max-pools of stride 2."""
+    """(rows, columns) that an image of `size` has after `blocks` unpadded 3x3 max-pools of stride
+    2.
+    """
     for _ in range(blocks):
         size = tuple((side - 1) // 2 for side in size)
     return size
 
 
 def smallest_side(blocks):
-    """The fewest pixels a side that leave one pixel after so many blocks: 127 after six, 31 after four."""
+    """The fewest pixels a side that leave one pixel after so many blocks: 127 after six, 31 after
+    four.
+    """
     return 2 ** (blocks + 1) - 1
 
 
 class RegionalNet(nnx.Module):
-    """`(image [B, H, W, 1] in [0, 1], male, rngs=None) -> (prediction float32, {})`; the sex is not read.
+    """`(image [B, H, W, 1] in [0, 1], male, rngs=None) -> (prediction float32, {})`; the sex is not
+    read.
 
-    A block is conv 3x3, ELU, batch norm, conv `second`, ELU, batch norm, max-pool 3x3 of stride 2, unpadded; `widths` gives
-    the channels of each. Then twice dropout and a dense layer of `dense` units with ELU, then the head: the prediction is
-    `[B]`, a normalised age, for one output, else logits `[B, outputs]` (240: a class a month, `losses.expected_age`).
-    Images have one `size` (rows, columns): the dense layers read every place of the last map, 6 x 4 x 384 of 500x375.
-    `standardise='range'` is the paper's (x - 127.5) / 127.5 of grey values. Raises UserError for images too small for
-    the blocks, or of another size, and for another `second`.
+    A block is conv 3x3, ELU, batch norm, conv `second`, ELU, batch norm, max-pool 3x3 of stride 2,
+    unpadded; `widths` gives the channels of each. Then twice dropout and a dense layer of `dense`
+    units with ELU, then the head: the prediction is `[B]`, a normalised age, for one output, else
+    logits `[B, outputs]` (240: a class a month, `losses.expected_age`). Images have one `size`
+    (rows, columns): the dense layers read every place of the last map, 6 x 4 x 384 of 500x375.
+    `standardise='range'` is the paper's (x - 127.5) / 127.5 of grey values. Raises UserError for
+    images too small for the blocks, or of another size, and for another `second`.
     """
 
     def __init__(

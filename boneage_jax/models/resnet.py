@@ -1,6 +1,8 @@
-"""ResNet-18, -34 and -50 (He, Zhang, Ren, Sun, CVPR 2016, table 1): torchvision's arrangement, NHWC.
+"""ResNet-18, -34 and -50 (He, Zhang, Ren, Sun, CVPR 2016, table 1): torchvision's arrangement,
+NHWC.
 
-Against the paper: in ResNet-50 the 3x3 convolution of a block takes the stride, not the first 1x1 ("version 1.5").
+Against the paper: in ResNet-50 the 3x3 convolution of a block takes the stride, not the first 1x1
+("version 1.5").
 """
 
 import jax
@@ -36,7 +38,9 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3, 1x1 convolutions and a shortcut: `[B, H, W, inputs]` -> `[B, H/stride, W/stride, 4 width]`."""
+    """1x1, 3x3, 1x1 convolutions and a shortcut: `[B, H, W, inputs]` -> `[B, H/stride, W/stride, 4
+    width]`.
+    """
 
     expansion = 4
 
@@ -60,7 +64,9 @@ class Bottleneck(nnx.Module):
 
 
 def _shortcut(inputs, outputs, *, stride, dtype, rngs):
-    """The 1x1 convolution and norm that fit the shortcut to the block's output; None, None where it fits as it is."""
+    """The 1x1 convolution and norm that fit the shortcut to the block's output; None, None where it
+    fits as it is.
+    """
     if stride == 1 and inputs == outputs:
         return None, None
     return (
@@ -70,11 +76,13 @@ def _shortcut(inputs, outputs, *, stride, dtype, rngs):
 
 
 class ResNet(nnx.Module):
-    """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features without a head.
+    """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features
+    without a head.
 
-    `stages(x)` gives res2..res5, strides 4, 8, 16, 32 (1, 2, 4, 8 with `stem='small'`: 3x3, no stride, no pool, for small
-    images). `depth` > 0 overrides the number of blocks in each stage, `width` the channels that res2's blocks work in.
-    Raises UserError for an input with a side below 32 pixels.
+    `stages(x)` gives res2..res5, strides 4, 8, 16, 32 (1, 2, 4, 8 with `stem='small'`: 3x3, no
+    stride, no pool, for small images). `depth` > 0 overrides the number of blocks in each stage,
+    `width` the channels that res2's blocks work in. Raises UserError for an input with a side below
+    32 pixels.
     """
 
     smallest_side = 32
@@ -125,7 +133,9 @@ class ResNet(nnx.Module):
         return 0.0  # every stride pads both sides alike
 
     def stages(self, x, *, rngs=None):
-        """`[B, H, W, channels]` -> `[res2, res3, res4, res5]`, each `[B, h, w, c]` in the compute type."""
+        """`[B, H, W, channels]` -> `[res2, res3, res4, res5]`, each `[B, h, w, c]` in the compute
+        type.
+        """
         layers.require_input(x, self.channels, self.smallest_side, 'ResNet')
         x = jax.nn.relu(self.stem_norm(self.stem(x)))
         if not self.small_stem:

@@ -1,7 +1,9 @@
-"""U-Net with batch normalisation (Ronneberger, Fischer and Brox, MICCAI 2015; Iglovikov 2018, section 3.2).
+"""U-Net with batch normalisation (Ronneberger, Fischer and Brox, MICCAI 2015; Iglovikov 2018,
+section 3.2).
 
-Two 3x3 convolutions a level, each with batch normalisation and ReLU; 2x2 max-pooling down, a 2x2 transposed convolution
-up, the level's own map concatenated. Unlike Ronneberger's, convolutions are padded, so the logits have the image's size.
+Two 3x3 convolutions a level, each with batch normalisation and ReLU; 2x2 max-pooling down, a 2x2
+transposed convolution up, the level's own map concatenated. Unlike Ronneberger's, convolutions are
+padded, so the logits have the image's size.
 """
 
 import jax.numpy as jnp
@@ -28,8 +30,8 @@ class Pair(nnx.Module):
 class Up(nnx.Module):
     """`(x [B, h, w, C], skip [B, 2h, 2w, C/2])` -> `[B, 2h, 2w, C/2]`.
 
-    The transposed convolution's taps do not overlap, so it is a dense layer on each pixel whose outputs are laid out as 2x2:
-    the same numbers, and several times faster on a CPU.
+    The transposed convolution's taps do not overlap, so it is a dense layer on each pixel whose
+    outputs are laid out as 2x2: the same numbers, and several times faster on a CPU.
     """
 
     def __init__(self, inputs, *, dtype, rngs):
@@ -45,10 +47,12 @@ class Up(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """The way down of a U-Net, whose names it has: as a backbone it takes a trained one's (`init_parts=('backbone/down=down',)`).
+    """The way down of a U-Net, whose names it has: as a backbone it takes a trained one's
+    (`init_parts=('backbone/down=down',)`).
 
-    `stages(x [B, H, W, channels]) -> [B, H / 2^level, W / 2^level, width 2^level]`, one for each level, the image's own first.
-    Borders are not mirrored: what does not fill a place of the next level is left out.
+    `stages(x [B, H, W, channels]) -> [B, H / 2^level, W / 2^level, width 2^level]`, one for each
+    level, the image's own first. Borders are not mirrored: what does not fill a place of the next
+    level is left out.
     """
 
     def __init__(
@@ -84,11 +88,13 @@ class Encoder(nnx.Module):
 
 
 class UNet(nnx.Module):
-    """`model(image [B, H, W, 1] in [0, 1], male, rngs=None) -> (logits [B, H, W] float32, aux)` for any H and W.
+    """`model(image [B, H, W, 1] in [0, 1], male, rngs=None) -> (logits [B, H, W] float32, aux)` for
+    any H and W.
 
-    The sex is not read. `width`: channels of the first level (64 in the paper), doubled at each of `depth` poolings. Images
-    are mirrored at their border up to a multiple of 2^depth inside, and the logits are cropped back. An image's smallest side
-    is `smallest_side` = 2^depth pixels. With several `outputs` K the logits are `[B, H, W, K]`.
+    The sex is not read. `width`: channels of the first level (64 in the paper), doubled at each of
+    `depth` poolings. Images are mirrored at their border up to a multiple of 2^depth inside, and
+    the logits are cropped back. An image's smallest side is `smallest_side` = 2^depth pixels. With
+    several `outputs` K the logits are `[B, H, W, K]`.
     """
 
     def __init__(self, *, outputs=1, width=64, depth=4, standardise='image', dtype=None, rngs):

@@ -1,7 +1,9 @@
-"""VGG16, with and without batch normalisation (Simonyan, Zisserman, ICLR 2015, configuration D), as in torchvision.
+"""VGG16, with and without batch normalisation (Simonyan, Zisserman, ICLR 2015, configuration D), as
+in torchvision.
 
-Against the paper: the map that the dense layers read is averaged to 7x7 whatever the input's size, the initial values are He's
-(2015), and batch normalisation, where switched on, stands before each rectifier.
+Against the paper: the map that the dense layers read is averaged to 7x7 whatever the input's size,
+the initial values are He's (2015), and batch normalisation, where switched on, stands before each
+rectifier.
 """
 
 import jax
@@ -18,12 +20,14 @@ def max_pool_2x2(x):
 
 
 class VGG(nnx.Module):
-    """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features without a head.
+    """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features
+    without a head.
 
-    `stages(x)` gives the five maps after their max-pools, strides 2, 4, 8, 16, 32 (1, 2, 4, 8, 16 with `stem='small'`,
-    which leaves the first pool out: 96 pixels end at 6x6). `width` is the channels of the first stage (the dense layers
-    have 64 times as many), `depth` > 0 overrides the number of convolutions in each stage. `dropout` follows either hidden
-    dense layer and draws from `rngs`. Raises UserError for an input with a side below 32 pixels.
+    `stages(x)` gives the five maps after their max-pools, strides 2, 4, 8, 16, 32 (1, 2, 4, 8, 16
+    with `stem='small'`, which leaves the first pool out: 96 pixels end at 6x6). `width` is the
+    channels of the first stage (the dense layers have 64 times as many), `depth` > 0 overrides the
+    number of convolutions in each stage. `dropout` follows either hidden dense layer and draws from
+    `rngs`. Raises UserError for an input with a side below 32 pixels.
     """
 
     smallest_side = 32
@@ -84,7 +88,9 @@ class VGG(nnx.Module):
         return (self.strides[level] - 1) / 2  # the middle of the pixels that were pooled
 
     def stages(self, x, *, rngs=None):
-        """`[B, H, W, channels]` -> five maps `[B, h, w, c]` in the compute type, each after its max-pool."""
+        """`[B, H, W, channels]` -> five maps `[B, h, w, c]` in the compute type, each after its
+        max-pool.
+        """
         layers.require_input(x, self.channels, self.smallest_side, 'VGG')
         maps = []
         for layer in self.body:

@@ -1,4 +1,6 @@
-"""Files of weights: where they are found, and how they are read without running anything that lies in them."""
+"""Files of weights: where they are found, and how they are read without running anything that lies
+in them.
+"""
 
 import contextlib
 import pathlib
@@ -15,15 +17,18 @@ SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.bin')  # the last three are
 
 
 def is_named(spec):
-    """Whether `spec` names a file of weights (`hf:...`, or a path with such a suffix or to a file); else it is a workdir."""
+    """Whether `spec` names a file of weights (`hf:...`, or a path with such a suffix or to a file);
+    else it is a workdir.
+    """
     return spec.startswith('hf:') or spec.endswith(SUFFIXES) or pathlib.Path(spec).is_file()
 
 
 def find(spec, folder):
-    """The file that `spec` names: a path, or `hf:<owner>/<repo>[/file]` (default model.safetensors) of the Hugging Face hub.
+    """The file that `spec` names: a path, or `hf:<owner>/<repo>[/file]` (default model.safetensors)
+    of the Hugging Face hub.
 
-    A file of the hub is taken from `folder/<owner>/<repo>/file` where it was put by hand, else fetched through
-    huggingface_hub, which caches it. Raises UserError where there is none, saying
+    A file of the hub is taken from `folder/<owner>/<repo>/file` where it was put by hand, else
+    fetched through huggingface_hub, which caches it. Raises UserError where there is none, saying
     what to download and where to put it.
     """
     if not spec.startswith('hf:'):
@@ -65,8 +70,9 @@ def find(spec, folder):
 def read(path):
     """(`{name: numpy array}`, `{key: text}` metadata) of a file; only `.safetensors` has metadata.
 
-    PyTorch's files are read where torch is installed, and nothing but their arrays: what a pickle would run is refused.
-    Raises UserError, naming the file, for one that is cut short, damaged, or of another kind.
+    PyTorch's files are read where torch is installed, and nothing but their arrays: what a pickle
+    would run is refused. Raises UserError, naming the file, for one that is cut short, damaged, or
+    of another kind.
     """
     path = pathlib.Path(path)
     if path.suffix not in SUFFIXES:

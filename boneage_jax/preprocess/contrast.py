@@ -1,8 +1,10 @@
-"""Contrast of the hand alone: a linear percentile stretch inside the mask, background 0 (SYSTEMS.md 1).
+"""Contrast of the hand alone: a linear percentile stretch inside the mask, background 0 (SYSTEMS.md
+1).
 
-Iglovikov et al. (2018) normalise the contrast right after masking. They do not say how; their own registered images
-show no histogram equalisation, and p1 / p50 / p99 near 11 / 132 / 245 inside the hand. So the defaults bring the 1st
-percentile to 11 and the 99th to 245; the median then follows from the image.
+Iglovikov et al. (2018) normalise the contrast right after masking. They do not say how; their own
+registered images show no histogram equalisation, and p1 / p50 / p99 near 11 / 132 / 245 inside the
+hand. So the defaults bring the 1st percentile to 11 and the 99th to 245; the median then follows
+from the image.
 """
 
 import numpy as np
@@ -17,8 +19,8 @@ def stretch(image, mask, *, low=1.0, high=99.0, bottom=11.0, top=245.0, backgrou
 
     Args:
         image: uint8 [H, W].
-        mask: bool or uint8 [H, W], non-zero inside the hand.
-        low, high: percentiles of the greys inside the mask that become `bottom` and `top`; what lies beyond them
+        mask: bool or uint8 [H, W], non-zero inside the hand. low, high: percentiles of the greys
+        inside the mask that become `bottom` and `top`; what lies beyond them
             goes on linearly and is clipped to 0..255.
         bottom, top: greys of the result, 0 to 255.
         background: grey outside the mask; None leaves the outside stretched like the hand.
@@ -57,7 +59,8 @@ def stretch(image, mask, *, low=1.0, high=99.0, bottom=11.0, top=245.0, backgrou
 
 
 def contrast_stage(example, **options):
-    """The image (a dict with `image` and `hand_mask`, uint8 [H, W]) with the contrast of its hand normalised.
+    """The image (a dict with `image` and `hand_mask`, uint8 [H, W]) with the contrast of its hand
+    normalised.
 
     Raises:
         UserError: it has no mask (the mask stage comes first), or as `stretch`; names the image.

@@ -1,8 +1,9 @@
-"""The enhancement of Hamrouni and Hassen (2023), each step a switch, in the paper's order (SYSTEMS.md 5).
+"""The enhancement of Hamrouni and Hassen (2023), each step a switch, in the paper's order
+(SYSTEMS.md 5).
 
-Bilateral filter, brightness, contrast (Pillow's ImageEnhance), intensity normalisation, Gaussian blur, adaptive
-(tiled, bilinear-blended) histogram equalisation. The paper gives no parameter: the values here are ours. Its first
-step, the resize, is `prepare`'s.
+Bilateral filter, brightness, contrast (Pillow's ImageEnhance), intensity normalisation, Gaussian
+blur, adaptive (tiled, bilinear-blended) histogram equalisation. The paper gives no parameter: the
+values here are ours. Its first step, the resize, is `prepare`'s.
 """
 
 import numpy as np
@@ -49,14 +50,16 @@ def enhance(
 
     Args:
         image: uint8 [H, W].
-        bilateral: whether to smooth between edges; `bilateral_radius` (pixels: a window of 2 radius + 1),
-            `bilateral_colour` (standard deviation, greys), `bilateral_spatial` (standard deviation, pixels).
+        bilateral: whether to smooth between edges; `bilateral_radius` (pixels: a window of 2 radius
+            + 1), `bilateral_colour` (standard deviation, greys), `bilateral_spatial` (standard
+            deviation, pixels).
         brightness: factor of PIL.ImageEnhance.Brightness; 1 is off.
         contrast: factor of PIL.ImageEnhance.Contrast, about the image's mean; 1 is off.
-        normalise: whether to stretch the percentiles `normalise_low` and `normalise_high` to 0 and 255.
+        normalise: whether to stretch the percentiles `normalise_low` and `normalise_high` to 0 and
+        255.
         blur: standard deviation of a Gaussian, pixels; 0 is off.
-        equalise: whether to equalise histograms of `equalise_tiles` x `equalise_tiles` tiles, blended
-            bilinearly; `equalise_clip` (0 to 1) limits the gain.
+        equalise: whether to equalise histograms of `equalise_tiles` x `equalise_tiles` tiles,
+            blended bilinearly; `equalise_clip` (0 to 1) limits the gain.
 
     Returns:
         uint8 [H, W].
@@ -106,9 +109,10 @@ def enhance(
 def bilateral_filter(image, radius, colour, spatial):
     """Tomasi and Manduchi's (1998) bilateral filter; borders repeat their edge.
 
-    Our own because that of scikit-image 0.26 reads its table of spatial weights in the wrong order (for odd windows
-    it holds one row and column too many): a single bright pixel comes out sheared. With flat spatial weights the two
-    agree, and this one takes no longer: 22 ms against 28 for a window of 5 at 512 px.
+    Our own because that of scikit-image 0.26 reads its table of spatial weights in the wrong order
+    (for odd windows it holds one row and column too many): a single bright pixel comes out sheared.
+    With flat spatial weights the two agree, and this one takes no longer: 22 ms against 28 for a
+    window of 5 at 512 px.
 
     Args:
         image: uint8 [H, W].

@@ -1,10 +1,12 @@
-"""Hand masks from the image alone (Castillo et al. 2018): Sobel gradient, markers, watershed, largest component, crop.
+"""Hand masks from the image alone (Castillo et al. 2018): Sobel gradient, markers, watershed,
+largest component, crop.
 
-The paper sets its markers by a threshold. No single threshold serves real images - bright rims and dark surrounds of
-collimation, pale grounds, two exposures on one image - so `silhouette` tries many and keeps the one whose component has
-the shape and the edges of a hand; its core and its far surroundings are the markers. The watershed on the gradient then
-finds the skin; an opening cuts off what hangs on to the hand and is thinner than a finger, as rims of collimation are. All
-of it happens on 256 to 512 pixels; the mask is brought smoothly to the image's own size.
+The paper sets its markers by a threshold. No single threshold serves real images - bright rims and
+dark surrounds of collimation, pale grounds, two exposures on one image - so `silhouette` tries many
+and keeps the one whose component has the shape and the edges of a hand; its core and its far
+surroundings are the markers. The watershed on the gradient then finds the skin; an opening cuts off
+what hangs on to the hand and is thinner than a finger, as rims of collimation are. All of it
+happens on 256 to 512 pixels; the mask is brought smoothly to the image's own size.
 """
 
 from typing import NamedTuple
@@ -18,8 +20,10 @@ from boneage_jax.preprocess import mask_checks, silhouette
 from tfds_rsna.errors import UserError
 
 FINE = (256, 512)  # longer side, least and largest, on which gradient and watershed work
-_THIN = 0.015  # of the root of the mask's area: half the width of what is cut off; of a finger it is 0.04 to 0.07
-_SKIN = 0.4  # of a pixel of 100: by how much the mask is widened, for the gradient is steepest inside thin skin
+# of the root of the mask's area: half the width of what is cut off; of a finger it is 0.04 to 0.07
+_THIN = 0.015
+# of a pixel of 100: by how much the mask is widened, for the gradient is steepest inside thin skin
+_SKIN = 0.4
 _POINTS = ('keypoints', 'coco_keypoints', 'bone_boxes')
 
 
@@ -36,7 +40,9 @@ class Steps(NamedTuple):
 
 
 def classical(image):
-    """The hand's mask: bool [H, W] of an image uint8 [H, W]; all false where nothing looks like a hand."""
+    """The hand's mask: bool [H, W] of an image uint8 [H, W]; all false where nothing looks like a
+    hand.
+    """
     return classical_steps(image).mask
 
 
@@ -60,17 +66,21 @@ def classical_steps(image):
 
 
 def snapped(image, mask, *, inner=0.005, outer=0.012):
-    """A rough mask [h, w] (a network's, at any scale) brought to the skin of its image uint8 [H, W]: bool [H, W].
+    """A rough mask [h, w] (a network's, at any scale) brought to the skin of its image uint8 [H,
+    W]: bool [H, W].
 
-    What lies deeper in the mask than `inner` is hand, what lies farther outside than `outer` is not (shares of the longer
-    side); between them the watershed of `classical` decides, and rims thinner than a finger are cut off.
+    What lies deeper in the mask than `inner` is hand, what lies farther outside than `outer` is not
+    (shares of the longer side); between them the watershed of `classical` decides, and rims thinner
+    than a finger are cut off.
     """
     fine = _resized(image, min(max(max(image.shape), FINE[0]), FINE[1]))
     return _grown(fine, np.asarray(mask) > 0, (inner, outer), image.shape, False, 1.0).mask
 
 
 def _grown(fine, coarse, band, shape, inverted, score):
-    """`Steps` of an image [h, w] on the fine grid from a coarse mask: watershed, thin parts off, to `shape`."""
+    """`Steps` of an image [h, w] on the fine grid from a coarse mask: watershed, thin parts off, to
+    `shape`.
+    """
     soft = ndimage.gaussian_filter(fine.astype(np.float32), max(fine.shape) / 512 + 0.3)
     gradient = filters.sobel(soft)
     markers = _markers(coarse, fine.shape, band)
@@ -80,7 +90,9 @@ def _grown(fine, coarse, band, shape, inverted, score):
 
 
 def _flooded(gradient, markers):
-    """The watershed of what is undecided, flooded from the markers beside it; the markers' insides have nothing to say."""
+    """The watershed of what is undecided, flooded from the markers beside it; the markers' insides
+    have nothing to say.
+    """
     near = ndimage.binary_dilation(markers == 0, np.ones((3, 3)))
     return np.where(
         near, segmentation.watershed(gradient, markers.astype(np.int32), mask=near), markers
@@ -88,7 +100,9 @@ def _flooded(gradient, markers):
 
 
 def _markers(coarse, shape, band):
-    """The silhouette's core (2) and what lies well outside it (1) on the fine grid; `band`: shares of the longer side."""
+    """The silhouette's core (2) and what lies well outside it (1) on the fine grid; `band`: shares
+    of the longer side.
+    """
     signed = silhouette.signed_distance(coarse)  # coarse pixels, positive inside
     rows, columns = (np.linspace(0, small - 1, large) for small, large in zip(coarse.shape, shape))
     signed = ndimage.map_coordinates(
@@ -99,7 +113,9 @@ def _markers(coarse, shape, band):
 
 
 def _without_thin_parts(mask):
-    """The mask less what a disc of a finger's width does not fit into; corners that it rounds off are given back."""
+    """The mask less what a disc of a finger's width does not fit into; corners that it rounds off
+    are given back.
+    """
     radius = _THIN * np.sqrt(np.count_nonzero(mask))
     core = largest_component(silhouette.signed_distance(mask) > radius)
     if not core.any():
@@ -120,7 +136,9 @@ def _resized(image, side):
 
 
 def _at_size(mask, shape):
-    """A mask at another size, its outline smoothed over about a pixel of its own grid and widened by `_SKIN`."""
+    """A mask at another size, its outline smoothed over about a pixel of its own grid and widened
+    by `_SKIN`.
+    """
     if not mask.any():
         return np.zeros(shape, bool)
     distance = silhouette.signed_distance(mask) + _SKIN * max(mask.shape) / 100
@@ -129,7 +147,9 @@ def _at_size(mask, shape):
 
 
 def largest_component(mask):
-    """The largest connected piece (8 neighbours) of a mask [H, W], bool; all false where there is none."""
+    """The largest connected piece (8 neighbours) of a mask [H, W], bool; all false where there is
+    none.
+    """
     labels, count = ndimage.label(np.asarray(mask) > 0, structure=np.ones((3, 3)))
     if not count:
         return np.zeros(np.shape(mask), bool)
@@ -137,7 +157,8 @@ def largest_component(mask):
 
 
 def bounds(mask, margin=0.0):
-    """(first row, first column, end row, end column) of a mask [H, W] with a margin, kept within the image.
+    """(first row, first column, end row, end column) of a mask [H, W] with a margin, kept within
+    the image.
 
     `margin`: as a share of the box's longer side.
 
@@ -159,17 +180,20 @@ def bounds(mask, margin=0.0):
 
 
 def crop(image, mask, margin=0.02):
-    """The image [H, W] cut to the box of its mask; `margin` as in `bounds`. The background stays as it is."""
+    """The image [H, W] cut to the box of its mask; `margin` as in `bounds`. The background stays as
+    it is.
+    """
     top, left, bottom, right = bounds(mask, margin)
     return image[top:bottom, left:right]
 
 
 def mask_stage(example, *, on_doubt='flag', positive=True):
-    """An image dict -> the image with `hand_mask` (uint8 [H, W], 0 or 1) and `mask_doubts` (str, '' where there are none).
+    """An image dict -> the image with `hand_mask` (uint8 [H, W], 0 or 1) and `mask_doubts` (str, ''
+    where there are none).
 
     Args:
-        on_doubt: 'flag' keeps a doubtful mask and says so in `mask_doubts`; 'whole' takes the whole image instead;
-            'error' refuses the image. An empty mask is refused unless 'whole'.
+        on_doubt: 'flag' keeps a doubtful mask and says so in `mask_doubts`; 'whole' takes the whole
+            image instead; 'error' refuses the image. An empty mask is refused unless 'whole'.
         positive: whether an image found to be inverted (hand darker than its ground) is turned.
 
     Raises:
@@ -205,8 +229,8 @@ def mask_stage(example, *, on_doubt='flag', positive=True):
 def crop_stage(example, *, margin=0.02, mask=True):
     """An image dict cut to its hand: image and mask, key points and boxes moved along.
 
-    `mask`: whether the background becomes 0 first; `margin` as in `bounds`. Raises UserError, which names the image,
-    where there is no mask or an empty one.
+    `mask`: whether the background becomes 0 first; `margin` as in `bounds`. Raises UserError, which
+    names the image, where there is no mask or an empty one.
     """
     if 'hand_mask' not in example:
         raise UserError(

@@ -1,7 +1,8 @@
-"""The three key points of Iglovikov et al. (2018): from COCO-hand annotations, to and from heat maps, their errors.
+"""The three key points of Iglovikov et al. (2018): from COCO-hand annotations, to and from heat
+maps, their errors.
 
-Order: tip of the middle finger's distal phalanx, tip of the thumb's, centre of the capitate; (row, column) in pixels,
-pixel (r, c) having its centre at (r, c).
+Order: tip of the middle finger's distal phalanx, tip of the thumb's, centre of the capitate; (row,
+column) in pixels, pixel (r, c) having its centre at (r, c).
 """
 
 import jax
@@ -18,15 +19,18 @@ PADDED = (
 LENGTH = 1500  # rows between fingertip and capitate of a registered image
 
 _WRIST, _THUMB_TIP, _MCP, _TIP = 0, 4, 9, 12  # COCO-hand's order
-# COCO-hand has no capitate. It lies from the middle finger's MCP joint towards the wrist by this share of the way, and
-# aside, to the thumb, by this one: least squares over 400 phantoms (0.766, 0.0415), then moved by 0.6% of the hand's
-# length to the wrist and 0.9% away from the thumb, which is how far the capitates of the authors' 20 registered images
-# lie from those. The wrist itself misses by 14%.
+# COCO-hand has no capitate. It lies from the middle finger's MCP joint towards the wrist by this
+# share of the way, and aside, to the thumb, by this one: least squares over 400 phantoms (0.766,
+# 0.0415), then moved by 0.6% of the hand's length to the wrist and 0.9% away from the thumb, which
+# is how far the capitates of the authors' 20 registered images lie from those. The wrist itself
+# misses by 14%.
 _TOWARDS, _ASIDE = 0.775, 0.027
 
 
 def from_coco(points):
-    """COCO-hand points [..., 21, 2] -> the three key points [..., 3, 2] float32; both (row, column) or neither."""
+    """COCO-hand points [..., 21, 2] -> the three key points [..., 3, 2] float32; both (row, column)
+    or neither.
+    """
     points = np.asarray(points, np.float64)
     wrist, thumb, mcp, tip = (points[..., i, :] for i in (_WRIST, _THUMB_TIP, _MCP, _TIP))
     arm = wrist - mcp
@@ -70,7 +74,8 @@ def heatmaps(points, size, sigma):
     """Gaussians of height 1 around points.
 
     Args:
-        points: [B, K, 2] (row, column) in pixels of the map; NaN (no such point) gives an empty map.
+        points: [B, K, 2] (row, column) in pixels of the map; NaN (no such point) gives an empty
+        map.
         size: (rows, columns) of the maps.
         sigma: in pixels of the map.
 
@@ -91,13 +96,16 @@ def heatmaps(points, size, sigma):
 
 
 def peaks(maps):
-    """The highest pixel of each map, refined by a parabola through its neighbours' logarithms (exact for a Gaussian).
+    """The highest pixel of each map, refined by a parabola through its neighbours' logarithms
+    (exact for a Gaussian).
 
     Args:
-        maps: [B, rows, columns, K], positive where it counts (heat maps or probabilities, not logits).
+        maps: [B, rows, columns, K], positive where it counts (heat maps or probabilities, not
+        logits).
 
     Returns:
-        points float32 [B, K, 2] in pixels of the map, heights float32 [B, K]: near 0 where nothing was found.
+        points float32 [B, K, 2] in pixels of the map, heights float32 [B, K]: near 0 where nothing
+        was found.
     """
     batch, rows, columns, count = maps.shape
     maps = jnp.asarray(maps, jnp.float32)
@@ -113,7 +121,8 @@ def peaks(maps):
 
     def vertex(before, here, after):
         bend = before - 2 * here + after
-        # On the border a neighbour repeats the peak itself: half a pixel outwards at most, which is right there.
+        # On the border a neighbour repeats the peak itself: half a pixel outwards at most, which is
+        # right there.
         return jnp.clip(
             jnp.where(bend < -1e-6, 0.5 * (before - after) / jnp.minimum(bend, -1e-6), 0.0),
             -0.5,
@@ -130,10 +139,11 @@ def peaks(maps):
 
 
 def soft_argmax(logits, temperature):
-    """The mean position under softmax(logits / temperature): differentiable, for losses on the points themselves.
+    """The mean position under softmax(logits / temperature): differentiable, for losses on the
+    points themselves.
 
-    `logits` [B, rows, columns, K] -> float32 [B, K, 2] in pixels of the map. A second bump pulls it aside: read trained
-    maps with `peaks`.
+    `logits` [B, rows, columns, K] -> float32 [B, K, 2] in pixels of the map. A second bump pulls it
+    aside: read trained maps with `peaks`.
     """
     batch, rows, columns, count = logits.shape
     flat = jnp.asarray(logits, jnp.float32).reshape(batch, -1, count) / temperature
@@ -151,8 +161,9 @@ def errors(predicted, truth, size):
         size: (rows, columns) of those images.
 
     Returns:
-        {'percent': in % of the hand's true length (fingertip to capitate), 'pixels': in pixels of the image padded and
-        scaled to 2080x1600, 'registered': in pixels of the registered image, 15 a per cent}, float32 [..., 3] each.
+        {'percent': in % of the hand's true length (fingertip to capitate), 'pixels': in pixels of
+        the image padded and scaled to 2080x1600, 'registered': in pixels of the registered image,
+        15 a per cent}, float32 [..., 3] each.
     """
     predicted, truth = jnp.asarray(predicted, jnp.float32), jnp.asarray(truth, jnp.float32)
     distance = jnp.sqrt(jnp.sum((predicted - truth) ** 2, -1))

@@ -1,7 +1,8 @@
 """Review of hand masks by rule: what a mask must look like before mining may train on it.
 
-Every rule is a measured number with a least and a largest value (`LIMITS`), so a refusal says what was found and what
-would have passed. The measures are taken on a grid of at most 128 pixels, so they hardly depend on the image's size.
+Every rule is a measured number with a least and a largest value (`LIMITS`), so a refusal says what
+was found and what would have passed. The measures are taken on a grid of at most 128 pixels, so
+they hardly depend on the image's size.
 """
 
 import numpy as np
@@ -68,13 +69,16 @@ def measures(mask, other=None):
 def violations(mask, other=None, limits=None):
     """Why a mask is refused: one sentence a broken rule, an empty list where it passes.
 
-    `limits` replaces single entries of `LIMITS`, `{name: (least, largest)}`; the other arguments are `measures`'s.
+    `limits` replaces single entries of `LIMITS`, `{name: (least, largest)}`; the other arguments
+    are `measures`'s.
     """
     return reasons(measures(mask, other), limits)
 
 
 def reasons(measured, limits=None):
-    """The sentences of `plausible` from `measures`, so that limits can be tried without measuring again."""
+    """The sentences of `plausible` from `measures`, so that limits can be tried without measuring
+    again.
+    """
     chosen = {name: (low, high) for name, (low, high, _) in LIMITS.items()} | dict(limits or {})
     unknown = set(chosen) - set(LIMITS)
     if unknown:

@@ -1,7 +1,8 @@
 """The regions of a registered hand that Iglovikov et al. (2018, Fig. 2) regress the age from.
 
-Each is cut straight from the image that it is given: registration, crop and zoom are one transform and the pixels are
-read once. Given a native image with key points that is the only resampling between the X-ray machine and the network.
+Each is cut straight from the image that it is given: registration, crop and zoom are one transform
+and the pixels are read once. Given a native image with key points that is the only resampling
+between the X-ray machine and the network.
 """
 
 from typing import NamedTuple
@@ -14,7 +15,9 @@ from tfds_rsna.errors import UserError
 
 
 class Region(NamedTuple):
-    """A window of the registered image of 2080x1600, in its pixels, and the zoom with which it is cut."""
+    """A window of the registered image of 2080x1600, in its pixels, and the zoom with which it is
+    cut.
+    """
 
     centre: tuple[int, int]
     size: tuple[int, int]
@@ -26,13 +29,14 @@ class Region(NamedTuple):
         return tuple(round(side * self.zoom) for side in self.size)
 
 
-# A is the authors' released code's. Sizes of B and C are theirs, unconfirmed; centres and zooms are ours, set by where
-# the bones lie in registered images (534 annotated RSNA images, 45 of the DHA with 37 landmarks):
-# B: the carpals take rows 1470 to 1800, the growth plates of radius and ulna end at 1940. Around row 1600 the window
-#    ended at 1975, so that an error of 40 pixels in the capitate cut them off; 60 rows down it has 90 to spare.
-# C: no window of 600 rows holds the metacarpals and proximal phalanges (rows 510 to 1500). This one holds what tells
-#    the age, the joints between them, with 40 pixels to spare: those of fingers 2 to 5 in all 534 images, the thumb's in
-#    75% of them (57% around row 1000). `bones` is a window that holds the bones whole.
+# A is the authors' released code's. Sizes of B and C are theirs, unconfirmed; centres and zooms are
+# ours, set by where the bones lie in registered images (534 annotated RSNA images, 45 of the DHA
+# with 37 landmarks): B: the carpals take rows 1470 to 1800, the growth plates of radius and ulna
+# end at 1940. Around row 1600 the window ended at 1975, so that an error of 40 pixels in the
+# capitate cut them off; 60 rows down it has 90 to spare. C: no window of 600 rows holds the
+# metacarpals and proximal phalanges (rows 510 to 1500). This one holds what tells the age, the
+# joints between them, with 40 pixels to spare: those of fingers 2 to 5 in all 534 images, the
+# thumb's in 75% of them (57% around row 1000). `bones` is a window that holds the bones whole.
 REGIONS = {
     'A': Region((1040, 800), (2000, 1500), 0.25),
     'B': Region((1660, 800), (750, 750), 0.5),
@@ -59,10 +63,11 @@ def named(region):
 
 
 def region_stage(example, *, region):
-    """An image dict -> one region of the hand: image, mask, points and boxes carried along, one resampling.
+    """An image dict -> one region of the hand: image, mask, points and boxes carried along, one
+    resampling.
 
-    A native image is registered on the way, as `register_stage` does it and with the entries that it adds. An image
-    registered before (it has `registered`; any size with its aspect) is only cut.
+    A native image is registered on the way, as `register_stage` does it and with the entries that
+    it adds. An image registered before (it has `registered`; any size with its aspect) is only cut.
     """
     window = named(region)
     if 'registered' in example:

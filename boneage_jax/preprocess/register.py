@@ -1,9 +1,9 @@
 """Registration of a hand by a similarity from its key points (Iglovikov et al. 2018, section 2.2).
 
-The tip of the middle finger goes to (row 100, column 800) and the capitate's centre to (row 1600, column 800) of 2080 x
-1600 pixels, mirrored where needed so that the thumb ends on the right; the aspect ratio is kept. Key points are [3, 2]
-(row, column), in the order of `keypoints.NAMES`. Where they cannot be right, the hand's mask stands in, and the image
-says so.
+The tip of the middle finger goes to (row 100, column 800) and the capitate's centre to (row 1600,
+column 800) of 2080 x 1600 pixels, mirrored where needed so that the thumb ends on the right; the
+aspect ratio is kept. Key points are [3, 2] (row, column), in the order of `keypoints.NAMES`. Where
+they cannot be right, the hand's mask stands in, and the image says so.
 """
 
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ from tfds_rsna.errors import UserError
 SIZE = (2080, 1600)  # rows x columns of a registered image
 TIP, CAPITATE = (100, 800), (1600, 800)  # targets, in pixels of SIZE
 
-# What real hands show, in 534 annotated RSNA images and 45 of the DHA (extremes in brackets), with room beyond:
+# What real hands show, in 534 annotated RSNA images and 45 of the DHA (extremes in brackets), with
+# room beyond:
 _LENGTH = (0.20, 1.0)  # fingertip to capitate, of the image's longer side (0.28 to 0.76)
 _THUMB_REACH = (0.50, 0.90)  # capitate to thumb tip, of that length (0.59 to 0.79)
 _THUMB_ANGLE = (
@@ -32,8 +33,8 @@ _BEYOND = (
 )  # mask beyond the fingertip: share of its area, reach by length (0.025, 0.06)
 _OUTSIDE = 0.05  # of the length, by which a point may lie outside the mask
 _EDGE = 0.02  # of the image's longer side, by which a point may lie outside the image
-# In the mask: the centre of the largest circle in it lies in the palm, the mask's farthest point on the middle finger.
-# Medians over the authors' 20 registered images.
+# In the mask: the centre of the largest circle in it lies in the palm, the mask's farthest point on
+# the middle finger. Medians over the authors' 20 registered images.
 _PALM_TO_CAPITATE = 0.245  # of the way from farthest point to palm, to be gone on beyond the palm
 _FINGER = 0.3  # of the palm's radius: wider than a finger, narrower than a forearm
 _SKIN = 0.02  # of the hand's length, between farthest point and the phalanx's tip
@@ -42,10 +43,11 @@ _COARSE = 256  # longer side to which masks are thinned for these questions
 
 
 def similarity(tip, capitate, mirrored, size=SIZE):
-    """The [3, 3] transform that takes a fingertip and a capitate (row, column) to their targets on `size`.
+    """The [3, 3] transform that takes a fingertip and a capitate (row, column) to their targets on
+    `size`.
 
-    `mirrored`: whether to mirror the hand. A `size` other than 2080x1600 takes the scaled targets: aspect kept,
-    centred.
+    `mirrored`: whether to mirror the hand. A `size` other than 2080x1600 takes the scaled targets:
+    aspect kept, centred.
     """
     source = np.array([tip, capitate], np.float64)
     target = np.array([TIP, CAPITATE], np.float64)
@@ -71,7 +73,9 @@ def from_keypoints(keypoints, size=SIZE):
 
 
 def _thumb_is_left(tip, thumb, capitate):
-    """Whether the thumb lies left of the axis for who looks from the capitate to the fingertip, this being up."""
+    """Whether the thumb lies left of the axis for who looks from the capitate to the fingertip,
+    this being up.
+    """
     up, out = tip - capitate, thumb - capitate
     return bool(up[0] * out[1] - up[1] * out[0] > 0)
 
@@ -85,8 +89,8 @@ def implausible(keypoints, mask, shape):
         shape: (rows, columns) of the image.
 
     Returns:
-        Reasons in plain words; empty where nothing speaks against the points. Those that concern the thumb alone begin
-        with 'thumb'.
+        Reasons in plain words; empty where nothing speaks against the points. Those that concern
+        the thumb alone begin with 'thumb'.
     """
     points = np.asarray(keypoints, np.float64)
     if not np.isfinite(points).all():
@@ -156,15 +160,18 @@ def _thinned(mask):
 
 
 def axis_of_mask(mask):
-    """Fingertip and capitate as the mask [H, W] of a hand lets one guess them, or None where it is empty.
+    """Fingertip and capitate as the mask [H, W] of a hand lets one guess them, or None where it is
+    empty.
 
-    The largest circle inside the hand lies in the palm. On the side where a disc of 0.3 times that radius does not fit
-    into the hand (into a forearm it does) are the fingers, and there the point farthest from the palm is the middle
-    one's end. Which side the thumb is on, a mask tells too badly (its third moment across the axis: 15 of the authors'
-    20), and 19 RSNA images in 20 are left hands, with the thumb to the right already.
+    The largest circle inside the hand lies in the palm. On the side where a disc of 0.3 times that
+    radius does not fit into the hand (into a forearm it does) are the fingers, and there the point
+    farthest from the palm is the middle one's end. Which side the thumb is on, a mask tells too
+    badly (its third moment across the axis: 15 of the authors' 20), and 19 RSNA images in 20 are
+    left hands, with the thumb to the right already.
 
-    Errors in % of the hand's length, median / 90%: fingertip 1.2 / 2.7, capitate 5.3 / 7.4 on the 45 DHA images (masks
-    grown from their landmarks); 1.7 / 5.1 and 3.0 / 8.7 on 49 RSNA images with classical masks that had no doubts.
+    Errors in % of the hand's length, median / 90%: fingertip 1.2 / 2.7, capitate 5.3 / 7.4 on the
+    45 DHA images (masks grown from their landmarks); 1.7 / 5.1 and 3.0 / 8.7 on 49 RSNA images with
+    classical masks that had no doubts.
     """
     mask, factor = _thinned(np.asarray(mask) > 0)
     inside = np.argwhere(mask)
@@ -186,7 +193,9 @@ def axis_of_mask(mask):
 
 
 def _thin_parts(mask, depth, radius):
-    """Where no disc of `radius` fits into the mask, without crumbs (what a disc leaves of a corner)."""
+    """Where no disc of `radius` fits into the mask, without crumbs (what a disc leaves of a
+    corner).
+    """
     core = depth > radius
     thin = mask & (ndimage.distance_transform_edt(~core) > radius)
     labels, count = ndimage.label(thin)
@@ -198,9 +207,10 @@ def register(shape, keypoints=None, mask=None, size=SIZE):
     """How to register an image.
 
     Returns:
-        (transform [3, 3], how, reasons). `how`: 'keypoints'; 'axis' where fingertip and capitate may be right but the
-        thumb is not (then not mirrored); 'mask' where the points are absent or implausible (not mirrored); 'none' where
-        there is no mask either: the whole image, fitted in. `reasons`: why it is not 'keypoints'.
+        (transform [3, 3], how, reasons). `how`: 'keypoints'; 'axis' where fingertip and capitate
+        may be right but the thumb is not (then not mirrored); 'mask' where the points are absent or
+        implausible (not mirrored); 'none' where there is no mask either: the whole image, fitted
+        in. `reasons`: why it is not 'keypoints'.
     """
     if mask is not None and (np.asarray(mask) > 0).mean() > _WHOLE:
         mask = None
@@ -221,10 +231,12 @@ def register(shape, keypoints=None, mask=None, size=SIZE):
 
 
 def register_stage(example, *, size=SIZE):
-    """An image dict -> the registered image of `size`: image, mask, points and boxes carried along, one resampling.
+    """An image dict -> the registered image of `size`: image, mask, points and boxes carried along,
+    one resampling.
 
-    A mask with `mask_doubts` speaks neither against the key points nor in their stead. Adds `registered` (see
-    `register`), `doubts` (why not by the key points, '' otherwise) and `transform` [3, 3].
+    A mask with `mask_doubts` speaks neither against the key points nor in their stead. Adds
+    `registered` (see `register`), `doubts` (why not by the key points, '' otherwise) and
+    `transform` [3, 3].
     """
     transform, found = register_example(example, size)
     return transforms.transform_example(example, transform, size) | found
@@ -239,16 +251,17 @@ def register_example(example, size=SIZE):
     return transform, {'registered': how, 'doubts': '; '.join(reasons)}
 
 
-# The similarity as five numbers, for a network that regresses it (Bae et al. 2018). Coordinates are centred and in
-# units of half the longer side, on both sides: an image of `shape` -> the registered image. No mirror: five numbers hold
-# none, and `from_parameters` takes it apart.
+# The similarity as five numbers, for a network that regresses it (Bae et al. 2018). Coordinates are
+# centred and in units of half the longer side, on both sides: an image of `shape` -> the registered
+# image. No mirror: five numbers hold none, and `from_parameters` takes it apart.
 
 
 def parameters(keypoints, shape):
-    """(log-scale, cos, sin, dx, dy) float32 [..., 5] of the registration, from key points [..., 3, 2] in pixels.
+    """(log-scale, cos, sin, dx, dy) float32 [..., 5] of the registration, from key points [..., 3,
+    2] in pixels.
 
-    `shape` is that of the image which they lie in, (rows, columns). In jnp, batched, so that targets follow the
-    augmented key points on the device. dx is along columns, dy along rows.
+    `shape` is that of the image which they lie in, (rows, columns). In jnp, batched, so that
+    targets follow the augmented key points on the device. dx is along columns, dy along rows.
     """
     source, half = _centred(jnp.asarray(keypoints, jnp.float32), shape)
     tip, capitate = source[..., 0, :], source[..., 2, :]
@@ -267,10 +280,11 @@ def parameters(keypoints, shape):
 
 
 def moved(values, points, shape):
-    """Points [..., K, 2] of an image of `shape` under five numbers [..., 5]: centred, in units of half SIZE's
-    longer side.
+    """Points [..., K, 2] of an image of `shape` under five numbers [..., 5]: centred, in units of
+    half SIZE's longer side.
 
-    In jnp, batched; what `from_parameters` does to one image (cos and sin need no unit length), without a mirror.
+    In jnp, batched; what `from_parameters` does to one image (cos and sin need no unit length),
+    without a mirror.
     """
     points, (log_scale, cos, sin, dx, dy) = (
         _centred(points, shape)[0],
@@ -284,17 +298,20 @@ def moved(values, points, shape):
 
 
 def unflip(values):
-    """The five numbers [..., 5] of an image, from those of its mirror image: the axis stands on one column for both."""
+    """The five numbers [..., 5] of an image, from those of its mirror image: the axis stands on one
+    column for both.
+    """
     log_scale, cos, sin, dx, dy = (values[..., i] for i in range(5))
     column = _centred(jnp.asarray(CAPITATE, jnp.float32), SIZE)[0][1]
     return jnp.stack([log_scale, cos, -sin, 2 * column - dx, dy], -1)
 
 
 def axis_points(values, shape):
-    """Key points float32 [3, 2] in pixels of an image of `shape`, from its five numbers: fingertip and capitate, no
-    thumb (NaN).
+    """Key points float32 [3, 2] in pixels of an image of `shape`, from its five numbers: fingertip
+    and capitate, no thumb (NaN).
 
-    All NaN where the hand would be of a length that no real hand has: `register` then turns to the mask.
+    All NaN where the hand would be of a length that no real hand has: `register` then turns to the
+    mask.
     """
     if not np.isfinite(values).all() or np.hypot(*values[1:3]) < 1e-6:
         return np.full((3, 2), np.nan, np.float32)
@@ -308,8 +325,8 @@ def axis_points(values, shape):
 def from_parameters(values, shape, mirrored=False, size=SIZE):
     """The [3, 3] transform of an image of `shape` onto `size`, from one image's five numbers.
 
-    cos and sin need no unit length. `mirrored` mirrors the registered image: the axis lies on column 800,
-    which stays.
+    cos and sin need no unit length. `mirrored` mirrors the registered image: the axis lies on
+    column 800, which stays.
     """
     log_scale, cos, sin, dx, dy = np.asarray(values, np.float64)
     norm = np.hypot(cos, sin)

@@ -5,7 +5,9 @@ from PIL import Image
 
 
 def inner(shape, size, fit):
-    """(rows, columns) that an image of `shape` takes of `size`, and (row, column) where it begins there."""
+    """(rows, columns) that an image of `shape` takes of `size`, and (row, column) where it begins
+    there.
+    """
     rows, columns = size
     if fit == 'pad':
         factor = min(rows / shape[0], columns / shape[1])
@@ -19,12 +21,14 @@ def inner(shape, size, fit):
 
 
 def resize(example, size, fit):
-    """The image at `size` (rows, columns): images `[rows, columns, 1]`, points and boxes carried along.
+    """The image at `size` (rows, columns): images `[rows, columns, 1]`, points and boxes carried
+    along.
 
-    `pad` keeps the aspect ratio, centres the image and fills with zeros; `stretch` stretches it. Images are averaged
-    down (antialiased bilinear), masks take the nearest pixel; an image that has the size already is left untouched.
-    Pixel (r, c) has its centre at (r, c), so a point moves as (p + 1/2) scale - 1/2 + offset. An image that was stretched
-    before it came here says so in `native_shape` (rows, columns): `pad` gives it that aspect ratio back.
+    `pad` keeps the aspect ratio, centres the image and fills with zeros; `stretch` stretches it.
+    Images are averaged down (antialiased bilinear), masks take the nearest pixel; an image that has
+    the size already is left untouched. Pixel (r, c) has its centre at (r, c), so a point moves as
+    (p + 1/2) scale - 1/2 + offset. An image that was stretched before it came here says so in
+    `native_shape` (rows, columns): `pad` gives it that aspect ratio back.
     """
     rows, columns = size
     height, width = example['image'].shape[:2]
@@ -62,13 +66,17 @@ def resize_stage(example, size, fit):
 
 
 def aspect_stage(example, *, ratio):
-    """The image stretched to rows = `ratio` x columns, its columns as they are: for images whose aspect was lost."""
+    """The image stretched to rows = `ratio` x columns, its columns as they are: for images whose
+    aspect was lost.
+    """
     size = (max(1, round(ratio * example['image'].shape[1])), example['image'].shape[1])
     return resize_stage(example, size, 'stretch')
 
 
 def restore_points(points, shape, size, fit):
-    """The inverse for points (row, column) `[..., 2]`: from the resized image to pixels of the image of `shape`."""
+    """The inverse for points (row, column) `[..., 2]`: from the resized image to pixels of the
+    image of `shape`.
+    """
     taken, offset = inner(shape, size, fit)
     scale = np.array([taken[0] / shape[0], taken[1] / shape[1]], np.float32)
     return (

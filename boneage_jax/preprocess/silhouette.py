@@ -1,9 +1,10 @@
-"""Where on an image the hand is, on a coarse grid: many thresholds, and the components that look most like a hand.
+"""Where on an image the hand is, on a coarse grid: many thresholds, and the components that look
+most like a hand.
 
-Thresholds are laid through the image itself, through the image minus its ground (a grey opening wider than a palm), and
-through the image in units of its local spread; before that, a grey opening cuts thin bright rims off. Opening and
-threshold commute, so every threshold costs one labelling. A component is judged by what holds for any hand
-(`MEASURES`); the best ones vote.
+Thresholds are laid through the image itself, through the image minus its ground (a grey opening
+wider than a palm), and through the image in units of its local spread; before that, a grey opening
+cuts thin bright rims off. Opening and threshold commute, so every threshold costs one labelling. A
+component is judged by what holds for any hand (`MEASURES`); the best ones vote.
 """
 
 import functools
@@ -20,7 +21,8 @@ _LEVELS = 14
 _RADII = (0, 1.5, 2.5)  # of the opening that removes rims, coarse pixels
 _AREA = (0.03, 0.80)
 
-#: What a component is judged by, with mean and standard deviation over 45,000 components of real images.
+# : What a component is judged by, with mean and standard deviation over 45,000 components of real
+# images.
 MEASURES = {
     'area': (-1.689, 1.014),  # logarithm of the share of the image
     'residue': (0.326, 0.217),  # root of the share no disc wider than a finger reaches
@@ -33,8 +35,9 @@ MEASURES = {
     'outline': (3.886, 0.834),  # logarithm of outline squared by area
     'border': (0.254, 0.259),  # root of the share of the outline that lies on the image's border
 }
-# Logistic regression on the products of (1, the measures standardised). Fitted on every second one of 534 annotated RSNA
-# images at 100 px, 45,067 components: a good one holds the 21 key points and hardly anything far from them.
+# Logistic regression on the products of (1, the measures standardised). Fitted on every second one
+# of 534 annotated RSNA images at 100 px, 45,067 components: a good one holds the 21 key points and
+# hardly anything far from them.
 _WEIGHTS = np.array(
     [
         (-1.90, 1.72, 1.37, 0.96, 1.03, 1.08, -0.81, -0.63),
@@ -61,8 +64,9 @@ def find(image):
         image: uint8 [h, w], at most about `SIDE` pixels.
 
     Returns:
-        (bool [h, w], score, inverted): the mask, all false where no component is the size of a hand; its score, about 1
-        for a hand and below `DOUBTFUL` for what is hardly one; whether the hand is darker than its ground.
+        (bool [h, w], score, inverted): the mask, all false where no component is the size of a
+        hand; its score, about 1 for a hand and below `DOUBTFUL` for what is hardly one; whether the
+        hand is darker than its ground.
     """
     example = ndimage.gaussian_filter(image.astype(np.float32), 0.8)
     mask, bright = _best(example)
@@ -76,7 +80,9 @@ def find(image):
 
 
 def _field(example):
-    """The collimator's field: the largest part with even outline that fills its convex hull, shrunk; None if none."""
+    """The collimator's field: the largest part with even outline that fills its convex hull,
+    shrunk; None if none.
+    """
     best = None
     for sign in (1, -1):
         for mask in _components(sign * example):
@@ -115,7 +121,9 @@ def _best(example, field=None):
 
 
 def _components(example, field=None):
-    """Every component, of the size of a hand, of every threshold set; levels are quantiles, of the `field` if given."""
+    """Every component, of the size of a hand, of every threshold set; levels are quantiles, of the
+    `field` if given.
+    """
     size = example.size
     for flat in _flattened(example):
         levels = np.quantile(
@@ -147,13 +155,17 @@ def _flattened(example):
 
 
 def _slopes(example):
-    """(down, across, cap): the image's gradient by Sobel, and the steepness from which on more does not count."""
+    """(down, across, cap): the image's gradient by Sobel, and the steepness from which on more does
+    not count.
+    """
     down, across = ndimage.sobel(example, 0) / 8, ndimage.sobel(example, 1) / 8
     return down, across, np.quantile(np.hypot(down, across), 0.9) + 0.3
 
 
 def measures(mask, slopes):
-    """The `MEASURES` of a filled component, bool [h, w], on an image with these `_slopes`; float64 [7], in their order."""
+    """The `MEASURES` of a filled component, bool [h, w], on an image with these `_slopes`; float64
+    [7], in their order.
+    """
     down, across, cap = slopes
     size = np.count_nonzero(mask)
     core = _inside(mask) > 0.105 * np.sqrt(size)  # of a hand, the palm and the forearm
@@ -217,7 +229,9 @@ def _disc(radius):
 
 
 def signed_distance(mask):
-    """Distance to the outline of a mask [h, w] in pixels, positive inside; the image's border is no outline."""
+    """Distance to the outline of a mask [h, w] in pixels, positive inside; the image's border is no
+    outline.
+    """
     if mask.all() or not mask.any():
         return np.where(mask, 1.0, -1.0) * max(mask.shape)
     inside, outside = ndimage.distance_transform_edt(mask), ndimage.distance_transform_edt(~mask)

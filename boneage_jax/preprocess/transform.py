@@ -1,8 +1,8 @@
 """Affine transforms of images: composed as matrices, then applied once to pixels, points and boxes.
 
-A transform is a float64 [3, 3] matrix on (row, column, 1); pixel (r, c) has its centre at (r, c). `second @ first`
-does first `first`. Composing costs nothing and resampling costs sharpness: so native -> padded -> registered -> region
-is one matrix, and `warp` reads the native image once.
+A transform is a float64 [3, 3] matrix on (row, column, 1); pixel (r, c) has its centre at (r, c).
+`second @ first` does first `first`. Composing costs nothing and resampling costs sharpness: so
+native -> padded -> registered -> region is one matrix, and `warp` reads the native image once.
 """
 
 import math
@@ -19,7 +19,9 @@ def shift(rows, columns):
 
 
 def zoom(rows, columns):
-    """[3, 3] that enlarges the pixel grid by these factors: edges stay edges, so p -> (p + 1/2) factor - 1/2."""
+    """[3, 3] that enlarges the pixel grid by these factors: edges stay edges, so p -> (p + 1/2)
+    factor - 1/2.
+    """
     return np.array(
         [[rows, 0, (rows - 1) / 2], [0, columns, (columns - 1) / 2], [0, 0, 1]], np.float64
     )
@@ -31,7 +33,9 @@ def mirror(width):
 
 
 def fit(shape, size):
-    """[3, 3] from an image of `shape` (rows, columns) into `size`: aspect kept, centred, the rest is padding."""
+    """[3, 3] from an image of `shape` (rows, columns) into `size`: aspect kept, centred, the rest
+    is padding.
+    """
     factor = min(size[0] / shape[0], size[1] / shape[1])
     return shift(*((side - factor * old) / 2 for side, old in zip(size, shape))) @ zoom(
         factor, factor
@@ -45,7 +49,9 @@ def apply(transform, points):
 
 
 def apply_boxes(transform, boxes):
-    """Boxes [..., 4] (row0, column0, row1, column1): the upright box around the moved corners, float32."""
+    """Boxes [..., 4] (row0, column0, row1, column1): the upright box around the moved corners,
+    float32.
+    """
     corners = np.asarray(boxes)[..., [[0, 1], [0, 3], [2, 1], [2, 3]]]
     moved = apply(transform, corners)
     return np.concatenate([moved.min(-2), moved.max(-2)], -1)
@@ -57,13 +63,15 @@ def magnification(transform):
 
 
 def warp(image, transform, size, *, fill=0, method=None):
-    """The image under `transform` on a canvas of `size` (rows, columns), read once from its own pixels.
+    """The image under `transform` on a canvas of `size` (rows, columns), read once from its own
+    pixels.
 
-    Where the image shrinks by a factor f, it is read on a grid ceil(f) times finer than the target and averaged down:
-    the area average, at any angle. Bicubic up to f = 2; beyond, bilinear does as well. Measured on a 1514x2044 image
-    turned by 13 degrees and shrunk by 4, against the area average of a grid three times finer still: 0.3 grey levels
-    RMS in 76 ms on one core; Pillow's bicubic without a filter 3.2 (aliased trabeculae, 24 ms); a reduction by a whole
-    factor first, then bicubic, 2.4 (16 ms); a Gaussian first, as scikit-image does, 1.6 (159 ms).
+    Where the image shrinks by a factor f, it is read on a grid ceil(f) times finer than the target
+    and averaged down: the area average, at any angle. Bicubic up to f = 2; beyond, bilinear does as
+    well. Measured on a 1514x2044 image turned by 13 degrees and shrunk by 4, against the area
+    average of a grid three times finer still: 0.3 grey levels RMS in 76 ms on one core; Pillow's
+    bicubic without a filter 3.2 (aliased trabeculae, 24 ms); a reduction by a whole factor first,
+    then bicubic, 2.4 (16 ms); a Gaussian first, as scikit-image does, 1.6 (159 ms).
 
     Args:
         image: uint8 [H, W].
@@ -99,7 +107,9 @@ def warp(image, transform, size, *, fill=0, method=None):
 
 
 def warp_mask(mask, transform, size):
-    """As `warp` for a mask: uint8 [rows, columns] of 0 and 1, 1 where at least half of the pixel is hand."""
+    """As `warp` for a mask: uint8 [rows, columns] of 0 and 1, 1 where at least half of the pixel is
+    hand.
+    """
     grey = warp(
         np.where(mask, np.uint8(255), np.uint8(0)),
         transform,
@@ -110,10 +120,11 @@ def warp_mask(mask, transform, size):
 
 
 def transform_example(example, transform, size):
-    """An image dict under `transform`: image, `hand_mask`, points and boxes; `transform` in it takes this one on top.
+    """An image dict under `transform`: image, `hand_mask`, points and boxes; `transform` in it
+    takes this one on top.
 
-    `image['transform']`, float32 [3, 3], leads from the image as it was before the first such step to the image as it is:
-    what a model finds can be drawn on the native image through its inverse.
+    `image['transform']`, float32 [3, 3], leads from the image as it was before the first such step
+    to the image as it is: what a model finds can be drawn on the native image through its inverse.
     """
     out = dict(example)
     out['image'] = warp(example['image'], transform, size)

@@ -1,6 +1,8 @@
-"""What lies below the folders of a report: runs, sweeps' tables, and what other commands left beside them.
+"""What lies below the folders of a report: runs, sweeps' tables, and what other commands left
+beside them.
 
-Nothing here fails on a folder that an older release wrote, or a run that was cut off: what cannot be read becomes a note.
+Nothing here fails on a folder that an older release wrote, or a run that was cut off: what cannot
+be read becomes a note.
 """
 
 import csv
@@ -34,7 +36,9 @@ KINDS = {
 
 @dataclasses.dataclass
 class Run:
-    """A workdir, or a folder that reads like one (an ensemble, a score). `config`, `report`: its JSON, or None."""
+    """A workdir, or a folder that reads like one (an ensemble, a score). `config`, `report`: its
+    JSON, or None.
+    """
 
     place: pathlib.Path
     config: dict | None
@@ -60,7 +64,9 @@ class Run:
 
     @functools.cached_property
     def images(self):
-        """{split: {column: [N]}} of predictions.csv, of whatever columns it has; {} where it cannot be read."""
+        """{split: {column: [N]}} of predictions.csv, of whatever columns it has; {} where it cannot
+        be read.
+        """
         path = self.place / 'predictions.csv'
         try:
             if self.kind in ('ages', 'classes'):
@@ -90,7 +96,9 @@ class Run:
 
     @functools.cached_property
     def complete(self):
-        """`splits` with what an older release left out of them, computed from predictions.csv by the same functions."""
+        """`splits` with what an older release left out of them, computed from predictions.csv by
+        the same functions.
+        """
         filled = {}
         for split, of in self.splits.items():
             images = self.images.get(split)
@@ -141,7 +149,9 @@ class Extra:
 
 
 def find(folders):
-    """(runs, sweeps, extras) below `folders`, each place once, in order; UserError where there is none at all."""
+    """(runs, sweeps, extras) below `folders`, each place once, in order; UserError where there is
+    none at all.
+    """
     found, seen = [], set()
     for folder in folders:
         folder = pathlib.Path(folder)

@@ -13,7 +13,9 @@ def raw(text):
 
 
 def escaped(child):
-    """A child of an element: Html as it is, None as nothing, lists joined, anything else as escaped text."""
+    """A child of an element: Html as it is, None as nothing, lists joined, anything else as escaped
+    text.
+    """
     if isinstance(child, Html):
         return child
     if child is None:
@@ -39,7 +41,9 @@ def tag(name, *children, **attributes):
 
 
 def table(header, rows, *, numbers=(), class_=None):
-    """A table in a box of its own that scrolls sideways on a phone; `numbers`: columns that are set right-aligned."""
+    """A table in a box of its own that scrolls sideways on a phone; `numbers`: columns that are set
+    right-aligned.
+    """
 
     def line(kind, cells):
         return tag(

@@ -7,7 +7,9 @@ from boneage_jax.report.html import raw, tag
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """How a figure of metrics.json is shown: its `key`, `title`, factor, digits, whether its sign is always written."""
+    """How a figure of metrics.json is shown: its `key`, `title`, factor, digits, whether its sign
+    is always written.
+    """
 
     key: str
     title: str
@@ -20,7 +22,9 @@ class Measure:
         return f'{self.factor * value:{"+" if self.sign else ""}.{self.digits}f}{self.unit}'
 
     def texts(self, overall):
-        """('11.50', '(10.89 to 12.07)') of a group of metrics.json, None where it lacks this figure."""
+        """('11.50', '(10.89 to 12.07)') of a group of metrics.json, None where it lacks this
+        figure.
+        """
         found = overall.get(self.key)
         return found and (
             self.number(found['value']),
@@ -34,7 +38,9 @@ class Measure:
 
 
 class Limits(Measure):
-    """The limits of agreement, both in one; their own intervals are in metrics.json and in the plot."""
+    """The limits of agreement, both in one; their own intervals are in metrics.json and in the
+    plot.
+    """
 
     def texts(self, overall):
         both = [overall.get(f'agreement_{end}') for end in ('lower', 'upper')]
@@ -84,7 +90,8 @@ TITLES = {
 
 
 def forest(rows, *, width=190, height=22):
-    """(a scale for the header, a drawing for each row) of `(value, lower, upper, paper)`; None where there is nothing.
+    """(a scale for the header, a drawing for each row) of `(value, lower, upper, paper)`; None
+    where there is nothing.
 
     All share one axis. A dot with its interval is ours, an open diamond the paper's.
     """

@@ -26,7 +26,9 @@ _TEMPLATE = pathlib.Path(__file__).with_name('page.html')
 
 
 def write(folders, output, *, title='', data_dir=None, images=True):
-    """Writes the page over everything below `folders`; -> its path. UserError where nothing lies there."""
+    """Writes the page over everything below `folders`; -> its path. UserError where nothing lies
+    there.
+    """
     output = pathlib.Path(output)
     found, sweeps, extras = collect.find(folders)
     # What was found inside a run stands behind it.

@@ -1,4 +1,6 @@
-"""Pictures as data URIs: charts as SVG, what runs left as WebP of a bearable size, images as thumbnails."""
+"""Pictures as data URIs: charts as SVG, what runs left as WebP of a bearable size, images as
+thumbnails.
+"""
 
 import base64
 import functools
@@ -38,7 +40,9 @@ def of_image(image):
 
 
 def images(run, ids, data_dir=None):
-    """({id: image `[H, W, 1]` uint8}, note): the images `ids` of a run from its records, or why there are none."""
+    """({id: image `[H, W, 1]` uint8}, note): the images `ids` of a run from its records, or why
+    there are none.
+    """
     try:
         folder = next(filter(None, (_records(one, data_dir) for one in (run, *run.kin))), None)
         if folder is None:
@@ -67,7 +71,9 @@ def _open(folder):
 
 
 def _records(run, data_dir):
-    """The folder of a run's records: as metrics.json says, else as its config does; None where it is not there."""
+    """The folder of a run's records: as metrics.json says, else as its config does; None where it
+    is not there.
+    """
     said = (run.report or {}).get('records')
     if said and (pathlib.Path(said) / prepared.MARKER).exists():
         return pathlib.Path(said)

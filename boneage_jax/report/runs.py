@@ -1,4 +1,6 @@
-"""The section of one run: its figures, its errors by group, its worst images, with what it was made."""
+"""The section of one run: its figures, its errors by group, its worst images, with what it was
+made.
+"""
 
 import json
 

@@ -1,11 +1,13 @@
-"""The trained network of a run as one file: its best parameters and batch statistics, under our names.
+"""The trained network of a run as one file: its best parameters and batch statistics, under our
+names.
 
     python -m boneage_jax.export --workdir=runs/a --output=a.safetensors
 
-`--config=...:init_from=a.safetensors` starts another run from it, bit for bit, and `models.pretrained.load(model,
-'a.safetensors')` fills a network of the same configuration. The metadata holds `config` and `task` (the run's config.json
-and task.json), `step`, and `trained_on`: hashes of the training images' ids, so that a run that holds out some of these
-images refuses to start from it.
+`--config=...:init_from=a.safetensors` starts another run from it, bit for bit, and
+`models.pretrained.load(model, 'a.safetensors')` fills a network of the same configuration. The
+metadata holds `config` and `task` (the run's config.json and task.json), `step`, and `trained_on`:
+hashes of the training images' ids, so that a run that holds out some of these images refuses to
+start from it.
 """
 
 import json
@@ -21,9 +23,11 @@ from tfds_rsna.errors import UserError
 
 
 def export(workdir, output):
-    """Writes the best parameters of the run in `workdir` to the file `output`, all of it or nothing.
+    """Writes the best parameters of the run in `workdir` to the file `output`, all of it or
+    nothing.
 
-    Raises UserError where no run lies there, it has no checkpoint yet, or `output` cannot be written.
+    Raises UserError where no run lies there, it has no checkpoint yet, or `output` cannot be
+    written.
     """
     workdir, output = pathlib.Path(workdir), pathlib.Path(output)
     if output.suffix != '.safetensors':

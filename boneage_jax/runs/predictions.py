@@ -14,12 +14,14 @@ _TRUTH = {'true': True, '1': True, 'false': False, '0': False}
 
 
 def read(path):
-    """The columns as arrays `[N]`: `id`, `split` (str), `male` (bool), `age`, `prediction`[, `lower`, `upper`] (months);
-    of a classifier also `class`, `true_class` (int) and `probability_0` and so on.
+    """The columns as arrays `[N]`: `id`, `split` (str), `male` (bool), `age`, `prediction`[,
+    `lower`, `upper`] (months); of a classifier also `class`, `true_class` (int) and `probability_0`
+    and so on.
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it is empty, lacks columns or holds something unreadable; the message names file and line.
+        UserError: it is empty, lacks columns or holds something unreadable; the message names file
+        and line.
     """
     path = pathlib.Path(path)
     with path.open(newline='') as file:

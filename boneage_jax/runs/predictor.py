@@ -1,4 +1,6 @@
-"""A run that was trained, made ready to predict: its configuration, its network, its best parameters, its task."""
+"""A run that was trained, made ready to predict: its configuration, its network, its best
+parameters, its task.
+"""
 
 import json
 import pathlib
@@ -19,17 +21,19 @@ from tfds_rsna.errors import UserError
 class Predictor:
     """The best network of the run in `workdir`, as a function of images.
 
-    `predictor(images [N, H, W, 1] uint8, male [N] bool) -> (prediction, aux)`, arrays of numpy with N rows, as the
-    model gives them: nothing is mirrored, averaged or turned into months (`predictor.task.months` does that). Images
-    must be prepared as in training, H and W are `predictor.config.data.size`. Any N will do: images go through in
-    batches of `batch_size` (the run's own by default), padded so that few programs are compiled.
+    `predictor(images [N, H, W, 1] uint8, male [N] bool) -> (prediction, aux)`, arrays of numpy with
+    N rows, as the model gives them: nothing is mirrored, averaged or turned into months
+    (`predictor.task.months` does that). Images must be prepared as in training, H and W are
+    `predictor.config.data.size`. Any N will do: images go through in batches of `batch_size` (the
+    run's own by default), padded so that few programs are compiled.
 
-    Attributes: `config` (of the run, knobs that a newer release added at their neutral value), `task`, `step` (of the
-    checkpoint), `needs_sex` (False where the prediction does not read it; `male` may then be None).
+    Attributes: `config` (of the run, knobs that a newer release added at their neutral value),
+    `task`, `step` (of the checkpoint), `needs_sex` (False where the prediction does not read it;
+    `male` may then be None).
 
     Raises:
-        UserError: no run there, no checkpoint yet, a run without a network (trainer='classical'), a checkpoint that
-            does not fit.
+        UserError: no run there, no checkpoint yet, a run without a network (trainer='classical'), a
+            checkpoint that does not fit.
     """
 
     def __init__(self, workdir, *, batch_size=0):
@@ -82,7 +86,9 @@ class Predictor:
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
     def predict_tta(self, images, male=None):
-        """The same as the run's evaluation has it: `prediction` averaged with that of the mirror image under `flip_tta`."""
+        """The same as the run's evaluation has it: `prediction` averaged with that of the mirror
+        image under `flip_tta`.
+        """
         prediction, aux = self(images, male)
         if self.config.flip_tta:
             mirrored, _ = self(np.asarray(images)[:, :, ::-1], male)
@@ -90,7 +96,9 @@ class Predictor:
         return prediction, aux
 
     def _batch(self, images, male):
-        """One program's worth of images: padded to a size that is compiled already, or else to a power of two."""
+        """One program's worth of images: padded to a size that is compiled already, or else to a
+        power of two.
+        """
         count = len(images)
         fitting = [size for size in self._sizes if size >= count]
         size = min(fitting) if fitting else min(self.batch_size, 1 << (count - 1).bit_length())
@@ -108,7 +116,9 @@ class Predictor:
 
 
 def read_config(workdir):
-    """The configuration of the run in `workdir`, locked; UserError where there is none that has a network."""
+    """The configuration of the run in `workdir`, locked; UserError where there is none that has a
+    network.
+    """
     workdir = pathlib.Path(workdir)
     path = workdir / 'config.json'
     if not path.is_file():
@@ -149,7 +159,9 @@ def build_model(config):
 
 
 def _reads_last(function, *arguments):
-    """Whether the first output of `function` can depend on its last argument at all, read off its jaxpr backwards."""
+    """Whether the first output of `function` can depend on its last argument at all, read off its
+    jaxpr backwards.
+    """
     jaxpr = jax.make_jaxpr(lambda *a: jax.tree.leaves(function(*a)[0]))(*arguments).jaxpr
     needed = {var for var in jaxpr.outvars if not hasattr(var, 'val')}
     for equation in reversed(jaxpr.eqns):

@@ -15,8 +15,9 @@ from tfds_rsna.errors import UserError
 class State:
     """All that a checkpoint holds, as plain pytrees of arrays.
 
-    `loop_state` is what the loop must remember: `best` (validation value so far), `best_step`, `evals_since_best` (evaluations since),
-    `lr_scale` (the plateau schedule's factor), `first_nonfinite_step` (the first step whose loss was not finite, or -1).
+    `loop_state` is what the loop must remember: `best` (validation value so far), `best_step`,
+    `evals_since_best` (evaluations since), `lr_scale` (the plateau schedule's factor),
+    `first_nonfinite_step` (the first step whose loss was not finite, or -1).
     """
 
     step: Any
@@ -29,18 +30,21 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class GraphDefs:
-    """The model's structure without its arrays; train and eval differ in batch normalisation and dropout."""
+    """The model's structure without its arrays; train and eval differ in batch normalisation and
+    dropout.
+    """
 
     train: Any
     evaluate: Any
 
 
 def partition(model, frozen=()):
-    """(GraphDefs, params, frozen_params, batch_stats) of a model, the last three as plain dicts of arrays.
+    """(GraphDefs, params, frozen_params, batch_stats) of a model, the last three as plain dicts of
+    arrays.
 
-    `frozen`: path prefixes such as 'backbone/stem'. What lies below gets no gradient and no optimiser memory, and runs as
-    in evaluation: its batch normalisation keeps its running statistics, its dropout is off. Raises UserError for a
-    prefix that matches nothing.
+    `frozen`: path prefixes such as 'backbone/stem'. What lies below gets no gradient and no
+    optimiser memory, and runs as in evaluation: its batch normalisation keeps its running
+    statistics, its dropout is off. Raises UserError for a prefix that matches nothing.
     """
     matched = set()
 

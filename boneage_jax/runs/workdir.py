@@ -1,4 +1,6 @@
-"""What a workdir promises: one run, of one configuration, on the same images from its first step to its report."""
+"""What a workdir promises: one run, of one configuration, on the same images from its first step to
+its report.
+"""
 
 import hashlib
 import importlib.metadata
@@ -13,7 +15,8 @@ from boneage_jax.errors import ConfigError
 from boneage_jax.runtime import files
 from tfds_rsna.errors import UserError
 
-# Keys that may change between the stops of a run: they change what is written or how fast, never the result.
+# Keys that may change between the stops of a run: they change what is written or how fast, never
+# the result.
 HARMLESS = (
     'log_every_steps',
     'checkpoint_every_steps',
@@ -30,10 +33,11 @@ def has_results(workdir):
 
 
 def write_or_check_config(workdir, config, *, write):
-    """Writes config.json, or refuses a workdir that holds a run of another configuration (ConfigError).
+    """Writes config.json, or refuses a workdir that holds a run of another configuration
+    (ConfigError).
 
-    A run that ended before its first checkpoint left nothing worth keeping: its files are written anew. Knobs that a
-    newer release added do not count while they have their neutral value.
+    A run that ended before its first checkpoint left nothing worth keeping: its files are written
+    anew. Knobs that a newer release added do not count while they have their neutral value.
     """
     path, wanted = workdir / 'config.json', json.loads(config.to_json())
     if path.exists() and has_results(workdir):
@@ -58,9 +62,11 @@ def write_or_check_config(workdir, config, *, write):
 
 
 def write_or_check_splits(workdir, splits, *, write):
-    """Writes splits.json, `{split: [id, ...]}`, or refuses to go on with other images than the run began with.
+    """Writes splits.json, `{split: [id, ...]}`, or refuses to go on with other images than the run
+    began with.
 
-    Going on would train on images that were held out before, or hold out images that were trained on.
+    Going on would train on images that were held out before, or hold out images that were trained
+    on.
     """
     path, ids = workdir / 'splits.json', {name: list(split.ids) for name, split in splits.items()}
     if path.exists() and has_results(workdir):
@@ -82,7 +88,8 @@ def write_or_check_splits(workdir, splits, *, write):
 def check_no_leakage(other, config, splits):
     """Refuses to start from a run that trained on images which this one holds out (ConfigError).
 
-    Ids are compared where both runs read the same source; a run without splits.json or config.json is refused too.
+    Ids are compared where both runs read the same source; a run without splits.json or config.json
+    is refused too.
     """
     other = pathlib.Path(other)
     try:
@@ -98,7 +105,8 @@ def check_no_leakage(other, config, splits):
 
 
 def check_no_leakage_of_file(path, metadata, config, splits):
-    """The same for weights that were exported from a run: their metadata tells its data and its images, as `fingerprint`s.
+    """The same for weights that were exported from a run: their metadata tells its data and its
+    images, as `fingerprint`s.
 
     A file that tells neither (ImageNet weights) saw none of them.
     """
@@ -118,7 +126,9 @@ def check_no_leakage_of_file(path, metadata, config, splits):
 
 
 def fingerprint(image):
-    """Stands for an image's id where a file travels: the same image is known again, its name is not told."""
+    """Stands for an image's id where a file travels: the same image is known again, its name is not
+    told.
+    """
     return hashlib.sha256(str(image).encode()).hexdigest()[:12]
 
 
@@ -136,7 +146,8 @@ def _refuse_trained(other, trained, theirs, config, ids):
 
 
 def label_digests(splits):
-    """What a run was taught and asked: `{split: {'images', 'sha256'}}`, the digest over (id, months, sex) sorted by id.
+    """What a run was taught and asked: `{split: {'images', 'sha256'}}`, the digest over (id,
+    months, sex) sorted by id.
 
     The same images with the same labels give the same digest, whatever file they came in.
     """
@@ -153,7 +164,9 @@ def label_digests(splits):
 
 
 def provenance():
-    """With what a figure was made: commit (with '+' where files differ from it), versions, processor."""
+    """With what a figure was made: commit (with '+' where files differ from it), versions,
+    processor.
+    """
     here = pathlib.Path(__file__).parent
 
     def git(*arguments):
@@ -193,7 +206,9 @@ def provenance():
 
 
 def unique_names(workdirs):
-    """The paths without what they share: runs/full/seed0, runs/full/seed1 -> seed0, seed1. UserError where one comes twice."""
+    """The paths without what they share: runs/full/seed0, runs/full/seed1 -> seed0, seed1.
+    UserError where one comes twice.
+    """
     places = [workdir.resolve() for workdir in workdirs]
     for place in places:
         if places.count(place) > 1:

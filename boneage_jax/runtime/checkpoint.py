@@ -1,8 +1,9 @@
 """Save, resume, keep the best: the one module that knows Orbax.
 
-A checkpoint is the whole State as one flat dict `{'params.head.kernel': array, ...}`, so it can be read without our
-classes. The latest is kept (to resume) and the best by the selecting metric (to report). Saving is synchronous and
-atomic: Orbax writes into a temporary folder and renames it, so a kill or a full disk leaves the earlier ones whole.
+A checkpoint is the whole State as one flat dict `{'params.head.kernel': array, ...}`, so it can be
+read without our classes. The latest is kept (to resume) and the best by the selecting metric (to
+report). Saving is synchronous and atomic: Orbax writes into a temporary folder and renames it, so a
+kill or a full disk leaves the earlier ones whole.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ PARAMETERS = ('params', 'frozen_params', 'batch_stats')  # the parts of a State 
 class Checkpoints:
     """The checkpoints of one workdir, in `workdir/checkpoints/<step>`. Use as a context manager.
 
-    `clean` removes what a killed save left behind: for the process that holds the workdir's lock, no other.
+    `clean` removes what a killed save left behind: for the process that holds the workdir's lock,
+    no other.
     """
 
     def __init__(self, workdir, *, clean=False):
@@ -59,20 +61,26 @@ class Checkpoints:
 
     @property
     def best(self):
-        """The step of the best checkpoint by the selecting metric, or None before the first evaluation."""
+        """The step of the best checkpoint by the selecting metric, or None before the first
+        evaluation.
+        """
         scored = [c for c in self._orbax.checkpoints if c.metrics]
         return min(scored, key=lambda c: c.metrics['value']).step if scored else None
 
     @property
     def best_or_latest(self):
-        """The step that a finished run is read at: the best, or the latest where none was evaluated; CheckpointError for none."""
+        """The step that a finished run is read at: the best, or the latest where none was
+        evaluated; CheckpointError for none.
+        """
         step = self.best if self.best is not None else self.latest
         if step is None:
             raise CheckpointError(f'{self.directory}: no checkpoint to start from')
         return step
 
     def save(self, step, state, value=None):
-        """Writes `state`. `value` is the selecting metric (smaller is better), given where it is the best so far."""
+        """Writes `state`. `value` is the selecting metric (smaller is better), given where it is
+        the best so far.
+        """
         metrics = None if value is None else {'value': float(value)}
         before, verbosity = self.latest, logging.get_verbosity()
         logging.set_verbosity(
@@ -99,7 +107,9 @@ class Checkpoints:
             logging.set_verbosity(verbosity)
 
     def load(self, like, step=None):
-        """The state saved at `step` (default: the latest), shaped and placed like `like` (arrays with shardings)."""
+        """The state saved at `step` (default: the latest), shaped and placed like `like` (arrays
+        with shardings).
+        """
         step = self.latest if step is None else step
         flat = _flatten(like)
         saved = {name: tuple(x.shape) for name, x in self._leaves(step)}
@@ -119,14 +129,17 @@ class Checkpoints:
         )
 
     def load_parameters(self, state, parts=()):
-        """`state` with the parameters and batch statistics of this workdir's best checkpoint; see `take`."""
+        """`state` with the parameters and batch statistics of this workdir's best checkpoint; see
+        `take`.
+        """
         step, saved = self.read_parameters()
         return take(state, saved, parts, where=self.directory / str(step))
 
     def read_parameters(self):
         """(step, `{'backbone.stem.kernel': numpy array, ...}`) of the `chosen` checkpoint.
 
-        Parameters, frozen or not, and batch statistics. Raises CheckpointError where there is no checkpoint.
+        Parameters, frozen or not, and batch statistics. Raises CheckpointError where there is no
+        checkpoint.
         """
         step = self.best_or_latest
         return step, {
@@ -136,7 +149,9 @@ class Checkpoints:
         }
 
     def read(self, step):
-        """The checkpoint as it lies on disk: `{'params.head.kernel': array, ...}`, numpy, without any model."""
+        """The checkpoint as it lies on disk: `{'params.head.kernel': array, ...}`, numpy, without
+        any model.
+        """
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = {
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
@@ -149,12 +164,14 @@ class Checkpoints:
 
 
 def take(state, saved, parts=(), *, where):
-    """`state` with parameters and batch statistics from `saved`, `{'backbone.stem.kernel': array, ...}`, frozen or not there.
+    """`state` with parameters and batch statistics from `saved`, `{'backbone.stem.kernel': array,
+    ...}`, frozen or not there.
 
-    `parts` names the subtrees to take: 'backbone' or, from another place of that model, 'part_backbone=backbone'; with
-    'part_backbone?=backbone' a model that has no part_backbone goes without. The rest of `state` stays as it is. Without
-    `parts` the whole model is taken. Raises CheckpointError, naming `where`, where a part names nothing or arrays do not
-    fit, with their names.
+    `parts` names the subtrees to take: 'backbone' or, from another place of that model,
+    'part_backbone=backbone'; with 'part_backbone?=backbone' a model that has no part_backbone goes
+    without. The rest of `state` stays as it is. Without `parts` the whole model is taken. Raises
+    CheckpointError, naming `where`, where a part names nothing or arrays do not fit, with their
+    names.
     """
     groups = {part: getattr(state, part) for part in PARAMETERS}
     ours = _flatten(groups)
@@ -193,7 +210,9 @@ def take(state, saved, parts=(), *, where):
 
 
 def shapes(state):
-    """`{'backbone.stem.kernel': shape, ...}` of the parameters and batch statistics that `take` can give to `state`."""
+    """`{'backbone.stem.kernel': shape, ...}` of the parameters and batch statistics that `take` can
+    give to `state`.
+    """
     return {
         name.partition('.')[2]: x.shape
         for name, x in _flatten({g: getattr(state, g) for g in PARAMETERS}).items()
@@ -210,7 +229,9 @@ def _refuse(where, wrong):
 
 
 def pairs(parts):
-    """('part_backbone?=backbone', 'head') -> [('part_backbone', 'backbone', True), ('head', 'head', False)]; none -> the whole model."""
+    """('part_backbone?=backbone', 'head') -> [('part_backbone', 'backbone', True), ('head', 'head',
+    False)]; none -> the whole model.
+    """
     found = []
     for part in parts or ('',):
         target, _, source = part.replace('/', '.').partition('=')

@@ -8,7 +8,9 @@ import pathlib
 
 
 def cache_folder():
-    """Where records, features and compiled programs are kept: $BONEAGE_CACHE, or a folder in the home."""
+    """Where records, features and compiled programs are kept: $BONEAGE_CACHE, or a folder in the
+    home.
+    """
     return pathlib.Path(
         os.environ.get('BONEAGE_CACHE') or pathlib.Path.home() / '.cache' / 'boneage_jax'
     )
@@ -32,7 +34,9 @@ def write_table(path, columns, rows):
 
 
 def write_rows(path, columns, lines, *, digits=4, exact=()):
-    """A CSV of `lines` (dicts that have `columns`): floats with `digits` decimals, those of the columns `exact` in full."""
+    """A CSV of `lines` (dicts that have `columns`): floats with `digits` decimals, those of the
+    columns `exact` in full.
+    """
     write_table(
         path,
         columns,

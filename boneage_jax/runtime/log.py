@@ -1,4 +1,6 @@
-"""What a run says: JSON lines in the workdir (and TensorBoard where tensorboardX is installed), a bar, plain words."""
+"""What a run says: JSON lines in the workdir (and TensorBoard where tensorboardX is installed), a
+bar, plain words.
+"""
 
 import json
 import sys
@@ -10,7 +12,9 @@ from boneage_jax.runtime import files
 
 
 class Log:
-    """Appends to `metrics.jsonl`. On resume at `step`, lines from later steps (of the part that was lost) are dropped."""
+    """Appends to `metrics.jsonl`. On resume at `step`, lines from later steps (of the part that was
+    lost) are dropped.
+    """
 
     def __init__(self, workdir, *, step, active=True):
         self.active = active
@@ -47,7 +51,9 @@ class Log:
 
 
 def minutes(workdir):
-    """The run's minutes of training and evaluation, over all its stops (the lost parts are not counted)."""
+    """The run's minutes of training and evaluation, over all its stops (the lost parts are not
+    counted).
+    """
     lines = (workdir / 'metrics.jsonl').read_text().splitlines()
     return round(sum(json.loads(line)['seconds'] for line in lines) / 60, 2)
 
@@ -65,7 +71,9 @@ def info(text):
 
 
 class Progress:
-    """A bar over the run's steps with loss, images/s and the time left; one line every 30 s where there is no terminal."""
+    """A bar over the run's steps with loss, images/s and the time left; one line every 30 s where
+    there is no terminal.
+    """
 
     def __init__(self, total, start, *, active=True):
         terminal = sys.stderr.isatty()

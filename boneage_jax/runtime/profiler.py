@@ -1,4 +1,6 @@
-"""A profiler trace of some steps of a run: what the device did, kernel by kernel, and what the host did meanwhile."""
+"""A profiler trace of some steps of a run: what the device did, kernel by kernel, and what the host
+did meanwhile.
+"""
 
 import jax
 
@@ -6,9 +8,11 @@ from boneage_jax.runtime import log
 
 
 class Profiler:
-    """Traces the steps of `steps` ('10:15' are 10 to 15; '' none) into `folder`; call `before` and `after` of each step.
+    """Traces the steps of `steps` ('10:15' are 10 to 15; '' none) into `folder`; call `before` and
+    `after` of each step.
 
-    A run that resumes among them traces the rest of them. `close` ends a trace that the run's end cut short.
+    A run that resumes among them traces the rest of them. `close` ends a trace that the run's end
+    cut short.
     """
 
     def __init__(self, steps, folder, *, active=True):

@@ -1,7 +1,8 @@
 """One mesh over all devices of all hosts, batches onto it, and the start of a multi-host run.
 
-The mesh has one axis, `data`, of type Auto: JAX's default Explicit axes refuse the pairwise differences of ranking
-losses. Every device holds the whole state, or (`fsdp`) its share of the large arrays, and its slice of each global batch.
+The mesh has one axis, `data`, of type Auto: JAX's default Explicit axes refuse the pairwise
+differences of ranking losses. Every device holds the whole state, or (`fsdp`) its share of the
+large arrays, and its slice of each global batch.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from boneage_jax.runtime import log
 from tfds_rsna.errors import UserError
 
-# How JAX's errors speak of a host that is gone: the collectives' (Gloo, NCCL) and the coordination service's.
+# How JAX's errors speak of a host that is gone: the collectives' (Gloo, NCCL) and the coordination
+# service's.
 _LOST = (
     'Gloo',
     'gloo',
@@ -33,11 +35,12 @@ _LOST = (
 
 
 def initialize_distributed(environ=os.environ):
-    """Joins the other hosts where BONEAGE_COORDINATOR, BONEAGE_PROCESSES, BONEAGE_PROCESS are set (before any jax call).
+    """Joins the other hosts where BONEAGE_COORDINATOR, BONEAGE_PROCESSES, BONEAGE_PROCESS are set
+    (before any jax call).
 
-    `BONEAGE_COORDINATOR=auto` alone lets JAX ask the machine (a TPU slice tells its hosts all three). BONEAGE_HEARTBEAT:
-    seconds of silence after which a host counts as dead and the run ends (60). Raises UserError where a variable is
-    missing or the hosts do not find each other.
+    `BONEAGE_COORDINATOR=auto` alone lets JAX ask the machine (a TPU slice tells its hosts all
+    three). BONEAGE_HEARTBEAT: seconds of silence after which a host counts as dead and the run ends
+    (60). Raises UserError where a variable is missing or the hosts do not find each other.
     """
     names = ('BONEAGE_COORDINATOR', 'BONEAGE_PROCESSES', 'BONEAGE_PROCESS')
     given = {name: environ[name] for name in names if environ.get(name)}
@@ -71,7 +74,8 @@ def initialize_distributed(environ=os.environ):
 
 @contextlib.contextmanager
 def abort_on_error():
-    """An error of this host ends its process at once, with its message; with one host it goes its usual way.
+    """An error of this host ends its process at once, with its message; with one host it goes its
+    usual way.
 
     An orderly end waits for all hosts, which wait for this one, or are gone.
     """
@@ -113,8 +117,9 @@ SMALL = 1024  # numbers; below that a share for each device costs more than it s
 
 
 def fsdp_sharding(mesh):
-    """`array -> sharding`: a share of a parameter, or of its optimiser's memory, on each device, cut along its longest axis
-    that divides; small arrays, and those that do not divide, whole."""
+    """`array -> sharding`: a share of a parameter, or of its optimiser's memory, on each device,
+    cut along its longest axis that divides; small arrays, and those that do not divide, whole.
+    """
 
     def place(x):
         axes = [axis for axis, length in enumerate(x.shape) if length % mesh.size == 0]
@@ -127,7 +132,9 @@ def fsdp_sharding(mesh):
 
 
 def state_sharding(state, mesh, kind):
-    """(shardings of a State, the function that brings its parameters together for a step), `kind` as `config.sharding`."""
+    """(shardings of a State, the function that brings its parameters together for a step), `kind`
+    as `config.sharding`.
+    """
     places = jax.tree.map(lambda x: replicated_sharding(mesh), state)
     if kind == 'replicated':
         return places, lambda parameters: parameters
@@ -201,10 +208,12 @@ def barrier(name):
 
 
 class Preemption:
-    """Whether the run was asked to stop (SIGTERM, Ctrl-C): `requested(step)` is true on every host at the same step.
+    """Whether the run was asked to stop (SIGTERM, Ctrl-C): `requested(step)` is true on every host
+    at the same step.
 
-    With several hosts jax's coordination service carries the notice of SIGTERM; alone, a signal handler sets a flag, and
-    a second Ctrl-C stops at once. The old handlers come back when the `with` block ends.
+    With several hosts jax's coordination service carries the notice of SIGTERM; alone, a signal
+    handler sets a flag, and a second Ctrl-C stops at once. The old handlers come back when the
+    `with` block ends.
     """
 
     def __enter__(self):

@@ -12,8 +12,8 @@ STRETCHED = 0.02  # by which aspect ratios differ before an image counts as stre
 
 
 def points_stage(example, *, files):
-    """The image with `keypoints` float32 `[3, 2]` in its own pixels; None (left out) where the `files` lack it, or one of
-    the points that the three are derived from was not annotated.
+    """The image with `keypoints` float32 `[3, 2]` in its own pixels; None (left out) where the
+    `files` lack it, or one of the points that the three are derived from was not annotated.
 
     An image that was stretched since it was annotated says so in `native_shape` (see `resize`).
     """
@@ -27,10 +27,12 @@ def points_stage(example, *, files):
 
 
 def annotation(name, shape, files):
-    """What `files` say of an image: `keypoints` [3, 2], `points` [N, 2] (all that were annotated), `box` [4] or None, in
-    pixels of the image of `shape`, and the `native_shape` that was annotated; None where they do not know it.
+    """What `files` say of an image: `keypoints` [3, 2], `points` [N, 2] (all that were annotated),
+    `box` [4] or None, in pixels of the image of `shape`, and the `native_shape` that was annotated;
+    None where they do not know it.
 
-    `files` ending in .csv hold the DHA's landmarks, in pixels of the image as it is; others are COCO JSON.
+    `files` ending in .csv hold the DHA's landmarks, in pixels of the image as it is; others are
+    COCO JSON.
     """
     coco, landmarks = _read(tuple(map(str, files)))
     if name in coco:

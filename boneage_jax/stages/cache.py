@@ -1,4 +1,6 @@
-"""What finding stages found, image by image, on disk: in chunks, so that a killed stage goes on where it stopped."""
+"""What finding stages found, image by image, on disk: in chunks, so that a killed stage goes on
+where it stopped.
+"""
 
 import functools
 import os
@@ -14,10 +16,11 @@ CHUNK = 64  # images in a file
 
 
 def fill(folder, counts, look, *, answer=None, workers=1):
-    """Fills `folder` with the findings of every image of every split; chunks that are there are kept.
+    """Fills `folder` with the findings of every image of every split; chunks that are there are
+    kept.
 
-    `counts` {split: images}; `look((split, positions)) -> [findings or looks]` runs in `workers` processes, `answer(looks)
-    -> [findings]` (None: looks are findings) in this one.
+    `counts` {split: images}; `look((split, positions)) -> [findings or looks]` runs in `workers`
+    processes, `answer(looks) -> [findings]` (None: looks are findings) in this one.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,9 @@ STORED_SIDE = 512  # pixels of a stored mask's longer side
 
 
 def watershed_mask(example, **options):
-    """`hand_mask` of `preprocess.hand_mask`, reduced to `STORED_SIDE`; a flag where the mask is doubtful."""
+    """`hand_mask` of `preprocess.hand_mask`, reduced to `STORED_SIDE`; a flag where the mask is
+    doubtful.
+    """
     found = hand_mask.mask_stage(example, **options)
     return {
         'hand_mask': _stored(found['hand_mask']),
@@ -20,7 +22,9 @@ def watershed_mask(example, **options):
 
 
 def snapped_mask(example, **options):
-    """`hand_mask` brought from the one that a stage before found to the skin; a flag where it is doubtful."""
+    """`hand_mask` brought from the one that a stage before found to the skin; a flag where it is
+    doubtful.
+    """
     if 'hand_mask' not in example:
         raise UserError(
             f'snap: image {example.get("id", "")} has no hand_mask; put the stage unet or mask before this one'

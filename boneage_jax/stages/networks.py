@@ -1,7 +1,7 @@
 """Stages that ask a trained network: the U-Net's hand mask, the key-point network's three points.
 
-A worker shows the network its image at the size that the network's run was trained at (`look`); the answers come back to the
-image's own pixels.
+A worker shows the network its image at the size that the network's run was trained at (`look`); the
+answers come back to the image's own pixels.
 """
 
 import functools
@@ -24,7 +24,9 @@ _TRUST = 0.06  # of the hand's length, by which a second look may move a point
 
 
 def look(example, run, **_):
-    """The image as the network of `run` takes it, uint8 `[rows, columns, 1]`, and the image's own shape."""
+    """The image as the network of `run` takes it, uint8 `[rows, columns, 1]`, and the image's own
+    shape.
+    """
     size, fit = _input(run)
     shape = example['image'].shape[:2]
     return {
@@ -34,10 +36,12 @@ def look(example, run, **_):
 
 
 def masks(predictor, looks, *, threshold, run):
-    """The largest component above `threshold` (probability) of each image, at the network's scale: `hand_mask`, `flags`.
+    """The largest component above `threshold` (probability) of each image, at the network's scale:
+    `hand_mask`, `flags`.
 
-    Its holes are filled: networks leave out a carpus now and then, and what lies between touching fingers does no harm.
-    Flags: 'no_hand' where there is none, 'second_hand' where another component has `_SECOND` of its area or more.
+    Its holes are filled: networks leave out a carpus now and then, and what lies between touching
+    fingers does no harm. Flags: 'no_hand' where there is none, 'second_hand' where another
+    component has `_SECOND` of its area or more.
     """
     fit, limit = _input(run)[1], np.log(threshold / (1 - threshold))
     logits, _ = predictor(np.stack([x['image'] for x in looks]))
@@ -58,8 +62,9 @@ def masks(predictor, looks, *, threshold, run):
 def points(predictor, looks, *, run, least):
     """The three key points of each image, in its own pixels: `keypoints` float32 `[3, 2]`, `flags`.
 
-    A point whose heat map peaks below `least` (share of the map's sum at its highest pixel) was not found: NaN, and the image
-    is flagged 'points_doubtful'. Networks without heat maps always find all three.
+    A point whose heat map peaks below `least` (share of the map's sum at its highest pixel) was not
+    found: NaN, and the image is flagged 'points_doubtful'. Networks without heat maps always find
+    all three.
     """
     from boneage_jax.preprocess import (
         keypoints,
@@ -82,9 +87,11 @@ def points(predictor, looks, *, run, least):
 
 
 def look_again(example, run, *, views):
-    """The image registered by the key points that it has, as the network of `run` would take it, `views` times with small
-    turns, zooms and shifts and every other one mirrored: uint8 `[views, rows, columns, 1]` and the transforms `[views, 3, 3]`
-    that lead there. `{}` where the points are implausible: nothing is seen again then."""
+    """The image registered by the key points that it has, as the network of `run` would take it,
+    `views` times with small turns, zooms and shifts and every other one mirrored: uint8 `[views,
+    rows, columns, 1]` and the transforms `[views, 3, 3]` that lead there. `{}` where the points are
+    implausible: nothing is seen again then.
+    """
     from boneage_jax.preprocess import register
 
     points, shape = example['keypoints'], example['image'].shape[:2]
@@ -103,7 +110,9 @@ def look_again(example, run, *, views):
 
 
 def _views(size, count):
-    """`count` transforms of a registered image of `size`, the first of which leaves it as it is; the same for every image."""
+    """`count` transforms of a registered image of `size`, the first of which leaves it as it is;
+    the same for every image.
+    """
     generator = np.random.default_rng(0)
     centre = transforms.shift(*((side - 1) / 2 for side in size))
     for i in range(count):
@@ -123,10 +132,11 @@ def _views(size, count):
 
 
 def points_again(predictor, looks, *, run, views):
-    """Fingertip and capitate of each image, in its own pixels, as the median over its views: `keypoints` float32 `[3, 2]`.
+    """Fingertip and capitate of each image, in its own pixels, as the median over its views:
+    `keypoints` float32 `[3, 2]`.
 
-    A point that would move by more than `_TRUST` of the hand's length stays where it was, and so does the thumb: the views
-    may cut it off, and only the side that it is on counts.
+    A point that would move by more than `_TRUST` of the hand's length stays where it was, and so
+    does the thumb: the views may cut it off, and only the side that it is on counts.
     """
     from boneage_jax.preprocess import keypoints
 
@@ -144,7 +154,9 @@ def points_again(predictor, looks, *, run, views):
 
 
 def _taken(first, again):
-    """The points [3, 2] of the first look where the second one says something else altogether, or sees the thumb."""
+    """The points [3, 2] of the first look where the second one says something else altogether, or
+    sees the thumb.
+    """
     length = np.hypot(*(first[0] - first[2]))
     keep = np.hypot(*(again - first).T) > _TRUST * length
     keep[1] = True
@@ -152,8 +164,10 @@ def _taken(first, again):
 
 
 def aligned(predictor, looks, *, run):
-    """Fingertip and capitate of each image as a transformation network places them, in its own pixels: `keypoints`
-    float32 `[3, 2]`, the thumb NaN, with which `register` turns, zooms and centres the image and does not mirror it."""
+    """Fingertip and capitate of each image as a transformation network places them, in its own
+    pixels: `keypoints` float32 `[3, 2]`, the thumb NaN, with which `register` turns, zooms and
+    centres the image and does not mirror it.
+    """
     from boneage_jax.preprocess import register
 
     size, fit = _input(run)

@@ -1,11 +1,14 @@
-"""The named steps of preprocessing, `config.data.stages`, in any order that makes sense to the user.
+"""The named steps of preprocessing, `config.data.stages`, in any order that makes sense to the
+user.
 
-A stage **draws** (changes the image: contrast, a crop; cheap, done anew whenever the image is needed) or **finds** (a mask, key
-points: costly, done once for each image and stored by `findings`). What finds by a network looks at the image in a worker
-process and answers in the main one. Every stage sees the image as the stages before it left it, so the final pass replays
-them on the source's image, at its own size, and resamples once.
+A stage **draws** (changes the image: contrast, a crop; cheap, done anew whenever the image is
+needed) or **finds** (a mask, key points: costly, done once for each image and stored by
+`findings`). What finds by a network looks at the image in a worker process and answers in the main
+one. Every stage sees the image as the stages before it left it, so the final pass replays them on
+the source's image, at its own size, and resamples once.
 
-Functions are named as text and imported where they run: reading this table loads no JAX into the workers.
+Functions are named as text and imported where they run: reading this table loads no JAX into the
+workers.
 """
 
 import dataclasses
@@ -24,12 +27,13 @@ from boneage_jax.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One of `transform(image, **options) -> image, or None for an image to leave out`, `annotate(image, **options) -> findings`, or
-    the pair `network_input(image, **options) -> what the network sees`, `network_output(predictor, looks, **options) -> [findings]`.
+    """One of `transform(image, **options) -> image, or None for an image to leave out`,
+    `annotate(image, **options) -> findings`, or the pair `network_input(image, **options) -> what
+    the network sees`, `network_output(predictor, looks, **options) -> [findings]`.
 
-    Findings are a dict of arrays and texts that join the image: `hand_mask` at any scale (it is enlarged to the image),
-    `keypoints` in the image's pixels, `flags`, `inverted` (the image is to be turned). `version`: raise it when a change
-    alters what comes out.
+    Findings are a dict of arrays and texts that join the image: `hand_mask` at any scale (it is
+    enlarged to the image), `keypoints` in the image's pixels, `flags`, `inverted` (the image is to
+    be turned). `version`: raise it when a change alters what comes out.
     """
 
     transform: str = ''
@@ -41,7 +45,9 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A stage of one plan: its options as a dict, its description for fingerprints, and the folder of its findings."""
+    """A stage of one plan: its options as a dict, its description for fingerprints, and the folder
+    of its findings.
+    """
 
     name: str
     options: dict
@@ -98,7 +104,8 @@ STAGES = {
 
 
 def make_plan(data, data_dir=None):
-    """The `Step`s of `config.data`, options and weights included; ConfigError for unknown stages and lacking runs.
+    """The `Step`s of `config.data`, options and weights included; ConfigError for unknown stages
+    and lacking runs.
 
     Files that options name are looked for here, then below `data_dir` (default: $BONEAGE_DATA).
     """
@@ -132,8 +139,9 @@ def make_plan(data, data_dir=None):
 
 
 def apply_steps(example, steps, read=None):
-    """The image after all `steps`, or None where one left it out. `read(step)` gives the stored findings of a step that
-    finds; without it they are found here (not those that need a network)."""
+    """The image after all `steps`, or None where one left it out. `read(step)` gives the stored
+    findings of a step that finds; without it they are found here (not those that need a network).
+    """
     for step in steps:
         stage = STAGES[step.name]
         if stage.transform:
@@ -154,7 +162,9 @@ def look(example, step):
 
 
 def make_annotator(step):
-    """None for a stage that needs no network, else `answer(looks) -> [findings]` with its network loaded."""
+    """None for a stage that needs no network, else `answer(looks) -> [findings]` with its network
+    loaded.
+    """
     stage = STAGES[step.name]
     if not stage.network_output:
         return None
@@ -211,7 +221,9 @@ def resolve(name):
 
 
 def _weights(name, run, before):
-    """A fingerprint of the finished run that a stage predicts with; its own images must have come the same way."""
+    """A fingerprint of the finished run that a stage predicts with; its own images must have come
+    the same way.
+    """
     key, folder = f'data.stage_options.{name}.run', pathlib.Path(run).expanduser()
     if not run:
         raise ConfigError(
@@ -238,7 +250,9 @@ def _weights(name, run, before):
 
 
 def find_file(file, data_dir, key):
-    """The path of a file named here or below `data_dir` (default: $BONEAGE_DATA); ConfigError, which names `key`."""
+    """The path of a file named here or below `data_dir` (default: $BONEAGE_DATA); ConfigError,
+    which names `key`.
+    """
     places = [pathlib.Path(file).expanduser()]
     root = data_dir or os.environ.get('BONEAGE_DATA')
     if root:

@@ -1,11 +1,13 @@
-"""Ensure the records: source -> named stages -> fixed-size records, each step built once and cached.
+"""Ensure the records: source -> named stages -> fixed-size records, each step built once and
+cached.
 
     python -m boneage_jax.prepare --config=configs/prsnet.py:rsna100
     python -m boneage_jax.prepare --config=configs/prsnet.py --runner=beam --beam_options='--runner=FlinkRunner ...'
 
-A step's folder name ends in a fingerprint of what went into it (the source's files and options, stages, size, versions),
-so a changed option or file builds anew beside the old one. The cache is $BONEAGE_CACHE, by default
-~/.cache/boneage_jax. `main` calls `ensure` before it trains; this command does the same and prints where they lie.
+A step's folder name ends in a fingerprint of what went into it (the source's files and options,
+stages, size, versions), so a changed option or file builds anew beside the old one. The cache is
+$BONEAGE_CACHE, by default ~/.cache/boneage_jax. `main` calls `ensure` before it trains; this
+command does the same and prints where they lie.
 """
 
 import dataclasses
@@ -40,8 +42,8 @@ CHUNK = 16  # images that a worker takes at once
 def get_records(data, data_dir=None):
     """The folder of prepared records for `config.data`; builds what is missing and says so.
 
-    `data_dir` (default: $BONEAGE_DATA) is where raw data lies. Raises ConfigError where the source needs it and has none,
-    and the builders' own errors, which name the file.
+    `data_dir` (default: $BONEAGE_DATA) is where raw data lies. Raises ConfigError where the source
+    needs it and has none, and the builders' own errors, which name the file.
     """
     if data.source == 'prepared':
         return _given(data)
@@ -63,7 +65,9 @@ def get_records(data, data_dir=None):
 
 
 def open_splits(config, data_dir=None):
-    """Ensures the records and cuts them into splits of `data.sex`; the images of `data.extra_train_folders` join the training split."""
+    """Ensures the records and cuts them into splits of `data.sex`; the images of
+    `data.extra_train_folders` join the training split.
+    """
     data, inputs = config.data, tasks.inputs(config.task)
     derive = functools.partial(
         splits_lib.derive,
@@ -101,7 +105,9 @@ def build_source(data, data_dir=None):
 
 
 def native_images(data, count, data_dir=None):
-    """At most `count` training images of the source, evenly spaced, as they came: dicts with `image` uint8 `[H, W]`, `id`."""
+    """At most `count` training images of the source, evenly spaced, as they came: dicts with
+    `image` uint8 `[H, W]`, `id`.
+    """
     if data.source == 'prepared':
         raise ConfigError(
             "data.source='prepared' holds no images as they came; name their own source"
@@ -114,7 +120,9 @@ def native_images(data, count, data_dir=None):
 
 
 def existing_records(data, data_dir=None):
-    """The folder that `ensure` would give where its records are there already, else None; builds and fetches nothing."""
+    """The folder that `ensure` would give where its records are there already, else None; builds
+    and fetches nothing.
+    """
     if data.source == 'prepared':
         return _given(data)
     if data.download:
@@ -153,7 +161,8 @@ def _places(data, options, data_dir):
 
 
 def process(examples, data):
-    """Images (dicts with `image` uint8 `[H, W]`, `id` and so on, any sizes) prepared as `config.data` says, here and now.
+    """Images (dicts with `image` uint8 `[H, W]`, `id` and so on, any sizes) prepared as
+    `config.data` says, here and now.
 
     An image that a stage leaves out comes back as None. For a few images: nothing is stored.
     """
@@ -165,7 +174,9 @@ def process(examples, data):
 
 
 def apply_stages(examples, steps):
-    """Images after `steps` at their own size, networks included; None for one that a stage left out."""
+    """Images after `steps` at their own size, networks included; None for one that a stage left
+    out.
+    """
     for step in steps:
         answer = plan.make_annotator(step)
         here = [example for example in examples if example is not None]
@@ -179,7 +190,9 @@ def apply_stages(examples, steps):
 
 
 def _given(data):
-    """The folder of `source='prepared'`, its images as they are: refused where stages or another size are asked for."""
+    """The folder of `source='prepared'`, its images as they are: refused where stages or another
+    size are asked for.
+    """
     folder = pathlib.Path(data.folder).expanduser()
     opened = prepared.open(folder)
     shape = next(iter(opened.splits.values()))[0]['image'].shape[:2]
@@ -229,7 +242,9 @@ def _fingerprint(description):
 
 
 def _find(builder, before, step):
-    """Fills the folder of a finding step: chunks of images on as many cores as it is worth, its network in this process."""
+    """Fills the folder of a finding step: chunks of images on as many cores as it is worth, its
+    network in this process.
+    """
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     if cache.is_complete(step.folder, counts):
         return
@@ -252,7 +267,9 @@ def _time(do, counts):
 
 
 def _write_records(builder, folder, data, steps, recipe):
-    """Runs every image of every split through the stages and the resize, on as many cores as it is worth."""
+    """Runs every image of every split through the stages and the resize, on as many cores as it is
+    worth.
+    """
     do = functools.partial(
         prepare_chunk, str(builder.data_path), steps, tuple(data.size), data.resize
     )
@@ -307,7 +324,8 @@ def _open_split(folder, split):
 
 
 def prepare_chunk(folder, steps, size, fit, job):
-    """The prepared images of one chunk, `job` = (split, positions), and the id alone of an image that a stage left out.
+    """The prepared images of one chunk, `job` = (split, positions), and the id alone of an image
+    that a stage left out.
 
     Runs in a worker, which keeps its sources open.
     """
@@ -323,7 +341,9 @@ def prepare_chunk(folder, steps, size, fit, job):
 
 
 def annotate_chunk(folder, before, step, job):
-    """What the finding `step` finds, or lets its network see, on the images of one chunk; `{}` for one left out before."""
+    """What the finding `step` finds, or lets its network see, on the images of one chunk; `{}` for
+    one left out before.
+    """
     split, positions = job
     looks = []
     for i in positions:

@@ -1,7 +1,8 @@
-"""What a run learns: the one table that joins a prediction, its loss, its columns in predictions.csv and its report.
+"""What a run learns: the one table that joins a prediction, its loss, its columns in
+predictions.csv and its report.
 
-A task is fitted once on the training labels (`fit` -> plain numbers, written to `task.json` in the workdir), so that
-prediction in a year uses the same normalisation as training did.
+A task is fitted once on the training labels (`fit` -> plain numbers, written to `task.json` in the
+workdir), so that prediction in a year uses the same normalisation as training did.
 """
 
 import numpy as np
@@ -38,7 +39,9 @@ def inputs(options):
 
 
 def validate_labels(options, splits):
-    """Raises UserError where an image of `splits` (`{name: Split}`) has a label that the task `config.task` cannot hold."""
+    """Raises UserError where an image of `splits` (`{name: Split}`) has a label that the task
+    `config.task` cannot hold.
+    """
     task = build(options, fit(options, np.array([0.0, 240.0])))
     for split in splits.values():
         task.validate_labels(split)

@@ -1,4 +1,6 @@
-"""Ages as a number: regression of months (Iglovikov 2018), with ranked parts (Ji 2019), with triplets (Bae 2018)."""
+"""Ages as a number: regression of months (Iglovikov 2018), with ranked parts (Ji 2019), with
+triplets (Bae 2018).
+"""
 
 import dataclasses
 
@@ -14,7 +16,9 @@ AGES = 240  # classes of a month each: 0 to 239 (Iglovikov 2018)
 
 
 def fit(options, months):
-    """The `centre` and `scale` in months of the normalised ages, from the training ages (float32 months `[N]`)."""
+    """The `centre` and `scale` in months of the normalised ages, from the training ages (float32
+    months `[N]`).
+    """
     if options.normalisation == 'zscore':
         spread = float(np.std(months, dtype=np.float64))
         if spread == 0:
@@ -56,8 +60,9 @@ def age(options, *, centre, scale):
 
 
 def age_expectation(options, *, centre, scale):
-    """Iglovikov 2018, section 2.3: logits `[B, K]` of the ages 0 to K - 1 months, whose expectation is the age. The loss is
-    that of the normalised expectation, as of a regressed age. Images of other ages are refused.
+    """Iglovikov 2018, section 2.3: logits `[B, K]` of the ages 0 to K - 1 months, whose expectation
+    is the age. The loss is that of the normalised expectation, as of a regressed age. Images of
+    other ages are refused.
     """
     plain = age(options, centre=centre, scale=scale)
 
@@ -97,10 +102,10 @@ def _refuse_other_ages(split):
 
 
 def age_parts(options, *, centre, scale):
-    """Equation 4 of Ji 2019: the age's loss, the ranking loss (weight `rank_weight`) and, ours, the mean
-    squared error of the selected parts' own ages (weight `part_weight`), without which nothing would train
-    them. Reports each term, and how many parts an image had. For a model that selects no parts it is the
-    task 'age'.
+    """Equation 4 of Ji 2019: the age's loss, the ranking loss (weight `rank_weight`) and, ours, the
+    mean squared error of the selected parts' own ages (weight `part_weight`), without which nothing
+    would train them. Reports each term, and how many parts an image had. For a model that selects
+    no parts it is the task 'age'.
     """
     plain = age(options, centre=centre, scale=scale)
     if options.form not in losses.RANKING_FORMS:
@@ -133,13 +138,14 @@ def age_parts(options, *, centre, scale):
 
 
 def age_triplet(options, *, centre, scale):
-    """Bae 2018, section 2.2: the age's loss in months (however the model's ages are normalised), and `triplet_weight`
-    times the ranking loss of the batch's relative triplets (`losses.triplet_ranking`: `distance`, `reduction`, `form`,
-    `margin`).
+    """Bae 2018, section 2.2: the age's loss in months (however the model's ages are normalised),
+    and `triplet_weight` times the ranking loss of the batch's relative triplets
+    (`losses.triplet_ranking`: `distance`, `reduction`, `form`, `margin`).
 
-    Ours: `correlation_weight` times `losses.rank_correlation` at `temperature`. Reports `triplet_loss`, the mean of a
-    triplet of the paper's form whatever is trained (ln 2 where nothing is ordered), and `ordered`, the share of
-    triplets with d_ap < d_an; both of runs without the triplet loss too.
+    Ours: `correlation_weight` times `losses.rank_correlation` at `temperature`. Reports
+    `triplet_loss`, the mean of a triplet of the paper's form whatever is trained (ln 2 where
+    nothing is ordered), and `ordered`, the share of triplets with d_ap < d_an; both of runs without
+    the triplet loss too.
     """
     plain = age(options, centre=centre, scale=scale)
     one_of = {
@@ -197,7 +203,9 @@ def age_triplet(options, *, centre, scale):
 
 
 def _order(embeddings, months, valid, distance):
-    """How far a batch's embeddings are in order: (sum, count) pairs over its relative triplets, without a gradient."""
+    """How far a batch's embeddings are in order: (sum, count) pairs over its relative triplets,
+    without a gradient.
+    """
     distances = losses.pairwise_distances(jax.lax.stop_gradient(embeddings), distance=distance)
     triplets, excess = (
         losses.relative_triplets(months, valid),
@@ -211,7 +219,9 @@ def _order(embeddings, months, valid, distance):
 
 
 def report(columns, split, train_months):
-    """`metrics.age_metrics` of a split, and as `median_mae` the floor: the error of predicting the training median."""
+    """`metrics.age_metrics` of a split, and as `median_mae` the floor: the error of predicting the
+    training median.
+    """
     return {
         'median_mae': metrics.median_baseline(train_months, split.months),
         **metrics.age_metrics(

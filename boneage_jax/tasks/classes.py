@@ -9,15 +9,18 @@ from boneage_jax.tasks.task import Task
 from tfds_rsna.errors import UserError
 
 WEIGHTS = ('none', 'balanced')
-_BELOW = 0.001  # pandas.cut lowers the first edge by this share of the range, so that the youngest image has a class
+# pandas.cut lowers the first edge by this share of the range, so that the youngest image has a
+# class
+_BELOW = 0.001
 
 
 def fit(options, months):
-    """From the training ages (months `[N]`): `edges` `[K + 1]`, class `centres` `[K]` (months), loss `weights` `[K]`.
+    """From the training ages (months `[N]`): `edges` `[K + 1]`, class `centres` `[K]` (months),
+    loss `weights` `[K]`.
 
-    Edges are those of `pandas.cut(months, K)`: class k holds edges[k] < age <= edges[k + 1]. Ages beyond either end,
-    which pandas leaves without a class, count to the class at that end. Weights are 1, or, 'balanced', N / (K N_k),
-    which gives every class the same say.
+    Edges are those of `pandas.cut(months, K)`: class k holds edges[k] < age <= edges[k + 1]. Ages
+    beyond either end, which pandas leaves without a class, count to the class at that end. Weights
+    are 1, or, 'balanced', N / (K N_k), which gives every class the same say.
     """
     if options.classes < 2:
         raise UserError(f'task.classes={options.classes}: expected 2 or more')
@@ -42,7 +45,9 @@ def fit(options, months):
 
 
 def class_of(months, edges):
-    """The class `[N]` (int, from 0) of ages `[N]` in months: the right edge belongs to a class, the left does not."""
+    """The class `[N]` (int, from 0) of ages `[N]` in months: the right edge belongs to a class, the
+    left does not.
+    """
     return np.searchsorted(np.asarray(edges, np.float64)[1:-1], np.asarray(months), side='left')
 
 
@@ -54,10 +59,11 @@ def names(edges):
 
 
 def age_classes(options, *, edges, centres, weights):
-    """Prediction: logits `[B, K]`, trained by cross-entropy (the loss that the paper prints is a misprint).
+    """Prediction: logits `[B, K]`, trained by cross-entropy (the loss that the paper prints is a
+    misprint).
 
-    Columns: `prediction`, the expectation of the class centres in months; `class` (from 0), the likeliest; `true_class`
-    where the age is known; `probability_0` and so on.
+    Columns: `prediction`, the expectation of the class centres in months; `class` (from 0), the
+    likeliest; `true_class` where the age is known; `probability_0` and so on.
     """
     # As float32 rounded down: an age in float32 is then on the same side of an edge as in float64.
     inner = np.asarray(edges[1:-1], np.float64)

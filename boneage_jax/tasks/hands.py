@@ -16,7 +16,9 @@ def fit(options, months):
 
 
 def segmentation(options):
-    """Prediction: logits `[B, H, W]` of the hand. Columns: `iou`, `dice` of the mask at probability 1/2."""
+    """Prediction: logits `[B, H, W]` of the hand. Columns: `iou`, `dice` of the mask at probability
+    1/2.
+    """
     if options.jaccard not in ('global', 'literal'):
         raise UserError(f"task.jaccard={options.jaccard!r}: expected 'global' or 'literal'")
 
@@ -61,11 +63,13 @@ def segmentation(options):
 
 
 def keypoints(options):
-    """Prediction: points `[B, K, 2]` as `preprocess.keypoints.normalise` gives them (0 to 1 from edge to edge).
+    """Prediction: points `[B, K, 2]` as `preprocess.keypoints.normalise` gives them (0 to 1 from
+    edge to edge).
 
-    `aux['heatmaps']` logits `[B, h, w, K]`, where a model has them, are trained by the cross-entropy of their softmax with a
-    Gaussian of one cell's deviation around each point (weight `heatmap_weight`). Columns: `error_percent` of the hand's length
-    (middle fingertip to capitate) and `error_pixels` of the image padded to 2080x1600, each the mean over the points, and
+    `aux['heatmaps']` logits `[B, h, w, K]`, where a model has them, are trained by the
+    cross-entropy of their softmax with a Gaussian of one cell's deviation around each point (weight
+    `heatmap_weight`). Columns: `error_percent` of the hand's length (middle fingertip to capitate)
+    and `error_pixels` of the image padded to 2080x1600, each the mean over the points, and
     `error_percent_0` and so on for each.
     """
     per_value = by_value(options)
@@ -107,7 +111,9 @@ def keypoints(options):
 
 
 def misplacement(loss, columns, summary_line, unflip):
-    """A task learnt from key points, whose column `error_percent` (of the hand's length) selects and is reported."""
+    """A task learnt from key points, whose column `error_percent` (of the hand's length) selects
+    and is reported.
+    """
 
     def report(columns, split, train_months):
         del split, train_months
@@ -130,7 +136,9 @@ def misplacement(loss, columns, summary_line, unflip):
 
 
 def _map_entropy(maps, truth):
-    """Logits `[B, h, w, K]`, points `[B, K, 2]` (0 to 1) -> `[B, K]`: cross-entropy with the Gaussian around each point."""
+    """Logits `[B, h, w, K]`, points `[B, K, 2]` (0 to 1) -> `[B, K]`: cross-entropy with the
+    Gaussian around each point.
+    """
     size = maps.shape[1:3]
     target = points_lib.heatmaps(points_lib.denormalise(truth, size), size, sigma=1.0)
     target /= jnp.maximum(target.sum((1, 2), keepdims=True), 1e-6)

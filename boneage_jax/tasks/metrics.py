@@ -1,7 +1,9 @@
-"""What is reported about ages: errors in months with bootstrap intervals, by sex and stage; and about age classes.
+"""What is reported about ages: errors in months with bootstrap intervals, by sex and stage; and
+about age classes.
 
-numpy on the host, over one split's predictions; the sums inside a step live in `tasks.py`. Every result is
-a plain dict ready for JSON. What cannot be computed (no image of a sex, of a stage) is left out: no NaN.
+numpy on the host, over one split's predictions; the sums inside a step live in `tasks.py`. Every
+result is a plain dict ready for JSON. What cannot be computed (no image of a sex, of a stage) is
+left out: no NaN.
 """
 
 import numpy as np
@@ -9,9 +11,9 @@ import numpy as np
 from tfds_rsna.errors import UserError
 
 # Stages of puberty by skeletal age: where each begins, in months; it ends where the next begins.
-# Gilsanz V, Ratib O. Hand Bone Age: A Digital Atlas of Skeletal Maturity. Springer 2005, which counts in
-# years (girls: pre-puberty 2-7, early and mid puberty 7-13, late puberty 13-15; boys: 3-9, 9-14, 14-16).
-# Iglovikov et al. 2018 report by the last four and leave the younger two out.
+# Gilsanz V, Ratib O. Hand Bone Age: A Digital Atlas of Skeletal Maturity. Springer 2005, which
+# counts in years (girls: pre-puberty 2-7, early and mid puberty 7-13, late puberty 13-15; boys:
+# 3-9, 9-14, 14-16). Iglovikov et al. 2018 report by the last four and leave the younger two out.
 STAGES = {
     'female': {
         'infancy': 0,
@@ -37,7 +39,9 @@ _CHUNK = 2_000_000  # resampled entries held at once: 16 MB of indices
 
 
 def puberty_stage(months, male):
-    """Names of the stages of puberty [N] (str) for ages [N] in months and sexes [N] (bool, True for boys)."""
+    """Names of the stages of puberty [N] (str) for ages [N] in months and sexes [N] (bool, True for
+    boys).
+    """
     months, male = np.asarray(months, np.float64), np.asarray(male, bool)
     if months.shape != male.shape:
         raise UserError(f'stage: {months.shape} ages but {male.shape} sexes')
@@ -52,17 +56,20 @@ def age_metrics(prediction, age, male, *, seed=0, resamples=1000, ids=None, sour
     """Errors of predicted ages, each with its percentile bootstrap interval (95 %) over images.
 
     Args:
-        prediction, age: [N] months. The error is prediction minus age: a positive bias means judged too old.
+        prediction, age: [N] months. The error is prediction minus age: a positive bias means judged
+        too old.
         male: [N] bool.
         seed: of the resampling; the same call gives the same interval.
         ids: [N] names of the images, used in error messages only.
         source: [N] where each image comes from ('' = not known); empty where nothing says so.
 
     Returns:
-        `{'overall': M, 'by_sex': {'female': M, ..}, 'by_stage': {'pre-puberty': M, ..}[, 'by_source': {name: M}]}` where
-        M maps each of `mae`, `rmse`, `bias` (months), `within_12_months`, `within_24_months` (share of images, 0 to 1) and
-        `agreement_lower`, `agreement_upper` (months: the 95% limits of agreement of Bland and Altman 1986, bias -+ 1.96
-        standard deviations of the error) to `{'value', 'lower', 'upper', 'count'}`. Groups without images are absent.
+        `{'overall': M, 'by_sex': {'female': M, ..}, 'by_stage': {'pre-puberty': M, ..}[,
+        'by_source': {name: M}]}` where M maps each of `mae`, `rmse`, `bias` (months),
+        `within_12_months`, `within_24_months` (share of images, 0 to 1) and `agreement_lower`,
+        `agreement_upper` (months: the 95% limits of agreement of Bland and Altman 1986, bias -+
+        1.96 standard deviations of the error) to `{'value', 'lower', 'upper', 'count'}`. Groups
+        without images are absent.
 
     Raises:
         UserError: no images, arrays of unequal length, a prediction or age that is not finite.
@@ -115,7 +122,8 @@ def bootstrap(values, *, statistic=lambda means: means, seed=0, resamples=1000, 
     count, generator, means = len(table), np.random.default_rng(seed), []
     for start in range(0, resamples, step := max(1, _CHUNK // count)):
         rows = min(step, resamples - start)
-        # How often each image was drawn in each resample [rows, count]: all means are then one matrix product.
+        # How often each image was drawn in each resample [rows, count]: all means are then one
+        # matrix product.
         drawn = generator.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
         means.append(
             np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count) @ table / count
@@ -127,7 +135,9 @@ def bootstrap(values, *, statistic=lambda means: means, seed=0, resamples=1000, 
 
 
 def intervals(columns, *, seed=0, resamples=1000):
-    """The means of some per-image figures `{name: [N]}` with bootstrap intervals: `{name: {'value', 'lower', ..}}`."""
+    """The means of some per-image figures `{name: [N]}` with bootstrap intervals: `{name: {'value',
+    'lower', ..}}`.
+    """
     table = np.stack([_images(values, name) for name, values in columns.items()], axis=1)
     rows = zip(columns, table.mean(0), *bootstrap(table, seed=seed, resamples=resamples))
     return {
@@ -142,9 +152,11 @@ def intervals(columns, *, seed=0, resamples=1000):
 
 
 def paired_difference(errors_a, errors_b, *, seed=0, resamples=1000):
-    """MAE of a minus MAE of b on the same images: (delta, lower, upper) in months; negative means a is better.
+    """MAE of a minus MAE of b on the same images: (delta, lower, upper) in months; negative means a
+    is better.
 
-    `errors_a`, `errors_b` [N]: errors (or absolute errors) in months, the same images in the same order.
+    `errors_a`, `errors_b` [N]: errors (or absolute errors) in months, the same images in the same
+    order.
     """
     errors_a, errors_b = _images(errors_a, 'error'), _images(errors_b, 'error')
     if errors_a.shape != errors_b.shape:
@@ -157,7 +169,9 @@ def paired_difference(errors_a, errors_b, *, seed=0, resamples=1000):
 
 
 def median_baseline(train_months, age, *, seed=0, resamples=1000):
-    """The floor: the MAE of always predicting the training images' median; `{'median', 'value', ..}`."""
+    """The floor: the MAE of always predicting the training images' median; `{'median', 'value',
+    ..}`.
+    """
     median = float(np.median(_images(train_months, 'age')))
     return {
         'median': median,
@@ -166,15 +180,18 @@ def median_baseline(train_months, age, *, seed=0, resamples=1000):
 
 
 def class_metrics(predicted, truth, count, *, seed=0, resamples=1000):
-    """How well classes are told apart, with percentile bootstrap intervals over images; all are shares from 0 to 1.
+    """How well classes are told apart, with percentile bootstrap intervals over images; all are
+    shares from 0 to 1.
 
     Args:
-        predicted, truth: [N] int, from 0 to `count` - 1, in order of age: neighbours are one class off.
+        predicted, truth: [N] int, from 0 to `count` - 1, in order of age: neighbours are one class
+        off.
 
     Returns:
-        `{'overall': {'accuracy', 'balanced_accuracy' (mean recall of the classes that have images), 'macro_f1' (over
-        the classes that have images or are predicted), 'off_by_one_accuracy'}, 'by_class': [{'recall', 'images',
-        'predicted'}, ..], 'confusion': [K][K] images, rows true and columns predicted}`; a class without images has no recall.
+        `{'overall': {'accuracy', 'balanced_accuracy' (mean recall of the classes that have images),
+        'macro_f1' (over the classes that have images or are predicted), 'off_by_one_accuracy'},
+        'by_class': [{'recall', 'images', 'predicted'}, ..], 'confusion': [K][K] images, rows true
+        and columns predicted}`; a class without images has no recall.
     """
     predicted, truth = np.asarray(predicted, int), np.asarray(truth, int)
     if not len(truth) or predicted.shape != truth.shape:
@@ -186,7 +203,9 @@ def class_metrics(predicted, truth, count, *, seed=0, resamples=1000):
     near = np.abs(np.subtract.outer(np.arange(count), np.arange(count))) <= 1
 
     def statistic(shares):
-        """Shares of images by (true, predicted), [R, K * K] -> [R, 4 + K]; recall is NaN where a class has no images."""
+        """Shares of images by (true, predicted), [R, K * K] -> [R, 4 + K]; recall is NaN where a
+        class has no images.
+        """
         table = shares.reshape(-1, count, count)
         hits, images, given = np.diagonal(table, axis1=1, axis2=2), table.sum(2), table.sum(1)
         recall = np.divide(hits, images, out=np.full(hits.shape, np.nan), where=images > 0)
@@ -260,7 +279,9 @@ def _error_metrics(error, seed, resamples):
 
 
 def _images(values, what, ids=None):
-    """[N] float64, at least one and all finite; otherwise a ValueError naming the first images at fault."""
+    """[N] float64, at least one and all finite; otherwise a ValueError naming the first images at
+    fault.
+    """
     values = np.asarray(values, np.float64)
     if values.ndim != 1:
         raise UserError(f'{what}: expected one value per image [N], found shape {values.shape}')

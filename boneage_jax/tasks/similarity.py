@@ -9,11 +9,13 @@ from boneage_jax.tasks.task import by_value, mean_of_examples
 
 
 def similarity(options):
-    """Prediction: `[B, 5]` as `preprocess.register.parameters` gives them (log-scale, cos, sin, dx, dy) from key
-    points, which the augmentation moves along: the image's similarity onto the registered image, without a mirror.
+    """Prediction: `[B, 5]` as `preprocess.register.parameters` gives them (log-scale, cos, sin, dx,
+    dy) from key points, which the augmentation moves along: the image's similarity onto the
+    registered image, without a mirror.
 
-    Columns: `error_percent` of the hand's length (1,500 of the registered image's 2,080 rows), by which the prediction
-    misplaces fingertip and capitate, their mean; `degrees` by which it turns the hand.
+    Columns: `error_percent` of the hand's length (1,500 of the registered image's 2,080 rows), by
+    which the prediction misplaces fingertip and capitate, their mean; `degrees` by which it turns
+    the hand.
     """
     per_value = by_value(options)
 

@@ -1,7 +1,9 @@
-"""The baselines without a network (Castillo et al. 2018, section "Regression"): scikit-learn on flattened pixels.
+"""The baselines without a network (Castillo et al. 2018, section "Regression"): scikit-learn on
+flattened pixels.
 
-Arrays in, predictions out; `train.py` reads the records and writes the same files as for a network. One model per sex, as
-in the paper: principal components of the pixels, then linear regression, or logistic regression over the months 1 to 200.
+Arrays in, predictions out; `train.py` reads the records and writes the same files as for a network.
+One model per sex, as in the paper: principal components of the pixels, then linear regression, or
+logistic regression over the months 1 to 200.
 """
 
 import dataclasses
@@ -32,11 +34,14 @@ class Linear:
 
 
 class Logistic:
-    """One sigmoid a month against all others (section IV.A.2), L2 penalty on scores scaled to deviation 1.
+    """One sigmoid a month against all others (section IV.A.2), L2 penalty on scores scaled to
+    deviation 1.
 
-    The same objective as scikit-learn's `OneVsRestClassifier(LogisticRegression(C=inverse_penalty))`, all months at once: one
-    by one they take minutes. Columns in months: `argmax`, the likeliest class, the paper's reading; `expectation`, the mean of
-    the classes weighted by their sigmoids; `prediction`, that of the two which `options.predicts` names.
+    The same objective as scikit-learn's
+    `OneVsRestClassifier(LogisticRegression(C=inverse_penalty))`, all months at once: one by one
+    they take minutes. Columns in months: `argmax`, the likeliest class, the paper's reading;
+    `expectation`, the mean of the classes weighted by their sigmoids; `prediction`, that of the two
+    which `options.predicts` names.
     """
 
     def __init__(self, options):
@@ -98,14 +103,17 @@ MODELS = {'pca_linear': Linear, 'pca_logistic': Logistic}
 
 
 def month_classes(months):
-    """Ages `[N]` in months -> their classes, int: whole months, those below the first and above the last count to it."""
+    """Ages `[N]` in months -> their classes, int: whole months, those below the first and above the
+    last count to it.
+    """
     return np.clip(np.rint(np.asarray(months, np.float64)).astype(int), *MONTHS)
 
 
 @dataclasses.dataclass(frozen=True)
 class PCARegression:
-    """What was fitted, by sex (True: boys): `models` (pca, regression), `components` kept, `curve` {sex: {number tried:
-    validation MAE}}."""
+    """What was fitted, by sex (True: boys): `models` (pca, regression), `components` kept, `curve`
+    {sex: {number tried: validation MAE}}.
+    """
 
     models: dict
     components: dict
@@ -132,10 +140,12 @@ class PCARegression:
 
 
 def fit(train, validation, options, *, seed=0):
-    """Fits PCA and the regression `options.name` of `MODELS` for each sex apart, as the paper does -> `PCARegression`.
+    """Fits PCA and the regression `options.name` of `MODELS` for each sex apart, as the paper does
+    -> `PCARegression`.
 
-    `train`, `validation`: `(images uint8 [N, H, W, 1], months [N], male bool [N])`. `options.components`: the numbers tried;
-    the one with the smallest validation MAE is kept. Raises UserError where a sex has fewer training images than components.
+    `train`, `validation`: `(images uint8 [N, H, W, 1], months [N], male bool [N])`.
+    `options.components`: the numbers tried; the one with the smallest validation MAE is kept.
+    Raises UserError where a sex has fewer training images than components.
     """
     models, kept, curve = {}, {}, {}
     for sex in sorted(set(train[2].tolist())):

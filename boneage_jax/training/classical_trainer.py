@@ -1,4 +1,6 @@
-"""A run without a network: the records read, `classical.py` fitted, the same report as of a network."""
+"""A run without a network: the records read, `classical.py` fitted, the same report as of a
+network.
+"""
 
 import dataclasses
 import functools

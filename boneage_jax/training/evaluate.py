@@ -26,7 +26,9 @@ def predict(eval_step, state, split, *, batch_size, mesh):
 
 
 def write_predictions(workdir, predictions):
-    """predictions.csv (`id,split,male,age` and the task's columns) from `{split: (Split, {column: array [N]})}`."""
+    """predictions.csv (`id,split,male,age` and the task's columns) from `{split: (Split, {column:
+    array [N]})}`.
+    """
     names = list(next(iter(predictions.values()))[1])
     rows = []
     for name, (split, columns) in predictions.items():
@@ -39,16 +41,18 @@ def write_predictions(workdir, predictions):
 
 
 def _show(value):
-    """Months and errors to 3 digits after the point, small shares to 3 of their own; classes as they are."""
+    """Months and errors to 3 digits after the point, small shares to 3 of their own; classes as
+    they are.
+    """
     if isinstance(value, (int, np.integer, np.bool_, str)):
         return str(value)
     return f'{value:.3f}' if abs(value) >= 1 or value == 0 else f'{value:.5f}'
 
 
 def write_metrics(workdir, predictions, task, train_months, about):
-    """metrics.json: per split its role (selects or reported), its number of images and the task's report; `about` says
-    with what they were made. Its presence says that the run is finished: predictions.csv comes before it. Returns its
-    content.
+    """metrics.json: per split its role (selects or reported), its number of images and the task's
+    report; `about` says with what they were made. Its presence says that the run is finished:
+    predictions.csv comes before it. Returns its content.
     """
     report = {**about, 'splits': {}}
     for name, (split, columns) in predictions.items():

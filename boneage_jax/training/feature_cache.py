@@ -1,10 +1,11 @@
-"""What a frozen backbone makes of each image, computed once and kept: training then never runs the backbone.
+"""What a frozen backbone makes of each image, computed once and kept: training then never runs the
+backbone.
 
     $BONEAGE_CACHE/features/<fingerprint>.npy     one array [N, h, w, C] for each split
 
-The fingerprint is of the images themselves, in their order, of the backbone's parameters and of all that lies between: another
-image, weight or option gives another file. A file is written under a temporary name, goes on where it was stopped, and gets
-its name when it is whole.
+The fingerprint is of the images themselves, in their order, of the backbone's parameters and of all
+that lies between: another image, weight or option gives another file. A file is written under a
+temporary name, goes on where it was stopped, and gets its name when it is whole.
 """
 
 import dataclasses
@@ -31,7 +32,8 @@ CHUNK = 256  # images between two marks of progress
 
 
 def can_cache(config, model):
-    """Whether `config.cache_features` asks for kept features and nothing can change them: no augmentation, no mirror image.
+    """Whether `config.cache_features` asks for kept features and nothing can change them: no
+    augmentation, no mirror image.
 
     Raises ConfigError where the model cannot take features, or its backbone is not frozen.
     """
@@ -50,7 +52,9 @@ def can_cache(config, model):
 
 
 def with_features(splits, state, graphdefs, config, folder):
-    """The splits, which carry `features` in the place of `image`; computes what is not in `folder` yet and says so."""
+    """The splits, which carry `features` in the place of `image`; computes what is not in `folder`
+    yet and says so.
+    """
     parts = jax.tree.map(np.asarray, (state.params, state.frozen_params, state.batch_stats))
     devices = (
         jax.local_devices()

@@ -1,4 +1,6 @@
-"""The end of every run: each split predicted once, its files, its figures, and the words at the terminal."""
+"""The end of every run: each split predicted once, its files, its figures, and the words at the
+terminal.
+"""
 
 import jax
 
@@ -10,10 +12,11 @@ from boneage_jax.training import evaluate
 
 
 def finalize(workdir, task, splits, predict, **about):
-    """Predicts the selecting split and each reported split once; writes predictions.csv, metrics.json, the figures.
+    """Predicts the selecting split and each reported split once; writes predictions.csv,
+    metrics.json, the figures.
 
-    `predict(split) -> {column: [N]}` is called on every host; the main one writes. metrics.json says that the run is
-    finished: a figure that cannot be drawn takes nothing back.
+    `predict(split) -> {column: [N]}` is called on every host; the main one writes. metrics.json
+    says that the run is finished: a figure that cannot be drawn takes nothing back.
     """
     names = [name for name in (splits_lib.SELECTING, *splits_lib.REPORTED) if name in splits]
     predictions = {name: (splits[name], predict(splits[name])) for name in names}

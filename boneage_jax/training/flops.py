@@ -6,10 +6,11 @@ from boneage_jax.models import cpu
 
 
 def flops(function, *args):
-    """Floating-point operations of one call of a jitted `function`, over all devices; None where XLA cannot tell.
+    """Floating-point operations of one call of a jitted `function`, over all devices; None where
+    XLA cannot tell.
 
-    A multiplication and an addition are two. `args` may be arrays or `jax.ShapeDtypeStruct`s. It traces and lowers (about
-    a second for a ResNet-34 and its gradient).
+    A multiplication and an addition are two. `args` may be arrays or `jax.ShapeDtypeStruct`s. It
+    traces and lowers (about a second for a ResNet-34 and its gradient).
     """
     if (
         jax.default_backend() == 'cpu'

@@ -32,11 +32,13 @@ from tfds_rsna.parallel import lock
 
 
 def train(config, workdir, data_dir=None):
-    """Trains (or resumes) the run of `config` in `workdir`, evaluates its best checkpoint, writes results and figures.
+    """Trains (or resumes) the run of `config` in `workdir`, evaluates its best checkpoint, writes
+    results and figures.
 
-    Returns the content of metrics.json; None where the run was asked to stop (SIGTERM) and saved. Resume order: the
-    workdir's latest checkpoint, then `config.init_from`, then scratch. Raises Locked where another process uses the
-    workdir, ConfigError where it holds a run of another configuration, Diverged, CheckpointError, and the data's errors.
+    Returns the content of metrics.json; None where the run was asked to stop (SIGTERM) and saved.
+    Resume order: the workdir's latest checkpoint, then `config.init_from`, then scratch. Raises
+    Locked where another process uses the workdir, ConfigError where it holds a run of another
+    configuration, Diverged, CheckpointError, and the data's errors.
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -123,7 +125,9 @@ class GradientTrainer:
 
     @staticmethod
     def check(config, *, fresh):
-        """Refuses, within a second and before any data is touched, what could not be built or traced later."""
+        """Refuses, within a second and before any data is touched, what could not be built or
+        traced later.
+        """
         sharding.check_batch_size(config.batch_size, sharding.make_mesh(), config.grad_accum_steps)
         augment.check(config.augment.to_dict())
         task = tasks.build(config.task, tasks.fit(config.task, np.array([0.0, 240.0])))
@@ -252,7 +256,9 @@ class GradientTrainer:
         return f'{flops.format_flops(count / passes)} an image (forward); ' if count else ''
 
     def _draw_inputs(self):
-        """figures/inputs.png: the first images as the network sees them, augmented; of classes, counts.png."""
+        """figures/inputs.png: the first images as the network sees them, augmented; of classes,
+        counts.png.
+        """
         train, first = self.images['train'], self.batches.indices(0)[:16]
         batch = {'months': train.months[first], 'male': train.male[first], **train.arrays(first)}
         seen = jax.jit(functools.partial(augment.augment, options=self.config.augment.to_dict()))(
@@ -311,7 +317,8 @@ class GradientTrainer:
         return 0 < self.config.patience <= int(self.state.loop_state['evals_since_best'])
 
     def _log(self, step, pending, began):
-        self._check_healthy()  # waits for the device, so that the time below is the time of the steps
+        # waits for the device, so that the time below is the time of the steps
+        self._check_healthy()
         totals = {
             name: np.sum([jax.device_get(m[name]) for m in pending], axis=0) for name in pending[0]
         }
@@ -338,7 +345,9 @@ class GradientTrainer:
         )
 
     def _refresh_statistics(self):
-        """Batch statistics of the first training batches, not augmented, in the place of the running ones."""
+        """Batch statistics of the first training batches, not augmented, in the place of the
+        running ones.
+        """
         count = min(self.config.precise_bn_batches, self.batches.steps_per_epoch)
         total = None
         for batch in map(self.batches, range(count)):
@@ -395,7 +404,9 @@ class GradientTrainer:
         return time.monotonic() - began
 
     def _check_healthy(self):
-        """Raises Diverged before anything of a broken state is written; looked at whenever the host waits anyway."""
+        """Raises Diverged before anything of a broken state is written; looked at whenever the host
+        waits anyway.
+        """
         bad = int(self.state.loop_state['first_nonfinite_step'])
         if bad < 0:
             return

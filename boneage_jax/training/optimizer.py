@@ -6,7 +6,8 @@ import optax
 
 
 def schedule(options, *, steps_per_epoch, total_steps):
-    """`step -> learning rate`, steps counted from 0. Warm-up multiplies the schedule, it does not shift it.
+    """`step -> learning rate`, steps counted from 0. Warm-up multiplies the schedule, it does not
+    shift it.
 
     `plateau` is constant here: its factor lives in the run's memory (`step.remember`).
     """

@@ -1,9 +1,9 @@
 """The state of a run and its two steps: pure functions of (state, batch, key).
 
-`train_step` does everything that touches the batch inside one jit: gather it (device placement), augment it, run the
-model, differentiate, update. NNX modules are split once into a graph definition and plain dicts of arrays; inside the
-step they are merged (`copy=True`: batch normalisation writes into the copy), so that plain `jax.jit` and
-`jax.value_and_grad` do the rest.
+`train_step` does everything that touches the batch inside one jit: gather it (device placement),
+augment it, run the model, differentiate, update. NNX modules are split once into a graph definition
+and plain dicts of arrays; inside the step they are merged (`copy=True`: batch normalisation writes
+into the copy), so that plain `jax.jit` and `jax.value_and_grad` do the rest.
 """
 
 import jax
@@ -17,7 +17,9 @@ from boneage_jax.runs.state import State
 
 
 def predict(model, batch, **options):
-    """The model on a batch of images, or on what its frozen backbone made of them (boneage_jax/training/feature_cache.py)."""
+    """The model on a batch of images, or on what its frozen backbone made of them
+    (boneage_jax/training/feature_cache.py).
+    """
     if 'features' in batch:
         return model.from_features(batch['features'], batch['male'], **options)
     return model(batch['image'], batch['male'], **options)
@@ -36,11 +38,13 @@ def make_train_step(
     grad_accum_steps=1,
     whole=lambda parameters: parameters,
 ):
-    """`train_step(state, batch, resident, key) -> (state, {name: (sum, count)})`, to be jitted with `state` donated.
+    """`train_step(state, batch, resident, key) -> (state, {name: (sum, count)})`, to be jitted with
+    `state` donated.
 
-    `resident` is the split's arrays where they live on the device, else an empty dict. `key` is the run's key: the
-    step's own randomness is `fold_in(key, step)`, which is why no random state is saved. `accumulate`: the parts that the
-    batch goes through the network in (`in_parts`). `whole`: brings parameters of which each device holds a share together.
+    `resident` is the split's arrays where they live on the device, else an empty dict. `key` is the
+    run's key: the step's own randomness is `fold_in(key, step)`, which is why no random state is
+    saved. `accumulate`: the parts that the batch goes through the network in (`in_parts`). `whole`:
+    brings parameters of which each device holds a share together.
     """
 
     def loss_of(params, frozen_params, batch_stats, batch, key):
@@ -87,11 +91,13 @@ def make_train_step(
 
 
 def accumulate_gradients(gradient_of, parts):
-    """`gradient_of` (see `make_train_step`) over `parts` parts of the batch, one after the other in a `lax.scan`.
+    """`gradient_of` (see `make_train_step`) over `parts` parts of the batch, one after the other in
+    a `lax.scan`.
 
-    Loss and gradients are means over the parts, metrics their sums: those of the batch at once, since all of a training
-    batch's images are valid and the loss is a mean over images. Batch normalisation normalises by the statistics of each part,
-    and the running ones move once a part. Images i, i + parts, ... make a part, so that each device keeps its own images.
+    Loss and gradients are means over the parts, metrics their sums: those of the batch at once,
+    since all of a training batch's images are valid and the loss is a mean over images. Batch
+    normalisation normalises by the statistics of each part, and the running ones move once a part.
+    Images i, i + parts, ... make a part, so that each device keeps its own images.
     """
 
     def accumulated(params, frozen_params, batch_stats, batch, key):
@@ -120,11 +126,13 @@ def accumulate_gradients(gradient_of, parts):
 
 
 def make_batch_stats_step(graphdefs):
-    """`batch_stats_step(state, batch, resident) -> batch_stats` of batch normalisation over this batch alone, as it is.
+    """`batch_stats_step(state, batch, resident) -> batch_stats` of batch normalisation over this
+    batch alone, as it is.
 
-    Averaged over some batches they replace the running ones before an evaluation ("precise" batch normalisation, Wu and
-    Johnson 2021, section 3). The running ones are of augmented images, and evaluation sees none: on `rsna100` that shifts
-    every age by some months. What lies below a frozen prefix keeps its statistics.
+    Averaged over some batches they replace the running ones before an evaluation ("precise" batch
+    normalisation, Wu and Johnson 2021, section 3). The running ones are of augmented images, and
+    evaluation sees none: on `rsna100` that shifts every age by some months. What lies below a
+    frozen prefix keeps its statistics.
     """
 
     def batch_stats_step(state, batch, resident):
@@ -142,7 +150,8 @@ def make_batch_stats_step(graphdefs):
 
 
 def make_eval_step(graphdefs, task, *, flip_tta):
-    """`eval_step(state, batch, resident) -> {'columns': {name: [B]}, 'metrics': {name: (sum, count)}}`, deterministic.
+    """`eval_step(state, batch, resident) -> {'columns': {name: [B]}, 'metrics': {name: (sum,
+    count)}}`, deterministic.
 
     `flip_tta` averages the prediction over the image and its mirror image.
     """
@@ -161,10 +170,11 @@ def make_eval_step(graphdefs, task, *, flip_tta):
 
 
 def update_loop_state(loop_state, value, step, options):
-    """The loop state after an evaluation that gave `value` (smaller is better) at `step`, as host scalars.
+    """The loop state after an evaluation that gave `value` (smaller is better) at `step`, as host
+    scalars.
 
-    A plateau schedule multiplies its rate by `step_factor` after every `plateau_patience` evaluations without
-    improvement.
+    A plateau schedule multiplies its rate by `step_factor` after every `plateau_patience`
+    evaluations without improvement.
     """
     loop_state = {name: np.asarray(x) for name, x in loop_state.items()}
     if np.float32(value) < loop_state['best']:

@@ -1,4 +1,6 @@
-"""Reads the 37 landmarks of the Digital Hand Atlas (Payer et al., Medical Image Analysis 2019) from their CSV."""
+"""Reads the 37 landmarks of the Digital Hand Atlas (Payer et al., Medical Image Analysis 2019) from
+their CSV.
+"""
 
 import csv
 import math
@@ -14,12 +16,15 @@ BESIDE_CAPITATE = (10, 15)  # the capitate's centre lies midway between them
 
 
 def read(path) -> dict[str, np.ndarray]:
-    """{image id: float32 [37, 2] (row, column)} in pixels of the native image, pixel (r, c) having its centre at (r, c).
+    """{image id: float32 [37, 2] (row, column)} in pixels of the native image, pixel (r, c) having
+    its centre at (r, c).
 
-    The CSV has a header `id,x0,y0,...,x36,y36`, or is as its authors give it: no header, the same columns.
+    The CSV has a header `id,x0,y0,...,x36,y36`, or is as its authors give it: no header, the same
+    columns.
 
     Raises:
-        UserError: a file that is missing or holds something else, or an image twice; names file and line.
+        UserError: a file that is missing or holds something else, or an image twice; names file and
+        line.
     """
     path = pathlib.Path(path)
     try:

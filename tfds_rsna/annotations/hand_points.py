@@ -37,14 +37,15 @@ class HandPoints(NamedTuple):
 
 
 def read(*paths) -> dict[str, HandPoints]:
-    """The hands of COCO JSON files, {image id: `HandPoints`}; of several hands on an image the largest.
+    """The hands of COCO JSON files, {image id: `HandPoints`}; of several hands on an image the
+    largest.
 
-    The points are read from `keypoints` (COCO) or from `lefthand_kpts` / `righthand_kpts` (COCO-WholeBody), whichever
-    the annotation marks as valid.
+    The points are read from `keypoints` (COCO) or from `lefthand_kpts` / `righthand_kpts`
+    (COCO-WholeBody), whichever the annotation marks as valid.
 
     Raises:
-        UserError: a file that is missing, no COCO JSON, has other points than COCO-hand's 21, or names no image size;
-            an image annotated in two of the files.
+        UserError: a file that is missing, no COCO JSON, has other points than COCO-hand's 21, or
+            names no image size; an image annotated in two of the files.
     """
     hands = {}
     for path in map(pathlib.Path, paths):

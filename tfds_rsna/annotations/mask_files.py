@@ -18,16 +18,21 @@ _IMAGES = ('.png', '.tif', '.tiff', '.jpg', '.jpeg', '.bmp')
 
 
 def read(path) -> dict[str, Callable[[], np.ndarray]]:
-    """The masks at `path`, {image id: function that draws it as bool [H, W]}: nothing is decoded before it is asked for.
+    """The masks at `path`, {image id: function that draws it as bool [H, W]}: nothing is decoded
+    before it is asked for.
 
-    - A folder of images `<id>.png`: hand where the grey is above half of the image's largest (0/1, 0/255, palettes).
-    - A COCO instances JSON: polygons, RLE and compressed RLE; all annotations of an image are united.
+    - A folder of images `<id>.png`: hand where the grey is above half of the image's largest (0/1,
+      0/255, palettes).
+    - A COCO instances JSON: polygons, RLE and compressed RLE; all annotations of an image are
+      united.
     - A folder of labelme JSON files: polygons, rectangles, circles and masks, united.
-    - A Supervisely folder (`ann/<file>.json`, here or one level down): polygons, bitmaps and rectangles, united.
-    The id is the image's file name without its endings. Where labels have several names, only those with 'hand' in them count.
+    - A Supervisely folder (`ann/<file>.json`, here or one level down): polygons, bitmaps and
+    rectangles, united. The id is the image's file name without its endings. Where labels have
+    several names, only those with 'hand' in them count.
 
     Raises:
-        UserError: nothing of that kind there, or a file that cannot be read; a function raises it for a damaged mask.
+        UserError: nothing of that kind there, or a file that cannot be read; a function raises it
+        for a damaged mask.
     """
     path = pathlib.Path(path).expanduser()
     if path.is_file():
@@ -268,8 +273,10 @@ def _segmentation(one):
 
 
 def _run_lengths(rle, size):
-    """COCO's RLE: lengths of runs of 0, 1, 0, ..., down the columns; compressed, each is the difference to the one two before,
-    in base 32 with a continuation bit, as printable characters from '0' on (pycocotools' maskApi.c)."""
+    """COCO's RLE: lengths of runs of 0, 1, 0, ..., down the columns; compressed, each is the
+    difference to the one two before, in base 32 with a continuation bit, as printable characters
+    from '0' on (pycocotools' maskApi.c).
+    """
     counts = rle['counts']
     if isinstance(counts, str):
         counts, text = [], counts

@@ -1,9 +1,10 @@
 """The phantom's hand as a function of (months, male) and of chance.
 
-Hand units: the wrist joint is the origin, the middle finger's tip lies about 1 away; x points to the thumb's
-side, y to the fingertips. Joints are the medians of 430 annotated RSNA hands (in these units they hardly
-depend on age), widths and carpal positions were measured on the image of a 15-year-old. Only the ossification
-centres depend on age: posture, stoutness, cortex and soft tissue are drawn independently of it.
+Hand units: the wrist joint is the origin, the middle finger's tip lies about 1 away; x points to
+the thumb's side, y to the fingertips. Joints are the medians of 430 annotated RSNA hands (in these
+units they hardly depend on age), widths and carpal positions were measured on the image of a
+15-year-old. Only the ossification centres depend on age: posture, stoutness, cortex and soft tissue
+are drawn independently of it.
 """
 
 import numpy as np
@@ -19,7 +20,8 @@ _LONG = tuple(
     for kind, first in (('mc', 1), ('pp', 1), ('mp', 2), ('dp', 1))
     for finger in range(first, 6)
 ) + ('radius', 'ulna')
-#: Rows of `bone_boxes`: long bones (whole), their epiphyses, regions of their growth plates, carpals, carpus.
+# : Rows of `bone_boxes`: long bones (whole), their epiphyses, regions of their growth plates,
+# carpals, carpus.
 BONE_NAMES = (
     *_LONG,
     *(f'{bone}_epiphysis' for bone in _LONG),
@@ -31,7 +33,9 @@ BONE_NAMES = (
 
 
 def _stages(months, male, rng):
-    """Every centre's `Stage`; each centre leads or lags a little, as in real hands (how much: ours)."""
+    """Every centre's `Stage`; each centre leads or lags a little, as in real hands (how much:
+    ours).
+    """
     spread = 0.4 + 0.022 * months
     lag = rng.normal(0, spread, len(SCHEDULE))
     return {name: stage(name, max(months + late, 0.5), male) for name, late in zip(SCHEDULE, lag)}
@@ -60,7 +64,9 @@ def hand(months, male, rng):
 
 
 def boxes(drawn, view):
-    """[N, 4] float32 (row0, column0, row1, column1), pixels, ordered as BONE_NAMES; NaN: not ossified."""
+    """[N, 4] float32 (row0, column0, row1, column1), pixels, ordered as BONE_NAMES; NaN: not
+    ossified.
+    """
     found = dict(drawn.regions)
     for shape in drawn.strips + drawn.blobs:
         for name in {shape.bone, shape.bone.removesuffix('_epiphysis')}:

@@ -17,7 +17,8 @@ _FEW = 64  # images that are rendered before a pool of processes has started
 
 
 class HandPhantom(builder_lib.StreamedBuilder):
-    """`count` procedural hand radiographs, one split 'train', ids '0', '1', ... (a run splits it later).
+    """`count` procedural hand radiographs, one split 'train', ids '0', '1', ... (a run splits it
+    later).
 
     The same (count, size, seed) gives the same records.
     """
@@ -40,7 +41,9 @@ class HandPhantom(builder_lib.StreamedBuilder):
 
     @classmethod
     def describe(cls, *, count: int = 4000, size: tuple = (512, 512), seed: int = 0) -> dict:
-        """A JSON-ready description that changes whenever the records could; UserError as the builder."""
+        """A JSON-ready description that changes whenever the records could; UserError as the
+        builder.
+        """
         count, size, seed = _checked(count, size, seed)
         return {
             'builder': cls.name,
@@ -87,7 +90,9 @@ def _checked(count: int, size: tuple, seed: int) -> tuple[int, tuple[int, int], 
 
 
 class _Images:
-    """The images of a series in order as (key, example), rendered on every core this process may use."""
+    """The images of a series in order as (key, example), rendered on every core this process may
+    use.
+    """
 
     def __init__(self, seed: int, count: int, size: tuple):
         self._jobs = [(seed, index, size) for index in range(count)]

@@ -1,7 +1,7 @@
 """What an image adds to the hand: its place, the display's tone, noise, and collimation.
 
-All of it comes from one random stream that never sees the age; the exposure is set from the image's own mean,
-as an automatic exposure control does.
+All of it comes from one random stream that never sees the age; the exposure is set from the image's
+own mean, as an automatic exposure control does.
 """
 
 import numpy as np
@@ -60,7 +60,9 @@ def tone(attenuation, inside, grain, rng):
 
 
 def collimate(grey, rng):
-    """A dark surround, a bright rim or a faint second field on about half of the images, turned a little."""
+    """A dark surround, a bright rim or a faint second field on about half of the images, turned a
+    little.
+    """
     kind, tilt = rng.random(), rng.normal(0, 0.02)
     margin, rim, light = rng.uniform(0, 0.075, 4), rng.uniform(0.003, 0.012), rng.uniform(120, 250)
     surround, faint, second = rng.uniform(0, 12), rng.uniform(4, 18), rng.uniform(0.1, 0.3, 2)

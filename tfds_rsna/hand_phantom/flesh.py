@@ -4,7 +4,8 @@ import numpy as np
 
 from tfds_rsna.hand_phantom.shapes import Capsule, turn, unit
 
-#: COCO-hand's 21 points: wrist, then four of the thumb and of each finger, base to tip; (x, y) in hand units.
+# : COCO-hand's 21 points: wrist, then four of the thumb and of each finger, base to tip; (x, y) in
+# hand units.
 JOINTS = np.array(
     [
         (0, 0),

@@ -1,4 +1,6 @@
-"""Metacarpals, phalanges, radius and ulna: shaft, epiphysis, and the bridge that closes the growth plate."""
+"""Metacarpals, phalanges, radius and ulna: shaft, epiphysis, and the bridge that closes the growth
+plate.
+"""
 
 from typing import NamedTuple
 
@@ -53,8 +55,8 @@ _PROFILES = {
         (1, 'head', 0.55),
     ),
 }
-# Where the wrist's two bones begin (x, y), their lean, room for the epiphysis (child, adult), half widths of
-# end and shaft, where the flare has run out, the epiphysis's wedge.
+# Where the wrist's two bones begin (x, y), their lean, room for the epiphysis (child, adult), half
+# widths of end and shaft, where the flare has run out, the epiphysis's wedge.
 _FOREARM = {
     'radius': ((0.050, -0.010), 0.012, (0.062, 0.050), (0.073, 0.035), 0.24, 0.35),
     'ulna': ((-0.088, -0.020), -0.035, (0.058, 0.046), (0.038, 0.026), 0.14, -0.25),
@@ -71,8 +73,10 @@ class Frame(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What a long bone looks like: half widths of its profile, waist and epiphysis, `room` = distance from
-    joint to shaft (child, adult), cortex relative to the usual, and the details of its epiphysis."""
+    """What a long bone looks like: half widths of its profile, waist and epiphysis, `room` =
+    distance from joint to shaft (child, adult), cortex relative to the usual, and the details of
+    its epiphysis.
+    """
 
     half: np.ndarray
     waist: float
@@ -93,7 +97,9 @@ def _smooth(places, values):
 
 
 def _cortex(share, reach=1.0):
-    """Dense bone as a share of the waist's half width, thickest in mid-shaft, `reach` = 1 or sooner."""
+    """Dense bone as a share of the waist's half width, thickest in mid-shaft, `reach` = 1 or
+    sooner.
+    """
     places = np.array((0, 0.10, 0.33, 0.70, 0.88, 1)) * reach
     return np.interp(
         np.linspace(0, 1, _SAMPLES), places, np.array((0.09, 0.14, 0.42, 0.40, 0.15, 0.10)) * share
@@ -163,7 +169,9 @@ def _region(frame, reach, half):
 
 
 def fingers(joints, bases, stages, open_joint, rng):
-    """(strips, regions) of metacarpals and phalanges; `open_joint`: the cartilage of a child's joint."""
+    """(strips, regions) of metacarpals and phalanges; `open_joint`: the cartilage of a child's
+    joint.
+    """
     stout, dense = np.clip(rng.normal(1, 0.05), 0.88, 1.12), np.clip(rng.normal(1, 0.12), 0.7, 1.3)
     ends = {
         'mc1': (joints[1], joints[2]),
@@ -205,7 +213,9 @@ def fingers(joints, bases, stages, open_joint, rng):
 
 
 def forearm(stages, bent, rng):
-    """(strips, regions) of radius and ulna, running off the image; `bent` is the forearm's turn in radians."""
+    """(strips, regions) of radius and ulna, running off the image; `bent` is the forearm's turn in
+    radians.
+    """
     dense = np.clip(rng.normal(1, 0.12), 0.7, 1.3)
     strips, regions = [], {}
     for bone, (origin, lean, room, (end, shaft), flare, wedge) in _FOREARM.items():

@@ -1,8 +1,11 @@
-"""The lead marker: the side's letter and the technician's initials as strokes, so that no font is needed."""
+"""The lead marker: the side's letter and the technician's initials as strokes, so that no font is
+needed.
+"""
 
 import numpy as np
 
-# Strokes on a grid 2 wide and 4 high, each point two digits (x, y; y down); blanks separate strokes.
+# Strokes on a grid 2 wide and 4 high, each point two digits (x, y; y down); blanks separate
+# strokes.
 _LETTERS = {
     'A': '041024 0323',
     'B': '0400102112 1202 122304',
@@ -62,7 +65,9 @@ def _seat(joints, reach, mirror, size, rng):
 
 
 def mark(grey, joints, mirror, rng):
-    """Draws a marker on grey [H, W] in place; `joints` [N, 2] (x, y) pixels are what it keeps away from."""
+    """Draws a marker on grey [H, W] in place; `joints` [N, 2] (x, y) pixels are what it keeps away
+    from.
+    """
     side = min(grey.shape)
     initials = ''.join(rng.choice(_INITIALS, rng.integers(1, 4)))
     segments, extent = _layout('L' if mirror > 0 else 'R', initials, rng.random() < 0.3)

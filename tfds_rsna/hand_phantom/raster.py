@@ -9,9 +9,11 @@ _CORTICAL, _SPONGY = 1.0, 0.22  # attenuation per hand unit, relative to dense b
 
 
 class View:
-    """Where the hand lies: hand units -> pixels (x right, y down), centres of pixels at whole numbers.
+    """Where the hand lies: hand units -> pixels (x right, y down), centres of pixels at whole
+    numbers.
 
-    `scale` is pixels per hand unit, `angle` radians clockwise, `mirror` -1 for a right hand."""
+    `scale` is pixels per hand unit, `angle` radians clockwise, `mirror` -1 for a right hand.
+    """
 
     def __init__(self, scale, angle, mirror, shift):
         c, s = np.cos(angle), np.sin(angle)
@@ -104,7 +106,9 @@ def _blob(blob, view, shape):
 
 
 def bone(hand, view, shape):
-    """Attenuation of all bones, float32 [H, W]: pieces of one bone join, short bones lie over one another."""
+    """Attenuation of all bones, float32 [H, W]: pieces of one bone join, short bones lie over one
+    another.
+    """
     total = np.zeros(shape, np.float32)
     for strip in hand.strips:
         box, piece = _strip(strip, view, shape)
@@ -123,8 +127,8 @@ def bone(hand, view, shape):
 def flesh(hand, view, shape):
     """(thickness float32 [H, W] in hand units, inside bool [H, W]) of the soft tissue.
 
-    The capsules melt into one another: signed distance -k log(sum exp(-d_i / k)), the depth blended with the
-    same weights; the edge is rounded with the depth's radius.
+    The capsules melt into one another: signed distance -k log(sum exp(-d_i / k)), the depth blended
+    with the same weights; the edge is rounded with the depth's radius.
     """
     total, depth = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for part in hand.flesh:

@@ -18,15 +18,16 @@ def phantom(seed: int, index: int, size: tuple = (512, 512)) -> dict:
     Args:
         seed: whole number >= 0.
         index: whole number >= 0; with the seed it alone decides the image.
-        size: (rows, columns). The same image at any size of the same shape; only the grain is drawn per pixel,
-            weaker as pixels grow, as if averaged.
+        size: (rows, columns). The same image at any size of the same shape; only the grain is drawn
+            per pixel, weaker as pixels grow, as if averaged.
 
     Returns:
-        `image` uint8 [H, W]; `hand_mask` uint8 [H, W], 1 = hand and forearm; `keypoints` float32 [3, 2] (row,
-        column in pixels, whole numbers at pixel centres): middle fingertip, thumb tip, capitate centre;
-        `coco_keypoints` float32 [21, 2] in COCO-hand order; `bone_boxes` float32 [N, 4] (row0, column0, row1,
-        column1) in the order of `anatomy.BONE_NAMES`, NaN where nothing has ossified; `months`, a whole float
-        of 1 to 228; `male`, a bool. Points and boxes may lie outside the image where the forearm does.
+        `image` uint8 [H, W]; `hand_mask` uint8 [H, W], 1 = hand and forearm; `keypoints` float32
+        [3, 2] (row, column in pixels, whole numbers at pixel centres): middle fingertip, thumb tip,
+        capitate centre; `coco_keypoints` float32 [21, 2] in COCO-hand order; `bone_boxes` float32
+        [N, 4] (row0, column0, row1, column1) in the order of `anatomy.BONE_NAMES`, NaN where
+        nothing has ossified; `months`, a whole float of 1 to 228; `male`, a bool. Points and boxes
+        may lie outside the image where the forearm does.
 
     Raises:
         UserError: a size under 16 pixels.

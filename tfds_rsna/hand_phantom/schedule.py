@@ -1,13 +1,14 @@
 """When the ossification centres of the hand appear, how they grow, and when they fuse, by sex.
 
-Appearance: medians after Garn, Rohmann and Silverman, "Radiographic standards for postnatal ossification
-and tooth calcification", Medical Radiography and Photography 43 (1967) 45-66; the pisiform after Greulich
-and Pyle, "Radiographic Atlas of Skeletal Development of the Hand and Wrist", 2nd edition (1959). Fusion:
-begin and end after the standards of Greulich and Pyle and the indicators of Gilsanz and Ratib, "Hand Bone
-Age", 2nd edition (2012): distal phalanges first, then proximal and middle phalanges and metacarpals, the
-ulna and last the radius; girls about two years before boys. The table was not proof-read against the
-printed pages: good enough to draw phantoms, not to read images by. The growth curves between those ages are
-ours; no source prints them as formulae.
+Appearance: medians after Garn, Rohmann and Silverman, "Radiographic standards for postnatal
+ossification and tooth calcification", Medical Radiography and Photography 43 (1967) 45-66; the
+pisiform after Greulich and Pyle, "Radiographic Atlas of Skeletal Development of the Hand and
+Wrist", 2nd edition (1959). Fusion: begin and end after the standards of Greulich and Pyle and the
+indicators of Gilsanz and Ratib, "Hand Bone Age", 2nd edition (2012): distal phalanges first, then
+proximal and middle phalanges and metacarpals, the ulna and last the radius; girls about two years
+before boys. The table was not proof-read against the printed pages: good enough to draw phantoms,
+not to read images by. The growth curves between those ages are ours; no source prints them as
+formulae.
 """
 
 from typing import NamedTuple
@@ -16,8 +17,9 @@ import numpy as np
 
 
 class Centre(NamedTuple):
-    """One ossification centre's schedule in months. A carpal bone never fuses: its `begin` and `end` are the
-    ages at which it has its adult shape (begin = end)."""
+    """One ossification centre's schedule in months. A carpal bone never fuses: its `begin` and
+    `end` are the ages at which it has its adult shape (begin = end).
+    """
 
     appears: float
     begin: float
@@ -64,8 +66,9 @@ SCHEDULE = {
 
 
 class Stage(NamedTuple):
-    """How far one centre has come: `present`, `growth` (0 at its appearance to 1 at its full size) and
-    `fusion` (0 = open growth plate to 1 = one bone)."""
+    """How far one centre has come: `present`, `growth` (0 at its appearance to 1 at its full size)
+    and `fusion` (0 = open growth plate to 1 = one bone).
+    """
 
     present: bool
     growth: float

@@ -8,9 +8,9 @@ import numpy as np
 class Strip(NamedTuple):
     """A piece of a long bone.
 
-    `half` (half width) and `cortex` (thickness of dense bone) are evenly sampled from `start` to `stop` along
-    `axis`; `plates` is the dense bone that closes the two ends; `density` scales the whole; `wedge` makes it
-    thicker on the + side and thinner on the other.
+    `half` (half width) and `cortex` (thickness of dense bone) are evenly sampled from `start` to
+    `stop` along `axis`; `plates` is the dense bone that closes the two ends; `density` scales the
+    whole; `wedge` makes it thicker on the + side and thinner on the other.
     """
 
     bone: str
@@ -33,8 +33,9 @@ class Strip(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """A short bone: an ellipsoid of `radii` (along `side`, along `axis`) whose outline is modulated by
-    `harmonics` (order, share, phase in radians)."""
+    """A short bone: an ellipsoid of `radii` (along `side`, along `axis`) whose outline is modulated
+    by `harmonics` (order, share, phase in radians).
+    """
 
     bone: str
     centre: np.ndarray
@@ -60,7 +61,9 @@ class Blob(NamedTuple):
 
 
 class Capsule(NamedTuple):
-    """Soft tissue between two points with a radius at each; `depth`: half its thickness towards the image."""
+    """Soft tissue between two points with a radius at each; `depth`: half its thickness towards the
+    image.
+    """
 
     start: np.ndarray
     stop: np.ndarray
@@ -69,7 +72,9 @@ class Capsule(NamedTuple):
 
 
 class Hand(NamedTuple):
-    """A drawn hand; `regions` holds the corners [4, 2] of growth plates and carpus, there at any age."""
+    """A drawn hand; `regions` holds the corners [4, 2] of growth plates and carpus, there at any
+    age.
+    """
 
     joints: np.ndarray  # [21, 2], COCO order
     capitate: np.ndarray  # [2]

@@ -11,7 +11,9 @@ AGES = (12, 36, 72, 108, 144, 180, 216)
 
 
 def sheet(pixels: int = 180, seed: int = 0) -> Image.Image:
-    """Rows: one boy and one girl at `AGES` months, then twice as many random images of the series `seed`."""
+    """Rows: one boy and one girl at `AGES` months, then twice as many random images of the series
+    `seed`.
+    """
     picture = Image.new('L', (pixels * len(AGES), pixels * 4))
     for row, (male, child) in enumerate(((True, 2), (False, 9))):  # two that are well exposed
         for column, months in enumerate(AGES):

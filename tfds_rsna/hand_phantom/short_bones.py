@@ -4,8 +4,9 @@ import numpy as np
 
 from tfds_rsna.hand_phantom.shapes import Blob, turn, unit
 
-# Centre x, y; half axes across and along; turn in degrees towards the thumb; outline harmonics (order, share,
-# phase in degrees, 0 = thumb side, 90 = fingertips) that make the adult's shape out of the child's round one.
+# Centre x, y; half axes across and along; turn in degrees towards the thumb; outline harmonics
+# (order, share, phase in degrees, 0 = thumb side, 90 = fingertips) that make the adult's shape out
+# of the child's round one.
 _CARPALS = {
     'capitate': (0.022, 0.124, 0.0345, 0.0580, 0, ((4, 0.05, 180), (3, 0.03, 90))),
     'hamate': (-0.045, 0.131, 0.0400, 0.0470, 12, ((3, 0.13, 90), (5, 0.03, 0))),

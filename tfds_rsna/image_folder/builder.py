@@ -13,7 +13,9 @@ from tfds_rsna.problems import DataError, Problems
 
 
 class ImageFolder(builder_lib.StreamedBuilder):
-    """PNG, JPEG, TIFF or DICOM images and a CSV or xlsx of ages and sexes; one split, 'train', in the table's order."""
+    """PNG, JPEG, TIFF or DICOM images and a CSV or xlsx of ages and sexes; one split, 'train', in
+    the table's order.
+    """
 
     VERSION = tfds.core.Version('1.1.0')
 
@@ -24,8 +26,8 @@ class ImageFolder(builder_lib.StreamedBuilder):
 
         Args:
             data_dir: where the finished dataset goes.
-            on_error: 'stop' names everything that is wrong and writes nothing; 'skip' drops those images and
-                lists them in `rejected.csv` in the dataset's folder.
+            on_error: 'stop' names everything that is wrong and writes nothing; 'skip' drops those
+                images and lists them in `rejected.csv` in the dataset's folder.
             config, version: TFDS's own.
             **source: `images`, `labels` and the columns, see `FolderSource`.
         """
@@ -35,7 +37,8 @@ class ImageFolder(builder_lib.StreamedBuilder):
 
     @classmethod
     def describe(cls, *, on_error: str = 'stop', **source) -> dict:
-        """A JSON-ready description that changes whenever the records could; options as the builder's.
+        """A JSON-ready description that changes whenever the records could; options as the
+        builder's.
 
         Raises:
             UserError: what the build would say about missing places, columns and units.

@@ -1,4 +1,6 @@
-"""Images to be read by a network: found as the builder finds them, but with as much of a label as there is."""
+"""Images to be read by a network: found as the builder finds them, but with as much of a label as
+there is.
+"""
 
 import dataclasses
 import pathlib
@@ -10,7 +12,8 @@ from tfds_rsna.io.archive import Archive, Entry
 from tfds_rsna.labels import Columns, check_unit, parse, read_table
 from tfds_rsna.problems import DataError, Problems, duplicates
 
-# Headers that are understood where no column is named, in lower case: those of RSNA, of Kaggle and common ones.
+# Headers that are understood where no column is named, in lower case: those of RSNA, of Kaggle and
+# common ones.
 KNOWN = {
     'id': ('id', 'image id', 'case id', 'caseid', 'image_id', 'case_id', 'study', 'image', 'file'),
     'months': (
@@ -55,7 +58,8 @@ def listing(
         archive: keeps zips open while the images are read.
         place: one image, a folder, or a zip.
         labels: a CSV or xlsx of sexes and ages; rows of other images and empty ages are no mistake.
-        columns: the table's `id`, `male`, `months`, `image` columns where they have no name of `KNOWN`.
+        columns: the table's `id`, `male`, `months`, `image` columns where they have no name of
+        `KNOWN`.
         age_unit: 'months' or 'years'.
 
     Returns:
@@ -104,7 +108,9 @@ def _is_image(entry: Entry) -> bool:
 
 
 def _labels(found, place, labels, columns, age_unit):
-    """{path: Image} of the images that a row of the table names, and the lines about rows that cannot be used."""
+    """{path: Image} of the images that a row of the table names, and the lines about rows that
+    cannot be used.
+    """
     if not labels.is_file():
         raise DataError(f'{labels}: no such file; give the CSV or xlsx with the ids and sexes')
     name, rows = str(labels), read_table(labels.read_bytes(), str(labels))

@@ -18,10 +18,12 @@ def pair(
 ) -> list[tuple[Label, Entry]]:
     """Pairs rows with images, in the order of the table.
 
-    A row names its image by its image column where one is given, else by its id: the path below the folder or
-    the mere name, each with or without extension; the first of these that fits anything counts.
+    A row names its image by its image column where one is given, else by its id: the path below the
+    folder or the mere name, each with or without extension; the first of these that fits anything
+    counts.
 
-    `problems` takes rows that fit no image or several, images that two rows name, and images that no row names.
+    `problems` takes rows that fit no image or several, images that two rows name, and images that
+    no row names.
     """
     images = [entry for entry in entries if IMAGE.search(entry.name) or BARE.search(entry.name)]
     indices = [

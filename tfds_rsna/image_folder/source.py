@@ -29,12 +29,15 @@ class FolderSource:
     Attributes:
         images: folder with the images, subfolders and zips in it included; or one zip.
         labels: CSV (comma, semicolon, tab) or xlsx with a header row.
-        id_column: names the images; where no image column is given also the files (with or without extension).
+        id_column: names the images; where no image column is given also the files (with or without
+        extension).
         months_column: the age, in `age_unit`.
-        male_column: the sex: M/F, male/female, boy/girl in any case; True/False or 1/0 under a header like 'male'.
+        male_column: the sex: M/F, male/female, boy/girl in any case; True/False or 1/0 under a
+        header like 'male'.
         image_column: the file below `images`, where the ids are not the files' names.
         group_column: the patient (or study) an image belongs to, where one has several.
-        source_column: where an image comes from (a hospital, a machine): errors are then reported for each.
+        source_column: where an image comes from (a hospital, a machine): errors are then reported
+        for each.
         age_unit: 'months' or 'years'.
     """
 
@@ -98,11 +101,12 @@ class FolderSource:
         return path
 
     def pairs(self, archive: Archive, problems: Problems) -> list[tuple[Label, Entry]]:
-        """The images with their labels, in the order of the table; `problems` takes what does not fit.
+        """The images with their labels, in the order of the table; `problems` takes what does not
+        fit.
 
         Raises:
-            DataError: no such folder or file, a table that cannot be read or lacks columns, ages in the wrong unit,
-                a sex that cannot be told, a damaged zip.
+            DataError: no such folder or file, a table that cannot be read or lacks columns, ages in
+                the wrong unit, a sex that cannot be told, a damaged zip.
         """
         return self._pair(all_entries(archive, self.place), problems)
 

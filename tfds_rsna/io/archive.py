@@ -1,4 +1,6 @@
-"""The files under a folder, those inside zips (and inside zips inside zips) included, without unpacking."""
+"""The files under a folder, those inside zips (and inside zips inside zips) included, without
+unpacking.
+"""
 
 import contextlib
 import dataclasses
@@ -21,10 +23,11 @@ _LOCAL_HEADER = struct.Struct('<4s22xHH')
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file: `path` as people would write it ('outer.zip/inner.zip/image.png'), below the folder looked into.
+    """A file: `path` as people would write it ('outer.zip/inner.zip/image.png'), below the folder
+    looked into.
 
-    `read` gives its bytes and may be called from any thread; `file` is the file on disk, of a zip's member the
-    outermost zip; `packed` is a member's size, None where the file itself lies on disk.
+    `read` gives its bytes and may be called from any thread; `file` is the file on disk, of a zip's
+    member the outermost zip; `packed` is a member's size, None where the file itself lies on disk.
     """
 
     path: str
@@ -50,8 +53,8 @@ class Entry:
 class Archive(contextlib.ExitStack):
     """Keeps the opened zips open: use it as a context manager, or `close()` it.
 
-    With `listing=True` zips that are compressed inside of zips are entries themselves: to look into one means to
-    unpack it, and whoever wants names only need not wait for that.
+    With `listing=True` zips that are compressed inside of zips are entries themselves: to look into
+    one means to unpack it, and whoever wants names only need not wait for that.
     """
 
     def __init__(self, *, listing: bool = False):
@@ -109,7 +112,9 @@ class Archive(contextlib.ExitStack):
             ) from error
 
     def _open_inner(self, file, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
-        """A zip inside a zip: where it is stored, a window into the outer file; else unpacked to a temporary one."""
+        """A zip inside a zip: where it is stored, a window into the outer file; else unpacked to a
+        temporary one.
+        """
         if info.compress_type == zipfile.ZIP_STORED:
             header = Window(file, info.header_offset, _LOCAL_HEADER.size).read()
             _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
@@ -122,9 +127,11 @@ class Archive(contextlib.ExitStack):
 
 
 class Window(io.RawIOBase):
-    """`size` bytes of a file (or of another window) from `start` on, as a read-only file of its own.
+    """`size` bytes of a file (or of another window) from `start` on, as a read-only file of its
+    own.
 
-    Reads with `os.pread`, so that the windows of one file do not disturb each other from different threads.
+    Reads with `os.pread`, so that the windows of one file do not disturb each other from different
+    threads.
     """
 
     def __init__(self, file, start: int, size: int):

@@ -1,13 +1,18 @@
-"""Any image file (PNG, JPEG, TIFF, DICOM) -> 8-bit grey, bright bone on dark ground as the file means it.
+"""Any image file (PNG, JPEG, TIFF, DICOM) -> 8-bit grey, bright bone on dark ground as the file
+means it.
 
 The rules, in one place:
-- More than 8 bits: linear, `grey = 255 * value / (2**depth - 1)`, where `depth` is the least of 8, 10, 12, 14,
-  16 bits that holds the image's largest value. So a 12-bit image in a 16-bit file is not black, and no image's
-  contrast is stretched by more than its unused bits. `depth=` overrides it. Floats and negative values
-  have no depth: they go linearly from the image's own least to its largest value.
-- TIFF WhiteIsZero and DICOM MONOCHROME1 are inverted. DICOM: modality rescale, then the first VOI window.
-- Colour -> ITU-R 601 luma. Transparency is laid over black; an alpha that is the same everywhere is ignored.
-- EXIF orientation is applied. Of several pages the first counts; a DICOM of several frames is refused.
+- More than 8 bits: linear, `grey = 255 * value / (2**depth - 1)`, where `depth` is the least of 8,
+  10, 12, 14, 16 bits that holds the image's largest value. So a 12-bit image in a 16-bit file is
+  not black, and no image's contrast is stretched by more than its unused bits. `depth=` overrides
+  it. Floats and negative values have no depth: they go linearly from the image's own least to its
+  largest value.
+- TIFF WhiteIsZero and DICOM MONOCHROME1 are inverted. DICOM: modality rescale, then the first VOI
+  window.
+- Colour -> ITU-R 601 luma. Transparency is laid over black; an alpha that is the same everywhere is
+  ignored.
+- EXIF orientation is applied. Of several pages the first counts; a DICOM of several frames is
+  refused.
 - More than `MAX_PIXELS` (Pillow's decompression bomb limit) is refused before anything is unpacked.
 """
 
@@ -38,13 +43,15 @@ def decode(data: bytes, name: str = 'image', *, depth: int | None = None) -> np.
     Args:
         data: the whole file.
         name: its name, for messages (`.dcm` also marks a DICOM without preamble).
-        depth: bits that hold the image's values, where the file has more than 8; None finds it (see above).
+        depth: bits that hold the image's values, where the file has more than 8; None finds it (see
+        above).
 
     Returns:
         uint8 [H, W], C-contiguous.
 
     Raises:
-        ImageError: empty, truncated, not an image, too many pixels, or a DICOM without pydicom installed.
+        ImageError: empty, truncated, not an image, too many pixels, or a DICOM without pydicom
+        installed.
     """
     if not data:
         raise ImageError(

@@ -19,15 +19,15 @@ _GREY = ('MONOCHROME1', 'MONOCHROME2')
 def decode(data: bytes, name: str, *, depth: int | None = None) -> np.ndarray:
     """Decodes one DICOM file; rules in `images`.
 
-    With a VOI window (or LUT) its output range becomes 0 to 255, as DICOM PS3.3 C.11.2 has it; without one the
-    rescaled values go by `images.scale`.
+    With a VOI window (or LUT) its output range becomes 0 to 255, as DICOM PS3.3 C.11.2 has it;
+    without one the rescaled values go by `images.scale`.
 
     Returns:
         uint8 [H, W].
 
     Raises:
-        ImageError: pydicom (or the decoder of a compressed transfer syntax) is not installed, no pixels, several
-            frames, a palette, too many pixels, or a damaged file.
+        ImageError: pydicom (or the decoder of a compressed transfer syntax) is not installed, no
+            pixels, several frames, a palette, too many pixels, or a damaged file.
     """
     if pydicom is None:
         raise ImageError(
@@ -108,7 +108,8 @@ def _window(dataset, values: np.ndarray, depth: int | None) -> np.ndarray:
         )
         return scale(whole, depth)
     windowed = pixels.apply_windowing(rescaled, dataset, index=0)
-    # What comes out far below and far above the window is black and white, whatever numbers pydicom gives them.
+    # What comes out far below and far above the window is black and white, whatever numbers pydicom
+    # gives them.
     centre, width = (
         float(np.atleast_1d(dataset[key].value)[0]) for key in ('WindowCenter', 'WindowWidth')
     )

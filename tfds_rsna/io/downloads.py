@@ -1,4 +1,6 @@
-"""Downloads a large file: resumable, with progress, its SHA-256 checked; a wrong file never gets the right name."""
+"""Downloads a large file: resumable, with progress, its SHA-256 checked; a wrong file never gets
+the right name.
+"""
 
 import errno
 import hashlib
@@ -18,14 +20,17 @@ _TRIES = 5
 
 
 class DownloadError(UserError):
-    """A download that failed: says what, why, and whether running it again goes on where it stopped."""
+    """A download that failed: says what, why, and whether running it again goes on where it
+    stopped.
+    """
 
 
 def fetch(url: str, target, *, sha256: str | None = None, wait: float = 2.0) -> pathlib.Path:
     """Downloads `url` to `target` unless it is there.
 
-    Bytes go to `target.part`, which a later call continues (HTTP Range); a lost connection is tried again, with
-    pauses of `wait` seconds and more. `target` appears by a rename, complete and checked.
+    Bytes go to `target.part`, which a later call continues (HTTP Range); a lost connection is tried
+    again, with pauses of `wait` seconds and more. `target` appears by a rename, complete and
+    checked.
 
     Args:
         url: where from.
@@ -34,7 +39,8 @@ def fetch(url: str, target, *, sha256: str | None = None, wait: float = 2.0) -> 
         wait: seconds before the first new try; doubles with each.
 
     Raises:
-        DownloadError: no connection, refused, disk full, or a wrong SHA-256 (the bad bytes are deleted then).
+        DownloadError: no connection, refused, disk full, or a wrong SHA-256 (the bad bytes are
+        deleted then).
     """
     target = pathlib.Path(target)
     if target.exists():

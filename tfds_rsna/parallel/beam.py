@@ -1,10 +1,13 @@
-"""The work of `pools.ordered` under Apache Beam, for many machines: any runner of Beam's, the same results in the same order.
+"""The work of `pools.ordered` under Apache Beam, for many machines: any runner of Beam's, the same
+results in the same order.
 
-    with pools.engine(functools.partial(beam.ordered, folder=FOLDER, options=['--runner=DirectRunner'])): ...
+    with pools.engine(functools.partial(beam.ordered, folder=FOLDER,
+    options=['--runner=DirectRunner'])): ...
 
-Beam gives no order and takes no answer back to the process that asked. So each job's result becomes one file in `folder`,
-and this process reads them in order and deletes them. Workers need this package, and must see `folder` (a path or an address
-that Beam's file systems know, as gs://...) and whatever else the jobs name: a shared disk, mostly.
+Beam gives no order and takes no answer back to the process that asked. So each job's result becomes
+one file in `folder`, and this process reads them in order and deletes them. Workers need this
+package, and must see `folder` (a path or an address that Beam's file systems know, as gs://...) and
+whatever else the jobs name: a shared disk, mostly.
 """
 
 import pickle
@@ -15,10 +18,12 @@ from tfds_rsna.errors import UserError
 
 
 def ordered(function: Callable, jobs: Iterable, *, folder: str, options: list[str]) -> Iterator:
-    """Yields `function(job)` of every job in the order of the jobs, computed by a Beam pipeline with these `options`.
+    """Yields `function(job)` of every job in the order of the jobs, computed by a Beam pipeline
+    with these `options`.
 
     Raises:
-        UserError: Beam is not installed, or what a job itself raised so. Other errors come as Beam shows them.
+        UserError: Beam is not installed, or what a job itself raised so. Other errors come as Beam
+        shows them.
     """
     try:
         import apache_beam as beam

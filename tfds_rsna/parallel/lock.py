@@ -1,4 +1,6 @@
-"""One process at a time: an advisory lock on a file, released by the kernel however the process ends."""
+"""One process at a time: an advisory lock on a file, released by the kernel however the process
+ends.
+"""
 
 import contextlib
 import errno
@@ -27,12 +29,14 @@ def exclusive(path, *, wait: bool, on_wait: Callable[[], None] | None = None) ->
     """Holds the lock file `path`; its folder is made where it is missing.
 
     Args:
-        path: the lock file. It stays when the lock is released, so that no two processes lock different files.
+        path: the lock file. It stays when the lock is released, so that no two processes lock
+        different files.
         wait: False raises Locked at once where another process has the lock.
         on_wait: called once before waiting, to say why nothing happens.
 
     Yields:
-        Whether the lock is held; False on a file system without locks, where the caller goes on unguarded.
+        Whether the lock is held; False on a file system without locks, where the caller goes on
+        unguarded.
 
     Raises:
         Locked: see `wait`.

@@ -1,4 +1,6 @@
-"""Work on all cores, results in order, memory flat, and no process left behind however the caller ends."""
+"""Work on all cores, results in order, memory flat, and no process left behind however the caller
+ends.
+"""
 
 import collections
 import contextlib
@@ -21,13 +23,17 @@ _engines: list[Callable] = []
 
 
 def cores() -> int:
-    """How many cores this process may use; containers and batch systems often give fewer than the machine has."""
+    """How many cores this process may use; containers and batch systems often give fewer than the
+    machine has.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def engine(other: Callable):
-    """Inside this `with`, `ordered(function, jobs)` is `other(function, jobs)`: another engine's workers do the work."""
+    """Inside this `with`, `ordered(function, jobs)` is `other(function, jobs)`: another engine's
+    workers do the work.
+    """
     _engines.append(other)
     try:
         yield
@@ -45,8 +51,9 @@ def ordered(
 ) -> Iterator:
     """Yields `function(job)` of every job, in the order of the jobs, from `workers` processes.
 
-    At most `AHEAD * workers` jobs are taken in advance of the result that is asked for. An exception of a worker
-    arrives as itself. Closing the generator drops the jobs that have not begun.
+    At most `AHEAD * workers` jobs are taken in advance of the result that is asked for. An
+    exception of a worker arrives as itself. Closing the generator drops the jobs that have not
+    begun.
 
     Args:
         function: at the top level of a module, like `initializer`: a spawned process imports it.
@@ -55,7 +62,8 @@ def ordered(
         initializer, initargs: called once in each worker before its first job.
 
     Raises:
-        UserError: a worker was killed from outside, which is mostly the system's answer to a lack of memory.
+        UserError: a worker was killed from outside, which is mostly the system's answer to a lack
+        of memory.
     """
     if _engines and not initializer:
         yield from _engines[-1](function, jobs)
@@ -88,8 +96,10 @@ def ordered(
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable, job):
-    """Submits a job with SIGINT blocked in this thread: a worker that this starts inherits that from its first moment
-    on, so Ctrl-C in a terminal, which goes to all processes, is the caller's alone to answer."""
+    """Submits a job with SIGINT blocked in this thread: a worker that this starts inherits that
+    from its first moment on, so Ctrl-C in a terminal, which goes to all processes, is the caller's
+    alone to answer.
+    """
     # Its own start would unblock the signal again.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -115,7 +125,9 @@ def _start(parent: int, initializer, initargs) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this worker when its parent is gone, also where that was killed: else it would wait for jobs for ever."""
+    """Ends this worker when its parent is gone, also where that was killed: else it would wait for
+    jobs for ever.
+    """
     while os.getppid() == parent:
         time.sleep(_POLL_SECONDS)
     os._exit(1)

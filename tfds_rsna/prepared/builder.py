@@ -18,9 +18,11 @@ class PreparedError(UserError):
 
 
 class Prepared(builder_lib.StreamedBuilder):
-    """Images of one fixed size as raw arrays; `Prepared(data_dir=FOLDER)` opens a folder written by `write`.
+    """Images of one fixed size as raw arrays; `Prepared(data_dir=FOLDER)` opens a folder written by
+    `write`.
 
-    Arrays are `Tensor(encoding='bytes')`: a read is one copy of the array, not a Python list of its numbers.
+    Arrays are `Tensor(encoding='bytes')`: a read is one copy of the array, not a Python list of its
+    numbers.
     """
 
     VERSION = tfds.core.Version('1.0.0')
@@ -65,7 +67,8 @@ def infer_features(example: Mapping) -> tfds.features.FeaturesDict:
     """The features of an example: scalars and texts by name, every other entry a fixed-size array.
 
     Raises:
-        ValueError: no `image` of uint8 [H, W, 1], a missing scalar, or an entry that is not an array.
+        ValueError: no `image` of uint8 [H, W, 1], a missing scalar, or an entry that is not an
+        array.
     """
     missing = [key for key in ('image', 'id', *SCALARS) if key not in example]
     if missing:

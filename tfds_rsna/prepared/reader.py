@@ -18,10 +18,10 @@ class PreparedRecords:
 
     Attributes:
         splits: {split: `Records`}.
-        labels: {split: {'ids': list of str, 'months': float32 [N], 'male': bool [N], 'width': int32 [N],
-            'height': int32 [N], 'flags': list of str, 'groups': list of str (the patient, '' where nothing
-            says), 'sources': list of str (where an image comes from, or '')}}, in the order of `splits`, read
-            without touching an image.
+        labels: {split: {'ids': list of str, 'months': float32 [N], 'male': bool [N], 'width': int32
+            [N], 'height': int32 [N], 'flags': list of str, 'groups': list of str (the patient, ''
+            where nothing says), 'sources': list of str (where an image comes from, or '')}}, in the
+            order of `splits`, read without touching an image.
         metadata: what `write` was given.
     """
 

@@ -22,20 +22,22 @@ def write(
 
     Args:
         folder: must not exist yet, or be empty.
-        splits: {split: iterable of examples}. An example has `image` uint8 [H, W, 1], `id` str, `months` float
-            (months), `male` bool, `width`, `height` int (native pixels), optionally `flags`, `group` (the
-            patient) and `source` (where it comes from) str and fixed-size arrays such as `hand_mask` uint8 [H, W, 1]
-            and `keypoints` float32 [K, 2]. All examples have the entries, shapes and types of the first.
+        splits: {split: iterable of examples}. An example has `image` uint8 [H, W, 1], `id` str,
+            `months` float (months), `male` bool, `width`, `height` int (native pixels), optionally
+            `flags`, `group` (the patient) and `source` (where it comes from) str and fixed-size
+            arrays such as `hand_mask` uint8 [H, W, 1] and `keypoints` float32 [K, 2]. All examples
+            have the entries, shapes and types of the first.
         description: one line for people, kept by TFDS.
         metadata: anything JSON can hold; `open(folder).metadata` gives it back.
 
     Returns:
-        The folder: array_record shards under `prepared/1.0.0/`, `records.csv` (labels without images) and
-        `prepared.json` (`metadata`, `counts`).
+        The folder: array_record shards under `prepared/1.0.0/`, `records.csv` (labels without
+        images) and `prepared.json` (`metadata`, `counts`).
 
     Raises:
         PreparedError: something lies in `folder` already.
-        ValueError: a split without examples, or an example unlike the first; the message names both.
+        ValueError: a split without examples, or an example unlike the first; the message names
+        both.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and any(folder.iterdir()):

@@ -20,7 +20,8 @@ _CITATION = """\
 
 
 class RsnaBoneAge(builder_lib.StreamedBuilder):
-    """14,236 hand radiographs with bone age: the official splits 'train', 'validation', 'test', as far as found.
+    """14,236 hand radiographs with bone age: the official splits 'train', 'validation', 'test', as
+    far as found.
 
     Images are read straight from the zips and stored byte for byte, sorted by id.
     For research, education and other non-commercial use (RSNA's terms); no re-identification.
@@ -42,9 +43,10 @@ class RsnaBoneAge(builder_lib.StreamedBuilder):
         Args:
             data_dir: where the finished dataset goes.
             source: folder with the downloaded files (see `sources.py`); None takes $BONEAGE_DATA.
-            on_error: 'stop' names everything that is wrong and writes nothing; 'skip' drops those images and
-                lists them in `rejected.csv` in the dataset's folder.
-            download: first downloads the official zips of the splits that are not in `source` (11 GB in all).
+            on_error: 'stop' names everything that is wrong and writes nothing; 'skip' drops those
+                images and lists them in `rejected.csv` in the dataset's folder.
+            download: first downloads the official zips of the splits that are not in `source` (11
+            GB in all).
         """
         self._download = download
         self._source = source
@@ -53,7 +55,8 @@ class RsnaBoneAge(builder_lib.StreamedBuilder):
 
     @classmethod
     def describe(cls, *, source=None, on_error: str = 'stop', download: bool = False) -> dict:
-        """A JSON-ready description that changes whenever the records could; options as the builder's.
+        """A JSON-ready description that changes whenever the records could; options as the
+        builder's.
 
         What `download` would bring is not in it: `fetch` first.
 
@@ -80,10 +83,12 @@ class RsnaBoneAge(builder_lib.StreamedBuilder):
 
     @staticmethod
     def fetch(source=None) -> None:
-        """Downloads the official zips of the splits that are not in `source`, which is made where it is missing.
+        """Downloads the official zips of the splits that are not in `source`, which is made where
+        it is missing.
 
         Raises:
-            UserError: no folder is named, one that cannot be used, or a download failed (see `downloads.fetch`).
+            UserError: no folder is named, one that cannot be used, or a download failed (see
+            `downloads.fetch`).
         """
         folder = source_folder(source)
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +131,9 @@ class RsnaBoneAge(builder_lib.StreamedBuilder):
 
 
 def source_folder(source=None) -> pathlib.Path:
-    """The folder with the RSNA files: `source`, else $BONEAGE_DATA; DataError where neither is given."""
+    """The folder with the RSNA files: `source`, else $BONEAGE_DATA; DataError where neither is
+    given.
+    """
     source = source or os.environ.get('BONEAGE_DATA')
     if not source:
         raise DataError(

@@ -44,10 +44,12 @@ FILES = {
 
 
 def download(folder, splits: Iterable[str] = tuple(FILES), *, base: str = BASE) -> None:
-    """Downloads the official zips of `splits` into `folder`; finished ones stay, cut ones are continued.
+    """Downloads the official zips of `splits` into `folder`; finished ones stay, cut ones are
+    continued.
 
     Raises:
-        downloads.DownloadError: as `downloads.fetch`; also a zip without a known SHA-256 that does not test well.
+        downloads.DownloadError: as `downloads.fetch`; also a zip without a known SHA-256 that does
+        not test well.
     """
     for split in splits:
         for file in FILES[split]:

@@ -1,8 +1,9 @@
 """Finds the RSNA images and labels in a folder, whatever of the known layouts lies there.
 
-Known layouts (SHA-256 of the official zips in `official.py`), zipped or unpacked, folder names single or doubled:
-the official training zip with `train.csv` (bare or in the annotations zip), the official validation zip with its
-two inner zips, the official test zip with its xlsx, and Kaggle's `boneage-training-dataset` with its csv.
+Known layouts (SHA-256 of the official zips in `official.py`), zipped or unpacked, folder names
+single or doubled: the official training zip with `train.csv` (bare or in the annotations zip), the
+official validation zip with its two inner zips, the official test zip with its xlsx, and Kaggle's
+`boneage-training-dataset` with its csv.
 """
 
 import dataclasses
@@ -34,7 +35,8 @@ _TABLES = {
     'validation': _pattern(r'^(validation dataset|bone age validation dataset|validation)\.csv$'),
     'test': _pattern(r'^(bone age ground truth[^/]*|bone age test dataset|test)\.(xlsx|csv)$'),
 }
-# A zip only shows up where the archive lists packed ones instead of looking into them: it holds images.
+# A zip only shows up where the archive lists packed ones instead of looking into them: it holds
+# images.
 _IMAGE = re.compile(r'\.(png|zip)$', re.IGNORECASE)
 _COLUMN_NAMES = {
     'id': ('id', 'image id', 'case id', 'caseid'),
@@ -72,14 +74,16 @@ class SplitSource:
 def find(
     archive: Archive, folder: pathlib.Path, *, required: bool = True, quiet: bool = False
 ) -> dict[str, SplitSource]:
-    """{split: source} of the official splits that are complete in `folder` (images and labels both).
+    """{split: source} of the official splits that are complete in `folder` (images and labels
+    both).
 
-    With `required=False` none may be there, and images may lie there without their labels (both are then to be
-    downloaded). `quiet` says nothing about places not taken and images left out.
+    With `required=False` none may be there, and images may lie there without their labels (both are
+    then to be downloaded). `quiet` says nothing about places not taken and images left out.
 
     Raises:
-        DataError: none found (lists what was looked for and what lies there), a split with images but no usable
-            labels or the other way round where that cannot be meant, a bad zip, the wrong test labels.
+        DataError: none found (lists what was looked for and what lies there), a split with images
+            but no usable labels or the other way round where that cannot be meant, a bad zip, the
+            wrong test labels.
     """
     if not folder.is_dir():
         raise DataError(
@@ -131,7 +135,9 @@ def _places(entries: Sequence[Entry], split: str) -> dict[str, dict[str, Entry]]
 
 
 def _split_of(path: str) -> str | None:
-    """The split whose name comes last in a path: 'boneage-test-dataset' inside an outer 'bone age' folder is test."""
+    """The split whose name comes last in a path: 'boneage-test-dataset' inside an outer 'bone age'
+    folder is test.
+    """
     last = {
         split: match.start()
         for split, pattern in SPLITS.items()
@@ -141,14 +147,17 @@ def _split_of(path: str) -> str | None:
 
 
 def _place_of(path: str, split: str) -> str:
-    """A path up to the first folder or zip that names the split: doubled and inner folders are one place, and so are
-    the two parts of the validation set."""
+    """A path up to the first folder or zip that names the split: doubled and inner folders are one
+    place, and so are the two parts of the validation set.
+    """
     start = SPLITS[split].search(path).start()
     return path[:start] + re.sub(r'-[12](\.zip)?$', '', path[start:].split('/', 1)[0])
 
 
 def _table(tables: Sequence[Entry], split: str):
-    """(entry, rows, columns) of the first table with ages and, for the test set, with the right ones."""
+    """(entry, rows, columns) of the first table with ages and, for the test set, with the right
+    ones.
+    """
     refused = []
     for entry in tables:
         rows = read_table(entry.read(), entry.path)
