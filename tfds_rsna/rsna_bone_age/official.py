@@ -43,13 +43,19 @@ FILES = {
 }
 
 
-def download(folder, splits: Iterable[str] = tuple(FILES), *, base: str = BASE) -> None:
-    """Downloads the official zips of `splits` into `folder`; finished ones stay, cut ones are
-    continued.
+def download(
+    folder: str | pathlib.Path, splits: Iterable[str] = tuple(FILES), *, base: str = BASE
+) -> None:
+    """Downloads the official zips of `splits`: finished ones stay, cut ones are continued.
+
+    Args:
+        folder: where to.
+        splits: keys of `FILES`.
+        base: the address that the files lie under.
 
     Raises:
-        downloads.DownloadError: as `downloads.fetch`; also a zip without a known SHA-256 that does
-        not test well.
+        downloads.DownloadError: as `downloads.fetch`; also a zip without a known SHA-256 that fails
+            the zip's own test.
     """
     for split in splits:
         for file in FILES[split]:
