@@ -1,4 +1,4 @@
-"""The base of all errors that the person at the keyboard can mend, and what a full disk looks like."""
+"""The base of all errors that the user can mend, and how a full disk is recognized."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""The files under a folder, those inside zips (and zips inside zips) included, without unpacking."""
+"""The files under a folder, those inside of zips (and their zips) included, without unpacking."""
 
 import contextlib
 import dataclasses
@@ -105,22 +105,23 @@ class Archive(contextlib.ExitStack):
             else:
                 yield Entry(inner, _reader(archive, info, inner), outer, info.file_size)
 
-    def _open(self, path: pathlib.Path):
+    def _open(self, path: pathlib.Path) -> io.BufferedReader:
         try:
-            return self.enter_context(open(path, 'rb'))
+            return self.enter_context(path.open('rb'))
         except OSError as error:
             raise DataError(
-                f'{path}: cannot be opened ({error.strerror}); mend its permissions, or move it away'
+                f'{path}: cannot be opened ({error.strerror}); mend its permissions, or move it '
+                'away'
             ) from error
 
     def _open_inner(self, file, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
-        """A zip inside a zip: a window into the outer file, or a temporary file where it is packed."""
+        """A zip inside a zip: a window into the outer file, or unpacked into a temporary one."""
         if info.compress_type == zipfile.ZIP_STORED:
             header = Window(file, info.header_offset, _LOCAL_HEADER.size).read()
             _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
             start = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
             return Window(file, start, info.file_size)
-        unpacked = self.enter_context(tempfile.TemporaryFile())
+        unpacked = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115, the stack closes it
         with archive.open(info) as source:
             shutil.copyfileobj(source, unpacked, 1 << 20)
         return unpacked
@@ -167,7 +168,7 @@ class Window(io.RawIOBase):
 
 
 def check_member(member: str, archive: str) -> None:
-    """DataError for a member path that would be written outside of the folder it is unpacked into."""
+    """DataError for a member whose path leads out of the folder that it is unpacked into."""
     parts = re.split(r'[/\\]', member)
     if '..' in parts or member.startswith(('/', '\\')) or re.match(r'[A-Za-z]:', member):
         raise DataError(

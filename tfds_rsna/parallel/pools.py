@@ -122,7 +122,7 @@ def _start(parent: int, initializer: Callable[..., None] | None, initargs: tuple
 
 
 def _end_with(parent: int) -> None:
-    """Ends this worker when its parent is gone, killed too: else it would wait for jobs for ever."""
+    """Ends this worker when its parent is gone: else it would wait for jobs for ever."""
     while os.getppid() == parent:
         time.sleep(_POLL_SECONDS)
     os._exit(1)

@@ -20,8 +20,8 @@ class PreparedError(UserError):
 class Prepared(streamed_builder.StreamedBuilder):
     """Images of one fixed size as raw arrays.
 
-    `Prepared(data_dir=FOLDER)` opens a folder that `prepared.write` wrote. Arrays are `Tensor(encoding='bytes')`: a read is one copy of the array, not a Python list of its
-    numbers.
+    `Prepared(data_dir=FOLDER)` opens a folder that `prepared.write` wrote. Arrays are
+    `Tensor(encoding='bytes')`: a read is one copy of the array, not a Python list of its numbers.
     """
 
     VERSION = tfds.core.Version('1.0.0')
@@ -51,7 +51,7 @@ class Prepared(streamed_builder.StreamedBuilder):
         )
 
     def _log_download_bytes(self) -> None:
-        """Prints nothing: the caller tells what it prepares, and this folder's name is temporary."""
+        """Prints nothing: the caller tells what it prepares, and this folder is temporary."""
 
     _log_download_done = _log_built = _log_download_bytes
 

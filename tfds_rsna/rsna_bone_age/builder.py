@@ -14,10 +14,11 @@ from tfds_rsna.labels import Label
 from tfds_rsna.problems import DataError, Problems
 from tfds_rsna.rsna_bone_age import official, sources
 
+_HOMEPAGE = 'https://www.rsna.org/rsnai/ai-image-challenge/rsna-pediatric-bone-age-challenge-2017'
 _CITATION = """\
 @article{halabi2019rsna, title={The RSNA Pediatric Bone Age Machine Learning Challenge},
-  author={Halabi, Safwan S and others}, journal={Radiology}, volume={290}, number={2}, pages={498--503},
-  year={2019}}"""
+  author={Halabi, Safwan S and others}, journal={Radiology}, volume={290}, number={2},
+  pages={498--503}, year={2019}}"""
 
 
 class RsnaBoneAge(streamed_builder.StreamedBuilder):
@@ -101,7 +102,7 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
             builder=self,
             description='RSNA Pediatric Bone Age Challenge 2017.',
             citation=_CITATION,
-            homepage='https://www.rsna.org/rsnai/ai-image-challenge/rsna-pediatric-bone-age-challenge-2017',
+            homepage=_HOMEPAGE,
             features=streamed_builder.image_features(),
             disable_shuffling=True,
         )

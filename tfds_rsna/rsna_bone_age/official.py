@@ -12,7 +12,7 @@ BASE = 'https://s3.amazonaws.com/east1.public.rsna.org/AI/2017/'
 
 @dataclasses.dataclass(frozen=True)
 class OfficialFile:
-    """A file of the challenge: its name under `BASE`, its SHA-256 where known, its size for people."""
+    """A file of the challenge: its name under `BASE`, SHA-256 where known, and size in words."""
 
     name: str
     sha256: str | None
