@@ -13,7 +13,7 @@ from tfds_rsna.errors import UserError
 
 COUNT = 37
 THUMB_TIP, MIDDLE_TIP = 20, 28  # tips of the distal phalanges
-BESIDE_CAPITATE = (10, 15)  # the capitate's centre lies midway between them
+BESIDE_CAPITATE = (10, 15)  # the capitate's centre is midway between them
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:

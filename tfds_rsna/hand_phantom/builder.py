@@ -1,6 +1,7 @@
 """TFDS builder of the hand phantoms: rendered on all cores, written in order."""
 
 import io
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,7 +27,13 @@ class HandPhantom(streamed_builder.StreamedBuilder):
     VERSION = tfds.core.Version('1.1.0')
 
     def __init__(
-        self, *, data_dir=None, count: int = 4000, size: tuple = (512, 512), seed: int = 0, **kwargs
+        self,
+        *,
+        data_dir: str | os.PathLike | None = None,
+        count: int = 4000,
+        size: tuple[int, int] = (512, 512),
+        seed: int = 0,
+        **kwargs,
     ):
         """A builder.
 
@@ -35,12 +42,15 @@ class HandPhantom(streamed_builder.StreamedBuilder):
             count: number of images.
             size: (rows, columns) in pixels.
             seed: of the series; image `index` of a series is the same however many are made.
+            **kwargs: TFDS's own.
         """
         self._count, self._size, self._seed = _checked(count, size, seed)
         super().__init__(data_dir=data_dir, **kwargs)
 
     @classmethod
-    def describe(cls, *, count: int = 4000, size: tuple = (512, 512), seed: int = 0) -> dict:
+    def describe(
+        cls, *, count: int = 4000, size: tuple[int, int] = (512, 512), seed: int = 0
+    ) -> dict:
         """A JSON-ready description that changes whenever the records could.
 
         It takes the builder's options, and raises UserError as the builder does.

@@ -55,8 +55,8 @@ class Entry:
 class Archive(contextlib.ExitStack):
     """Keeps the opened zips open: use it as a context manager, or `close()` it.
 
-    With `listing=True` zips that are compressed inside of zips are entries themselves. To look into
-    one means to unpack it, and whoever wants names only need not wait for that.
+    With `listing=True` zips that are compressed inside of zips are entries themselves: to look into
+    one means to unpack it, which takes too long where only names are needed.
     """
 
     def __init__(self, *, listing: bool = False):

@@ -165,7 +165,7 @@ def _is_deep_colour_png(data: bytes) -> bool:
 
 
 def _describe(data: bytes) -> str:
-    """What a file's first bytes say that it is, for messages."""
+    """What a file is by its first bytes, for messages."""
     head = data[:16].lstrip().lower()
     for magic, kind in _KINDS.items():
         if head.startswith(magic):

@@ -22,7 +22,7 @@ _LOST = (
 
 
 class DownloadError(UserError):
-    """A download that failed: says what, why, and whether another run continues it."""
+    """A download that failed; the message tells why, and whether another run continues it."""
 
 
 def fetch(

@@ -28,7 +28,7 @@ def exclusive(
         path: the lock file. It stays when the lock is released, so that no two processes lock
         different files.
         wait: False raises LockedError at once where another process has the lock.
-        on_wait: called once before waiting, to say why nothing happens.
+        on_wait: called once before waiting, to tell the user why nothing happens.
 
     Yields:
         Whether the lock is held: False on a file system without locks, where nothing guards the

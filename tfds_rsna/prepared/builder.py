@@ -1,5 +1,6 @@
 """The TFDS builder behind `prepared.write` and `prepared.open`."""
 
+import os
 import pathlib
 from collections.abc import Iterable, Mapping
 
@@ -31,7 +32,7 @@ class Prepared(streamed_builder.StreamedBuilder):
     def __init__(
         self,
         *,
-        data_dir,
+        data_dir: str | os.PathLike,
         features: tfds.features.FeaturesDict | None = None,
         splits: Mapping[str, Iterable[dict]] | None = None,
         description: str = '',

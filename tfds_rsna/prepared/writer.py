@@ -40,7 +40,7 @@ def write(
         images) and `prepared.json` (`metadata`, `counts`).
 
     Raises:
-        PreparedError: something lies in `folder` already.
+        PreparedError: `folder` holds something already.
         ValueError: a split without examples, or an example unlike the first; the message names
             both.
     """

@@ -1,4 +1,4 @@
-"""The official RSNA files and where they lie."""
+"""The official RSNA files and where to get them."""
 
 import dataclasses
 import pathlib
@@ -51,7 +51,7 @@ def download(
     Args:
         folder: where to.
         splits: keys of `FILES`.
-        base: the address that the files lie under.
+        base: the address of the folder with the files.
 
     Raises:
         downloads.DownloadError: as `downloads.fetch`; also a zip without a known SHA-256 that fails
