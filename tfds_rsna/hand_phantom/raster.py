@@ -39,8 +39,10 @@ def _box(points, margin, shape):
     """Slices of the pixels around [N, 2] points, or None outside the image."""
     low = np.floor(points.min(0) - margin).astype(int)
     high = np.ceil(points.max(0) + margin).astype(int) + 1
-    x0, y0 = np.maximum(low, 0)
-    x1, y1 = np.minimum(high, shape[::-1])
+    x0 = max(low[0], 0)
+    y0 = max(low[1], 0)
+    x1 = min(high[0], shape[1])
+    y1 = min(high[1], shape[0])
     if x0 >= x1 or y0 >= y1:
         return None
     return slice(y0, y1), slice(x0, x1)
