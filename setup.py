@@ -1,5 +1,6 @@
-"""Packaging. The version below is the only one; ``importlib.metadata.version('boneage_jax')`` reads
-it back.
+"""Packaging. The version below is the only one.
+
+``importlib.metadata.version('boneage_jax')`` reads it back.
 """
 
 from setuptools import find_packages, setup
@@ -37,7 +38,7 @@ EXTRAS = {
     'gpu': ['jax[cuda12]>=0.10.2'],
     'gpu13': ['jax[cuda13]>=0.10.2'],
     'tpu': ['jax[tpu]>=0.10.2'],
-    'report': ['tensorboardX>=2.6'],
+    'tensorboard': ['tensorboardX>=2.6'],
     'hub': ['huggingface_hub>=0.30'],  # init_from=hf:<owner>/<repo>
     'dicom': [
         'pydicom>=3.0',
@@ -62,11 +63,16 @@ EXTRAS = {
 
 setup(
     name='boneage_jax',
-    version='0.1.0',
+    version='0.2.0',
     description='Bone age from hand radiographs: the published methods, in JAX',
     license='Apache-2.0',
     license_files=['LICENSE'],
-    packages=find_packages(include=['boneage_jax', 'boneage_jax.*', 'tfds_rsna', 'tfds_rsna.*']),
+    # configs/ travels as boneage_jax.configs: `--config=prsnet` is looked for in ./configs, then there
+    packages=[
+        *find_packages(include=['boneage_jax', 'boneage_jax.*', 'tfds_rsna', 'tfds_rsna.*']),
+        'boneage_jax.configs',
+    ],
+    package_dir={'boneage_jax.configs': 'configs'},
     package_data={
         'boneage_jax': ['**/*.json', '**/*.csv', '**/*.html'],
         'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv'],
@@ -74,4 +80,5 @@ setup(
     python_requires='>=3.11',
     install_requires=BASE,
     extras_require=EXTRAS,
+    entry_points={'console_scripts': ['boneage = boneage_jax.__main__:run']},
 )
