@@ -45,7 +45,7 @@ sys.exit(int(os.environ.get('FAILS') == name))
 
 @pytest.fixture
 def hosts(tmp_path):
-    """`start(command, stand_ins, **variables)` runs a launch script; `.seen(n)`: what n processes saw."""
+    """`start(command, stand_ins, **variables)` runs a script; `.seen(n)`: what n processes saw."""
 
     def write(name, text):
         (tmp_path / name).write_text(text)
@@ -301,7 +301,7 @@ TOOLS = ('bash', 'cat', 'cut', 'dirname', 'sort')
 
 @pytest.fixture
 def pythons(tmp_path):
-    """`bash(command)` runs it with environment.sh and with the stand-ins of `bash.install` alone."""
+    """`bash(command)` runs it with environment.sh and the stand-ins of `bash.install` alone."""
 
     def install(path, version, lacks=(), free_threaded=False):
         file = tmp_path / path
