@@ -15,6 +15,7 @@ import re
 import ml_collections
 
 from boneage_jax.errors import ConfigError
+from boneage_jax.stages import catalog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,46 +67,8 @@ def base():
             ),
             # named preprocessing stages (boneage_jax/stages), in order, before the resize
             stages=(),
-            # their options, by stage; `run`: the workdir of the trained run that a stage predicts
-            # with
-            stage_options=dict(
-                mask=dict(on_doubt='flag', positive=True),
-                unet=dict(run='', threshold=0.5),
-                snap=dict(
-                    inner=0.005, outer=0.012
-                ),  # of the longer side: how far the mask may move in and out
-                crop=dict(margin=0.02, mask=True),
-                contrast=dict(low=1.0, high=99.0, bottom=11.0, top=245.0, background=0),
-                points=dict(
-                    files=()
-                ),  # COCO JSON or landmark CSV files, here or below $BONEAGE_DATA
-                keypoints=dict(
-                    run='', least=0.03
-                ),  # peak below which a point was not found: of 133 whole hands the lowest
-                # was 0.033; of 24 hands cut in half 14 are below
-                refine=dict(run='', views=6),  # the hand seen again, registered, so many times
-                align=dict(run=''),
-                register=dict(size=(2080, 1600)),
-                aspect=dict(ratio=1.0),  # rows by columns
-                region=dict(
-                    region='A'
-                ),  # 'A' | 'B' | 'C' | 'bones', or 'image': as it lies, not registered
-                enhance=dict(
-                    bilateral=True,
-                    bilateral_radius=2,
-                    bilateral_colour=20.0,
-                    bilateral_spatial=1.5,
-                    brightness=1.1,
-                    contrast=1.2,
-                    normalise=True,
-                    normalise_low=0.5,
-                    normalise_high=99.5,
-                    blur=0.5,
-                    equalise=True,
-                    equalise_tiles=8,
-                    equalise_clip=0.01,
-                ),
-            ),
+            # the options of every stage, by its name (boneage_jax/stages/catalog.py)
+            stage_options=catalog.default_options(),
             size=(512, 512),  # rows, columns of the records that the network sees
             resize='pad',  # 'pad' keeps the aspect ratio (zeros around), 'stretch' does not
             # True: the official validation and test splits where the source has them
@@ -266,6 +229,7 @@ def check(config):
         'cache_features': ('off', 'float16', 'float32'),
         'sharding': ('replicated', 'fsdp'),
     }
+    catalog.check_names(config.data.stages)
     for key, known in one_of.items():
         _require(config, key, lambda x, known=known: x in known, 'one of ' + ', '.join(known))
     for key in (

@@ -448,7 +448,7 @@ class GradientTrainer:
             seen = examples_lib.predict_examples(
                 predictor.Predictor(self.workdir), self.images[splits_lib.SELECTING], 8
             )
-            examples_lib.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')
+            figures.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')
         return written
 
 
