@@ -70,7 +70,7 @@ setup(
     description='Bone age from hand radiographs: the published methods, in JAX',
     license='Apache-2.0',
     license_files=['LICENSE'],
-    # configs/ travels as boneage_jax.configs: `--config=prsnet` is looked for in ./configs, then there
+    # configs/ is boneage_jax.configs in the wheel: `--config=prsnet` is looked for in both places
     packages=[
         *find_packages(include=['boneage_jax', 'boneage_jax.*', 'tfds_rsna', 'tfds_rsna.*']),
         'boneage_jax.configs',
