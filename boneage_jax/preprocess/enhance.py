@@ -93,9 +93,7 @@ def enhance(
     return image
 
 
-def bilateral_filter(
-    image: np.ndarray, radius: int, colour: float, spatial: float
-) -> np.ndarray:
+def bilateral_filter(image: np.ndarray, radius: int, colour: float, spatial: float) -> np.ndarray:
     """Tomasi and Manduchi's (1998) bilateral filter; borders repeat their edge.
 
     It is our own because scikit-image 0.26 reads its table of spatial weights in the wrong order:

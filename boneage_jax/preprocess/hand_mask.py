@@ -67,7 +67,7 @@ def classical_steps(image: np.ndarray) -> Steps:
 
 
 def doubts(steps: Steps) -> list[str]:
-    """Why a classical mask may be wrong, one sentence each; empty where nothing speaks against it."""
+    """Why a classical mask may be wrong, one sentence each; empty where none."""
     found = mask_checks.violations(steps.mask)
     if steps.mask.any() and steps.score < silhouette.DOUBTFUL:
         found.append(
@@ -103,10 +103,7 @@ def _grown(fine, coarse, inner, outer, shape):
     soft = ndimage.gaussian_filter(fine.astype(np.float32), max(fine.shape) / 512 + 0.3)
     gradient = filters.sobel(soft)
     markers = _markers(coarse, fine.shape, inner, outer)
-    if coarse.any():
-        segments = _flooded(gradient, markers)
-    else:
-        segments = np.ones(fine.shape, np.uint8)
+    segments = _flooded(gradient, markers) if coarse.any() else np.ones(fine.shape, np.uint8)
     small = ndimage.binary_fill_holes(largest_component(_without_thin_parts(segments == 2)))
     mask = _at_size(small, shape)
     return Steps(fine, gradient, markers, segments, mask, inverted=False, score=1.0)

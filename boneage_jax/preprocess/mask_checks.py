@@ -50,9 +50,7 @@ def measures(mask: np.ndarray, other: np.ndarray | None = None) -> dict[str, flo
     outline = (filled & ~ndimage.binary_erosion(filled)).sum()
     labels, _ = ndimage.label(small, structure=np.ones((3, 3)))
     pieces = np.bincount(labels.ravel())[1:]
-    smooth = ndimage.gaussian_filter(
-        small.astype(np.float32), 0.02 * np.sqrt(size), mode='nearest'
-    )
+    smooth = ndimage.gaussian_filter(small.astype(np.float32), 0.02 * np.sqrt(size), mode='nearest')
     found.update(
         border=float(on_border / outline),
         sides=float(sum(share >= 0.1 for share in covered)),
@@ -82,7 +80,7 @@ def violations(
 def reasons(
     measured: dict[str, float], limits: dict[str, tuple[float, float]] | None = None
 ) -> list[str]:
-    """The sentences of `violations` from `measures`: limits can be tried without measuring again."""
+    """The sentences of `violations`, from `measures` that were taken before."""
     chosen = {name: (least, largest) for name, (least, largest, _) in LIMITS.items()}
     chosen.update(limits or {})
     unknown = set(chosen) - set(LIMITS)

@@ -84,7 +84,7 @@ def from_keypoints(keypoints: np.ndarray, size: tuple[int, int] = SIZE) -> np.nd
 
 
 def _thumb_is_left(tip, thumb, capitate):
-    """Whether the thumb is left of the axis, seen with the fingertip straight above the capitate."""
+    """Whether the thumb is left of the axis, the fingertip being straight above the capitate."""
     up = tip - capitate
     out = thumb - capitate
     return bool(up[0] * out[1] - up[1] * out[0] > 0)
@@ -192,10 +192,8 @@ def axis_of_mask(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     palm = np.array(np.unravel_index(depth.argmax(), depth.shape), np.float64)
     thin = np.argwhere(_thin_parts(mask, depth, _FINGER * depth.max()))
-    if len(thin):
-        towards = thin.mean(0) - palm
-    else:  # the fingers are closed: a hand points up
-        towards = np.array([-1.0, 0.0])
+    # Where the fingers are closed, a hand points up.
+    towards = thin.mean(0) - palm if len(thin) else np.array([-1.0, 0.0])
     fingers = inside[(inside - palm) @ towards >= 0]
     far = fingers[np.square(fingers - palm).sum(1).argmax()].astype(np.float64)
     if np.hypot(*(far - palm)) < 1:
@@ -281,7 +279,7 @@ def parameters(keypoints, shape: tuple[int, int]) -> jax.Array:
 
 
 def moved(values, points, shape: tuple[int, int]) -> jax.Array:
-    """Points of an image of `shape` under five numbers, centred, in units of half SIZE's longer side.
+    """Points of an image under five numbers, centred, in units of half SIZE's longer side.
 
     In jnp, batched: what `from_parameters` does to one image, without a mirror.
 

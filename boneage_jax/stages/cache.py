@@ -1,4 +1,4 @@
-"""What stages found, image by image, on disk: in chunks, so that a killed stage can be continued."""
+"""What stages found, image by image, on disk: in chunks, so that a killed stage continues."""
 
 import functools
 import pathlib

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy import ndimage
 
+from boneage_jax import renamed
 from boneage_jax.preprocess import hand_mask, resize
 from boneage_jax.preprocess import transform as transforms
 
@@ -219,5 +220,6 @@ def _images(looks):
 @functools.cache
 def _input(run):
     """(size, fit) of the images that the run was trained on."""
-    data = json.loads((pathlib.Path(run).expanduser() / 'config.json').read_text())['data']
+    saved = json.loads((pathlib.Path(run).expanduser() / 'config.json').read_text())
+    data = renamed.config(saved)['data']
     return tuple(data['size']), data['resize']

@@ -273,7 +273,7 @@ def _counts(builder):
 
 
 def _annotate(builder, before, step):
-    """Fills the folder of a step that annotates: images on many cores, its network in this process."""
+    """Fills the folder of a step that annotates: many processes, but its network in this one."""
     counts = _counts(builder)
     if cache.is_complete(step.folder, counts):
         return
@@ -370,9 +370,7 @@ def prepare_chunk(
     return made
 
 
-def annotate_chunk(
-    folder: str, before: list[plan.Step], step: plan.Step, job: tuple
-) -> list[dict]:
+def annotate_chunk(folder: str, before: list[plan.Step], step: plan.Step, job: tuple) -> list[dict]:
     """What `step` finds on the images of one chunk, or what its network is to see of them.
 
     Args:

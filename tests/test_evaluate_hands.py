@@ -10,9 +10,9 @@ from PIL import Image
 from boneage_jax import config as c
 from boneage_jax.analysis import evaluate_hands
 from boneage_jax.errors import ConfigError
-from boneage_jax.preprocess import keypoints, register, transform
+from boneage_jax.preprocess import keypoints, transform
 from boneage_jax.runs import predictor
-from boneage_jax.stages import networks, plan
+from boneage_jax.stages import networks, plan, registration
 from tfds_rsna.annotations import hand_landmarks
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.render import phantom
@@ -250,7 +250,7 @@ def test_registration_by_a_check_is_that_of_the_stage(hands):
     assert row['tip_off'] < 0.01 and row['capitate_off'] < 0.01 and row['within']
     assert (
         row['registered']
-        == register.register_stage(
+        == registration.registered(
             {'image': hand['image'], 'keypoints': hand['keypoints'], 'id': '1'}
         )['registered']
     )
