@@ -51,7 +51,10 @@ def site(hands, tmp_path, monkeypatch):
 
 
 def config(site, chosen, **options):
-    given = f'source=image_folder,images={site}/images,labels={site}/labels.csv,size=(64,64),stages=({chosen})'
+    given = (
+        f'source=image_folder,images={site}/images,labels={site}/labels.csv,size=(64,64),'
+        f'stages=({chosen})'
+    )
     return c.build(
         c.base(),
         ','.join([given, *(f'data.stage_options.{k}={v}' for k, v in options.items())]),
@@ -59,7 +62,7 @@ def config(site, chosen, **options):
     )
 
 
-def test_classical_masks_are_measured(site):
+def test_classical_masks_are_measured(site, capsys):
     report = evaluate_hands.evaluate_hands(
         config(site, 'mask,contrast,crop'), [site / 'truth.json'], site / 'out'
     )
@@ -69,6 +72,11 @@ def test_classical_masks_are_measured(site):
         report['overall']['registered_by_mask']['value'] == 1
         and 'error_percent' not in report['overall']
     )
+    said = capsys.readouterr().err
+    assert '3 images (0 left out: seen in training); means, 95% intervals:' in said
+    for name in report['overall']:
+        assert f'  {name} ' in said
+    assert 'median' in said and 'sheet.png: the worst and a sample' in said
     with (site / 'out' / 'hands.csv').open() as file:
         assert [row['id'] for row in csv.DictReader(file)] == ['904', '905', '909']
     with Image.open(site / 'out' / 'sheet.png') as sheet:

@@ -2,14 +2,16 @@
 changed options build anew.
 """
 
+import inspect
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from boneage_jax import config as c
 from boneage_jax.errors import ConfigError
-from boneage_jax.preprocess import resize
-from boneage_jax.stages import cache, catalog, plan
+from boneage_jax.preprocess import contrast, enhance, resize
+from boneage_jax.stages import appearance, cache, catalog, plan
 from boneage_jax.stages import records as records_lib
 from tfds_rsna import prepared
 
@@ -86,6 +88,37 @@ def data(folder, chosen, size=(40, 40), **options):
 def open_records(config):
     opened = prepared.open(records_lib.get_records(config))
     return dict(zip(opened.labels['train']['ids'], opened.splits['train'], strict=True))
+
+
+def test_the_table_has_every_option_of_its_functions():
+    """No function has a default of its own: the table alone says what a stage does unasked."""
+    for name, stage in catalog.STAGES.items():
+        options = {*stage.options, *stage.data_options}
+        for text in (stage.transform, stage.annotate, stage.network_output):
+            if not text:
+                continue
+            names = options_of(plan.resolve(text))
+            assert names == options, f'{name}: {text}'
+    assert c.base()['data']['stage_options'] == catalog.default_options()
+
+
+def options_of(function):
+    """The options of a stage's function; where it hands them on, those of the one it hands to."""
+    if function is appearance.contrast:
+        function = contrast.stretch
+    elif function is appearance.enhance:
+        function = enhance.enhance
+    parameters = inspect.signature(function).parameters.values()
+    assert all(each.default is each.empty for each in parameters)
+    ours = ('example', 'predictor', 'looks', 'image', 'mask')
+    return {
+        each.name for each in parameters if each.kind is each.KEYWORD_ONLY or each.name not in ours
+    }
+
+
+def test_unknown_stages_are_refused_when_the_config_is_read():
+    with pytest.raises(ConfigError, match='data.stages: unknown contrst; known: mask, unet'):
+        c.build(c.base(), 'stages=(mask,contrst)', {})
 
 
 def test_findings_join_the_image_and_follow_the_resize(folder):
