@@ -133,6 +133,11 @@ def test_eyes_go_over_rules_and_their_masks_stay():
     }
 
 
+def test_images_are_resized_as_mining_asks(source):
+    assert images_lib.native_data(config(source, ',mine.resize=stretch')).resize == 'stretch'
+    assert images_lib.native_data(config(source, ',mine.resize=pad')).resize == 'pad'
+
+
 def test_drawn_masks_lie_on_their_images(phantoms, source, drawn, tmp_path):
     ids = images_lib.write_seeds(config(source), drawn, tmp_path / 'seeds', None)
     assert ids == [f'f{i}' for i in range(12)]
