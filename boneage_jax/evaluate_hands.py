@@ -7,7 +7,7 @@
         --config=configs/prsnet.py:source=image_folder,images=dha,labels=dha/labels.csv,\\
     months_column=boneage_months,stages=(mask,keypoints),data.stage_options.keypoints.run=RUN
 
-Every image of the config's source that TRUTH knows goes through the config's stages at its own
+Every image of the config's source that TRUTH annotates goes through the config's stages at its own
 size, up to the first stage that moves its pixels (`crop`, `register`, `region` or `resize`). TRUTH:
 COCO JSON of 21 points and a box a hand, or the DHA's CSV of 37 landmarks, here or below
 $BONEAGE_DATA. Images that a network of the stages was trained on, or that selected its checkpoint,

@@ -1,4 +1,4 @@
-"""Masks, key points and registration checked against annotated hands."""
+"""Masks, key points and registration evaluated against annotated hands."""
 
 import csv
 import json
@@ -30,11 +30,13 @@ def site(hands, tmp_path, monkeypatch):
     """A folder of images with labels, and their key points in COCO's manner."""
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
     (tmp_path / 'images').mkdir()
-    images, annotations = [], []
+    images = []
+    annotations = []
     for i, (name, hand) in enumerate(hands.items()):
         Image.fromarray(hand['image']).save(tmp_path / 'images' / f'{name}.png')
         points = hand['coco_keypoints']
-        low, high = points.min(0) - 3, points.max(0) + 3
+        low = points.min(0) - 3
+        high = points.max(0) + 3
         images.append({'id': i, 'file_name': f'{name}.png', 'height': SIZE[0], 'width': SIZE[1]})
         annotations.append(
             {
@@ -94,7 +96,8 @@ class Oracle:
     decides.
     """
 
-    ERROR, SIZE = 3.0, (104, 80)
+    ERROR = 3.0
+    SIZE = (104, 80)
 
     def __init__(self, workdir):
         self.truth = json.loads((workdir / 'truth.json').read_text())
@@ -106,7 +109,9 @@ class Oracle:
 
 def test_points_seen_again_are_the_median_of_their_views(hands, tmp_path, monkeypatch):
     monkeypatch.setattr(networks, '_input', lambda run: (Oracle.SIZE, 'pad'))
-    truth, looks, examples = {}, [], []
+    truth = {}
+    looks = []
+    examples = []
     generator = np.random.default_rng(0)
     for hand in hands.values():
         example = {
@@ -140,8 +145,9 @@ def test_what_networks_hardly_see_is_flagged(monkeypatch):
     monkeypatch.setattr(networks, '_input', lambda run: ((40, 40), 'pad'))
     looks = [{'image': np.zeros((40, 40, 1), np.uint8), 'shape': np.array([40, 40])}] * 3
     logits = np.full((3, 40, 40), -5.0)
-    logits[0, 5:30, 2:18], logits[0, 5:30, 22:36] = 5, 5  # two hands
-    logits[1, 5:30, 2:18], logits[1, 35:38, 35:38] = 5, 5  # a hand and a marker
+    logits[:2, 5:30, 2:18] = 5  # a hand on two images
+    logits[0, 5:30, 22:36] = 5  # and a second hand
+    logits[1, 35:38, 35:38] = 5  # and a marker
     logits[1, 10:15, 8:12] = -5  # and no carpus
     found = networks.masks(lambda images: (logits, {}), looks, threshold=0.5, run='run')
     assert [each['flags'] for each in found] == ['second_hand', '', 'no_hand']
@@ -197,7 +203,7 @@ def test_images_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
     )
 
 
-def test_measures_of_a_image():
+def test_measures_of_an_image():
     mask = np.zeros((100, 80), np.uint8)
     mask[10:90, 20:60] = 1
     points = np.array([[12, 40], [40, 58], [80, 40], [50, 61]], np.float32)

@@ -1,6 +1,4 @@
-"""Hand masks: phantoms with a known mask, what real images do to them, crops, stages, and the rules
-of review.
-"""
+"""Hand masks: phantoms with a known mask, real images' faults, crops, stages, rules of review."""
 
 import os
 from pathlib import Path
@@ -69,11 +67,15 @@ def test_inverted_image(images, found):
 
 
 def frame(image):
-    image[:6], image[-3:], image[:, :4], image[:, -5:] = 240, 240, 5, 5
+    image[:6] = 240
+    image[-3:] = 240
+    image[:, :4] = 5
+    image[:, -5:] = 5
 
 
 def marker(image):
-    image[8:22, 3:9], image[17:22, 3:16] = 255, 255
+    image[8:22, 3:9] = 255
+    image[17:22, 3:16] = 255
 
 
 def halves(image):
@@ -138,7 +140,9 @@ def test_what_is_no_image(image):
 
 def test_largest_component():
     mask = np.zeros((9, 9), bool)
-    mask[1:4, 1:4], mask[4, 4], mask[7:, 7:] = True, True, True
+    mask[1:4, 1:4] = True
+    mask[4, 4] = True
+    mask[7:, 7:] = True
     largest = hand_mask.largest_component(mask)
     assert largest.sum() == 10 and largest[4, 4] and not largest[8, 8]  # corners touch
     assert not hand_mask.largest_component(np.zeros((3, 3), bool)).any()
@@ -196,9 +200,13 @@ def spoilt(name):
         mask[:100, :100] = blob()
     elif name == 'border':
         mask[:] = False
-        mask[:9], mask[60:70, :20], mask[:60, :9], mask[:, 95:] = True, True, True, True
+        mask[:9] = True
+        mask[60:70, :20] = True
+        mask[:60, :9] = True
+        mask[:, 95:] = True
     elif name == 'sides':
-        mask[50:65], mask[:, 45:60] = True, True
+        mask[50:65] = True
+        mask[:, 45:60] = True
     elif name == 'components':
         mask[80:95, 80:95] = True
     elif name == 'holes':

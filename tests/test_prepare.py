@@ -48,7 +48,7 @@ def test_pad_keeps_the_aspect_and_fills_with_zeros():
     assert (out[:, 7:22] == 255).all() and (out[:, :7] == 0).all() and (out[:, 22:] == 0).all()
 
 
-def test_a_image_of_the_right_size_is_left_untouched():
+def test_an_image_of_the_right_size_is_left_untouched():
     image = np.random.default_rng(0).integers(0, 256, (100, 100), np.uint8)
     for fit in ('pad', 'stretch'):
         np.testing.assert_array_equal(

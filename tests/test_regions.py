@@ -1,4 +1,4 @@
-"""Regions: where their windows lie, and that one resampling reaches them from any image."""
+"""Regions: where their windows are, and that one resampling reaches them from any image."""
 
 import numpy as np
 import pytest

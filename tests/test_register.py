@@ -1,6 +1,4 @@
-"""Transforms, the similarity, what speaks against key points, the fallbacks, and the five numbers
-of a similarity.
-"""
+"""Transforms, the similarity and its five numbers, implausible key points, the fallbacks."""
 
 import os
 import pathlib
@@ -28,7 +26,8 @@ def images():
 
 
 def turned(points, degrees, shape=SHAPE):
-    angle, centre = np.radians(degrees), (np.array(shape) - 1) / 2
+    angle = np.radians(degrees)
+    centre = (np.array(shape) - 1) / 2
     matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return (points - centre) @ matrix.T + centre
 
@@ -128,7 +127,9 @@ def test_implausible(change, reason):
 
 def test_implausible_against_the_mask(images):
     for example in images:
-        points, mask, shape = example['keypoints'], example['hand_mask'], example['image'].shape
+        points = example['keypoints']
+        mask = example['hand_mask']
+        shape = example['image'].shape
         assert register.implausible(points, mask, shape) == []
         assert register.implausible(points, np.zeros(shape), shape) == ['the mask is empty']
         tip, thumb, capitate = points
@@ -149,12 +150,11 @@ def test_implausible_against_the_mask(images):
 @pytest.mark.parametrize('upside_down', [False, True])
 def test_axis_of_mask(images, upside_down):
     for example in images:
-        mask, (tip, _, capitate) = example['hand_mask'], example['keypoints']
+        mask = example['hand_mask']
+        tip, _, capitate = example['keypoints']
         if upside_down:
-            mask, (tip, capitate) = (
-                mask[::-1],
-                ((mask.shape[0] - 1, 0) + np.array([-1, 1]) * (tip, capitate)),
-            )
+            tip, capitate = (mask.shape[0] - 1, 0) + np.array([-1, 1]) * (tip, capitate)
+            mask = mask[::-1]
         found = register.axis_of_mask(mask)
         length = np.hypot(*(tip - capitate))
         assert np.hypot(*(found[0] - tip)) < 0.06 * length
@@ -185,7 +185,8 @@ def test_stage_says_how_it_registered(images):
         example['coco_keypoints'],
         atol=1e-2,
     )
-    points, shape = example['keypoints'], example['image'].shape
+    points = example['keypoints']
+    shape = example['image'].shape
     wrong_mask = example | {'hand_mask': np.roll(example['hand_mask'], 90, 1)}
     assert registration.registered(wrong_mask, size=(520, 400))['registered'] != 'keypoints'
     assert register.register(shape, points, None)[1] == 'keypoints'
@@ -247,7 +248,8 @@ def test_registration_aligns_real_hands():
     folder = pathlib.Path(os.environ['BONEAGE_DATA']) / 'annotations'
     hands = hand_points.read(*sorted(folder.glob('rsna_hand_keypoints_*.json')))
     assert len(hands) == 534
-    before, after = [], []
+    before = []
+    after = []
     for hand in hands.values():
         three = keypoints_lib.from_coco(hand.points)
         assert register.implausible(three, None, hand.size) == []

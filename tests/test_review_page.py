@@ -1,6 +1,4 @@
-"""The review page in a real browser: Chromium, driven through chromedriver by the WebDriver
-protocol.
-"""
+"""The review page in a real browser: Chromium, driven through chromedriver (WebDriver)."""
 
 import contextlib
 import os

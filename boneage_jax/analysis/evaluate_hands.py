@@ -19,7 +19,7 @@ from boneage_jax.tasks import metrics
 # Pixels of the registered image of 2080x1600.
 TIP_WITHIN = 25
 CAPITATE_WITHIN = 40
-NEAR = 0.01  # of the hand's length, by which a point may lie outside a mask and still be `near` it
+NEAR = 0.01  # of the hand's length, by which a point may be outside a mask and still `near` it
 CHUNK = 16  # images that go through the stages together
 
 

@@ -44,7 +44,7 @@ def review(
         log.info(
             f'Review of {len(rows):,} masks: open http://127.0.0.1:{port}/ (from another machine: '
             f'ssh -L {port}:127.0.0.1:{port} HOST). Every verdict goes to {verdicts.path} at once. '
-            'Masks without a verdict go by rule. Ctrl-C stops; the same command goes on.'
+            'Masks without a verdict go by rule. Ctrl-C stops; the same command continues.'
         )
         server.serve_until_done()
 

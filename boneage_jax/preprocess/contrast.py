@@ -1,8 +1,8 @@
 """Contrast of the hand alone: a linear percentile stretch inside the mask, background 0.
 
-Iglovikov et al. (2018) normalise the contrast right after masking. They do not say how; their own
-registered images show no histogram equalisation, and p1 / p50 / p99 near 11 / 132 / 245 inside the
-hand. So the stage's options (ours) bring the 1st percentile to 11 and the 99th to 245; the median
+Iglovikov et al. (2018) normalise the contrast right after masking and do not describe how. Their
+own registered images show no histogram equalisation, and p1 / p50 / p99 near 11 / 132 / 245 inside
+the hand. So the stage's options (ours) bring the 1st percentile to 11 and the 99th to 245; the median
 then follows from the image.
 """
 

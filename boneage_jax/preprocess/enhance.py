@@ -77,20 +77,29 @@ def enhance(
     if contrast != 1:
         image = np.asarray(ImageEnhance.Contrast(Image.fromarray(image)).enhance(contrast))
     if normalise:
-        dark, bright = np.percentile(image, (normalise_low, normalise_high))
-        if bright > dark:
-            table = (np.arange(256) - dark) * (255 / (bright - dark))
-            image = _grey(table)[image]
+        image = _normalised(image, normalise_low, normalise_high)
     if blur:
-        blurred = filters.gaussian(
-            image.astype(np.float32), blur, mode='nearest', preserve_range=True
-        )
-        image = _grey(blurred)
+        grey = image.astype(np.float32)
+        image = _grey(filters.gaussian(grey, blur, mode='nearest', preserve_range=True))
     if equalise and np.ptp(image):  # scikit-image blackens a corner of an even image
-        tile = [max(1, round(side / equalise_tiles)) for side in image.shape]
-        equal = exposure.equalize_adapthist(image, kernel_size=tile, clip_limit=equalise_clip)
-        image = _grey(255 * equal)
+        image = _equalised(image, equalise_tiles, equalise_clip)
     return image
+
+
+def _normalised(image, low, high):
+    """The image with the percentiles `low` and `high` at 0 and 255."""
+    dark, bright = np.percentile(image, (low, high))
+    if bright <= dark:
+        return image
+    table = (np.arange(256) - dark) * (255 / (bright - dark))
+    return _grey(table)[image]
+
+
+def _equalised(image, tiles, clip):
+    """The image with the histograms of `tiles` x `tiles` tiles equalised."""
+    size = [max(1, round(side / tiles)) for side in image.shape]
+    equal = exposure.equalize_adapthist(image, kernel_size=size, clip_limit=clip)
+    return _grey(255 * equal)
 
 
 def bilateral_filter(image: np.ndarray, radius: int, colour: float, spatial: float) -> np.ndarray:

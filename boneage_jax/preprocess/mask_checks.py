@@ -1,6 +1,6 @@
 """Review of hand masks by rule: what a mask must look like before mining may train on it.
 
-Every rule is a measured number with a least and a largest value (`LIMITS`), so a refusal says what
+Every rule is a measured number with a least and a largest value (`LIMITS`), so a refusal names what
 was found and what would have passed. The measures are taken on a grid of at most 128 pixels, so
 they hardly depend on the image's size.
 """

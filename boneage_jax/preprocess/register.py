@@ -30,14 +30,14 @@ _THUMB_ANGLE = (12, 95)
 _LENGTH_OF_MASK = (0.80, 1.80)  # length by the square root of the mask's area (1.15 to 1.46)
 # mask beyond the fingertip: share of its area, reach by length (0.025, 0.06)
 _BEYOND = (0.04, 0.08)
-_OUTSIDE = 0.05  # of the length, by which a point may lie outside the mask
-_EDGE = 0.02  # of the image's longer side, by which a point may lie outside the image
+_OUTSIDE = 0.05  # of the length, by which a point may be outside the mask
+_EDGE = 0.02  # of the image's longer side, by which a point may be outside the image
 # In a mask, the centre of the largest circle is in the palm and the farthest point is on the middle
 # finger. Medians over the authors' 20 registered images.
 _PALM_TO_CAPITATE = 0.245  # from the palm on, of the way from the farthest point to the palm
 _FINGER = 0.3  # of the palm's radius: wider than a finger, narrower than a forearm
 _SKIN = 0.02  # of the hand's length, between farthest point and the phalanx's tip
-_WHOLE = 0.98  # share of the image from which on a mask says nothing
+_WHOLE = 0.98  # share of the image from which on a mask tells nothing
 _WORDS = ('fingertip', 'thumb tip', 'capitate')  # the three key points in sentences
 _COARSE = 256  # longer side to which masks are thinned for these questions
 

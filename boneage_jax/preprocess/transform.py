@@ -78,7 +78,7 @@ def warp(
         image: uint8 [H, W].
         transform: [3, 3], source -> target.
         size: (rows, columns) of the target.
-        fill: grey of what lies outside the image.
+        fill: grey of what is outside the image.
         method: of the read, one of Pillow's; None chooses as above.
 
     Returns:

@@ -31,7 +31,7 @@ def points_stage(example: dict, *, files: Sequence) -> dict | None:
 
 
 def annotation(name: str, shape: tuple[int, int], files: Sequence) -> dict | None:
-    """What people annotated on an image; None where no file knows it.
+    """What people annotated on an image; None where it is in none of the files.
 
     Args:
         name: the image's id.

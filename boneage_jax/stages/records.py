@@ -281,7 +281,7 @@ def _annotate(builder, before, step):
     workers, left = _workers(look, counts)
     log.info(
         f'Stage {step.name}: {sum(counts.values())} images into {step.folder}: about {left} '
-        '(once; it goes on where it was stopped).'
+        '(once; if it is stopped, the next start continues it).'
     )
     cache.fill(step.folder, counts, look, answer=plan.make_annotator(step), workers=workers)
 
