@@ -2,8 +2,8 @@
 
 Iglovikov et al. (2018) normalise the contrast right after masking and do not describe how. Their
 own registered images show no histogram equalisation, and p1 / p50 / p99 near 11 / 132 / 245 inside
-the hand. So the stage's options (ours) bring the 1st percentile to 11 and the 99th to 245; the median
-then follows from the image.
+the hand. So the stage's options (ours) bring the 1st percentile to 11 and the 99th to 245; the
+median then follows from the image.
 """
 
 import numpy as np
