@@ -122,7 +122,7 @@ def _row(what, do, given, repeats):
         values,
         'images/s',
         processor_seconds=spent,
-        examples=len(given),
+        images=len(given),
         note=f'{1000 * spent:.0f} ms of one core; {_RSNA * spent / 120:.0f} min for {_RSNA:,} images on 2 cores',
     )
 

@@ -88,7 +88,7 @@ def _one_by_one(found, arguments):
         'images/s',
         note=', '.join(f'{name} {ms:.1f} ms' for name, ms in share.items()),
         megabytes=round(sum(map(len, data)) / 1e6, 2),
-        examples=len(data),
+        images=len(data),
     )
 
 

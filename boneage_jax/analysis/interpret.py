@@ -53,7 +53,7 @@ def interpret(workdir, output, *, split='validation', count=8, data_dir=None):
     images, captions, aux = examples_lib.predict_examples(predictor, examples, count)
     output.mkdir(parents=True, exist_ok=True)
     if 'attention' in aux:
-        log.info(str(examples_lib.draw_attention(images, captions, aux, output / 'attention.png')))
+        log.info(str(figures.draw_attention(images, captions, aux, output / 'attention.png')))
         return _measure_attention(predictor, examples, output)
     selects, maps = 'part_boxes' in aux, aux.get('relation_maps', [])
     if not selects and not len(maps):

@@ -5,7 +5,7 @@ not at all. Girls are orange circles, boys blue triangles: apart in colour (Okab
 colour-blind-safe palette), in brightness when printed grey, and in shape.
 """
 
-from boneage_jax.figures.attention import attention
+from boneage_jax.figures.attention import attention, draw_attention
 from boneage_jax.figures.boxes import anchors, parts
 from boneage_jax.figures.embedding import tsne
 from boneage_jax.figures.extraction import extraction
@@ -20,6 +20,7 @@ __all__ = [
     'components',
     'contact_sheet',
     'counts',
+    'draw_attention',
     'extraction',
     'from_run',
     'hand',

@@ -1,37 +1,33 @@
-"""A trained network on a few images of a split, evenly spaced by age: what it makes of them, for
-figures.
-"""
+"""A trained network on a few images of a split, evenly spaced by age: the material of figures."""
+
+from __future__ import annotations
 
 import numpy as np
 
-from boneage_jax import figures
+from boneage_jax.data.source import Split
 
 
-def predict_examples(predictor, examples, count):
-    """(images uint8 `[N, H, W, 1]`, captions, aux) of at most `count` images of the split `images`,
-    the youngest first.
+def predict_examples(predictor, examples: Split, count: int) -> tuple[np.ndarray, list[str], dict]:
+    """Runs at most `count` images of a split through a network, the youngest first.
+
+    Args:
+        predictor: a `runs.predictor.Predictor`.
+        examples: the split.
+        count: the most images to take; they are evenly spaced in the order of age.
+
+    Returns:
+        The images [N, H, W, 1] uint8, a caption for each with its true and its predicted age, and
+        the network's auxiliary outputs.
     """
-    chosen = np.argsort(examples.months, kind='stable')[
-        np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)
-    ]
+    by_age = np.argsort(examples.months, kind='stable')
+    places = np.linspace(0, len(examples) - 1, min(count, len(examples)))
+    chosen = by_age[places.astype(int)]
     images = examples.arrays(chosen)['image']
     prediction, aux = predictor(images, examples.male[chosen])
-    months = np.asarray(predictor.task.months(prediction))
-    return (
-        images,
-        [
-            f'{examples.ids[i]} {"M" if examples.male[i] else "F"}\n{examples.months[i]:.0f} mo, predicted {m:.0f}'
-            for i, m in zip(chosen, months)
-        ],
-        aux,
-    )
-
-
-def draw_attention(images, captions, aux, path):
-    """Castillo 2018, figure 10, from what `at` gave of a network with attention; -> path."""
-    multiplied = np.abs(aux['masked']).mean(
-        -1
-    )  # over channels, which batch normalisation centres: a plain mean is noise
-    return figures.attention(
-        images, aux['attention'], multiplied, aux['map_box'][0], captions, path
-    )
+    captions = []
+    for i, predicted in zip(chosen, np.asarray(predictor.task.months(prediction))):
+        sex = 'M' if examples.male[i] else 'F'
+        captions.append(
+            f'{examples.ids[i]} {sex}\n{examples.months[i]:.0f} mo, predicted {predicted:.0f}'
+        )
+    return images, captions, aux
