@@ -161,12 +161,13 @@ class EfficientNet(nnx.Module):
         self.features = 4 * inputs
         self.widths = (*widths, self.features)
         self.body.append(conv_norm(inputs, self.features, 1, dtype=dtype, rngs=rngs))
-        self.classifier = None
+        classifier = None
         if num_outputs:
             linear = layers.linear(
                 self.features, num_outputs, init=head_init, dtype=dtype, rngs=rngs
             )
-            self.classifier = nnx.List([nnx.Dropout(dropout), linear])
+            classifier = nnx.List([nnx.Dropout(dropout), linear])
+        self.classifier = classifier
 
     def first_place(self, level: int) -> float:
         """The row, and column, of the pixel about which the first place of map `level` looks."""

@@ -1,9 +1,9 @@
 """Inception-V3 (Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, CVPR 2016), NHWC.
 
 Arrangement and names are torchvision's. Against the paper: its table 1 is not the network that the
-authors released and everybody uses, which this is. Average pools count the zeros at the border (the authors' do not). torchvision's
-weights come from the authors', and expect pixels as (x - 0.5) / 0.5, not ImageNet's mean and
-deviation.
+authors released and everybody uses, which this is. Average pools count the zeros at the border (the
+authors' do not). torchvision's weights come from the authors', and expect pixels as (x - 0.5) /
+0.5, not ImageNet's mean and deviation.
 """
 
 from collections.abc import Callable
@@ -316,21 +316,21 @@ class InceptionV3(nnx.Module):
                 setattr(self, names[-1], block(conv, *numbers))
             grids.append(tuple(names))
         self.grids = tuple(grids)
-        self.AuxLogits = None
+        auxiliary = None
         if num_outputs and aux_logits:
-            self.AuxLogits = InceptionAux(
-                conv, 768, scaled(768), num_outputs, dtype=dtype, rngs=rngs
-            )
+            auxiliary = InceptionAux(conv, 768, scaled(768), num_outputs, dtype=dtype, rngs=rngs)
+        self.AuxLogits = auxiliary
         self.dropout = nnx.Dropout(dropout)
-        self.fc = None
+        head = None
         if num_outputs:
-            self.fc = layers.linear(
+            head = layers.linear(
                 self.features,
                 num_outputs,
                 init=nnx.initializers.normal(0.1),
                 dtype=dtype,
                 rngs=rngs,
             )
+        self.fc = head
 
     def first_place(self, level: int) -> int:
         """The row, and column, of the pixel about which the first place of map `level` looks.

@@ -17,7 +17,7 @@ SECOND = {'1x1': 1, '3x3': 3}
 
 
 def map_size(size: tuple[int, int], blocks: int) -> tuple[int, int]:
-    """(rows, columns) that an image of `size` has after `blocks` unpadded 3x3 max-pools, stride 2."""
+    """(rows, columns) of an image of `size` after `blocks` unpadded 3x3 max-pools of stride 2."""
     rows, columns = size
     for _ in range(blocks):
         rows = (rows - 1) // 2

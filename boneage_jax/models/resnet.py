@@ -139,9 +139,10 @@ class ResNet(nnx.Module):
                 stage.append(block(inputs, width << level, stride=stride, dtype=dtype, rngs=rngs))
                 inputs = self.widths[level]
             self.res.append(stage)
-        self.head = None
+        head = None
         if num_outputs:
-            self.head = layers.linear(inputs, num_outputs, dtype=dtype, rngs=rngs)
+            head = layers.linear(inputs, num_outputs, dtype=dtype, rngs=rngs)
+        self.head = head
 
     def first_place(self, level: int) -> float:
         """The row, and column, of the pixel about which the first place of map `level` looks."""

@@ -70,9 +70,10 @@ class VGG(nnx.Module):
                 self.body.append(jax.nn.relu)
                 inputs = outputs
             self.body.append(max_pool_2x2)
-        self.classifier = None
+        classifier = None
         if num_outputs:
-            self.classifier = self._classifier(num_outputs, 64 * width, dropout, dtype, rngs)
+            classifier = self._classifier(num_outputs, 64 * width, dropout, dtype, rngs)
+        self.classifier = classifier
 
     def _classifier(self, num_outputs, hidden, dropout, dtype, rngs):
         def linear(inputs, outputs):
