@@ -32,7 +32,7 @@ BASE['model'] = dict(
     backbone='resnet34',  # 'custom' or a name of boneage_jax.models.BACKBONES
     classes=3,  # as task.classes
     use_sex=False,  # True: a branch beside the image reads the sex
-    width=1.0,  # times the network's own
+    width_factor=1.0,  # times the network's own channels
     depth=0,  # blocks a stage, 0 = the network's own
     stem='imagenet',  # 'small': less stride, for small images
     standardise='image',  # 'image': each image to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
@@ -51,7 +51,7 @@ BASE['augment'].update(flip=0.5, rotation=10.0, shift=0.05, scale=0.1)
 BASE.update(batch_size=64, epochs=100, patience=10)
 
 CPU_RECIPE = {
-    'model.width': 0.5,
+    'model.width_factor': 0.5,
     'data.stages': (),
     'data.placement': 'device',
     'precise_bn_batches': 50,
@@ -89,7 +89,7 @@ PRESETS = {
         'epochs': 12,
     },
     'tiny': {
-        'model.width': 0.125,
+        'model.width_factor': 0.125,
         'model.depth': 1,
         'precise_bn_batches': 2,
         'data.source': 'hand_phantom',

@@ -32,7 +32,7 @@ BASE['model'] = dict(
     size=(130, 100),  # regression: that of data.size
     width=32,  # channels of the first block
     depth=4,  # heatmaps: poolings
-    dense=512,  # regression: units of the dense layers
+    hidden_units=512,  # regression: of each dense layer
     dropout=0.25,  # regression
     standardise='image',
 )
@@ -69,7 +69,7 @@ PRESETS = {
     'tiny': {
         'model.width': 4,
         'model.depth': 2,
-        'model.dense': 16,
+        'model.hidden_units': 16,
         'data.phantom.count': 32,
         'data.phantom.size': (64, 56),
         'data.size': (48, 40),

@@ -20,7 +20,7 @@ from boneage_jax.stages import records
 from boneage_jax.training import feature_cache, loop
 from tfds_rsna.errors import UserError
 
-SMALL = dict(backbone='resnet18', width=4, depth=1, units=8, size=(64, 64))
+SMALL = dict(backbone='resnet18', width=4, depth=1, hidden_units=8, size=(64, 64))
 
 
 def tiny(arg):
@@ -196,7 +196,7 @@ def test_imagenets_vgg_comes_from_a_file_and_stays_as_it_came(tmp_path):
     write(path, arrays)
     examples = (
         'data.stages=(),source=hand_phantom,phantom.count=24,phantom.size=(64,64),data.size=(64,64),model.size=(64,64),'
-        'validation=6,holdout=6,model.width=4,model.units=8,batch_size=4,epochs=1,log_every_steps=1,placement=device'
+        'validation=6,holdout=6,model.width=4,model.hidden_units=8,batch_size=4,epochs=1,log_every_steps=1,placement=device'
     )
     config = c.load(f'configs/attention.py:row=both-fc,init_from={path},{examples}')[1]
     assert (
