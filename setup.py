@@ -1,5 +1,6 @@
-"""Packaging. The version below is the only one; ``importlib.metadata.version('boneage_jax')`` reads
-it back.
+"""Packaging. The version below is the only one.
+
+``importlib.metadata.version('boneage_jax')`` reads it back.
 """
 
 from setuptools import find_packages, setup
@@ -10,12 +11,22 @@ BASE = [
     'absl-py>=2.1',
     'array_record>=0.8.1',
     'clu>=0.0.12',
+<<<<<<< HEAD
     # the last for jax 0.10 and Python 3.11; jax 0.11 and 0.12 need flax 0.12.10 and Python 3.12
     'flax>=0.12.8',
     'grain>=0.2.18',
     # tensorflow-datasets imports it and declares it for old Pythons only
     'importlib_resources>=6.0',
     'jax>=0.10.2',
+=======
+    # jax left Python 3.11 behind at 0.10, and no flax serves both: 0.12.8 is the last for jax 0.10.
+    'flax>=0.12.8; python_version < "3.12"',
+    'flax>=0.12.12; python_version >= "3.12"',
+    'grain>=0.2.18',
+    'importlib_resources>=6.0',  # tensorflow-datasets imports it and declares it for old Pythons only
+    'jax>=0.10.2; python_version < "3.12"',
+    'jax>=0.12; python_version >= "3.12"',
+>>>>>>> work/launch
     'matplotlib>=3.9',
     'ml-collections>=1.1',
     'numpy>=2.0',
@@ -37,7 +48,7 @@ EXTRAS = {
     'gpu': ['jax[cuda12]>=0.10.2'],
     'gpu13': ['jax[cuda13]>=0.10.2'],
     'tpu': ['jax[tpu]>=0.10.2'],
-    'report': ['tensorboardX>=2.6'],
+    'tensorboard': ['tensorboardX>=2.6'],
     'hub': ['huggingface_hub>=0.30'],  # init_from=hf:<owner>/<repo>
     'dicom': [
         'pydicom>=3.0',
@@ -52,21 +63,34 @@ EXTRAS = {
     'parity': ['torch>=2.4', 'torchvision>=0.19'],
     'test': [
         'pandas>=2.2',
+<<<<<<< HEAD
         'pytest>=8.3',
         'pytest-timeout>=2.3',
         'pytest-xdist>=3.7',
         'pydicom>=3.0',
+=======
+        'pydicom>=3.0',
+        'pytest>=8.3',
+        'pytest-timeout>=2.3',
+        'pytest-xdist>=3.7',
+        'ruff==0.17.6',  # exact, as in .pre-commit-config.yaml: another version formats differently
+>>>>>>> work/launch
         'tifffile>=2024.1',
     ],
 }
 
 setup(
     name='boneage_jax',
-    version='0.1.0',
+    version='0.2.0',
     description='Bone age from hand radiographs: the published methods, in JAX',
     license='Apache-2.0',
     license_files=['LICENSE'],
-    packages=find_packages(include=['boneage_jax', 'boneage_jax.*', 'tfds_rsna', 'tfds_rsna.*']),
+    # configs/ travels as boneage_jax.configs: `--config=prsnet` is looked for in ./configs, then there
+    packages=[
+        *find_packages(include=['boneage_jax', 'boneage_jax.*', 'tfds_rsna', 'tfds_rsna.*']),
+        'boneage_jax.configs',
+    ],
+    package_dir={'boneage_jax.configs': 'configs'},
     package_data={
         'boneage_jax': ['**/*.json', '**/*.csv', '**/*.html'],
         'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv'],
@@ -74,4 +98,5 @@ setup(
     python_requires='>=3.11',
     install_requires=BASE,
     extras_require=EXTRAS,
+    entry_points={'console_scripts': ['boneage = boneage_jax.__main__:run']},
 )

@@ -188,7 +188,7 @@ def build(model, name, augmentation, task='age'):
     settings = config_lib.base()
     settings['optimizer'].update(name=name, learning_rate=RATE, weight_decay=DECAY)
     settings['augment'].update(augmentation)
-    settings['task'].update(name=task, rank_weight=1.0, part_weight=1.0, form='corrected')
+    settings['task'].update(name=task, rank_weight=1.0, part_weight=1.0, ranking_form='corrected')
     config = config_lib.build(settings, None, {})
     transform = optimizer.build(config.optimizer, lambda step: RATE)
     state, graphdefs = state_lib.create_state(model, transform)

@@ -1,5 +1,9 @@
-"""Lists the commands, and hands over to one: `python -m boneage_jax predict --workdir=...`, or
-`boneage predict ...`.
+"""The program `boneage`: lists the commands, and hands over to the one that is named.
+
+    boneage
+    boneage predict --workdir=runs/a --input=images/ --output=ages.csv
+
+`python -m boneage_jax` does the same.
 """
 
 import ast
@@ -13,56 +17,54 @@ OTHER_NAMES = {'train': 'main'}
 ROOMS_WITH_A_COMMAND = ('mine', 'report')
 
 
-def commands():
-    """`{name: (module, first line of its docstring)}` of every command, read without importing any."""
+def commands() -> dict[str, tuple[str, str]]:
+    """`{command: (module, first line of its docstring)}`, read without importing any of them."""
     folder = pathlib.Path(__file__).parent
-    files = {path.stem: path for path in sorted(folder.glob('*.py'))}
-    files |= {room: folder / room / '__main__.py' for room in ROOMS_WITH_A_COMMAND}
+    files = {path.stem: path for path in folder.glob('*.py')}
+    for room in ROOMS_WITH_A_COMMAND:
+        files[room] = folder / room / '__main__.py'
+
     found = {}
     for name, path in sorted(files.items()):
         tree = ast.parse(path.read_text())
-        is_command = any(
-            isinstance(node, ast.FunctionDef) and node.name == 'main' for node in tree.body
-        )
-        if is_command and name != '__main__':
-            module = f'boneage_jax.{path.relative_to(folder).with_suffix("").as_posix().replace("/", ".")}'
+        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        if 'main' in functions:
+            place = path.relative_to(folder).with_suffix('')
+            module = '.'.join(['boneage_jax', *place.parts])
             found[name] = (module, ast.get_docstring(tree).splitlines()[0])
     return found
 
 
-def usage(known):
-    """The list of commands, one line each."""
+def usage(known: dict[str, tuple[str, str]]) -> str:
+    """The list of the commands `known`, one line each."""
     width = max(map(len, known))
-    lines = [f'  {name:{width}}  {about}' for name, (_, about) in known.items()]
-    others = [f'{other} = {name}' for other, name in OTHER_NAMES.items()]
-    return '\n'.join(
-        [
-            'usage: boneage COMMAND [FLAG ...]',
-            '',
-            *lines,
-            '',
-            *others,
-            'boneage COMMAND --help shows its flags.',
-        ]
-    )
+    lines = ['usage: boneage COMMAND [FLAG ...]', '']
+    for name, (_, about) in known.items():
+        lines.append(f'  {name:{width}}  {about}')
+    lines.append('')
+    for other, name in OTHER_NAMES.items():
+        lines.append(f'`boneage {other}` is `boneage {name}`.')
+    lines.append('`boneage COMMAND --help` shows the flags of a command.')
+    return '\n'.join(lines)
 
 
-def program(argv):
-    """Runs the command that `argv[1]` names with the arguments behind it."""
+def hand_over(argv: list[str]) -> None:
+    """Runs the command `argv[1]` with the arguments behind it; without one, lists the commands."""
     known = commands()
     if len(argv) < 2 or argv[1] in cli.HELP:
         print(usage(known))
         return
     name = OTHER_NAMES.get(argv[1], argv[1])
     if name not in known:
-        sys.exit(f'Error: unknown command {argv[1]!r}\n{usage(known)}')
+        sys.exit(f'Error: unknown command {argv[1]!r}\n\n{usage(known)}')
+    module, _ = known[name]
     sys.argv = [f'boneage {name}', *argv[2:]]
-    cli.run(importlib.import_module(known[name][0]).main)
+    cli.run(importlib.import_module(module).main)
 
 
-def run():
+def run() -> None:
     """The console script `boneage`."""
-    program(sys.argv)
+    hand_over(sys.argv)
 
 
 if __name__ == '__main__':

@@ -1,14 +1,14 @@
-"""Calibrate a run to a site's own readings: a straight line for each sex, judged on images that it
-did not see.
+r"""Calibrate a run to a site's own readings, by a straight line for each sex.
 
-    python -m boneage_jax.calibrate --workdir=runs/a --input=images/ --labels=site.csv --output=site.json
+    python -m boneage_jax.calibrate --workdir=runs/a --input=images/ --labels=site.csv \
+        --output=site.json
     python -m boneage_jax.calibrate --workdir=runs/a --predictions=ages.csv --output=site.json
 
-OUTPUT is what `predict --calibration=site.json` takes; beside it `site_images.csv` holds every
-image before and after, the latter by the line of all other images. Images come as files with a
-table of sexes and ages, or as the CSV of `predict` or `score` with ages in it. Images of a split
-that this project reports (holdout, test) are refused: what is calibrated on them cannot be measured
-on them. A sex needs 20 images.
+`predict --calibration=site.json` takes OUTPUT. Beside it `site_images.csv` holds every image before
+and after, the latter by the line of all other images. Images come as files with a table of sexes
+and ages, or as the CSV of `predict` or `score` with ages in it. Images of a split that this project
+reports (holdout, test) are refused: what is calibrated on them cannot be measured on them. A sex
+needs 20 images.
 """
 
 from boneage_jax import cli

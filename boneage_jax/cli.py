@@ -1,21 +1,29 @@
-"""What all commands share: flags, the config, leftover arguments, verbosity, errors as exit status.
+"""What all commands share: flags, help, the config, leftover arguments, errors as exit status.
 
 A command is a module at the top of `boneage_jax` with a docstring, `FLAGS` and `main(argv)`. `argv`
-is as in `sys.argv`, its first item being the program's name, so `predict.main(['predict',
-'--workdir=runs/a', ...])` works from Python and from a test. It raises what the command raises;
-`run` turns errors of the user into one message and exit status 1.
+is as in `sys.argv`: its first item is the program's name. So a command works from Python too, and
+several work in one process:
+
+    from boneage_jax import predict
+    predict.main(['predict', '--workdir=runs/a', '--input=images/', '--output=ages.csv'])
+
+`main` raises what the command raises. `run` is the way in from the shell: it turns errors of the
+user into one message and exit status 1.
 """
 
 import contextlib
 import inspect
+import pathlib
 import signal
 import sys
+import textwrap
 
+import ml_collections
 from absl import flags as absl_flags
 from absl import logging
 
 from boneage_jax import config as config_lib
-from boneage_jax.errors import UserError
+from boneage_jax.errors import ConfigError, UserError
 from tfds_rsna.problems import DataError
 
 DATA_DIR = 'folder of the raw data; default: $BONEAGE_DATA'
@@ -34,6 +42,7 @@ class Flags:
     def __init__(self, about):
         self._about = inspect.cleandoc(about)
         self._definitions = []
+        self._required = []
         self._takes_config = False
 
     def string(self, name, default, help_text, *, required=False):
@@ -51,54 +60,96 @@ class Flags:
     def choice(self, name, default, choices, help_text):
         self._add(absl_flags.DEFINE_enum, name, default, choices, help_text)
 
-    def _add(self, define, name, *arguments, **options):
-        self._definitions.append((define, name, arguments, options))
-
     def config(self, help_text=CONFIG, *, default=None):
         """`--config`, and with it the arguments `--config.KEY=VALUE`."""
         self._takes_config = True
         self.string('config', default, help_text, required=default is None)
 
     def data_dir(self):
+        """`--data_dir`, the folder of the raw data."""
         self.string('data_dir', None, DATA_DIR)
 
     def labels(self):
-        """How to read `--labels`: the names of its columns, and the unit of its ages; see
-        `label_options`.
-        """
+        """How to read `--labels`: the columns' names and the unit of ages; see `label_options`."""
         for name, what in LABEL_COLUMNS.items():
             text = f'column of --labels with the {what}, where it has no common name'
             self.string(f'{name}_column', '', text)
         self.choice('age_unit', 'months', ['months', 'years'], 'of the ages in --labels')
 
-    def parse(self, argv):
+    def help(self) -> str:
+        """What `--help` shows: the command's docstring and its flags."""
+        values = self._defined()
+        lines = [self._about, '', 'flags:']
+        for _, name, *_ in self._definitions:
+            lines += _described(values[name], required=name in self._required)
+        if self._takes_config:
+            lines += ['  --config.KEY=VALUE', '      sets one key of the config']
+        return '\n'.join(lines)
+
+    def parse(self, argv: list[str]) -> tuple[absl_flags.FlagValues, list[str]]:
         """(the flags' values as attributes, the arguments `--config.KEY=VALUE`).
 
         Raises:
             UserError: a flag has an impossible value or is missing, or an argument is unknown.
+            SystemExit: of status 0, where the arguments ask for help.
         """
-        values = absl_flags.FlagValues()
-        for define, name, arguments, options in self._definitions:
-            define(name, *arguments, flag_values=values, **options)
         if any(argument in HELP for argument in argv[1:]):
-            print(f'{self._about}\n\nflags:{values.get_help()}')
+            print(self.help())
             sys.exit(0)
+        values = self._defined()
+        values.set_gnu_getopt()  # flags count behind an argument that is none, too
         try:
             leftover = values(argv, known_only=True)[1:]
         except absl_flags.Error as error:
             raise UserError(f'{" ".join(str(error).split())}; see --help') from error
+        overrides = self._overrides(leftover)
 
+        missing = [f'--{name}' for name in self._required if getattr(values, name) is None]
+        if missing:
+            raise UserError(f'{" and ".join(missing)} must be given; see --help')
+        return values, overrides
+
+    def _add(self, define, name, *arguments, required=False, **options):
+        self._definitions.append((define, name, arguments, options))
+        if required:
+            self._required.append(name)
+
+    def _defined(self):
+        values = absl_flags.FlagValues()
+        for define, name, arguments, options in self._definitions:
+            define(name, *arguments, flag_values=values, **options)
+        return values
+
+    def _overrides(self, leftover):
         overrides = []
         for argument in leftover:
             if self._takes_config and argument.startswith('--config.') and '=' in argument:
                 overrides.append(argument)
-            else:
-                hint = ', and --config.KEY=VALUE for the config' if self._takes_config else ''
-                raise UserError(f'unknown argument {argument!r}; see --help{hint}')
-        return values, overrides
+                continue
+            hint = ', and --config.KEY=VALUE for the config' if self._takes_config else ''
+            raise UserError(f'unknown argument {argument!r}; see --help{hint}')
+        return overrides
 
 
-def load_config(values, overrides):
+def _described(flag, *, required):
+    """The lines of `--help` for a flag."""
+    if flag.boolean:
+        written = f'--[no]{flag.name}'
+    else:
+        written = f'--{flag.name}={flag.name.upper()}'
+    about = flag.help
+    if required:
+        about += ' (required)'
+    elif flag.default not in (None, ''):
+        about += f' (default: {str(flag.default).lower() if flag.boolean else flag.default})'
+    indent = ' ' * 6
+    return [
+        f'  {written}',
+        *textwrap.wrap(about, 80, initial_indent=indent, subsequent_indent=indent),
+    ]
+
+
+def load_config(values, overrides: list[str]) -> ml_collections.ConfigDict:
     """The config that `--config` and the arguments `--config.KEY=VALUE` name, locked."""
     return config_lib.from_command_line(values.config, overrides)
 
@@ -107,7 +158,7 @@ def load_config(values, overrides):
 def label_options(values):
     """What the flags of `Flags.labels` say, as keyword arguments of `inference.predict.predict`.
 
-    An error of the table inside this `with` names the flags: it was written for the builder, whose
+    An error of the table inside this `with` names the flags. It was written for the builder, whose
     keys these flags are.
     """
     columns = {}
@@ -119,6 +170,18 @@ def label_options(values):
         yield {'columns': columns, 'age_unit': values.age_unit}
     except DataError as error:
         raise UserError(str(error).replace('data.image_folder.', '--')) from error
+
+
+def refuse_results(output: pathlib.Path, result: str) -> None:
+    """Refuses (ConfigError) a folder `output` that holds the file `result` of an earlier call."""
+    if (output / result).exists():
+        raise ConfigError(f'{output} holds results already; delete it or choose another --output')
+
+
+def refuse_existing(output: pathlib.Path, overwrite: bool) -> None:
+    """Refuses (UserError) a file `output` that exists, unless it may be overwritten."""
+    if output.exists() and not overwrite:
+        raise UserError(f'{output} exists; give another --output, or --overwrite')
 
 
 def run(main):
@@ -138,11 +201,11 @@ def exit_on_user_error(main):
     """`main(argv)` whose user errors end the process with one message, see `run`."""
 
     def wrapped(argv):
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit('Stopped. The same command goes on.'))
+        signal.signal(signal.SIGTERM, _stop)
         try:
             main(argv)
         except KeyboardInterrupt:
-            sys.exit('Interrupted. The same command goes on.')
+            sys.exit('Interrupted. Run the same command again to continue.')
         except UserError as error:
             sys.exit(f'Error: {error}')
         except OSError as error:
@@ -151,3 +214,7 @@ def exit_on_user_error(main):
             sys.exit(f'Error: {error.filename}: {error.strerror}')
 
     return wrapped
+
+
+def _stop(*_):
+    sys.exit('Stopped. Run the same command again to continue.')

@@ -1,14 +1,14 @@
-"""Where a second run of the same classes gains: accuracy by distance of the true age to the nearest
-class edge.
+r"""Compare two age classifiers by distance to the nearest class edge.
 
-    python -m boneage_jax.compare_classes --without=runs/resnet_3 --with_sex=runs/resnet_3_sex --output=runs/sex_3
+    python -m boneage_jax.compare_classes --without=runs/resnet_3 --with_sex=runs/resnet_3_sex \
+        --output=runs/sex_3
 
-Hamrouni and Hassen (2023) say that the sex helps near the edges. OUTPUT gets `near_edges.csv` (a
-line for each reported split, sex and distance, 'any' first:
-`split,sex,months,images,first,second,gain,lower,upper`, shares; the gain with its paired bootstrap
-interval) and a figure for each split. Any two finished runs of one set of class edges can be
-compared, also a run that predicts ages with one that tells classes apart: its ages are cut at the
-other's edges.
+Hamrouni and Hassen (2023) say that the sex helps near the edges. OUTPUT gets `class_edges.csv` (a
+line for each reported split, sex and distance of the true age, 'any' first:
+`split,sex,months,images,first,second,gain,lower,upper`; shares, and the gain with its paired
+bootstrap interval) and a figure for each split. Any two finished runs of one set of class edges can
+be compared, also a run that predicts ages with one that tells classes apart: its ages are cut at
+the other's edges.
 """
 
 from boneage_jax import cli

@@ -1,15 +1,15 @@
-"""What a run's embedding knows of age: its t-SNE in colour, and how far distances follow ages (Bae
-2018, figure 3).
+r"""Draw a run's embeddings by t-SNE, and measure how they follow age.
 
     python -m boneage_jax.embeddings --workdir=RUN --output=tsne
-    python -m boneage_jax.embeddings --workdir=runs/male-plain/seed0,runs/male-triplet/seed0 --output=tsne
+    python -m boneage_jax.embeddings --output=tsne \
+        --workdir=runs/male-plain/seed0,runs/male-triplet/seed0
 
-One picture, `tsne.png`, a column for each sex, a panel for each run. `orderedness.json`: the
-Spearman correlation of the pairwise distances of embeddings with the absolute differences of age,
-of all images and of each sex, with a 95% bootstrap interval over images; 0 where embeddings know
-nothing of age, 1 where they lie in its order. `tsne.csv` holds the points. Any run whose network
-gives embeddings will do, configs/prsnet.py's too. The split is not selected on; the default is what
-the runs report.
+Bae 2018, figure 3: one picture, `tsne.png`, a column for each sex, a panel for each run, ages in
+colour. `distance_age_correlation.json`: the Spearman correlation of the pairwise distances of
+embeddings with the absolute differences of age, of all images and of each sex, with a 95% bootstrap
+interval over images. It is 0 where embeddings say nothing of age, and 1 where they are in its
+order. `tsne.csv` holds the points. Any run whose network gives embeddings will do, also those of
+configs/prsnet.py. The split is not selected on; the default is what the runs report.
 """
 
 from boneage_jax import cli

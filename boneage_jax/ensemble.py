@@ -1,16 +1,16 @@
-"""The mean of several finished runs, image by image, from their predictions.csv: a tool over
-predictions, not a model.
+r"""Average the predictions of several finished runs, image by image.
 
-    python -m boneage_jax.ensemble --workdirs=runs/full/seed0,runs/full/seed1 --output=runs/full_mean
+    python -m boneage_jax.ensemble --workdirs=runs/full/seed0,runs/full/seed1 \
+        --output=runs/full_mean
     python -m boneage_jax.ensemble --workdirs='runs/full/seed*' --output=runs/full_mean
 
-The output folder reads like a run's workdir: predictions.csv, metrics.json (with the members, and
-the label fingerprints and the leak check on which they agree), splits.json, figures/; beside them
-the correlation of the members' errors on each reported split (CSV and figure): where it is high,
-averaging gains little. Members count alike: no weight is fitted, so none can be fitted on images
+OUTPUT reads like a run's workdir: predictions.csv, metrics.json (with the members, and the label
+fingerprints and the leak check on which they agree), splits.json, figures/. Beside them is the
+correlation of the members' errors on each reported split (CSV and figure): where it is high,
+averaging gains little. Members count alike. No weight is fitted, so none can be fitted on images
 that are reported. Networks of one sex (`data.sex`) join: an image gets the mean of the members that
 predict it, and all members of a sex must predict the same images of it. Members that predict other
-images, or trained on images reported here, are refused.
+images, or were trained on images reported here, are refused.
 """
 
 from boneage_jax import cli

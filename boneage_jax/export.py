@@ -1,10 +1,10 @@
-"""The trained network of a run as one file: its best parameters and batch statistics, under our
-names.
+"""Export the trained network of a run as one file.
 
     python -m boneage_jax.export --workdir=runs/a --output=a.safetensors
 
+The file holds the best parameters and the batch statistics under our names.
 `--config=...:init_from=a.safetensors` starts another run from it, bit for bit, and
-`models.pretrained.load(model, 'a.safetensors')` fills a network of the same configuration. The
+`models.pretrained.load(model, 'a.safetensors')` fills a network of the same configuration. Its
 metadata holds `config` and `task` (the run's config.json and task.json), `step`, and `trained_on`:
 hashes of the training images' ids, so that a run that holds out some of these images refuses to
 start from it.

@@ -1,18 +1,17 @@
-"""Look inside a trained network: PRSNet's anchors, relation maps and selected parts, or an
-attention map.
+"""Show the parts, relation maps or attention that a trained network uses.
 
-    python -m boneage_jax.interpret --workdir=runs/prsnet --output=runs/prsnet/inside
+    python -m boneage_jax.interpret --workdir=runs/prsnet --output=runs/prsnet/interpret
 
-Draws Ji 2019's figure 3 (`anchors.png`) and figure 5 (`parts_res3.png` and so on, one for each
-relation map; `parts.png` without relation) for images of a split, evenly spaced by age.
-`parts.json` counts over the whole split: how well each part alone predicts the age, how many parts
-lie in a corner of the image, where there is no hand, by age, and, on phantoms, whose bones are
-known, how many lie on a growth plate or the carpus, beside anchors drawn by chance.
+Of a run of configs/prsnet.py: Ji 2019's figure 3 (`anchors.png`) and figure 5 (`parts_res3.png` and
+so on, one for each relation map; `parts.png` without relation) for images of a split, evenly spaced
+by age. `parts.json` counts over the whole split: how well each part alone predicts the age, how
+many parts are in a corner of the image, where there is no hand, by age, and, on phantoms, whose
+bones are known, how many are on a growth plate or the carpus, beside anchors drawn by chance.
 
 Of a run of configs/attention.py: Castillo 2018's figure 10 (`attention.png`), and `attention.json`
 over the whole split: how many places of the map an image uses (the exponential of the entropy of
 its shares), and how much of the maps' variance is the same in all images, which is what the locally
-connected layer knows without looking.
+connected layer holds before it sees an image.
 """
 
 from boneage_jax import cli

@@ -2,8 +2,8 @@
 
     python -m boneage_jax.main --config=configs/prsnet.py:phantom --workdir=runs/first
 
-`--config=FILE[:arg]`: see boneage_jax/config.py for what `arg` may say;
-`--config.optimizer.learning_rate=0.01` works too. Running the same command again goes on where it
+`--config=FILE[:arg]`: boneage_jax/config.py says what `arg` may hold;
+`--config.optimizer.learning_rate=0.01` works too. The same command again resumes the run where it
 stopped.
 """
 

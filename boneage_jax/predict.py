@@ -1,13 +1,14 @@
-"""Image files in, ages out: months, years, a 90% interval, and a picture of what was looked at.
+r"""Predict the ages of image files, with 90% intervals and pictures.
 
-    python -m boneage_jax.predict --workdir=runs/a --input=images/ --labels=images.csv --output=ages.csv --overlays=ages/
+    python -m boneage_jax.predict --workdir=runs/a --input=images/ --labels=images.csv \
+        --output=ages.csv --overlays=ages/
     python -m boneage_jax.predict --workdir=runs/a --input=1377.png --sex=female --output=1377.csv
 
 Images (PNG, JPEG, TIFF, DICOM; a file, a folder, a zip) are prepared as the run's own were. OUTPUT
-holds `id,file,male,prediction,years,lower,upper[,age]`, ages in months (of a classifier also the
-class, its months and the probabilities). An image that cannot be read does not stop the others: it
-is listed in OUTPUT's neighbour `..._rejected.csv`, and the exit status is 1. Whether an image shows
-a hand at all is not checked: the network gives every picture an age.
+holds `id,file,male,prediction,years,lower,upper[,age]` with ages in months; of a classifier also
+the class, its months and the probabilities. An image that cannot be read does not stop the others.
+It is listed in `..._rejected.csv` beside OUTPUT, and the exit status is 1. Nothing checks whether
+an image shows a hand at all: the network gives every picture an age.
 """
 
 from boneage_jax import cli

@@ -1,13 +1,14 @@
-"""Ensure the records: source -> named stages -> fixed-size records, each step built once and
-cached.
+r"""Prepare the images of a config as fixed-size records, and print their folder.
 
     python -m boneage_jax.prepare --config=configs/prsnet.py:rsna100
-    python -m boneage_jax.prepare --config=configs/prsnet.py --runner=beam --beam_options='--runner=FlinkRunner ...'
+    python -m boneage_jax.prepare --config=configs/prsnet.py --runner=beam \
+        --beam_options='--runner=FlinkRunner ...'
 
-A step's folder name ends in a fingerprint of what went into it (the source's files and options,
+Images go from their source through the config's named stages. Each step is built once and cached.
+Its folder's name ends in a fingerprint of what went into it (the source's files and options,
 stages, size, versions), so a changed option or file builds anew beside the old one. The cache is
-$BONEAGE_CACHE, by default ~/.cache/boneage_jax. `main` calls `ensure` before it trains; this
-command does the same and prints where they lie.
+$BONEAGE_CACHE, by default ~/.cache/boneage_jax. `main` prepares what it needs by itself; this
+command does the same without training.
 """
 
 import contextlib

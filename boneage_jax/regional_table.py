@@ -1,16 +1,16 @@
-"""The grid of regional age nets: Fig. 5 and Fig. 6 of Iglovikov et al. (2018) from the finished
-rows of configs/regions.py.
+"""Tabulate and draw the regional age nets of configs/regions.py.
 
     python -m boneage_jax.sweep --config=configs/regions.py:rsna100 --workdir=runs/regions
-    python -m boneage_jax.regional_table --config=configs/regions.py:rsna100 --workdir=runs/regions     # at any time, trains nothing
+    python -m boneage_jax.regional_table --config=configs/regions.py:rsna100 --workdir=runs/regions
 
-OUTPUT (by default WORKDIR/grid) gets `table.md` and `table.csv`: the MAE of every net and of the
-unweighted means, per column (form and sex) over the three regions, per region over its four nets of
-one sex, and over all twelve of them, each with its 95% bootstrap interval and the paper's figure; a
-table for each reported split (holdout, test). What is not finished stays an empty cell and is
-named; a mean is taken only of all its nets. `grid_SPLIT.png` draws it, `stages.csv` and
-`stages_SPLIT.png` the MAE by stage of puberty and region for each sex,
-`error_correlation_SPLIT.csv` how far the nets' errors go together.
+The second command trains nothing and can run at any time. It makes Fig. 5 and Fig. 6 of Iglovikov
+et al. (2018) from the finished rows. OUTPUT gets `table.md` and `table.csv`: the MAE of every net
+and of the unweighted means, per column (form and sex) over the three regions, per region over its
+four nets of one sex, and over all twelve of them, each with its 95% bootstrap interval and the
+paper's figure; a table for each reported split (holdout, test). What is not finished has an empty
+cell and is named; a mean is taken only of all its nets. `grid_SPLIT.png` draws it, `stages.csv` and
+`stages_SPLIT.png` hold the MAE by stage of puberty and region for each sex, and
+`error_correlation_SPLIT.csv` how far the nets' errors agree.
 """
 
 import pathlib

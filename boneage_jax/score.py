@@ -1,12 +1,12 @@
-"""Score a finished run on other images: those of another config's validation, holdout and test
-splits.
+r"""Score a finished run on the images of another config.
 
-    python -m boneage_jax.score --workdir=runs/points --config=configs/keypoints.py:annotated --output=scores/points
+    python -m boneage_jax.score --workdir=runs/points --config=configs/keypoints.py:annotated \
+        --output=scores/points
 
-The images are prepared as CONFIG says, at the size that the run was trained at; the network, its
-task and the numbers fitted on its training images are the run's. OUTPUT gets predictions.csv,
-metrics.json and figures, like a run's own. Nothing is selected here. Images that the run trained on
-are refused.
+The images are the config's validation, holdout and test splits. They are prepared as CONFIG says,
+at the size that the run was trained at; the network, its task and the numbers fitted on its
+training images are the run's. OUTPUT gets predictions.csv, metrics.json and figures, like a run's
+own. Nothing is selected here. Images that the run was trained on are refused.
 """
 
 from boneage_jax import cli

@@ -1,11 +1,10 @@
-"""The images of a config before any training: how ages and sexes are spread, and how hands are cut
-out.
+"""Draw the ages, the sexes and the cutting out of hands of a config's images.
 
     python -m boneage_jax.survey --config=configs/attention.py:rsna100 --output=survey
 
 Castillo 2018's figures 2 (`counts.png`: images per year of age and sex, of all splits together) and
 3 (`extraction_ID.png`: gradient, markers, watershed, largest component and hand of some images, as
-they came and whatever the config's stages are).
+they came and whatever the config's stages are). Nothing is trained.
 """
 
 from boneage_jax import cli

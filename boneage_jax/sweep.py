@@ -1,12 +1,12 @@
-"""Every row of a paper's table: trains what is not finished, and puts ours beside theirs.
+"""Train every row of a paper's table, and put ours beside theirs.
 
     python -m boneage_jax.sweep --config=configs/prsnet.py:rsna100 --workdir=runs/prsnet --seeds=3
 
 Each row of the config's `sweep()` trains in `WORKDIR/<row>/seed0`, `seed1`, ..., all rows of one
-seed before the next; after each, `table.md` and `table.csv` are written anew from all finished
-runs. The same command goes on where it stopped. A row that fails is reported at the end (exit
-status 1) and holds up no other. `--print_commands` trains nothing: it prints a command for each
-unfinished run, for a queue, and writes the table of the finished ones.
+seed before the next. After each run `table.md` and `table.csv` are written anew from all finished
+runs. The same command again resumes the sweep where it stopped. A row that fails does not hold up
+the others; it is reported at the end (exit status 1). `--print_commands` trains nothing: it prints
+a command for each unfinished run, for a queue, and writes the table of the finished ones.
 """
 
 from boneage_jax import cli

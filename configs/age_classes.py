@@ -1,7 +1,7 @@
 r"""Age classes: a CNN, EfficientNet-B0, Inception and ResNet on 3, 5 and 10 classes (Hamrouni, Hassen 2023).
 
     python -m boneage_jax.main --config=configs/age_classes.py:row=resnet-3 --workdir=runs/classes  # the paper's scale
-    python -m boneage_jax.main --config=configs/age_classes.py:rsna100,row=resnet-3,read_sex=true --workdir=runs/sex_3
+    python -m boneage_jax.main --config=configs/age_classes.py:rsna100,row=resnet-3,use_sex=true --workdir=runs/sex_3
     python -m boneage_jax.sweep --config=configs/age_classes.py:rsna100 --workdir=runs/classes
     python -m boneage_jax.compare_classes --without=runs/resnet_3 --with_sex=runs/sex_3 --output=runs/gain_3
 
@@ -31,7 +31,7 @@ BASE['model'] = dict(
     name='age_classifier',
     backbone='resnet34',  # 'custom' or a name of boneage_jax.models.BACKBONES
     classes=3,  # as task.classes
-    read_sex=False,  # True: a branch beside the image reads the sex
+    use_sex=False,  # True: a branch beside the image reads the sex
     width=1.0,  # times the network's own
     depth=0,  # blocks a stage, 0 = the network's own
     stem='imagenet',  # 'small': less stride, for small images
@@ -132,6 +132,6 @@ def sweep():
         yield c.Row(f'resnet18-{classes}', ours)
         yield c.Row(
             f'resnet18-{classes}-sex',
-            {**ours, 'model.read_sex': True},
+            {**ours, 'model.use_sex': True},
             reference=f'resnet18-{classes}',
         )

@@ -49,7 +49,7 @@ BASE['model'] = dict(
     # the loaded weights' own | 'image': each image to mean 0, deviation 1 | 'fixed'
     standardise='imagenet',
     units=1024,  # of the dense layers
-    sex=False,  # True (ours): the dense layers read the sex
+    use_sex=False,  # True (ours): the dense layers read the sex
 )
 BASE['task'].update(name='age', loss='l2', normalisation='months')
 BASE['optimizer'].update(

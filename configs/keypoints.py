@@ -28,7 +28,7 @@ BASE['data'].update(
 BASE['data']['phantom'].update(count=4000, size=(260, 200))
 BASE['model'] = dict(
     name='keypoints',
-    form='regression',  # 'regression': the paper's VGG | 'heatmaps': a U-Net
+    head='regression',  # 'regression': the paper's VGG | 'heatmaps': a U-Net
     size=(130, 100),  # regression: that of data.size
     width=32,  # channels of the first block
     depth=4,  # heatmaps: poolings
@@ -90,4 +90,4 @@ def get_config(arg=None):
 def sweep():
     """The paper's regression beside heat maps; the paper prints no figure."""
     yield c.Row('regression', {})
-    yield c.Row('heatmaps', {'model.form': 'heatmaps', 'model.width': 16, 'precise_bn_batches': 30})
+    yield c.Row('heatmaps', {'model.head': 'heatmaps', 'model.width': 16, 'precise_bn_batches': 30})

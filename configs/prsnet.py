@@ -51,7 +51,7 @@ BASE['task'].update(
     rank_weight=1.0,
     # of the parts' own ages; 0 = equation 4 as printed, their ages then stay noise
     part_weight=1.0,
-    form='corrected',  # 'corrected' | 'literal': equations 2 and 3 as printed (losses.part_ranking)
+    ranking_form='corrected',  # 'corrected' | 'literal': equations 2 and 3 as printed (losses.part_ranking)
 )
 BASE['optimizer'].update(
     name='sgd',

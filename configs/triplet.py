@@ -36,7 +36,7 @@ BASE['model'] = dict(
     standardise='image',  # 'image': each image to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
     dense=(1024,),  # units of the layers between embedding and age
     dropout=0.0,
-    sex=True,  # the dense layers read the sex; False in networks of one sex
+    use_sex=True,  # the dense layers read the sex; False in networks of one sex
 )
 BASE['task'] = dict(
     name='age_triplet',
@@ -47,7 +47,7 @@ BASE['task'] = dict(
     # 'sum' over the batch's triplets, as printed | 'mean': then 149 means the same at batch 32
     reduction='sum',
     distance='l2',  # 'l2' | 'squared_l2'
-    form='softmax',  # the paper's | 'margin' | 'semi_hard', which take `margin`
+    triplet_form='softmax',  # the paper's | 'margin' | 'semi_hard', which take `margin`
     margin=1.0,  # in units of the distance
     correlation_weight=0.0,  # of a smooth rank correlation (ours)
     temperature=0.1,  # of its ranks, in shares of the mean distance
@@ -121,14 +121,14 @@ def sweep():
     are ours.
     """
     for sex, without, with_triplets in (('male', 5.74, 4.69), ('female', 5.89, 4.85)):
-        one = {'data.sex': sex, 'model.sex': False}
+        one = {'data.sex': sex, 'model.use_sex': False}
         yield c.Row(f'{sex} plain', {**one, 'task.triplet_weight': 0.0}, without)
         yield c.Row(f'{sex} triplet', one, with_triplets, f'{sex} plain')
     yield c.Row('both plain', {'task.triplet_weight': 0.0})
     for name, change in {
         'triplet': {},
-        'margin': {'task.form': 'margin'},
-        'semi-hard': {'task.form': 'semi_hard'},
+        'margin': {'task.triplet_form': 'margin'},
+        'semi-hard': {'task.triplet_form': 'semi_hard'},
         'correlation': {'task.triplet_weight': 0.0, 'task.correlation_weight': 10.0},
     }.items():
         yield c.Row(f'both {name}', change, reference='both plain')

@@ -1,43 +1,79 @@
 # shellcheck shell=bash
 # Sourced by run.sh and test.sh. Makes the Python environment once and sets PYTHON to its interpreter.
 #
-#   BONEAGE_VENV     where the environment lies                  (default: .venv beside setup.py)
-#   BONEAGE_PYTHON   use this interpreter as it is; make nothing
-#   BONEAGE_EXTRAS   extras of setup.py to add, e.g. gpu or gpu,report
+#   BONEAGE_VENV             where the environment is                     (default: .venv beside setup.py)
+#   BONEAGE_PYTHON           use this interpreter as it is; make nothing
+#   BONEAGE_PYTHON_VERSION   make the environment with this Python: 3.11, 3.12 or 3.13
+#                            (default: python3 where it is one of them, else the newest that runs)
+#   BONEAGE_EXTRAS           extras of setup.py to add, e.g. gpu or gpu,report
 #
 # An environment is ready when .ready-<hash of requirements.lock and setup.py> lies in it. That file is written
 # last, so a half-made environment is never taken for a finished one.
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+unset CDPATH  # with it, cd may choose another folder and prints where it went
+ROOT=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 EXTRAS=${BONEAGE_EXTRAS:-}
 MARK=.made-by-boneage_jax  # also the file that launches lock
+VERSIONS='3.13 3.12 3.11'  # of Python, the newest first
 READY=
 
 say() { printf '%s\n' "boneage_jax: $*" >&2; }
 die() { say "$@"; exit 1; }
 
+# Whether $1 runs and is a Python that the lock has wheels for: CPython with its global lock, of a version in $2.
+# A pyenv shim can be on the PATH and fail, so only running it tells.
 is_supported() {
-    "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1
+    "$1" -c 'import sys, sysconfig
+good = "%d.%d" % sys.version_info[:2] in sys.argv[1].split() and sys.implementation.name == "cpython"
+sys.exit(not good or bool(sysconfig.get_config_var("Py_GIL_DISABLED")))' "$2" </dev/null >/dev/null 2>&1
 }
 
-find_python() {
-    local candidate without_venv=
-    for candidate in python3.12 python3.11 python3 python; do
-        is_supported "$candidate" || continue
-        if "$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+# Prints what may be a Python of a version in $1, one a line, in the order of preference.
+candidates() {
+    local version folder
+    echo python3
+    for version in $1; do
+        echo "python$version"
+        for folder in "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$version".*; do
+            echo "${folder##*.} $folder/bin/python3"
+        done | sort -rn | cut -d ' ' -f 2-  # the newest patch first
+    done
+    echo python
+}
+
+# Prints the first candidate of a version in $1 that can make environments. Where all lack the venv module,
+# without_venv is one of them.
+search_python() {
+    local candidate
+    while IFS= read -r candidate; do
+        is_supported "$candidate" "$1" || continue
+        if "$candidate" -c 'import ensurepip, venv' </dev/null >/dev/null 2>&1; then
             command -v "$candidate"
             return
         fi
         without_venv=${without_venv:-$candidate}
-    done
+    done < <(candidates "$1")
+    return 1
+}
+
+find_python() {
+    local versions=${BONEAGE_PYTHON_VERSION:-$VERSIONS} without_venv='' version
+    case " $VERSIONS " in
+        *" $versions "*) ;;
+        *) die "BONEAGE_PYTHON_VERSION=$versions: this project runs on Python 3.11, 3.12 and 3.13." ;;
+    esac
+    search_python "$versions" && return
     if [ -n "$without_venv" ]; then
-        local version
         version=$("$without_venv" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
         die "$without_venv cannot make environments: its venv module is missing. On Debian or Ubuntu:" \
             "sudo apt-get install python$version-venv"
     fi
-    die "Python 3.11 or 3.12 is needed and neither is on the PATH. On Debian or Ubuntu:" \
-        "sudo apt-get install python3.12 python3.12-venv (or python3.11 and python3.11-venv);" \
+    if [ -n "${BONEAGE_PYTHON_VERSION:-}" ]; then
+        die "no Python $versions runs here: none is on the PATH and none in pyenv's folder. On Debian or Ubuntu:" \
+            "sudo apt-get install python$versions python$versions-venv; or unset BONEAGE_PYTHON_VERSION."
+    fi
+    die "Python 3.11, 3.12 or 3.13 is needed; none on the PATH or in pyenv's folder runs. On Debian or Ubuntu:" \
+        "sudo apt-get install python3.12 python3.12-venv (or the same of 3.11 or 3.13, as the system has it);" \
         "or name one with BONEAGE_PYTHON=/path/to/python (with requirements.lock installed in it)."
 }
 
@@ -104,6 +140,7 @@ lock() {
 
 is_ready() {  # sets READY, the stamp that a finished environment carries
     [ -x "$VENV/bin/python" ] || return 1
+    [ -z "${BONEAGE_PYTHON_VERSION:-}" ] || is_supported "$VENV/bin/python" "$BONEAGE_PYTHON_VERSION" || return 1
     READY=$VENV/.ready-$(fingerprint "$VENV/bin/python") || return 1
     [ -e "$READY" ] || return 1
     local extra

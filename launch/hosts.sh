@@ -9,7 +9,17 @@
 set -euo pipefail
 
 [ $# -gt 1 ] || { echo 'usage: launch/hosts.sh HOST[,HOST ...] MODULE [ARGUMENT ...]' >&2; exit 2; }
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# The folder of this file, also where it was called through a symbolic link. With CDPATH, cd goes elsewhere and prints.
+unset CDPATH
+self=${BASH_SOURCE[0]}
+while [ -L "$self" ]; do
+    target=$(readlink "$self")
+    case $target in
+        /*) self=$target ;;
+        *) self=$(dirname -- "$self")/$target ;;
+    esac
+done
+ROOT=$(cd -P -- "$(dirname -- "$self")/.." && pwd -P)
 IFS=, read -ra hosts <<<"$1"
 shift
 export BONEAGE_COORDINATOR=${hosts[0]#*@}:${BONEAGE_PORT:-12355} BONEAGE_PROCESSES=${#hosts[@]}

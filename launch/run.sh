@@ -9,13 +9,16 @@ usage: launch/run.sh MODULE [ARGUMENT ...]
   launch/run.sh boneage_jax.main --config=configs/prsnet.py:phantom --workdir=runs/first
   launch/run.sh boneage_jax.prepare --config=configs/prsnet.py:rsna100
 
-Needs Python 3.11 or 3.12; the first call makes .venv (2 minutes). Paths are relative to the project's folder.
+Needs Python 3.11, 3.12 or 3.13; the first call makes .venv (2 minutes). Paths are relative to the project's folder.
 
   BONEAGE_EXTRAS=gpu    adds the build for NVIDIA GPUs (gpu13: CUDA 13; tpu; report; dicom is always there)
   BONEAGE_DATA=DIR      where the radiographs lie
   BONEAGE_CACHE=DIR     where prepared records go     (default: ~/.cache/boneage_jax)
   BONEAGE_VENV=DIR      where the environment lies    (default: .venv)
   BONEAGE_PYTHON=FILE   use this interpreter instead of making an environment
+  BONEAGE_PYTHON_VERSION=3.12
+                        make the environment with this version (default: that of python3 if it is one of the three,
+                        else the newest that runs)
 TEXT
 }
 
@@ -24,8 +27,18 @@ case ${1:-} in
     -h | --help) usage; exit 0 ;;
 esac
 
+# The folder of this file, also where it was called through a symbolic link. With CDPATH, cd goes elsewhere and prints.
+unset CDPATH
+self=${BASH_SOURCE[0]}
+while [ -L "$self" ]; do
+    target=$(readlink "$self")
+    case $target in
+        /*) self=$target ;;
+        *) self=$(dirname -- "$self")/$target ;;
+    esac
+done
 # shellcheck source=launch/environment.sh
-. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+. "$(dirname -- "$self")/environment.sh"
 make_environment
 [ "$(pwd -P)" = "$ROOT" ] || say "runs in $ROOT; relative paths start there"
 cd "$ROOT"

@@ -15,7 +15,9 @@
 set -euo pipefail
 
 [ $# -gt 0 ] || { echo 'usage: sbatch [--nodes=N] launch/slurm.sh MODULE [ARGUMENT ...]' >&2; exit 2; }
-cd "${SLURM_SUBMIT_DIR:?is missing: submit this script with sbatch}"  # Slurm runs a copy of this file from elsewhere
+# Slurm runs a copy of this file from elsewhere, so the folder of submission says where the project is.
+cd "${SLURM_SUBMIT_DIR:?is missing: submit this script with sbatch}"
+[ -x launch/run.sh ] || { echo "launch/slurm.sh: $PWD is not the project's folder: submit from there" >&2; exit 2; }
 read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export BONEAGE_COORDINATOR=$first:$((20000 + SLURM_JOB_ID % 20000))  # a port for each job: nodes may be shared
 export BONEAGE_PROCESSES=$SLURM_JOB_NUM_NODES

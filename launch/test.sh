@@ -2,8 +2,18 @@
 # Runs the tests (arguments go to pytest) in the environment of launch/run.sh, in two processes. Fails when no test ran.
 set -euo pipefail
 
+# The folder of this file, also where it was called through a symbolic link. With CDPATH, cd goes elsewhere and prints.
+unset CDPATH
+self=${BASH_SOURCE[0]}
+while [ -L "$self" ]; do
+    target=$(readlink "$self")
+    case $target in
+        /*) self=$target ;;
+        *) self=$(dirname -- "$self")/$target ;;
+    esac
+done
 # shellcheck source=launch/environment.sh
-. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+. "$(dirname -- "$self")/environment.sh"
 make_environment
 cd "$ROOT"
 exec "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

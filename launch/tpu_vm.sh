@@ -12,7 +12,17 @@ set -euo pipefail
 [ $# -gt 2 ] || { echo 'usage: launch/tpu_vm.sh TPU_NAME ZONE MODULE [ARGUMENT ...]' >&2; exit 2; }
 name=$1 zone=$2
 shift 2
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# The folder of this file, also where it was called through a symbolic link. With CDPATH, cd goes elsewhere and prints.
+unset CDPATH
+self=${BASH_SOURCE[0]}
+while [ -L "$self" ]; do
+    target=$(readlink "$self")
+    case $target in
+        /*) self=$target ;;
+        *) self=$(dirname -- "$self")/$target ;;
+    esac
+done
+ROOT=$(cd -P -- "$(dirname -- "$self")/.." && pwd -P)
 packed=$(mktemp -d)
 trap 'rm -rf "$packed"' EXIT
 git -C "$ROOT" archive --format=tar.gz --output="$packed/boneage_jax.tar.gz" HEAD
@@ -21,4 +31,4 @@ while IFS= read -r variable; do settings+=("$variable=${!variable}"); done < <(c
 run=$(printf '%q ' env BONEAGE_EXTRAS=tpu "${settings[@]}" BONEAGE_COORDINATOR=auto launch/run.sh "$@")
 gcloud compute tpus tpu-vm scp "$packed/boneage_jax.tar.gz" "$name:" --zone="$zone" --worker=all
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="mkdir -p boneage_jax && \
-tar -xzf boneage_jax.tar.gz -C boneage_jax && cd boneage_jax && $run"
+tar -xzf boneage_jax.tar.gz -C boneage_jax && cd ./boneage_jax && $run"

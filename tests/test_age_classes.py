@@ -188,7 +188,7 @@ def test_the_network_reads_the_sex_only_where_asked():
         jax.ShapeDtypeStruct((2,), jnp.bool_),
     )
     for sex in (False, True):
-        chosen = dict(backbone='custom', width=0.125, read_sex=sex)
+        chosen = dict(backbone='custom', width=0.125, use_sex=sex)
         model = nnx.eval_shape(lambda chosen=chosen: models.build('age_classifier', **chosen))
         model.eval()
         parts, leaves = nnx.split(model)
@@ -230,7 +230,7 @@ def test_unknown_choices_are_refused(chosen, message):
 
 @pytest.mark.parametrize('row', ['inception-5', 'custom-10,activation=elu,regulariser=dropout'])
 def test_rows_can_be_traced(row):
-    loop.GradientTrainer.check(c.load(f'{CONFIG}:tiny,row={row},read_sex=true')[1], fresh=True)
+    loop.GradientTrainer.check(c.load(f'{CONFIG}:tiny,row={row},use_sex=true')[1], fresh=True)
 
 
 ARG = 'tiny,row=custom-3,epochs=9,patience=2,learning_rate=0.03,placement=host'

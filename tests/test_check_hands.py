@@ -12,8 +12,7 @@ from boneage_jax.analysis import evaluate_hands
 from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import keypoints, register, transform
 from boneage_jax.runs import predictor
-from boneage_jax.stages import plan
-from boneage_jax.stages.plan import networks
+from boneage_jax.stages import networks, plan
 from tfds_rsna.annotations import hand_landmarks
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.render import phantom

@@ -12,16 +12,16 @@ from tfds_rsna.errors import UserError
 SMALL = dict(size=(40, 32), width=4, dense=8, depth=2)
 
 
-@pytest.mark.parametrize('form', ['regression', 'heatmaps'])
-def test_points_of_a_batch(form):
-    net = models.build('keypoints', form=form, **SMALL)
+@pytest.mark.parametrize('head', ['regression', 'heatmaps'])
+def test_points_of_a_batch(head):
+    net = models.build('keypoints', head=head, **SMALL)
     net.eval()
     image = jax.random.uniform(jax.random.key(0), (2, 40, 32, 1))
     points, aux = net(image, None)
     assert points.shape == (2, 3, 2) and points.dtype == jnp.float32
     again, _ = net(0.5 * image + 0.2, None)  # exposure is taken out
     np.testing.assert_allclose(points, again, atol=1e-3)
-    if form == 'heatmaps':
+    if head == 'heatmaps':
         assert aux['heatmaps'].shape == (2, 40, 32, 3)
         best = np.asarray(aux['heatmaps']).reshape(2, -1, 3).argmax(1)
         found = np.stack([best // 32, best % 32], -1)
@@ -29,8 +29,8 @@ def test_points_of_a_batch(form):
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="model.form='maps': expected one of regression, heatmaps"):
-        models.build('keypoints', form='maps')
+    with pytest.raises(UserError, match="model.head='maps': expected one of regression, heatmaps"):
+        models.build('keypoints', head='maps')
     net = models.build('keypoints', **SMALL)
     with pytest.raises(
         UserError, match='takes images of 40x32, found 48x32; set model.size to data.size'

@@ -1,14 +1,14 @@
-"""The scripts that start a run on many hosts, each with a stand-in for the scheduler's command that
-runs what it is given.
+"""The scripts that start a run here or on many hosts, and the Python that they find.
 
-What a process of the run would see (its variables, its arguments, its folder) is written down by a
-stand-in for Python.
+A stand-in for the scheduler's command runs what it is given. A stand-in for Python writes down what
+a process of the run would see: its variables, its arguments, its folder.
 """
 
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -45,9 +45,7 @@ sys.exit(int(os.environ.get('FAILS') == name))
 
 @pytest.fixture
 def hosts(tmp_path):
-    """`start(command, stand_ins, **variables)`, which runs a launch script; `.seen(n)`: what n
-    processes saw, in order.
-    """
+    """`start(command, stand_ins, **variables)` runs a script; `.seen(n)`: what n processes saw."""
 
     def write(name, text):
         (tmp_path / name).write_text(text)
@@ -150,10 +148,12 @@ def test_a_host_that_fails_is_named(hosts):
 
 def test_the_end_of_the_script_stops_the_hosts(hosts, tmp_path):
     sleeping = (
-        '#!/bin/bash\n[ "$1" = -c ] && exit\ntrap \'echo stopped > "$HERE/$BONEAGE_PROCESS"; exit\' TERM\n'
+        '#!/bin/bash\n[ "$1" = -c ] && exit\ntrap '
+        '\'echo stopped > "$HERE/$BONEAGE_PROCESS"; exit\' TERM\n'
         'echo $PPID > "$HERE/started_$BONEAGE_PROCESS"; while :; do sleep 0.1; done\n'
     )
-    ends = 'sh -c \'while [ ! -e "$HERE/started_0" ] || [ ! -e "$HERE/started_1" ]; do sleep 0.05; done; kill -9 "$1"\' x'
+    waiting = 'while [ ! -e "$HERE/started_0" ] || [ ! -e "$HERE/started_1" ]; do sleep 0.05; done'
+    ends = f'sh -c \'{waiting}; kill -9 "$1"\' x'
     script = f'{ends} $$ & exec launch/hosts.sh gpu1,gpu2 boneage_jax.main'
     hosts(
         'bash',
@@ -169,12 +169,17 @@ GCLOUD = """#!/bin/bash
 echo "$*" >> "$HERE/gcloud.txt"
 case "$4" in
 scp) for i in 0 1; do mkdir -p "$HERE/host$i"; cp "$5" "$HERE/host$i"; done ;;
-ssh) for i in 0 1; do (cd "$HERE/host$i" && WORKER=$i bash -c "${8#--command=}") || exit; done ;;
+ssh) for i in 0 1; do
+    (cd "$HERE/host$i" && WORKER=$i CDPATH=$HERE/elsewhere bash -c "${8#--command=}") || exit
+done ;;
 esac
 """
 
 
 def test_tpu_vm(hosts, tmp_path):
+    (tmp_path / 'elsewhere' / 'boneage_jax').mkdir(
+        parents=True
+    )  # what CDPATH would choose on the hosts
     done = hosts('launch/tpu_vm.sh', 'slice', 'us-west4-a', *RUN, stand_ins={'gcloud': GCLOUD})
     assert done.returncode == 0, done.stderr
     seen = hosts.seen(2)
@@ -192,9 +197,7 @@ def test_tpu_vm(hosts, tmp_path):
 
 
 def test_kubernetes(hosts, tmp_path):
-    """A stand-in for the cluster: what it makes of the file, by the rules that Kubernetes and
-    JobSet document.
-    """
+    """What a cluster makes of the file, by the rules that Kubernetes and JobSet document."""
     jobset = yaml.safe_load((ROOT / 'launch/kubernetes.yaml').read_text())
     assert (jobset['apiVersion'], jobset['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
     (job,), name = jobset['spec']['replicatedJobs'], jobset['metadata']['name']
@@ -227,3 +230,198 @@ def test_kubernetes(hosts, tmp_path):
     for one in hosts.seen(count):
         assert one['BONEAGE_CACHE'] == '/shared/cache'
     same_run(hosts.seen(count), f'{pods[0]}:12355', str(count))
+
+
+CALLS = {
+    'run.sh': (RUN, {'WORKER': '0'}),
+    'test.sh': (['-q'], {'WORKER': '0'}),
+    'hosts.sh': (['gpu1', *RUN], {}),
+    'tpu_vm.sh': (['slice', 'us-west4-a', *RUN], {}),
+}
+
+
+def call(hosts, tmp_path, script, name, cwd=ROOT, **variables):
+    """Calls launch/<name> as `script`; asserts that Python starts in the project's own folder."""
+    arguments, own = CALLS[name]
+    (tmp_path / 'elsewhere' / 'boneage_jax').mkdir(parents=True, exist_ok=True)
+    done = hosts(
+        script, *arguments, stand_ins={'ssh': SSH, 'gcloud': GCLOUD}, cwd=cwd, **own | variables
+    )
+    assert done.returncode == 0, done.stderr
+    (seen,) = hosts.seen(1)
+    assert seen['arguments'][:2] == ['-m', 'pytest' if name == 'test.sh' else RUN[0]]
+    assert seen['folder'] == str(
+        tmp_path / 'host0' / 'boneage_jax' if name == 'tpu_vm.sh' else ROOT
+    )
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_scripts_start_where_cdpath_is_set(hosts, tmp_path, name):
+    (tmp_path / 'launch').mkdir()  # a folder of that name is what CDPATH finds first
+    call(hosts, tmp_path, f'launch/{name}', name, CDPATH=f'{tmp_path}:.:..')
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_scripts_start_through_links(hosts, tmp_path, name):
+    """A relative link to a link, in a folder with a space; found on the PATH, too."""
+    folder = tmp_path / 'my bin'
+    folder.mkdir()
+    (folder / 'script').symlink_to(ROOT / 'launch' / name)
+    (tmp_path / 'boneage').symlink_to('my bin/script')
+    for script in (f'{tmp_path}/boneage', './boneage', 'boneage'):
+        call(hosts, tmp_path, script, name, cwd=tmp_path, CDPATH='.')
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_scripts_start_through_a_link_to_their_folder(hosts, tmp_path, name):
+    (tmp_path / 'scripts').symlink_to(ROOT / 'launch')
+    call(hosts, tmp_path, f'scripts/{name}', name, cwd=tmp_path)
+
+
+def test_slurm_names_a_wrong_folder(hosts, tmp_path):
+    done = hosts(
+        'bash', str(ROOT / 'launch/slurm.sh'), *RUN, stand_ins={}, SLURM_SUBMIT_DIR=str(tmp_path)
+    )
+    assert done.returncode == 2 and f"{tmp_path} is not the project's folder" in done.stderr
+
+
+# A stand-in for a version of Python. It runs the code that it is given, as if it were that version.
+SOME_PYTHON = f"""#!{sys.executable}
+import sys, sysconfig
+sys.version_info = (3, %d, %d, 'final', 0)
+sys.modules.update({{name: None for name in %r}})  # packages that this Python lacks
+sysconfig.get_config_var = lambda name: %d  # for Py_GIL_DISABLED
+code, sys.argv = sys.argv[2], ['-c', *sys.argv[3:]]
+exec(code)
+"""
+# pyenv's, of a version that is not activated.
+SHIM = '#!/bin/sh\necho "pyenv: command not found" >&2\nexit 127\n'
+TOOLS = ('bash', 'cat', 'cut', 'dirname', 'sort')
+
+
+@pytest.fixture
+def pythons(tmp_path):
+    """`bash(command)` runs it with environment.sh and the stand-ins of `bash.install` alone."""
+
+    def install(path, version, lacks=(), free_threaded=False):
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = SHIM
+        if version:
+            minor, patch = version.split('.')[1:]
+            text = SOME_PYTHON % (int(minor), int(patch), lacks, free_threaded)
+        file.write_text(text)
+        file.chmod(0o755)
+
+    def bash(command, **variables):
+        script = f'set -euo pipefail; . {ROOT}/launch/environment.sh; {command}'
+        clean = {'PATH': str(tmp_path / 'bin'), 'HOME': str(tmp_path / 'home')}
+        return subprocess.run(
+            ['bash', '-c', script],
+            env=clean | variables,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+
+    (tmp_path / 'bin').mkdir()
+    for tool in TOOLS:
+        (tmp_path / 'bin' / tool).symlink_to(shutil.which(tool))
+    bash.install = install
+    return bash
+
+
+PYENV = 'home/.pyenv/versions'
+
+
+@pytest.mark.parametrize(
+    'installed, found',
+    [
+        (
+            {'bin/python3': '3.11.2', 'bin/python3.12': '3.12.1', 'bin/python3.13': '3.13.0'},
+            'bin/python3',
+        ),
+        (
+            {'bin/python3': '3.10.2', 'bin/python3.12': '3.12.1', 'bin/python3.11': '3.11.2'},
+            'bin/python3.12',
+        ),
+        (
+            {'bin/python3': '3.14.0', 'bin/python3.13': '3.13.1', 'bin/python3.12': '3.12.1'},
+            'bin/python3.13',
+        ),
+        (
+            {'bin/python3': None, 'bin/python3.13': None, 'bin/python3.11': '3.11.7'},
+            'bin/python3.11',
+        ),
+        (
+            {'bin/python3': None, 'bin/python3.12': None, f'{PYENV}/3.12.1/bin/python3': '3.12.1'},
+            f'{PYENV}/3.12.1/bin/python3',
+        ),
+        (
+            {'bin/python3.11': '3.11.7', f'{PYENV}/3.12.1/bin/python3': '3.12.1'},
+            f'{PYENV}/3.12.1/bin/python3',
+        ),
+        (
+            {f'{PYENV}/3.12.9/bin/python3': '3.12.9', f'{PYENV}/3.12.10/bin/python3': '3.12.10'},
+            f'{PYENV}/3.12.10/bin/python3',
+        ),
+        (
+            {f'{PYENV}/3.13.0/bin/python3': None, f'{PYENV}/3.12.1/bin/python3': '3.12.1'},
+            f'{PYENV}/3.12.1/bin/python3',
+        ),
+        ({'bin/python': '3.12.1'}, 'bin/python'),
+    ],
+    ids=[
+        'python3',
+        'newest',
+        'too new',
+        'shims',
+        'pyenv',
+        'pyenv is newer',
+        'patches',
+        'pyenv broken',
+        'python',
+    ],
+)
+def test_the_python_that_is_found(pythons, tmp_path, installed, found):
+    for path, version in installed.items():
+        pythons.install(path, version)
+    done = pythons('find_python')
+    assert (done.returncode, done.stdout, done.stderr) == (0, f'{tmp_path}/{found}\n', '')
+
+
+def test_the_folder_of_pyenv_and_the_version_can_be_named(pythons, tmp_path):
+    for minor in (11, 12, 13):
+        pythons.install(f'my pyenv/versions/3.{minor}.1/bin/python3', f'3.{minor}.1')
+    pythons.install('bin/python3', '3.11.2')
+    root = str(tmp_path / 'my pyenv')
+    for version in ('3.12', '3.13'):
+        done = pythons('find_python', PYENV_ROOT=root, BONEAGE_PYTHON_VERSION=version)
+        assert done.stdout == f'{root}/versions/{version}.1/bin/python3\n', done.stderr
+    done = pythons('find_python', PYENV_ROOT=root, BONEAGE_PYTHON_VERSION='3.10')
+    assert (
+        done.returncode == 1
+        and 'BONEAGE_PYTHON_VERSION=3.10: this project runs on Python 3.11, 3.12' in done.stderr
+    )
+    done = pythons('find_python', BONEAGE_PYTHON_VERSION='3.13')
+    assert done.returncode == 1 and 'no Python 3.13 runs here' in done.stderr
+
+
+def test_pythons_that_will_not_do(pythons, tmp_path):
+    pythons.install('bin/python3', '3.10.13')
+    pythons.install('bin/python3.13', '3.13.0', free_threaded=True)
+    done = pythons('find_python')
+    assert done.returncode == 1 and 'Python 3.11, 3.12 or 3.13 is needed' in done.stderr
+    pythons.install('bin/python3.11', '3.11.2', lacks=('venv',))
+    done = pythons('find_python')
+    assert done.returncode == 1 and 'apt-get install python3.11-venv' in done.stderr
+    pythons.install('bin/python', '3.11.2')  # a second one of that version, whole
+    assert pythons('find_python').stdout == f'{tmp_path}/bin/python\n'
+
+
+def test_an_environment_of_another_version_is_made_anew(pythons, tmp_path):
+    pythons.install('venv/bin/python', '3.11.2')
+    script = f'VENV={tmp_path}/venv; : > "$VENV/.ready-$(fingerprint "$VENV/bin/python")"; is_ready'
+    assert pythons(script).returncode == 0
+    assert pythons(script, BONEAGE_PYTHON_VERSION='3.11').returncode == 0
+    assert pythons(script, BONEAGE_PYTHON_VERSION='3.12').returncode == 1

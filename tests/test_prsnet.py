@@ -127,8 +127,8 @@ def test_anchors_grow_with_the_image():
             "form='printed': expected one of",
         ),
         (
-            lambda: build_task(form='printed'),
-            "task.form='printed': expected one of corrected, literal",
+            lambda: build_task(ranking_form='printed'),
+            "task.ranking_form='printed': expected one of corrected, literal",
         ),
     ],
 )
@@ -321,7 +321,7 @@ def test_literal_form_takes_months():
         aux['part_scores'], errors, form='literal', valid=aux['part_valid']
     )
     np.testing.assert_allclose(
-        build_task(form='literal').loss(prediction, aux, batch)[1]['rank_loss'][0],
+        build_task(ranking_form='literal').loss(prediction, aux, batch)[1]['rank_loss'][0],
         expected[:2].sum(),
     )
 

@@ -9,7 +9,7 @@ from PIL import Image
 from boneage_jax import config as c
 from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import resize
-from boneage_jax.stages import cache, plan
+from boneage_jax.stages import cache, catalog, plan
 from boneage_jax.stages import records as records_lib
 from tfds_rsna import prepared
 
@@ -51,12 +51,12 @@ def mean_of(predictor, looks, run):
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
     for name, stage in {
-        'halve': plan.Stage(transform='halve'),
-        'brightest': plan.Stage(annotate='brightest'),
-        'only_even': plan.Stage(transform='only_even'),
-        'mean': plan.Stage(network_input='glance', network_output='mean_of'),
+        'halve': catalog.Stage(transform='halve'),
+        'brightest': catalog.Stage(annotate='brightest'),
+        'only_even': catalog.Stage(transform='only_even'),
+        'mean': catalog.Stage(network_input='glance', network_output='mean_of'),
     }.items():
-        monkeypatch.setitem(plan.STAGES, name, stage)
+        monkeypatch.setitem(catalog.STAGES, name, stage)
     monkeypatch.setattr(
         plan, 'resolve', lambda name, real=plan.resolve: globals().get(name) or real(name)
     )
@@ -74,7 +74,7 @@ def folder(tmp_path, monkeypatch):
 
 def data(folder, chosen, size=(40, 40), **options):
     base = c.base()
-    base['data']['stage'] = options
+    base['data']['stage_options'] = options
     return c.build(
         base,
         f'source=image_folder,images={folder}/images,labels={folder}/labels.csv,size={size},'

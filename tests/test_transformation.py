@@ -13,8 +13,7 @@ import pytest
 from boneage_jax import config as c
 from boneage_jax import tasks
 from boneage_jax.preprocess import register, transform
-from boneage_jax.stages import plan
-from boneage_jax.stages.plan import networks
+from boneage_jax.stages import networks, plan
 
 SHAPE = (120, 90)
 POINTS = np.array(

@@ -224,7 +224,7 @@ def triplet_task(**changed):
             'triplet_weight': 0.01,
             'reduction': 'sum',
             'distance': 'l2',
-            'form': 'softmax',
+            'triplet_form': 'softmax',
             'margin': 1.0,
             'correlation_weight': 0.0,
             'temperature': 0.1,
@@ -237,7 +237,7 @@ def triplet_task(**changed):
     'backbone', ['inception_v3', 'vgg16']
 )  # the backbones have tests of their own
 def test_any_backbone_carries_an_embedding(backbone):
-    model = nnx.eval_shape(lambda: models.build('embedding', backbone=backbone, sex=True))
+    model = nnx.eval_shape(lambda: models.build('embedding', backbone=backbone, use_sex=True))
     model.eval()
     image = jax.ShapeDtypeStruct((2, 96, 96, 1), jnp.float32)
     prediction, aux = jax.eval_shape(
@@ -275,7 +275,7 @@ def test_the_triplet_term_does_not_reach_the_dense_layers():
 
 def test_sex_is_read_where_asked_for():
     image, male = np.random.default_rng(0).random((2, 8, 8, 1), np.float32), np.array([True, False])
-    model = net(sex=True)
+    model = net(use_sex=True)
     model.eval()
     apply = nnx.jit(lambda model, image, male: model(image, male))
     one, two = apply(model, image, male), apply(model, image, ~male)

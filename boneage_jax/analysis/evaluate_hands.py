@@ -26,12 +26,6 @@ from boneage_jax.runtime import files as files_lib
 from boneage_jax.stages import annotations, plan, records
 from boneage_jax.tasks import metrics
 
-MOVING = (
-    'crop',
-    'register',
-    'region',
-    'resize',
-)  # stages behind which an image's pixels are no longer its own
 TIP_WITHIN, CAPITATE_WITHIN = 25, 40  # pixels of the registered image of 2080x1600
 NEAR = 0.01  # of the hand's length, by which a point may lie outside a mask and still be `near` it
 CHUNK = 16  # images that go through the stages together
@@ -47,9 +41,11 @@ def evaluate_hands(config, truth, output, data_dir=None):
     if (output / 'metrics.json').exists():
         raise ConfigError(f'{output} holds results already; delete it or choose another --output')
     names = list(config.data.stages)
-    steps = plan.make_plan(config.data, data_dir)[
-        : next((i for i, name in enumerate(names) if name in MOVING), len(names))
-    ]
+    steps = []
+    for step in plan.make_plan(config.data, data_dir):
+        if step.stage.moves_pixels:
+            break
+        steps.append(step)
     files = [plan.find_file(file, data_dir, '--truth') for file in truth]
     seen = set().union(*(seen_by(step.options['run']) for step in steps if 'run' in step.options))
     wanted = set(annotations.names(files))

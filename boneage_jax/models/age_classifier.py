@@ -92,7 +92,7 @@ class AgeClassifier(nnx.Module):
     F]})`, float32.
 
     `backbone`: 'custom' or one of `backbones` {name: callable}, at `width` times its own width with
-    `depth` blocks a stage (0 = its own; not of the CNN). With `read_sex` a dense layer of 32 units
+    `depth` blocks a stage (0 = its own; not of the CNN). With `use_sex` a dense layer of 32 units
     reads the sex beside the image and joins the features before the classes. `activation` and
     `regulariser` are the CNN's; `dropout` is the CNN's where its regulariser is 'dropout', else it
     stands before the classes.
@@ -104,7 +104,7 @@ class AgeClassifier(nnx.Module):
         *,
         backbone='resnet34',
         classes=3,
-        read_sex=False,
+        use_sex=False,
         width=1.0,
         depth=0,
         stem='imagenet',
@@ -144,9 +144,9 @@ class AgeClassifier(nnx.Module):
         self.dropout = nnx.Dropout(
             0.0 if backbone == 'custom' and regulariser == 'dropout' else dropout
         )
-        self.sex = layers.linear(2, SEX_UNITS, rngs=rngs) if read_sex else None
+        self.sex = layers.linear(2, SEX_UNITS, rngs=rngs) if use_sex else None
         self.head = layers.linear(
-            self.backbone.features + (SEX_UNITS if read_sex else 0), classes, rngs=rngs
+            self.backbone.features + (SEX_UNITS if use_sex else 0), classes, rngs=rngs
         )
 
     def __call__(self, image, male, *, rngs=None):

@@ -54,8 +54,8 @@ class Transfer(nnx.Module):
     `backbone`: any of `backbones` ({name: constructor}), its map `level` of `stages` (-1: the
     last); `width`, `depth`, `stem` are its options, `channels` 3 repeats the image. `standardise`:
     'image', 'fixed', or 'imagenet', the normalisation that the backbone's ImageNet weights were
-    trained with. `size` (rows, columns) is that of the images. `sex` (ours) appends the one-hot sex
-    to what the dense layers read.
+    trained with. `size` (rows, columns) is that of the images. `use_sex` (ours) appends the one-hot
+    sex to what the dense layers read.
 
     aux: `embeddings` `[B, C]` (the pooled features); with the attention head `attention` `[B, h,
     w]`, the gate; `masked` `[B, h, w, C]`, the multiply layer's output (figure 10); `map_box` `[B,
@@ -80,7 +80,7 @@ class Transfer(nnx.Module):
         channels=1,
         standardise='image',
         units=1024,
-        sex=False,
+        use_sex=False,
         dtype=None,
         rngs,
     ):
@@ -99,9 +99,9 @@ class Transfer(nnx.Module):
         if not -len(self.backbone.widths) <= level < len(self.backbone.widths):
             raise UserError(f'model.level={level}: {backbone} has {len(self.backbone.widths)} maps')
         self.backbone, self.level, self.size = backbone, level, tuple(size)
-        self.channels, self.standardise, self.sex = channels, standardise, sex
+        self.channels, self.standardise, self.use_sex = channels, standardise, use_sex
         features = self.backbone.widths[level]
-        extra = 2 if sex else 0
+        extra = 2 if use_sex else 0
         self.norm = layers.norm(features, rngs=rngs)
         self.gate = Gate(features, self.map_size(), rngs=rngs) if head == 'attention' else None
         widths = [features + extra, *([units] if self.gate else [units, units])]
@@ -156,7 +156,7 @@ class Transfer(nnx.Module):
             x = masked.mean((1, 2)) / jnp.maximum(gate.mean((1, 2)), _LEAST)[:, None]
             activation = jax.nn.elu
         aux['embeddings'] = x
-        if self.sex:
+        if self.use_sex:
             x = jnp.concatenate([x, jax.nn.one_hot(male.astype(jnp.int32), 2)], axis=-1)
         for dropout, layer in zip(self.dropouts, self.dense):
             x = activation(layer(dropout(x, rngs=rngs)))

@@ -14,7 +14,7 @@ class EmbeddingNet(nnx.Module):
     """`(image [B, H, W, 1] in [0, 1], male [B] bool, rngs=None) -> (prediction float32, aux)`.
 
     `backbone` is any of `backbones` ({name: constructor}) without its head, of one channel; its
-    pooled last map is `aux['embeddings']` `[B, features]` float32. `sex=True` appends the one-hot
+    pooled last map is `aux['embeddings']` `[B, features]` float32. `use_sex=True` appends the one-hot
     sex to what the dense layers read, not to the embedding: a network for both sexes (the paper
     trains one each). `dense`: units of the hidden layers (ReLU; ours, the paper gives none), () =
     none. The prediction is `[B]` for one output (an age, normalised), else `[B, outputs]`.
@@ -35,7 +35,7 @@ class EmbeddingNet(nnx.Module):
         standardise='image',
         dense=(1024,),
         dropout=0.0,
-        sex=False,
+        use_sex=False,
         outputs=1,
         dtype=None,
         rngs,
@@ -47,9 +47,9 @@ class EmbeddingNet(nnx.Module):
             num_outputs=0, channels=1, depth=depth, stem=stem, dtype=dtype, rngs=rngs, **own
         )
         self.smallest_side, self.standardise = self.backbone.smallest_side, standardise
-        self.sex, self.outputs = sex, outputs
+        self.use_sex, self.outputs = use_sex, outputs
         self.dropout = nnx.Dropout(dropout)
-        widths = [self.backbone.features + (2 if sex else 0), *dense]
+        widths = [self.backbone.features + (2 if use_sex else 0), *dense]
         self.dense = nnx.List(
             [layers.linear(inputs, units, rngs=rngs) for inputs, units in zip(widths, widths[1:])]
         )
@@ -59,7 +59,7 @@ class EmbeddingNet(nnx.Module):
         image = layers.standardise(image, self.standardise)
         embeddings = layers.global_average_pool(self.backbone.stages(image, rngs=rngs)[-1])
         x = embeddings
-        if self.sex:
+        if self.use_sex:
             x = jnp.concatenate([x, jax.nn.one_hot(male.astype(jnp.int32), 2)], axis=-1)
         for layer in self.dense:
             x = jax.nn.relu(layer(self.dropout(x, rngs=rngs)))

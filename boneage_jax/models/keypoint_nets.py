@@ -114,12 +114,12 @@ class KeypointMaps(nnx.Module):
         }
 
 
-FORMS = ('regression', 'heatmaps')
+HEADS = ('regression', 'heatmaps')
 
 
 def keypoint_net(
     *,
-    form='regression',
+    head='regression',
     size=(130, 100),
     points=3,
     width=32,
@@ -130,12 +130,12 @@ def keypoint_net(
     dtype=None,
     rngs,
 ):
-    """The network of `form`: 'regression' (`size`, `dense` and `dropout` are its own) or 'heatmaps'
+    """The network of `head`: 'regression' (`size`, `dense` and `dropout` are its own) or 'heatmaps'
     (`depth` is).
     """
     common = dict(points=points, width=width, standardise=standardise, dtype=dtype, rngs=rngs)
-    if form == 'regression':
+    if head == 'regression':
         return KeypointVGG(size=size, dense=dense, dropout=dropout, **common)
-    if form == 'heatmaps':
+    if head == 'heatmaps':
         return KeypointMaps(depth=depth, **common)
-    raise UserError(f'model.form={form!r}: expected one of {", ".join(FORMS)}')
+    raise UserError(f'model.head={head!r}: expected one of {", ".join(HEADS)}')

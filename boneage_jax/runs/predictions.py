@@ -1,61 +1,206 @@
-"""predictions.csv of a run of an age model, read back and checked."""
+"""predictions.csv, read back and checked: the one reader of what runs predicted.
+
+A table is a dict of columns, arrays `[N]` in the order of the file:
+
+    table = predictions.read(workdir / 'predictions.csv')
+    boys = predictions.of_sex(predictions.of_split(table, 'holdout'), True)
+    error = boys['prediction'] - boys['age']
+"""
 
 import csv
+import json
 import math
 import pathlib
 
 import numpy as np
 
 from tfds_rsna.errors import UserError
+from tfds_rsna.labels import MALE
 
-COLUMNS = ('id', 'split', 'male', 'age', 'prediction')
+COLUMNS = ('id', 'split', 'male', 'age', 'prediction')  # of a run that predicts ages
+_TEXTS = ('id', 'split')
 _CLASSES = ('class', 'true_class')
-_TRUTH = {'true': True, '1': True, 'false': False, '0': False}
+_KNOWN = ('lower', 'upper', *_CLASSES)  # optional, but nothing unreadable may stand in them
+
+# What tells the kind of a run that was written before metrics.json had `kind`: the first of these
+# that its metrics, or the columns of its predictions.csv, have. Kinds as `tasks.Task.kind`.
+_TELLING = {
+    'accuracy': 'age_classes',
+    'class': 'age_classes',
+    'mae': 'age',
+    'prediction': 'age',
+    'iou': 'segmentation',
+    'degrees': 'similarity',
+    'error_percent': 'keypoints',
+}
 
 
-def read(path):
-    """The columns as arrays `[N]`: `id`, `split` (str), `male` (bool), `age`, `prediction`[,
-    `lower`, `upper`] (months); of a classifier also `class`, `true_class` (int) and `probability_0`
-    and so on.
+def read(path, required=COLUMNS, *, skip_incomplete=False) -> dict[str, np.ndarray]:
+    """The columns of a predictions.csv, or of a CSV like it, as arrays `[N]`.
+
+    `id` and `split` are str, `male` is bool, `class` and `true_class` are int, all others are
+    float: `age`, `prediction`[, `lower`, `upper`] in months; `probability_0` and so on of a
+    classifier; `iou` of masks; `error_percent` of key points.
+
+    Args:
+        path: the file.
+        required: columns that must be there and readable. `('id', 'split')` reads the tables of
+            masks and points too. A further column that does not hold numbers is left out.
+        skip_incomplete: leave out the rows in which a required column is empty or, of `male`,
+            tells no sex; such a row is an error otherwise.
 
     Raises:
         FileNotFoundError: there is no such file.
         UserError: it is empty, lacks columns or holds something unreadable; the message names file
-        and line.
+            and line.
     """
     path = pathlib.Path(path)
     with path.open(newline='') as file:
         reader = csv.DictReader(file)
         found = reader.fieldnames or []
-        missing = [name for name in COLUMNS if name not in found]
-        if missing:
-            raise UserError(
-                f'{path}: column{"s" * (len(missing) > 1)} {", ".join(missing)} missing; found '
-                f'{", ".join(found) or "nothing"}. Predicted ages need {",".join(COLUMNS)}.'
-            )
-        numbers = ['age', 'prediction'] + ['lower', 'upper'] * ({'lower', 'upper'} <= set(found))
-        if set(_CLASSES) <= set(found):
-            numbers += [*_CLASSES, *(name for name in found if name.startswith('probability_'))]
-        rows = []
-        for row in reader:
-            try:
-                values = [float(row[name]) for name in numbers]
-                if not all(map(math.isfinite, values)):
-                    raise UserError('a number that is not finite')
-                rows.append((row['id'], row['split'], _TRUTH[row['male'].strip().lower()], *values))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(
-                    f'{path}, line {reader.line_num}: cannot read {row} ({error})'
-                ) from error
-    if not rows:
+        _require_columns(path, required, found)
+        numbered = [(reader.line_num, row) for row in reader]
+    if skip_incomplete:
+        numbered = [(line, row) for line, row in numbered if _is_complete(row, required)]
+    if not numbered:
         raise UserError(f'{path} holds no predictions; was the run evaluated?')
-    columns = {
-        name: np.asarray(column)
-        for name, column in zip(('id', 'split', 'male', *numbers), zip(*rows))
-    }
-    return columns | {name: columns[name].astype(int) for name in _CLASSES if name in columns}
+
+    table = {}
+    for name in found:
+        try:
+            table[name] = _column(path, name, numbered)
+        except UserError:
+            if name in required or name in _KNOWN or name.startswith('probability_'):
+                raise
+    return table
 
 
-def of_split(images, split):
-    """The images of one split, in the same form."""
-    return {name: column[images['split'] == split] for name, column in images.items()}
+def _require_columns(path, required, found):
+    missing = [name for name in required if name not in found]
+    if missing:
+        plural = 's' if len(missing) > 1 else ''
+        raise UserError(
+            f'{path}: column{plural} {", ".join(missing)} missing; found '
+            f'{", ".join(found) or "nothing"}. It needs {",".join(required)}.'
+        )
+
+
+def _is_complete(row, required):
+    for name in required:
+        text = (row[name] or '').strip()
+        if not text or (name == 'male' and text.lower() not in MALE):
+            return False
+    return True
+
+
+def _column(path, name, numbered):
+    values = []
+    for line, row in numbered:
+        try:
+            values.append(_value(name, row[name]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f'{path}, line {line}: cannot read {row} ({error})') from error
+    values = np.asarray(values)
+    return values.astype(int) if name in _CLASSES else values
+
+
+def _value(name, text):
+    if name in _TEXTS:
+        return text
+    if name == 'male':
+        return MALE[text.strip().lower()]
+    number = float(text)
+    if not math.isfinite(number):
+        raise UserError('a number that is not finite')
+    return number
+
+
+def splits(table) -> list[str]:
+    """The splits of a table, in the order of their first rows."""
+    return list(dict.fromkeys(table['split'].tolist()))
+
+
+def rows(table, index) -> dict[str, np.ndarray]:
+    """The rows `index` (positions, or a mask `[N]`) of a table, in the same form."""
+    return {name: column[index] for name, column in table.items()}
+
+
+def of_split(table, split: str) -> dict[str, np.ndarray]:
+    """The rows of one split."""
+    return rows(table, table['split'] == split)
+
+
+def of_sex(table, male: bool) -> dict[str, np.ndarray]:
+    """The rows of one sex."""
+    return rows(table, table['male'] == male)
+
+
+def align(table, reference, *, where: str, name, other) -> dict[str, np.ndarray]:
+    """The rows of `table` in the order of `reference['id']`.
+
+    Args:
+        table: the rows to order.
+        reference: a table of the same images.
+        where: what both are of, for the message: 'holdout' or 'holdout, boys'.
+        name: the run that `table` is of, for the message.
+        other: the run that `reference` is of.
+
+    Raises:
+        UserError: an image is in one of them only.
+    """
+    ids = reference['id'].tolist()
+    place = {image: i for i, image in enumerate(table['id'].tolist())}
+    _refuse_missing(where, other, ids, name, place)
+    _refuse_missing(where, name, list(place), other, set(ids))
+    return rows(table, np.asarray([place[image] for image in ids], int))
+
+
+def _refuse_missing(where, one, ids, two, known):
+    alone = [image for image in ids if image not in known]
+    if alone:
+        raise UserError(
+            f'{where}: {len(alone)} of the {len(ids)} images of {one} are not in {two}, the first: '
+            f'{alone[0]}; compare runs of the same data, data.split_seed, data.validation and '
+            'data.holdout'
+        )
+
+
+def join(tables) -> dict[str, np.ndarray]:
+    """One table of all images of `tables`, each once, as the first table that has it says.
+
+    It has the columns that all of them have.
+    """
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    whole = {name: np.concatenate([table[name] for table in tables]) for name in names}
+    _, first = np.unique(whole['id'], return_index=True)
+    return rows(whole, np.sort(first))
+
+
+def kind_of(workdir) -> str:
+    """What a run predicts, as `tasks.Task.kind`: 'age', 'age_classes', 'segmentation' and so on.
+
+    metrics.json says it. For a run that an older release wrote, or one that has predictions.csv
+    alone, its figures or columns tell. Raises FileNotFoundError where it has neither file.
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / 'metrics.json'
+    if path.exists():
+        kind = kind_in(json.loads(path.read_text()))
+        if kind is not None:
+            return kind
+    with (workdir / 'predictions.csv').open(newline='') as file:
+        columns = next(csv.reader(file), [])
+    return _told_by(columns) or 'age'
+
+
+def kind_in(report) -> str | None:
+    """The same from the content of metrics.json; None where it reports nothing."""
+    if 'kind' in report:
+        return report['kind']
+    for split in report.get('splits', {}).values():
+        return _told_by(split.get('overall', {}))
+    return None
+
+
+def _told_by(names):
+    return next((kind for name, kind in _TELLING.items() if name in names), None)

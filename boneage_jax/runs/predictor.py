@@ -1,18 +1,19 @@
-"""A run that was trained, made ready to predict: its configuration, its network, its best
-parameters, its task.
-"""
+"""A trained run, made ready to predict: its configuration, its best network and its task."""
 
 import json
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from flax import nnx
 
 from boneage_jax import config as config_lib
 from boneage_jax import models, tasks
-from boneage_jax.data import augment
+from boneage_jax.data import augment, pipeline
+from boneage_jax.data.source import Split
 from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import checkpoint
 from tfds_rsna.errors import UserError
@@ -24,30 +25,34 @@ class Predictor:
     `predictor(images [N, H, W, 1] uint8, male [N] bool) -> (prediction, aux)`, arrays of numpy with
     N rows, as the model gives them: nothing is mirrored, averaged or turned into months
     (`predictor.task.months` does that). Images must be prepared as in training, H and W are
-    `predictor.config.data.size`. Any N will do: images go through in batches of `batch_size` (the
-    run's own by default), padded so that few programs are compiled.
+    `predictor.config.data.size`. N is free: images go through in batches of `batch_size`, padded so
+    that few programs are compiled.
 
-    Attributes: `config` (of the run, knobs that a newer release added at their neutral value),
-    `task`, `step` (of the checkpoint), `needs_sex` (False where the prediction does not read it;
-    `male` may then be None).
+    Attributes:
+        config: the run's configuration; knobs that a newer release added have their neutral value.
+        task: the run's task, with the numbers fitted on its training ages.
+        step: the step of the checkpoint.
+        batch_size: images at once; the run's own where none is given.
+        needs_sex: whether the prediction depends on the sex; `male` may be None where it does not.
 
     Raises:
-        UserError: no run there, no checkpoint yet, a run without a network (trainer='classical'), a
-            checkpoint that does not fit.
+        UserError: `workdir` holds no run, no checkpoint yet, a checkpoint that does not fit, or a
+            run without a network (trainer='classical').
     """
 
-    def __init__(self, workdir, *, batch_size=0):
+    def __init__(self, workdir, *, batch_size: int = 0):
         workdir = pathlib.Path(workdir)
-        self.config, self.task = read_config(workdir), read_task(workdir)
+        self.config = read_config(workdir)
+        self.task = read_task(workdir)
         self.batch_size = batch_size or self.config.batch_size
-        graphdefs, *parts = state_lib.partition(
-            nnx.eval_shape(lambda: build_model(self.config)), self.config.frozen
-        )  # shapes alone: nothing is drawn
+        # Shapes alone: no parameter is drawn.
+        model = nnx.eval_shape(lambda: build_model(self.config))
+        graphdefs, *parts = state_lib.partition(model, self.config.frozen)
         state = state_lib.State(None, *parts, None, None)
         with checkpoint.Checkpoints(workdir) as checkpoints:
             state = checkpoints.load_parameters(state)
             self.step = checkpoints.best_or_latest
-        self._parts = state.params, state.frozen_params, state.batch_stats
+        self._parts = (state.params, state.frozen_params, state.batch_stats)
         self._sizes = set()
 
         def apply(parts, image, male):
@@ -55,39 +60,24 @@ class Predictor:
             return model(augment.to_float({'image': image})['image'], male)
 
         self._apply = jax.jit(apply)
-        self.needs_sex = _reads_last(apply, self._parts, *self._shapes(1))
+        image = jax.ShapeDtypeStruct((1, *self.config.data.size, 1), jnp.uint8)
+        male = jax.ShapeDtypeStruct((1,), jnp.bool_)
+        self.needs_sex = _reads_last(apply, self._parts, image, male)
 
     def __call__(self, images, male=None):
         images = np.asarray(images)
-        expected = (*self.config.data.size, 1)
-        if (
-            images.ndim != 4
-            or images.shape[1:] != expected
-            or images.dtype != np.uint8
-            or not len(images)
-        ):
-            raise UserError(
-                f'images: expected uint8 [N, {", ".join(map(str, expected))}], as this run was trained on; '
-                f'found {images.dtype} {list(images.shape)}'
-            )
-        if male is None:
-            if self.needs_sex:
-                raise UserError('male: this network reads the sex; give it for every image')
-            male = np.zeros(len(images), bool)
-        male = np.asarray(male, bool)
-        if male.shape != (len(images),):
-            raise UserError(
-                f'male: expected {len(images)} values, one an image; found shape {list(male.shape)}'
-            )
-        outputs = [
-            self._batch(images[i : i + self.batch_size], male[i : i + self.batch_size])
-            for i in range(0, len(images), self.batch_size)
-        ]
+        self._check_images(images)
+        male = self._checked_sexes(male, len(images))
+        outputs = []
+        for start in range(0, len(images), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            outputs.append(self._batch(images[rows], male[rows]))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
     def predict_tta(self, images, male=None):
-        """The same as the run's evaluation has it: `prediction` averaged with that of the mirror
-        image under `flip_tta`.
+        """The same as the run's evaluation has it.
+
+        Under `flip_tta`, `prediction` is averaged with that of the mirror image.
         """
         prediction, aux = self(images, male)
         if self.config.flip_tta:
@@ -95,29 +85,70 @@ class Predictor:
             prediction = (prediction + self.task.unflip(mirrored)) / 2
         return prediction, aux
 
+    def over(
+        self, split: Split, batch_size: int | None = None, *, tta: bool = False
+    ) -> Iterator[tuple[slice, dict, np.ndarray, dict]]:
+        """Runs the images of a split through the network, batch by batch, in order.
+
+        Args:
+            split: the images and their labels; each comes exactly once.
+            batch_size: images at once; the predictor's own where it is None.
+            tta: predict as the run's evaluation does (`predict_tta`).
+
+        Yields:
+            `(rows, batch, prediction, aux)`: the slice of the split, its images and labels (as
+            `pipeline.take` gives them), and what the network made of them. Nothing is padded.
+        """
+        predict = self.predict_tta if tta else self
+        size = batch_size or self.batch_size
+        for start in range(0, len(split), size):
+            rows = slice(start, min(start + size, len(split)))
+            batch = pipeline.take(split, np.arange(rows.start, rows.stop))
+            prediction, aux = predict(batch['image'], batch['male'])
+            yield rows, batch, prediction, aux
+
+    def _check_images(self, images):
+        shape = (*self.config.data.size, 1)
+        fits = images.ndim == 4 and images.shape[1:] == shape and images.dtype == np.uint8
+        if not fits or not len(images):
+            raise UserError(
+                f'images: expected uint8 [N, {", ".join(map(str, shape))}], as this run was '
+                f'trained on; found {images.dtype} {list(images.shape)}'
+            )
+
+    def _checked_sexes(self, male, count):
+        if male is None:
+            if self.needs_sex:
+                raise UserError('male: this network reads the sex; give it for every image')
+            return np.zeros(count, bool)
+        male = np.asarray(male, bool)
+        if male.shape != (count,):
+            raise UserError(
+                f'male: expected {count} values, one an image; found shape {list(male.shape)}'
+            )
+        return male
+
     def _batch(self, images, male):
-        """One program's worth of images: padded to a size that is compiled already, or else to a
-        power of two.
+        """At most `batch_size` images, padded to a size that is compiled already if there is one.
+
+        Otherwise they are padded to a power of two.
         """
         count = len(images)
         fitting = [size for size in self._sizes if size >= count]
-        size = min(fitting) if fitting else min(self.batch_size, 1 << (count - 1).bit_length())
+        power_of_two = 1 << (count - 1).bit_length()
+        size = min(fitting, default=min(self.batch_size, power_of_two))
         self._sizes.add(size)
         gap = size - count
         images = np.pad(images, ((0, gap), (0, 0), (0, 0), (0, 0)))
-        out = jax.device_get(self._apply(self._parts, images, np.pad(male, (0, gap))))
-        return jax.tree.map(lambda x: x[:count], out)
-
-    def _shapes(self, count):
-        return (
-            jax.ShapeDtypeStruct((count, *self.config.data.size, 1), jnp.uint8),
-            jax.ShapeDtypeStruct((count,), jnp.bool_),
-        )
+        male = np.pad(male, (0, gap))
+        outputs = jax.device_get(self._apply(self._parts, images, male))
+        return jax.tree.map(lambda x: x[:count], outputs)
 
 
-def read_config(workdir):
-    """The configuration of the run in `workdir`, locked; UserError where there is none that has a
-    network.
+def read_config(workdir) -> ml_collections.ConfigDict:
+    """The configuration of the run in `workdir`, locked.
+
+    Raises UserError where there is no run, or none that has a network.
     """
     workdir = pathlib.Path(workdir)
     path = workdir / 'config.json'
@@ -128,13 +159,13 @@ def read_config(workdir):
     config = config_lib.from_json(path)
     if config.trainer != 'gradient':
         raise UserError(
-            f'{workdir} holds a run with trainer={config.trainer!r}, which keeps no network to predict '
-            'with; give the workdir of a gradient-trained run'
+            f'{workdir} holds a run with trainer={config.trainer!r}, which keeps no network to '
+            'predict with; give the workdir of a gradient-trained run'
         )
     return config
 
 
-def read_task(workdir):
+def read_task(workdir) -> tasks.Task:
     """The task of the run in `workdir`, with the numbers that were fitted on its training ages."""
     path = pathlib.Path(workdir) / 'task.json'
     if not path.is_file():
@@ -142,29 +173,35 @@ def read_task(workdir):
     return tasks.build(read_config(workdir).task, json.loads(path.read_text()))
 
 
-def step_of(workdir):
+def step_of(workdir) -> int:
     """The step whose network `Predictor(workdir)` loads, without loading it; raises as it does."""
     read_task(workdir)
     with checkpoint.Checkpoints(workdir) as checkpoints:
         return checkpoints.best_or_latest
 
 
-def build_model(config):
+def build_model(config: ml_collections.ConfigDict) -> nnx.Module:
     """The network of a configuration with freshly drawn parameters, computing in `config.dtype`."""
     options = {key: value for key, value in config.model.items() if key != 'name'}
-    name = config.dtype
-    if name == 'auto':
-        name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-    return models.build(config.model.name, seed=config.seed, dtype=jnp.dtype(name), **options)
+    dtype = config.dtype
+    if dtype == 'auto':
+        dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+    return models.build(config.model.name, seed=config.seed, dtype=jnp.dtype(dtype), **options)
 
 
 def _reads_last(function, *arguments):
-    """Whether the first output of `function` can depend on its last argument at all, read off its
-    jaxpr backwards.
+    """Whether the first output of `function` can depend on its last argument at all.
+
+    It follows the jaxpr backwards from the output.
     """
     jaxpr = jax.make_jaxpr(lambda *a: jax.tree.leaves(function(*a)[0]))(*arguments).jaxpr
-    needed = {var for var in jaxpr.outvars if not hasattr(var, 'val')}
+    needed = set(_variables(jaxpr.outvars))
     for equation in reversed(jaxpr.eqns):
         if needed.intersection(equation.outvars):
-            needed.update(var for var in equation.invars if not hasattr(var, 'val'))
+            needed.update(_variables(equation.invars))
     return jaxpr.invars[-1] in needed
+
+
+def _variables(operands):
+    """Those of a jaxpr's operands that are variables, not literals."""
+    return [operand for operand in operands if not hasattr(operand, 'val')]

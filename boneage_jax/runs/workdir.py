@@ -7,13 +7,13 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import subprocess
 
 from boneage_jax import config as config_lib
 from boneage_jax.errors import ConfigError
-from boneage_jax.runtime import files
+from boneage_jax.runtime import files, setup
 from tfds_rsna.errors import UserError
+from tfds_rsna.parallel import pools
 
 # Keys that may change between the stops of a run: they change what is written or how fast, never
 # the result.
@@ -184,24 +184,13 @@ def provenance():
     commit = git('rev-parse', '--short=12', 'HEAD')
     if commit and git('status', '--porcelain', '--untracked-files=no'):
         commit += '+'
-    info = pathlib.Path('/proc/cpuinfo')
-    names = (
-        [
-            line.split(':')[1].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith('model name')
-        ]
-        if (info.exists())
-        else []
-    )
+    versions = {
+        name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')
+    }
     return {
         'commit': commit,
-        'versions': {
-            name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')
-        },
-        'processor': f'{len(os.sched_getaffinity(0))} x {names[0]}'
-        if names
-        else platform.processor(),
+        'versions': versions,
+        'processor': f'{pools.cores()} x {setup.processor_name()}',
     }
 
 

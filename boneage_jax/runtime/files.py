@@ -1,56 +1,106 @@
-"""Files that are written whole or not at all, and where the cache is."""
+"""Files that are written whole or not at all, room on the disk, and where the cache is."""
 
+import contextlib
 import csv
+import errno
 import io
 import json
 import os
 import pathlib
+import shutil
+
+from tfds_rsna.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Libraries in C++ say it in words alone.
+_FULL_IN_WORDS = ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota', 'File too large')
 
 
-def cache_folder():
-    """Where records, features and compiled programs are kept: $BONEAGE_CACHE, or a folder in the
-    home.
+def cache_folder() -> pathlib.Path:
+    """Where records, features and compiled programs are kept: $BONEAGE_CACHE, or ~/.cache."""
+    folder = os.environ.get('BONEAGE_CACHE')
+    if folder:
+        return pathlib.Path(folder)
+    return pathlib.Path.home() / '.cache' / 'boneage_jax'
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """`with replacing(path) as temporary:` write `temporary`; then it takes the place of `path`.
+
+    After an error `temporary` is removed, and `path` is what it was.
     """
-    return pathlib.Path(
-        os.environ.get('BONEAGE_CACHE') or pathlib.Path.home() / '.cache' / 'boneage_jax'
-    )
-
-
-def write_atomic(path, text):
-    """Writes `text` to `path`, all of it or nothing: a temporary file, on disk, then renamed."""
+    path = pathlib.Path(path)
     temporary = path.with_name(path.name + '.tmp')
-    with temporary.open('w', newline='') as file:
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path, text: str):
+    """Writes `text` to `path`, all of it or nothing: a temporary file, on disk, then renamed."""
+    with replacing(path) as temporary, temporary.open('w', newline='') as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.rename(path)
+
+
+def write_json(path, value):
+    """Writes `value` as JSON, all of it or nothing."""
+    write_atomic(path, json.dumps(value, indent=1) + '\n')
 
 
 def write_table(path, columns, rows):
-    """A CSV of `rows` (sequences in the order of `columns`), all of it or nothing."""
+    """Writes a CSV of `rows` (sequences in the order of `columns`), all of it or nothing."""
     text = io.StringIO()
     csv.writer(text, lineterminator='\n').writerows([columns, *rows])
     write_atomic(path, text.getvalue())
 
 
 def write_rows(path, columns, lines, *, digits=4, exact=()):
-    """A CSV of `lines` (dicts that have `columns`): floats with `digits` decimals, those of the
-    columns `exact` in full.
+    """Writes a CSV of `lines` (dicts that have `columns`), all of it or nothing.
+
+    Floats get `digits` decimals, those of the columns `exact` all that they have.
     """
-    write_table(
-        path,
-        columns,
-        [
-            [
-                f'{line[key]:.{digits}f}'
-                if isinstance(line[key], float) and key not in exact
-                else line[key]
-                for key in columns
-            ]
-            for line in lines
-        ],
-    )
+
+    def cell(line, name):
+        value = line[name]
+        if isinstance(value, float) and name not in exact:
+            return f'{value:.{digits}f}'
+        return value
+
+    rows = []
+    for line in lines:
+        rows.append([cell(line, name) for name in columns])
+    write_table(path, columns, rows)
 
 
-def write_json(path, value):
-    write_atomic(path, json.dumps(value, indent=1) + '\n')
+def check_free_space(folder, needed_bytes, what: str, advice: str):
+    """Raises UserError where the disk of `folder` (which exists) has less than `needed_bytes` free.
+
+    Args:
+        folder: where the files will be written.
+        needed_bytes: how much at most.
+        what: what needs it, in the plural, as 'the records'.
+        advice: what to do, as 'free some space or set BONEAGE_CACHE to another disk'.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise UserError(
+            f'{folder}: {what} need up to {needed_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are '
+            f'free; {advice}'
+        )
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, says that the disk or the quota is full."""
+    while error is not None:
+        if getattr(error, 'errno', None) in _FULL:
+            return True
+        if any(words in str(error) for words in _FULL_IN_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

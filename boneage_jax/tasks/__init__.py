@@ -1,52 +1,72 @@
-"""What a run learns: the one table that joins a prediction, its loss, its columns in
-predictions.csv and its report.
+"""What a run learns: one table joins a prediction, its loss, its columns and its report.
 
 A task is fitted once on the training labels (`fit` -> plain numbers, written to `task.json` in the
-workdir), so that prediction in a year uses the same normalisation as training did.
+workdir), so that a prediction in a year uses the same normalisation as training did.
 """
 
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import ml_collections
 import numpy as np
 
 from boneage_jax.tasks import ages, classes, hands, similarity
-from boneage_jax.tasks.task import Task
+from boneage_jax.tasks.task import KINDS, Task
 from tfds_rsna.errors import UserError
 
-__all__ = ['TASKS', 'Task', 'build', 'fit', 'inputs', 'refuse']
+__all__ = ['KINDS', 'TASKS', 'Task', 'build', 'fit', 'for_checks', 'inputs', 'validate_labels']
 
-# name -> (fit(options, months) -> dict of plain numbers, build(options, **fitted) -> Task)
+_ANY_AGES = np.array([0.0, 240.0])  # months: enough to build a task whose ages do not matter
+
+
+class _Entry(NamedTuple):
+    fit: Callable[[ml_collections.ConfigDict, np.ndarray], dict]
+    build: Callable[..., Task]
+
+
 TASKS = {
-    'age': (ages.fit, ages.age),
-    'age_expectation': (ages.fit, ages.age_expectation),
-    'age_parts': (ages.fit, ages.age_parts),
-    'age_triplet': (ages.fit, ages.age_triplet),
-    'age_classes': (classes.fit, classes.age_classes),
-    'segmentation': (hands.fit, hands.segmentation),
-    'keypoints': (hands.fit, hands.keypoints),
-    'similarity': (hands.fit, similarity.similarity),
+    'age': _Entry(ages.fit, ages.age),
+    'age_expectation': _Entry(ages.fit, ages.age_expectation),
+    'age_parts': _Entry(ages.fit, ages.age_parts),
+    'age_triplet': _Entry(ages.fit, ages.age_triplet),
+    'age_classes': _Entry(classes.fit, classes.age_classes),
+    'segmentation': _Entry(hands.fit, hands.segmentation),
+    'keypoints': _Entry(hands.fit, hands.keypoints),
+    'similarity': _Entry(hands.fit, similarity.similarity),
 }
 
 
-def fit(options, months):
-    """The numbers that the task `config.task` takes from the training ages (float32 months `[N]`)."""
+def fit(options: ml_collections.ConfigDict, months: np.ndarray) -> dict:
+    """The numbers that a task takes from the training ages (float32 months `[N]`)."""
     if options.name not in TASKS:
         raise UserError(f'task.name={options.name!r}: expected one of {", ".join(TASKS)}')
-    return TASKS[options.name][0](options, months)
+    return TASKS[options.name].fit(options, months)
 
 
-def inputs(options):
-    """What a batch must carry for the task `config.task` besides labels: `Task.inputs`."""
-    return build(options, fit(options, np.array([0.0, 240.0]))).inputs
+def build(options: ml_collections.ConfigDict, fitted: dict) -> Task:
+    """The task named by `config.task`, with the numbers that `fit` gave."""
+    return TASKS[options.name].build(options, **fitted)
 
 
-def validate_labels(options, splits):
-    """Raises UserError where an image of `splits` (`{name: Split}`) has a label that the task
-    `config.task` cannot hold.
+def for_checks(options: ml_collections.ConfigDict) -> Task:
+    """The task `config.task` before any data is read.
+
+    It stands on invented ages: use what does not depend on them (`inputs`, `validate_labels`,
+    `batch_dependent_loss`, the shapes of `loss`), never a figure.
     """
-    task = build(options, fit(options, np.array([0.0, 240.0])))
+    return build(options, fit(options, _ANY_AGES))
+
+
+def inputs(options: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """What a batch must carry for the task `config.task` besides labels: `Task.inputs`."""
+    return for_checks(options).inputs
+
+
+def validate_labels(options: ml_collections.ConfigDict, splits: Mapping) -> None:
+    """Checks the labels of `splits` (`{name: Split}`) against the task `config.task`.
+
+    Raises UserError where an image has a label that the task cannot hold.
+    """
+    task = for_checks(options)
     for split in splits.values():
         task.validate_labels(split)
-
-
-def build(options, fitted):
-    """The task named by `config.task`, with the numbers that `fit` gave."""
-    return TASKS[options.name][1](options, **fitted)

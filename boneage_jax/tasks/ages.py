@@ -108,9 +108,9 @@ def age_parts(options, *, centre, scale):
     no parts it is the task 'age'.
     """
     plain = age(options, centre=centre, scale=scale)
-    if options.form not in losses.RANKING_FORMS:
+    if options.ranking_form not in losses.RANKING_FORMS:
         raise UserError(
-            f'task.form={options.form!r}: expected one of {", ".join(losses.RANKING_FORMS)}'
+            f'task.ranking_form={options.ranking_form!r}: expected one of {", ".join(losses.RANKING_FORMS)}'
         )
 
     def loss(prediction, aux, batch):
@@ -122,7 +122,7 @@ def age_parts(options, *, centre, scale):
         errors = aux['part_ages'] - ((batch['months'] - centre) / scale)[:, None]
         terms = {
             'rank_loss': losses.part_ranking(
-                aux['part_scores'], errors * scale, form=options.form, valid=parts
+                aux['part_scores'], errors * scale, form=options.ranking_form, valid=parts
             ),
             'part_loss': jnp.sum(jnp.where(parts, losses.l2(errors, 0.0), 0.0), axis=1) / number,
             'parts': parts.sum(axis=1).astype(jnp.float32),
@@ -140,7 +140,7 @@ def age_parts(options, *, centre, scale):
 def age_triplet(options, *, centre, scale):
     """Bae 2018, section 2.2: the age's loss in months (however the model's ages are normalised),
     and `triplet_weight` times the ranking loss of the batch's relative triplets
-    (`losses.triplet_ranking`: `distance`, `reduction`, `form`, `margin`).
+    (`losses.triplet_ranking`: `distance`, `reduction`, `triplet_form`, `margin`).
 
     Ours: `correlation_weight` times `losses.rank_correlation` at `temperature`. Reports
     `triplet_loss`, the mean of a triplet of the paper's form whatever is trained (ln 2 where
@@ -150,7 +150,7 @@ def age_triplet(options, *, centre, scale):
     plain = age(options, centre=centre, scale=scale)
     one_of = {
         'distance': losses.DISTANCES,
-        'form': losses.TRIPLET_FORMS,
+        'triplet_form': losses.TRIPLET_FORMS,
         'reduction': ('sum', 'mean'),
     }
     for name, known in one_of.items():
@@ -179,7 +179,7 @@ def age_triplet(options, *, centre, scale):
                 *given,
                 distance=options.distance,
                 reduction=options.reduction,
-                form=options.form,
+                form=options.triplet_form,
                 margin=options.margin,
                 valid=batch['valid'],
             )

@@ -141,6 +141,7 @@ def age_classes(options, *, edges, centres, weights):
         columns,
         report,
         summary_line,
+        kind='age_classes',
         months=months,
         classes=classes,
         selection_metric='loss',

@@ -54,6 +54,7 @@ def segmentation(options):
         columns,
         report,
         summary_line,
+        kind='segmentation',
         selection_metric='iou_miss',
         metric_format='1 - IoU {:.4f}',
         unflip=lambda logits: logits[:, :, ::-1],
@@ -107,10 +108,10 @@ def keypoints(options):
     def unflip(prediction):
         return jnp.stack([prediction[..., 0], 1 - prediction[..., 1]], axis=-1)
 
-    return misplacement(loss, columns, summary_line, unflip)
+    return misplacement('keypoints', loss, columns, summary_line, unflip)
 
 
-def misplacement(loss, columns, summary_line, unflip):
+def misplacement(kind, loss, columns, summary_line, unflip):
     """A task learnt from key points, whose column `error_percent` (of the hand's length) selects
     and is reported.
     """
@@ -128,6 +129,7 @@ def misplacement(loss, columns, summary_line, unflip):
         columns,
         report,
         summary_line,
+        kind=kind,
         selection_metric='error_percent',
         metric_format="error {:.2f}% of the hand's length",
         unflip=unflip,

@@ -51,4 +51,4 @@ def similarity(options):
             f'{100 * report["overall"]["beyond_5_percent"]["value"]:.1f}% of images beyond 5%'
         )
 
-    return hands.misplacement(loss, columns, summary_line, register.unflip)
+    return hands.misplacement('similarity', loss, columns, summary_line, register.unflip)

@@ -1,0 +1,177 @@
+"""The one table of preprocessing stages: functions, options with their defaults, and properties.
+
+Pure data. The configuration takes `data.stage_options` from here and refuses names that are not
+here; `plan` imports the functions, which are named as text, where they run. So reading this table
+loads no JAX into worker processes.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from boneage_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A named step of preprocessing.
+
+    A stage either changes the image (`transform`) or finds something on it (`annotate`, or the pair
+    `network_input` and `network_output` where a trained network finds it). What it found, its
+    annotations, is a dict of arrays and texts that join the image: `hand_mask` at any scale (it is
+    enlarged to the image), `keypoints` in the image's pixels, `flags`, `inverted` (the image is to
+    be turned).
+
+    Attributes:
+        transform: 'module:function' of `(example, **options) -> example`, or None for an image that
+            is left out. Cheap: done anew whenever the image is needed.
+        annotate: 'module:function' of `(example, **options) -> annotations`. Costly: done once for
+            each image and stored.
+        network_input: 'module:function' of `(example, **options) -> what the network sees`.
+        network_output: 'module:function' of `(predictor, inputs, **options) -> [annotations]`.
+        version: raise it when a change alters what comes out.
+        options: names of the options with their defaults. An option `run` is the workdir of the
+            trained run that the stage predicts with; `files` are files of the user.
+        data_options: options that are keys of `config.data` themselves, `{option: key}`.
+        moves_pixels: whether the image's pixels are no longer the source's behind this stage, so
+            that points annotated on the source's image do not fit it. A stretch of the whole image
+            does not count: annotations follow it.
+        unseen_by_networks: whether a network sees the same image, but for its size, with and
+            without this stage before it.
+    """
+
+    transform: str = ''
+    annotate: str = ''
+    network_input: str = ''
+    network_output: str = ''
+    version: int = 1
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    moves_pixels: bool = False
+    unseen_by_networks: bool = False
+
+
+_HERE = 'boneage_jax.stages'
+
+STAGES = {
+    # A hand mask by Sobel and watershed (Castillo 2018).
+    'mask': Stage(
+        annotate=f'{_HERE}.hand_mask:watershed_mask',
+        # on_doubt: 'flag' | 'whole' | 'error'; positive: turn images whose hand is dark
+        options={'on_doubt': 'flag', 'positive': True},
+    ),
+    # A hand mask by a run of configs/unet.py.
+    'unet': Stage(
+        network_input=f'{_HERE}.networks:look',
+        network_output=f'{_HERE}.networks:masks',
+        version=3,
+        options={'run': '', 'threshold': 0.5},
+        unseen_by_networks=True,
+    ),
+    # The mask found before, brought to the skin by a watershed.
+    'snap': Stage(
+        annotate=f'{_HERE}.hand_mask:snapped_mask',
+        # shares of the longer side: how far the mask may move in and out
+        options={'inner': 0.005, 'outer': 0.012},
+        unseen_by_networks=True,
+    ),
+    # Cut to the box of the mask.
+    'crop': Stage(
+        transform='boneage_jax.preprocess.hand_mask:crop_stage',
+        options={'margin': 0.02, 'mask': True},
+        moves_pixels=True,
+    ),
+    # Percentiles of the greys inside the mask (Iglovikov 2018).
+    'contrast': Stage(
+        transform='boneage_jax.preprocess.contrast:contrast_stage',
+        options={'low': 1.0, 'high': 99.0, 'bottom': 11.0, 'top': 245.0, 'background': 0},
+    ),
+    # Key points from annotation files; images without are left out.
+    'points': Stage(
+        transform=f'{_HERE}.annotations:points_stage',
+        # COCO JSON or landmark CSV files, here or below $BONEAGE_DATA
+        options={'files': ()},
+        unseen_by_networks=True,
+    ),
+    # Key points by a run of configs/keypoints.py.
+    'keypoints': Stage(
+        network_input=f'{_HERE}.networks:look',
+        network_output=f'{_HERE}.networks:points',
+        version=2,
+        # least: peak below which a point was not found. Of 133 whole hands the lowest was 0.033;
+        # of 24 hands cut in half 14 are below.
+        options={'run': '', 'least': 0.03},
+        unseen_by_networks=True,
+    ),
+    # The same network sees the registered hand again, so many times.
+    'refine': Stage(
+        network_input=f'{_HERE}.networks:look_again',
+        network_output=f'{_HERE}.networks:points_again',
+        options={'run': '', 'views': 6},
+        unseen_by_networks=True,
+    ),
+    # Fingertip and capitate by a run of configs/transformation.py.
+    'align': Stage(
+        network_input=f'{_HERE}.networks:look',
+        network_output=f'{_HERE}.networks:aligned',
+        options={'run': ''},
+        unseen_by_networks=True,
+    ),
+    # Upright, thumb to the right (Iglovikov 2018).
+    'register': Stage(
+        transform=f'{_HERE}.registration:register',
+        options={'size': (2080, 1600)},
+        moves_pixels=True,
+    ),
+    # Stretched to rows = ratio x columns, where images lost their aspect.
+    'aspect': Stage(
+        transform='boneage_jax.preprocess.resize:aspect_stage',
+        options={'ratio': 1.0},
+        unseen_by_networks=True,
+    ),
+    # A region of the registered hand, one resampling from the image.
+    'region': Stage(
+        transform=f'{_HERE}.registration:region',
+        # 'A' | 'B' | 'C' | 'bones', or 'image': as it is, not registered
+        options={'region': 'A'},
+        moves_pixels=True,
+    ),
+    # Six filters in the order of Hamrouni 2023; after 'resize', as in the paper.
+    'enhance': Stage(
+        transform='boneage_jax.preprocess.enhance:enhance_stage',
+        options={
+            'bilateral': True,
+            'bilateral_radius': 2,
+            'bilateral_colour': 20.0,
+            'bilateral_spatial': 1.5,
+            'brightness': 1.1,
+            'contrast': 1.2,
+            'normalise': True,
+            'normalise_low': 0.5,
+            'normalise_high': 99.5,
+            'blur': 0.5,
+            'equalise': True,
+            'equalise_tiles': 8,
+            'equalise_clip': 0.01,
+        },
+    ),
+    # To data.size; implied at the end where it is not named.
+    'resize': Stage(
+        transform='boneage_jax.preprocess.resize:resize_stage',
+        data_options={'size': 'size', 'fit': 'resize'},
+        moves_pixels=True,
+        unseen_by_networks=True,
+    ),
+}
+
+
+def default_options() -> dict[str, dict[str, Any]]:
+    """Every stage's options with their defaults: `data.stage_options` of the base configuration."""
+    return {name: dict(stage.options) for name, stage in STAGES.items() if stage.options}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuses stages that are not in the table with a ConfigError that lists the known ones."""
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise ConfigError(f'data.stages: unknown {", ".join(unknown)}; known: {", ".join(STAGES)}')
