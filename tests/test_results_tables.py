@@ -63,7 +63,10 @@ def test_differences_to_a_row_of_the_same_file_are_those_of_the_figures():
                 continue
             expected = float(row['ours']) - float(of[row['reference']]['ours'])
             unit = 0.001 if float(row['ours']) < 1 else 0.01
-            assert math.isclose(float(row['delta']), expected, abs_tol=1.01 * unit), (path.name, row)
+            assert math.isclose(float(row['delta']), expected, abs_tol=1.01 * unit), (
+                path.name,
+                row,
+            )
             compared += 1
     assert compared > 20
 

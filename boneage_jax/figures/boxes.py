@@ -50,9 +50,7 @@ def parts(
             'figures.parts needs images [N, H, W, 1], maps [N, h, w], boxes [N, M, 4], N captions; '
             f'found images {images.shape}, boxes {boxes.shape}, {len(captions)} captions'
         )
-    return style.save(
-        _part_sheet, pathlib.Path(path), images[..., 0], maps, boxes, captions, valid
-    )
+    return style.save(_part_sheet, pathlib.Path(path), images[..., 0], maps, boxes, captions, valid)
 
 
 def anchors(
