@@ -95,12 +95,7 @@ def _draw_intervals(axes, images):
 
 def _scatter_mixed(axes, age, prediction, male):
     """Points of both sexes in mixed order, so that neither is painted over the other."""
-    if len(age) <= 200:
-        size, alpha = 20, 0.85
-    elif len(age) <= 2000:
-        size, alpha = 13, 0.75
-    else:
-        size, alpha = 6, 0.4
+    size, alpha = _look_of(len(age))
     order = np.random.default_rng(0).permutation(len(age))
     for part in np.array_split(order, max(1, min(20, len(order) // 10))):
         for name, chosen in style.by_sex(male[part]):
@@ -114,6 +109,15 @@ def _scatter_mixed(axes, age, prediction, male):
                 rasterized=True,
                 **style.SEXES[name],
             )
+
+
+def _look_of(count):
+    """Size and opacity of points that still show how dense they are."""
+    if count <= 200:
+        return 20, 0.85
+    if count <= 2000:
+        return 13, 0.75
+    return 6, 0.4
 
 
 def _add_years(axes, step):

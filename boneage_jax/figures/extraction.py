@@ -15,7 +15,7 @@ _SEGMENTS = ListedColormap(['#222222', '#0072B2', '#E69F00'])  # undecided, back
 
 
 def extraction(image: np.ndarray, path: pathlib.Path) -> pathlib.Path:
-    """Draws an image [H, W] uint8 beside the steps from its gradient to the hand; returns `path`."""
+    """Draws an image [H, W] uint8 and the steps from its gradient to the hand; returns `path`."""
     return style.save(_extraction, pathlib.Path(path), image, hand_mask.classical_steps(image))
 
 

@@ -1,4 +1,4 @@
-"""Regional age nets: MAE by form, sex and region, and by stage (Iglovikov 2018, figures 5 and 6)."""
+"""Regional age nets: MAE by region and stage of puberty (Iglovikov 2018, figures 5 and 6)."""
 
 from __future__ import annotations
 

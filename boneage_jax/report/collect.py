@@ -26,7 +26,7 @@ DEPTH = 4  # folders below a given one
 _SKIPPED = ('checkpoints', 'figures', 'tensorboard', 'accepted')  # folders without runs
 # What other commands leave: the file that tells, and how the section is called.
 EXTRAS = {
-    'distance_age_correlation.json': 'Embeddings',
+    'orderedness.json': 'Embeddings',
     'robustness.csv': 'Robustness',
     'class_edges.csv': 'Near class edges',
     'parts.json': 'Inside the network',
@@ -166,8 +166,8 @@ def find(folders: list) -> tuple[list[Run], list[Sweep], list[Extra]]:
         _look(folder, DEPTH, found, seen)
     if not found:
         raise UserError(
-            f'--workdir={",".join(map(str, folders))}: neither runs (config.json, metrics.json) nor '
-            'tables (table.csv) there'
+            f'--workdir={",".join(map(str, folders))}: neither runs (config.json, metrics.json) '
+            'nor tables (table.csv) lie there'
         )
     _name(found)
     runs = [thing for thing in found if isinstance(thing, Run)]

@@ -50,7 +50,8 @@ def table(header: list, rows: list, *, numbers=(), class_: str | None = None) ->
         class_: of the table.
     """
     body = [_line('td', row, numbers) for row in rows]
-    inner = tag('table', tag('thead', _line('th', header, numbers)), tag('tbody', body), class_=class_)
+    head = tag('thead', _line('th', header, numbers))
+    inner = tag('table', head, tag('tbody', body), class_=class_)
     return tag('div', inner, class_='scroll')
 
 

@@ -1,4 +1,4 @@
-"""The page: tables of sweeps, runs at a glance, a section for each run, what other commands left."""
+"""The page: tables of sweeps, runs at a glance, a section for each run and each other result."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def _glance(chosen, measures, anchors):
 
 
 def _extra(extra, anchor):
-    """What `embeddings`, `robustness`, `compare_classes` and `interpret` left, with its pictures."""
+    """What `embeddings`, `robustness`, `compare_classes` or `interpret` left, and its pictures."""
     body = [tag('h2', f'{extra.kind}: {extra.name}')]
     if extra.file.suffix == '.csv':
         body.append(_csv(extra.file))
