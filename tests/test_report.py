@@ -1,4 +1,4 @@
-"""The page over runs: what is found and shown, that texts cannot break it, a real browser's view."""
+"""The page over runs: what is found and shown, escaped texts, and a real browser's view."""
 
 import json
 
@@ -58,7 +58,7 @@ def run(workdir, *, spread=10.0, drop=()):
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-    """(folder, page's text): a sweep of two rows, a run of masks, one begun, one broken, an extra."""
+    """(folder, page's text) of a sweep of two rows, masks, a run begun, a broken one, an extra."""
     folder = tmp_path_factory.mktemp('runs')
     run(folder / 'sweep' / 'base' / 'seed0')
     run(
@@ -188,7 +188,8 @@ def test_the_page_in_a_browser_wide_on_a_phone_and_printed(written, window):  # 
         screen(width, mobile)
         browser.open((folder / 'report.html').as_uri())
         browser.wait(
-            '[...document.images].length > 8 && [...document.images].every(x => x.complete && x.naturalWidth > 50)'
+            '[...document.images].length > 8 && '
+            '[...document.images].every(x => x.complete && x.naturalWidth > 50)'
         )
         assert (
             browser.run('document.documentElement.scrollWidth') <= width
