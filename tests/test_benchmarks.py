@@ -1,4 +1,4 @@
-"""Every benchmark runs through at a tiny size and leaves what it promises; its figures' arithmetic."""
+"""Every benchmark runs at a tiny size and leaves what it promises; its figures' arithmetic."""
 
 import importlib.util
 import json
