@@ -47,6 +47,8 @@ ROWS = [
     ['runtime'],
     ['presets'],
     ['config'],
+    ['renamed'],
+    ['config_keys'],
     ['stages.catalog'],
     ['errors'],
 ]
