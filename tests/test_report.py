@@ -191,17 +191,15 @@ def test_the_page_in_a_browser_wide_on_a_phone_and_printed(written, window):  # 
             '[...document.images].length > 8 && '
             '[...document.images].every(x => x.complete && x.naturalWidth > 50)'
         )
-        assert (
-            browser.run('document.documentElement.scrollWidth') <= width
-        )  # nothing sticks out sideways
+        # Nothing sticks out sideways.
+        assert browser.run('document.documentElement.scrollWidth') <= width
         assert browser.run("document.querySelectorAll('section.run').length") == 5
         assert browser.run(
             "[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.hash))"
         )
-        assert (
-            browser.run(
-                "performance.getEntriesByType('resource').filter(x => !x.name.startsWith('data:')).length"
-            )
-            == 0
+        fetched = browser.run(
+            "performance.getEntriesByType('resource')"
+            ".filter(x => !x.name.startsWith('data:')).length"
         )
+        assert fetched == 0
     assert len(browser._ask('POST', f'{browser.base}/print', {})) > 20_000
