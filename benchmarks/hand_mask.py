@@ -1,7 +1,7 @@
-"""Masks, contrast, key points, registration and enhancement: images a second on one core, and
-minutes for 12,611 on two.
+"""The stages of the hands: images a second on one core, and minutes for 12,611 on two.
 
-    python -m benchmarks.hand_mask --images $BONEAGE_DATA/rsna_native --masks runs/unet --points runs/points
+    python -m benchmarks.hand_mask --images $BONEAGE_DATA/rsna_native --masks runs/unet \
+        --points runs/points
 
 Images are decoded and worked on one after the other in one process; stages run on images in
 parallel, so two cores take half the time. Real images are needed: doubtful ones are looked at
@@ -135,7 +135,8 @@ def _row(what, do, given, repeats):
         'images/s',
         processor_seconds=spent,
         images=len(given),
-        note=f'{1000 * spent:.0f} ms of one core; {_RSNA * spent / 120:.0f} min for {_RSNA:,} images on 2 cores',
+        note=f'{1000 * spent:.0f} ms of one core; '
+        f'{_RSNA * spent / 120:.0f} min for {_RSNA:,} images on 2 cores',
     )
 
 
