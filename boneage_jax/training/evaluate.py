@@ -34,13 +34,13 @@ def write_predictions(workdir, predictions):
     for name, (split, columns) in predictions.items():
         values = zip(*(columns[column] for column in names), strict=True)
         rows += [
-            (i, name, bool(male), float(age), *map(_show, value))
+            (i, name, bool(male), float(age), *map(show, value))
             for i, male, age, value in zip(split.ids, split.male, split.months, values, strict=True)
         ]
     files.write_table(workdir / 'predictions.csv', ('id', 'split', 'male', 'age', *names), rows)
 
 
-def _show(value):
+def show(value):
     """Months and errors to 3 digits after the point, small shares to 3 of their own; classes as
     they are.
     """
