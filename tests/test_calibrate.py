@@ -82,9 +82,9 @@ def test_a_reported_split_calibrates_nothing(name, tmp_path):
 def test_images_without_an_age_do_not_count_and_columns_must_be_there(tmp_path):
     path = write(tmp_path / 'ages.csv', *site(4))
     path.write_text(path.read_text() + 'k9,True,100,\nk10,,100,90\n')
-    assert calibrate.read(path, 'validation')['id'] == ['k0', 'k1', 'k2', 'k3']
+    assert calibrate.read(path, 'validation')['id'].tolist() == ['k0', 'k1', 'k2', 'k3']
     path.write_text('id,male,prediction\n1,True,100\n')
-    with pytest.raises(UserError, match='no column age; found id, male, prediction'):
+    with pytest.raises(UserError, match='column age missing; found id, male, prediction. .* with --labels'):
         calibrate.read(path, 'validation')
 
 
