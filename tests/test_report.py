@@ -9,6 +9,7 @@ import pytest
 from test_review_page import driver, window  # noqa: F401 - fixtures
 
 from boneage_jax.analysis import ensemble, table
+from boneage_jax.data import source
 from boneage_jax.report import collect, html, numbers, page
 from boneage_jax.runtime import files
 from boneage_jax.training import evaluate
@@ -27,13 +28,10 @@ def run(workdir, *, spread=10.0, drop=()):
     for split in ('validation', 'holdout'):
         months = generator.integers(10, 220, IMAGES).astype(float)
         prediction = np.maximum(months + generator.normal(0, spread, IMAGES), 0)
-        images = ensemble.Predictions(
-            [f'{split}{i}' for i in range(IMAGES)],
-            generator.random(IMAGES) < 0.5,
-            months,
-            prediction,
-        )
-        scored[split] = images, {'prediction': images.prediction}
+        male = generator.random(IMAGES) < 0.5
+        ids = [f'{split}{i}' for i in range(IMAGES)]
+        images = source.Split(split, None, np.arange(IMAGES), ids, months, male)
+        scored[split] = (images, {'prediction': prediction})
     evaluate.write_predictions(workdir, scored)
     report = evaluate.write_metrics(
         workdir, scored, ensemble.TASK, np.array([100.0, 120.0]), {'minutes': 1.5, 'commit': 'abc'}

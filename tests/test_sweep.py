@@ -14,6 +14,7 @@ import pytest
 
 from boneage_jax import config as c
 from boneage_jax.analysis import ensemble, sweep
+from boneage_jax.data import source
 from boneage_jax.errors import ConfigError
 from boneage_jax.runtime import files
 from boneage_jax.training import evaluate, loop
@@ -34,11 +35,12 @@ def finish(run, errors, *, ids=None, about=None):
     """
     generator, names = np.random.default_rng(5), ids or [f'h{i}' for i in range(IMAGES)]
     months, male = generator.integers(10, 220, IMAGES).astype(float), generator.random(IMAGES) < 0.5
-    holdout = ensemble.Predictions(names, male, months, months + errors)
-    validation = ensemble.Predictions([f'v{i}' for i in range(IMAGES)], male, months, months + 1.0)
+    every = np.arange(IMAGES)
+    holdout = source.Split('holdout', None, every, names, months, male)
+    validation = source.Split('validation', None, every, [f'v{i}' for i in every], months, male)
     predictions = {
-        name: (f, {'prediction': f.prediction})
-        for name, f in (('validation', validation), ('holdout', holdout))
+        'validation': (validation, {'prediction': months + 1.0}),
+        'holdout': (holdout, {'prediction': months + errors}),
     }
     run.workdir.mkdir(parents=True)
     files.write_json(run.workdir / 'config.json', json.loads(run.config.to_json()))

@@ -1,4 +1,4 @@
-"""A run calibrated to a site's own readings: the site's images are read, a line is fitted and judged.
+"""A run calibrated to a site's own readings: images are read, lines are fitted and judged.
 
 `calibration` holds the line itself; what is written here is what `predict` takes.
 """
