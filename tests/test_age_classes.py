@@ -324,8 +324,8 @@ def test_where_a_second_run_gains(runs, tmp_path):
         line['images'] for line in overall[1:]
     )
     assert not any(line['gain'] for line in lines)
-    assert (tmp_path / 'out' / 'near_edges_holdout.png').exists()
-    with (tmp_path / 'out' / 'near_edges.csv').open() as file:
+    assert (tmp_path / 'out' / 'class_edges_holdout.png').exists()
+    with (tmp_path / 'out' / 'class_edges.csv').open() as file:
         assert len(list(csv.DictReader(file))) == len(lines)
     with pytest.raises(UserError, match='holds results already'):
         class_edges.compare(runs / 'whole', runs / 'broken', tmp_path / 'out')

@@ -278,7 +278,8 @@ def test_members_of_a_sex_must_have_the_same_images_of_it():
     fewer = predictions.rows(boys, slice(1, None))
     with pytest.raises(
         UserError,
-        match=f'holdout, boys: 1 of the {len(boys["id"])} images of b are not in c, the first: {boys["id"][0]}',
+        match=f'holdout, boys: 1 of the {len(boys["id"])} images of b are not in c, '
+        f'the first: {boys["id"][0]}',
     ):
         ensemble.combine({'g': {'holdout': girls}, 'b': {'holdout': boys}, 'c': {'holdout': fewer}})
     turned = girls | {'male': ~girls['male']}
