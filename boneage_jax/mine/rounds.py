@@ -129,7 +129,8 @@ def run_config(config, workdir, number, drawn=0):
         )
     if number > 1:
         run.data.extra_train_folders = (str(workdir / f'round_{number - 1}' / 'accepted'),)
-        run.init_from, run.init_parts = str(workdir / f'round_{number - 1}' / 'train'), ()
+        run.init_from = str(workdir / f'round_{number - 1}' / 'train')
+        run.init_map = {}
         run.epochs = config.mine.epochs
     return run.lock()
 

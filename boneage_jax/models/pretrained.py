@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from boneage_jax import renamed
 from boneage_jax.models import grey, weight_files
-from boneage_jax.runtime import checkpoint
 from tfds_rsna.errors import UserError
 
 FORMAT = 'boneage_jax'  # in the metadata of our own exports
@@ -83,7 +83,7 @@ def load(model, path, *, names='auto', fold_normalisation=True):
     arrays, metadata = weight_files.read(path)
     if metadata.get('format') == FORMAT:
         state = nnx.state(model, (nnx.Param, nnx.BatchStat))
-        _put(model, state, compare(arrays, _shapes(state), source=str(path)))
+        _put(model, state, compare(renamed.arrays(arrays), _shapes(state), source=str(path)))
     else:
         load_arrays(
             model, arrays, names=names, fold_normalisation=fold_normalisation, source=str(path)
@@ -125,37 +125,6 @@ def load_arrays(model, arrays, *, names='auto', fold_normalisation=True, source=
             parent[int(last)] = folded
         else:
             setattr(parent, last, folded)
-
-
-def load_state(state, path, parts=()):
-    """A `step.State` with weights of a file, as `config.init_from` asks for; `parts` as in
-    `checkpoint.take`.
-
-    An export of our own is taken like the run that it came from. A file of torchvision's or timm's
-    is one backbone: each part names a backbone of ours to fill with it ('backbone',
-    'part_backbone?' where there is one; what follows '=' has no meaning there). Age models
-    standardise images themselves, so a stem of three colours folds to the plain sum.
-    """
-    arrays, metadata = weight_files.read(path)
-    shapes = checkpoint.shapes(state)
-    if metadata.get('format') == FORMAT:
-        return checkpoint.take(state, arrays, parts, where=path)
-    if not parts:
-        raise UserError(
-            f'init_from={str(path)!r} is {describe(to_torchvision(arrays))}, a backbone: name where it goes in '
-            f"this model, as init_parts=('backbone',); it has {', '.join(sorted({n.split('.')[0] for n in shapes}))}"
-        )
-    given, found = to_torchvision(arrays), {}
-    for target, *_ in checkpoint.pairs(parts):
-        inner = {
-            name.removeprefix(f'{target}.'): shape
-            for name, shape in shapes.items()
-            if checkpoint.below(name, target)
-        }
-        if inner:  # `take` speaks of parts that are not there
-            values = translate(given, inner, source=str(path))
-            found |= {f'{target}.{name}': value for name, value in values.items()}
-    return checkpoint.take(state, found, [part.partition('=')[0] for part in parts], where=path)
 
 
 def to_torchvision(arrays, names='auto'):
