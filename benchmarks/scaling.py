@@ -191,14 +191,14 @@ def lower(config, count, batch_size):
     state = jax.eval_shape(
         lambda: state_lib.create_state(predictor.build_model(config), transform, config.frozen)[0]
     )
-    places, whole = sharding.state_sharding(state, mesh, config.sharding)
+    places, gather_params = sharding.state_sharding(state, mesh, config.sharding)
     step = step_lib.make_train_step(
         graphdefs,
         task,
         transform,
         config.augment.to_dict(),
         grad_accum_steps=config.grad_accum_steps,
-        whole=whole,
+        gather_params=gather_params,
     )
     shapes = {
         'image': ((*config.data.size, 1), jnp.uint8),
