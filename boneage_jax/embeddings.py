@@ -5,7 +5,7 @@ r"""Draw a run's embeddings by t-SNE, and measure how they follow age.
         --workdir=runs/male-plain/seed0,runs/male-triplet/seed0
 
 Bae 2018, figure 3: one picture, `tsne.png`, a column for each sex, a panel for each run, ages in
-colour. `orderedness.json`: the Spearman correlation of the pairwise distances of
+colour. `distance_age_correlation.json`: the Spearman correlation of the pairwise distances of
 embeddings with the absolute differences of age, of all images and of each sex, with a 95% bootstrap
 interval over images. It is 0 where embeddings say nothing of age, and 1 where they are in its
 order. `tsne.csv` holds the points. Any run whose network gives embeddings will do, also those of

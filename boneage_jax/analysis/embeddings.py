@@ -35,7 +35,7 @@ def embeddings(
     seed: int = 0,
     data_dir: str | None = None,
 ) -> dict:
-    """Writes tsne.png, tsne.csv and orderedness.json into `output`; returns the last one's content.
+    """Writes tsne.png, tsne.csv and distance_age_correlation.json; returns the last one's content.
 
     Args:
         workdirs: finished runs whose networks give embeddings.
@@ -68,12 +68,12 @@ def embeddings(
             'workdir': str(workdir),
             'split': images.name,
             'images': len(images),
-            'orderedness': found,
+            'distance_age_correlation': found,
         }
         _print(name, images, found)
     output.mkdir(parents=True, exist_ok=True)
     files.write_table(output / 'tsne.csv', _COLUMNS, rows)
-    files.write_json(output / 'orderedness.json', report)
+    files.write_json(output / 'distance_age_correlation.json', report)
     log.info(str(figures.tsne(panels, output / 'tsne.png')))
     return report
 
@@ -146,7 +146,8 @@ def distance_age_correlation(
     gaps = distances_lib.pdist(np.asarray(months, np.float64).reshape(count, 1))
     if np.ptp(distances) == 0 or np.ptp(gaps) == 0:
         raise UserError(
-            f'orderedness: the {count} images have all the same age, or the same embedding'
+            f'distance_age_correlation: the {count} images have all the same age, or the same '
+            'embedding'
         )
     x = _standardised_ranks(distances)
     y = _standardised_ranks(gaps)
