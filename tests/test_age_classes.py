@@ -101,7 +101,7 @@ def test_loss_and_columns_by_hand():
     np.testing.assert_array_equal(columns['true_class'], [0, 1, 2])
     np.testing.assert_allclose(columns['probability_1'], probability[:, 1], rtol=1e-5)
     assert task.classes(logits)['class_months'].tolist() == ['1-76', '153-228', '1-76']
-    with pytest.raises(UserError, match='model.classes=4 but task.classes=3'):
+    with pytest.raises(UserError, match='this network has 4 classes but task.classes=3'):
         task.loss(np.zeros((3, 4)), {}, batch)
 
 

@@ -195,7 +195,7 @@ def test_imagenets_vgg_comes_from_a_file_and_stays_as_it_came(tmp_path):
     path, arrays = tmp_path / 'vgg16.safetensors', foreign('vgg16', width=4)
     write(path, arrays)
     examples = (
-        'data.stages=(),source=hand_phantom,phantom.count=24,phantom.size=(64,64),data.size=(64,64),model.size=(64,64),'
+        'data.stages=(),source=hand_phantom,phantom.count=24,phantom.size=(64,64),data.size=(64,64),'
         'validation=6,holdout=6,model.width=4,model.units=8,batch_size=4,epochs=1,log_every_steps=1,placement=device'
     )
     config = c.load(f'configs/attention.py:row=both-fc,init_from={path},{examples}')[1]
@@ -223,11 +223,12 @@ def test_imagenets_vgg_comes_from_a_file_and_stays_as_it_came(tmp_path):
     'arg, message',
     [
         (
-            'row=both-fc,backbone_weights=named,init_parts=backbone',
+            'row=both-fc,backbone_weights=named,init_map=backbone',
             "init_from='': what is frozen would stay as it was drawn",
         ),
-        ('row=both-fc,data.size=(72,72)', 'images of 72x72, model.size=\\(64, 64\\)'),
-        ('row=both-fc,frozen=head', 'no whole frozen backbone; set cache_features=off'),
+        (
+            'row=both-fc,backbone_weights=named,init_from=fresh,frozen=head',
+            'no whole frozen backbone; set cache_features=off'),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arg, message, tmp_path):
