@@ -32,7 +32,7 @@ BASE['model'] = dict(
     name='age_classifier',
     backbone='resnet34',  # 'custom' or a name of boneage_jax.models.BACKBONES
     use_sex=False,  # True: a branch beside the image reads the sex
-    width=1.0,  # times the network's own
+    width_factor=1.0,  # times the network's own channels
     depth=0,  # blocks a stage, 0 = the network's own
     stem='imagenet',  # 'small': less stride, for small images
     standardise='image',  # 'image': each image to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
@@ -52,7 +52,7 @@ BASE.update(batch_size=64, epochs=100, patience=10)
 
 CPU_RECIPE = {
     **presets.CPU,
-    'model.width': 0.5,
+    'model.width_factor': 0.5,
     'data.stages': (),
     'patience': 0,  # one cycle is best at its end
 }
@@ -73,7 +73,7 @@ PRESETS = {
     'phantom': {**presets.phantom((96, 96)), **CPU_RECIPE, 'epochs': 12},
     'tiny': {
         **presets.tiny((64, 64)),
-        'model.width': 0.125,
+        'model.width_factor': 0.125,
         'model.depth': 1,
         'precise_bn_batches': 2,
     },

@@ -48,7 +48,7 @@ BASE['model'] = dict(
     channels=3,  # the image repeated; 1 for backbones trained on images
     # the loaded weights' own | 'image': each image to mean 0, deviation 1 | 'fixed'
     standardise='imagenet',
-    units=1024,  # of the dense layers
+    hidden_units=1024,  # of each dense layer
     use_sex=False,  # True (ours): the dense layers read the sex
 )
 BASE['task'].update(name='age', loss='l2', normalisation='months')
@@ -112,7 +112,7 @@ PRESETS = {
         'model.backbone': 'resnet18',
         'model.width': 4,
         'model.depth': 1,
-        'model.units': 8,
+        'model.hidden_units': 8,
         'backbone_weights': 'fresh',
     },
 }

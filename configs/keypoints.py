@@ -32,7 +32,7 @@ BASE['model'] = dict(
     head='regression',  # 'regression': the paper's VGG | 'heatmaps': a U-Net
     width=32,  # channels of the first block
     depth=4,  # heatmaps: poolings
-    dense=512,  # regression: units of the dense layers
+    hidden_units=512,  # regression: of each dense layer
     dropout=0.25,  # regression
     standardise='image',
 )
@@ -70,7 +70,7 @@ PRESETS = {
         **presets.tiny((48, 40), drawn=(64, 56)),
         'model.width': 4,
         'model.depth': 2,
-        'model.dense': 16,
+        'model.hidden_units': 16,
     },
 }
 

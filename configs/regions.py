@@ -66,7 +66,7 @@ BASE['model'] = dict(
         384,
     ),  # channels of each block; six need 127 pixels a side, four 31
     second='1x1',  # a block's second convolution: '1x1' (released code) | '3x3'
-    dense=2048,
+    hidden_units=2048,
     dropout=0.3,
     outputs=1,  # 1: a number | 240: a class a month
     standardise='range',  # 'range': (x - 127.5) / 127.5 | 'image' | 'fixed'
@@ -79,7 +79,7 @@ BASE.update(batch_size=8, epochs=50)
 CPU_RECIPE = {
     **presets.CPU,
     'model.widths': (16, 32, 64, 128),
-    'model.dense': 256,
+    'model.hidden_units': 256,
     'optimizer.learning_rate': 1e-3,
     'optimizer.momentum': 0.9,
     'epochs': 20,
@@ -107,7 +107,7 @@ PRESETS = {
     'tiny': {
         **presets.tiny((63, 47), drawn=(64, 48), count=48, held_out=12),
         'model.widths': (4, 8, 8),
-        'model.dense': 16,
+        'model.hidden_units': 16,
         'data.stages': ('region',),
         'epochs': 1,
     },

@@ -37,7 +37,7 @@ BASE['model'] = dict(
     depth=0,  # blocks a stage, 0 = its own
     stem='imagenet',
     standardise='image',
-    dense=(),
+    hidden_units=(),
     dropout=0.0,
 )
 BASE['task'] = dict(

@@ -35,7 +35,7 @@ BASE['model'] = dict(
     depth=0,  # blocks a stage, 0 = its own; 1 in tests
     stem='imagenet',  # 'imagenet' | 'small', for images of about 100 px
     standardise='image',  # 'image': each image to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
-    dense=(1024,),  # units of the layers between embedding and age
+    hidden_units=(1024,),  # of the layers between embedding and age
     dropout=0.0,
     use_sex=True,  # the dense layers read the sex; False in networks of one sex
 )
@@ -61,7 +61,7 @@ CPU_RECIPE = {
     **presets.CPU,
     'model.backbone': 'resnet18',
     'model.width': 32,
-    'model.dense': (256,),
+    'model.hidden_units': (256,),
 }
 PRESETS = {
     'rsna100': {**presets.RSNA100, **CPU_RECIPE, 'epochs': 30, 'augment.gamma': 0.2},
@@ -70,7 +70,11 @@ PRESETS = {
         'epochs': 2,
         'optimizer.learning_rate': 1e-3,
     },
-    'inception': {'model.backbone': 'inception_v3', 'model.stem': 'small', 'model.dense': (1024,)},
+    'inception': {
+        'model.backbone': 'inception_v3',
+        'model.stem': 'small',
+        'model.hidden_units': (1024,),
+    },
     'aligned': {'data.stages': ('unet', 'contrast', 'align', 'register')},
     'phantom': {**presets.phantom((96, 96)), **CPU_RECIPE, 'epochs': 12},
     'tiny': {
@@ -78,7 +82,7 @@ PRESETS = {
         'model.backbone': 'resnet18',
         'model.width': 4,
         'model.depth': 1,
-        'model.dense': (8,),
+        'model.hidden_units': (8,),
         'precise_bn_batches': 0,
     },
 }

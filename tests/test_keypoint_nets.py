@@ -9,7 +9,7 @@ from boneage_jax import models
 from boneage_jax.preprocess import keypoints
 from tfds_rsna.errors import UserError
 
-SMALL = dict(size=(40, 32), width=4, dense=8, depth=2)
+SMALL = dict(size=(40, 32), width=4, hidden_units=8, depth=2)
 
 
 @pytest.mark.parametrize('head', ['regression', 'heatmaps'])
