@@ -55,7 +55,7 @@ def main(argv=None):
         'regional',
         size=tuple(arguments.size),
         widths=tuple(arguments.widths),
-        dense=arguments.dense,
+        hidden_units=arguments.dense,
         dtype=dtype,
     )
     training = {

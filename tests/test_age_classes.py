@@ -101,7 +101,7 @@ def test_loss_and_columns_by_hand():
     np.testing.assert_array_equal(columns['true_class'], [0, 1, 2])
     np.testing.assert_allclose(columns['probability_1'], probability[:, 1], rtol=1e-5)
     assert task.classes(logits)['class_months'].tolist() == ['1-76', '153-228', '1-76']
-    with pytest.raises(UserError, match='model.classes=4 but task.classes=3'):
+    with pytest.raises(UserError, match='this network has 4 classes but task.classes=3'):
         task.loss(np.zeros((3, 4)), {}, batch)
 
 
@@ -188,7 +188,7 @@ def test_the_network_reads_the_sex_only_where_asked():
         jax.ShapeDtypeStruct((2,), jnp.bool_),
     )
     for sex in (False, True):
-        chosen = dict(backbone='custom', width=0.125, use_sex=sex)
+        chosen = dict(backbone='custom', width_factor=0.125, use_sex=sex)
         model = nnx.eval_shape(lambda chosen=chosen: models.build('age_classifier', **chosen))
         model.eval()
         parts, leaves = nnx.split(model)
@@ -220,7 +220,7 @@ def test_full_sizes():
             dict(backbone='custom', regulariser='both'),
             "model.regulariser='both': expected one of norm, dropout",
         ),
-        (dict(width=0.0), 'model.width=0.0'),
+        (dict(width_factor=0.0), 'model.width_factor=0.0'),
     ],
 )
 def test_unknown_choices_are_refused(chosen, message):

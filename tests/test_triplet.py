@@ -211,7 +211,7 @@ class OneConvolution(nnx.Module):
 
 def net(**options):
     return embedding.EmbeddingNet(
-        {'one': OneConvolution}, backbone='one', dense=(6,), rngs=nnx.Rngs(0), **options
+        {'one': OneConvolution}, backbone='one', hidden_units=(6,), rngs=nnx.Rngs(0), **options
     )
 
 

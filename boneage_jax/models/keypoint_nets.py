@@ -36,7 +36,7 @@ class KeypointVGG(nnx.Module):
     ):
         if min(size) < self.smallest_side:
             raise UserError(
-                f'model.size={tuple(size)}: expected at least {self.smallest_side} pixels a side'
+                f'data.size={tuple(size)}: expected at least {self.smallest_side} pixels a side'
             )
         self.size, self.points, self.standardise, self.dtype = (
             tuple(size),
@@ -71,7 +71,7 @@ class KeypointVGG(nnx.Module):
         if image.shape[1:3] != self.size:
             raise UserError(
                 f'this key-point network takes images of {self.size[0]}x{self.size[1]}, found '
-                f'{image.shape[1]}x{image.shape[2]}; set model.size to data.size'
+                f'{image.shape[1]}x{image.shape[2]}; give it images of data.size'
             )
         x = layers.standardise(image, self.standardise)
         x = x if self.dtype is None else x.astype(self.dtype)

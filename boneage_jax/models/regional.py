@@ -61,7 +61,7 @@ class RegionalNet(nnx.Module):
         least = smallest_side(len(widths))
         if min(size) < least:
             raise UserError(
-                f'model.size={tuple(size)}: {len(widths)} blocks (model.widths) need at least {least} pixels a '
+                f'data.size={tuple(size)}: {len(widths)} blocks (model.widths) need at least {least} pixels a '
                 f'side; give larger images or fewer blocks (four take {smallest_side(4)} pixels)'
             )
         self.size, self.outputs, self.standardise, self.dtype = (
@@ -97,7 +97,7 @@ class RegionalNet(nnx.Module):
         if image.shape[1:3] != self.size:
             raise UserError(
                 f'this network takes images of {self.size[0]}x{self.size[1]}, found '
-                f'{image.shape[1]}x{image.shape[2]}; set model.size to data.size'
+                f'{image.shape[1]}x{image.shape[2]}; give it images of data.size'
             )
         x = layers.standardise(image, self.standardise)
         x = x if self.dtype is None else x.astype(self.dtype)

@@ -81,7 +81,7 @@ def age_classes(options, *, edges, centres, weights):
         del aux
         if logits.shape[-1] != len(centres):
             raise UserError(
-                f'model.classes={logits.shape[-1]} but task.classes={len(centres)}: give both one number'
+                f'this network has {logits.shape[-1]} classes but task.classes={len(centres)}: take a network of as many'
             )
         truth, valid = true_class(batch), batch['valid'].astype(jnp.float32)
         chosen = jax.nn.one_hot(truth, len(centres))

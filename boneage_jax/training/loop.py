@@ -71,7 +71,7 @@ def train(config: ml_collections.ConfigDict, workdir, data_dir=None) -> dict | N
                 f'{workdir} holds a finished run; delete it or choose another --workdir to train '
                 'again.'
             )
-            return json.loads((workdir / 'metrics.json').read_text())
+            return workdir_lib.read_metrics(workdir)
         # Before hours of preparing: what cannot be built is refused now.
         trainer.check(config, fresh=not workdir_lib.has_results(workdir))
         splits = records.open_splits(config, data_dir)
