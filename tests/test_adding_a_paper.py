@@ -76,4 +76,4 @@ def test_its_command_trains_the_table(copy):
     with (copy / 'runs' / 'ranks_tiny' / 'table.csv').open(newline='') as file:
         rows = {row['row']: row for row in csv.DictReader(file)}
     assert list(rows) == ['one score', 'own weights'] and rows['own weights']['delta']
-    assert 'CORAL' not in (ROOT / 'boneage_jax' / 'losses.py').read_text()  # it went into the copy
+    assert 'CORAL' not in (ROOT / 'boneage_jax' / 'tasks' / 'losses.py').read_text()  # it went into the copy
