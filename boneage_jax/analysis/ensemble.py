@@ -65,7 +65,7 @@ def load(
     Raises:
         UserError: the runs cannot be averaged; see `combine` and `check_no_leakage`.
     """
-    workdirs = [pathlib.Path(workdir) for workdir in workdirs]
+    workdirs = list(map(pathlib.Path, workdirs))
     for workdir in workdirs:
         missing = [name for name in _NEEDED if not (workdir / name).exists()]
         if missing:
@@ -163,8 +163,8 @@ def _mean(split, images):
 
 def _places(images, member):
     """Where the images of `member` are in `images`, which has them all: `[M]`."""
-    place = {image: i for i, image in enumerate(images['id'].tolist())}
-    return np.asarray([place[image] for image in member['id'].tolist()], int)
+    order = np.argsort(images['id'])
+    return order[np.searchsorted(images['id'], member['id'], sorter=order)]
 
 
 def check_no_leakage(trained: Mapping[str, Iterable], images: Mapping[str, Table]) -> None:
@@ -202,7 +202,7 @@ def carried(reports: Mapping[str, Mapping]) -> dict:
         for part in dict.fromkeys(parts):
             values = {name: of_member.get(part) for name, of_member in found.items()}
             first, *others = values.values()
-            if all(other == first for other in others):
+            if others.count(first) == len(others):
                 agreed.setdefault(key, {})[part] = first
             else:
                 differ[title.format(part)] = values
@@ -232,18 +232,19 @@ def error_correlation(members: Mapping[str, Mapping[str, Table]], split: str) ->
             shared = [image for image in one if image in other]
             if len(shared) < 2:
                 continue
-            pairs = np.array([[of[image] for image in shared] for of in (one, other)])
-            if pairs.std(axis=1).min() >= _LEAST_SPREAD:
-                matrix[i, j] = matrix[j, i] = np.corrcoef(pairs)[0, 1]
+            a = np.array([one[image] for image in shared])
+            b = np.array([other[image] for image in shared])
+            if min(a.std(), b.std()) >= _LEAST_SPREAD:
+                matrix[i, j] = matrix[j, i] = np.corrcoef(a, b)[0, 1]
     between_two = ~np.eye(len(errors), dtype=bool)
     return None if np.isnan(matrix[between_two]).all() else matrix
 
 
 def write(workdirs: Sequence[pathlib.Path], output: pathlib.Path) -> dict:
     """Writes the ensemble of the runs in `workdirs` into `output`; returns its metrics.json."""
-    workdirs = [pathlib.Path(workdir) for workdir in workdirs]
+    workdirs = list(map(pathlib.Path, workdirs))
     output = pathlib.Path(output)
-    is_member = output.resolve() in [workdir.resolve() for workdir in workdirs]
+    is_member = output.resolve() in map(pathlib.Path.resolve, workdirs)
     if is_member or (output / 'config.json').exists():
         raise UserError(f'--output={output} holds a run; choose a folder of its own')
     members, images, trained = load(workdirs)
@@ -262,7 +263,7 @@ def write(workdirs: Sequence[pathlib.Path], output: pathlib.Path) -> dict:
     evaluate.write_predictions(output, scored)
 
     about = {
-        'members': [str(workdir) for workdir in workdirs],
+        'members': list(map(str, workdirs)),
         'selected_by': 'nothing: the unweighted mean of the members given',
         **workdir_lib.provenance(),
         **carried(dict(zip(members, reports))),
@@ -289,7 +290,7 @@ def labels_of(split: str, images: Table) -> Split:
 
 def _report(split, members, images, mae, output):
     """Prints each member beside the ensemble; prints, writes and draws how their errors agree."""
-    width = max(len(name) for name in (*members, 'ensemble'))
+    width = max(map(len, (*members, 'ensemble')))
     count = len(images['id'])
     sexes = []
     for whose, male in _SEXES.items():

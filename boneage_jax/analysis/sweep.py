@@ -45,7 +45,7 @@ class SweepRun:
     def state(self) -> str:
         """'finished', or '' where the run is to be trained, from scratch or further.
 
-        Where its workdir holds another run, the text says why it is another.
+        Where its workdir holds another run, the text tells why it is another.
         """
         try:
             workdir_lib.write_or_check_config(self.workdir, self.config, write=False)
@@ -162,9 +162,12 @@ class Sweep:
 
     def existing(self, row: config_lib.Row) -> list[SweepRun]:
         """Runs of a row whose folders are there, by seed, whether wanted this time or not."""
-        folders = (self.workdir / slug(row.name)).glob('seed*')
-        seeds = [folder.name.removeprefix('seed') for folder in folders]
-        return [self.run(row, seed) for seed in sorted(int(s) for s in seeds if s.isdigit())]
+        seeds = []
+        for folder in (self.workdir / slug(row.name)).glob('seed*'):
+            number = folder.name.removeprefix('seed')
+            if number.isdigit():
+                seeds.append(int(number))
+        return [self.run(row, seed) for seed in sorted(seeds)]
 
 
 def slug(name: str) -> str:
@@ -296,7 +299,7 @@ def write_table(
     """
     failed = failed or {}
     existing = {row.name: swept.existing(row) for row in swept.rows}
-    states = {run.name: '' for run in wanted}
+    states = dict.fromkeys((run.name for run in wanted), '')
     for runs in existing.values():
         for run in runs:
             states[run.name] = run.state()
@@ -332,7 +335,7 @@ def with_reason(name: str, reason: str) -> str:
 
 
 def _about_paper(swept):
-    """Sentences on the paper's column: what sweep() says of it, and how our images differ."""
+    """Sentences on the paper's column: what sweep() tells of it, and how our images differ."""
     from boneage_jax.analysis import table
 
     notes = []

@@ -3,7 +3,7 @@
 `table.md` is to read, `table.csv` to compute with.
 
 A line for each row of the sweep and each split that its runs reported (holdout or test, never
-validation). `ours` is the mean over the seeds of what their metrics.json says. Its interval
+validation). `ours` is the mean over the seeds of the figures in their metrics.json. Its interval
 resamples images, each image's value being averaged over the seeds. So does the difference to the
 reference row, image by image on the same images.
 """
@@ -113,7 +113,7 @@ def _hits_of_mean(workdirs):
     found = {}
     for split in predictions.splits(tables[0]):
         first = predictions.of_split(tables[0], split)
-        total = np.stack([first[name] for name in names], axis=1)
+        total = _columns(first, names)
         for workdir, table in zip(workdirs[1:], tables[1:]):
             other = predictions.align(
                 predictions.of_split(table, split),
@@ -122,11 +122,15 @@ def _hits_of_mean(workdirs):
                 name=workdir,
                 other=workdirs[0],
             )
-            total += np.stack([other[name] for name in names], axis=1)
+            total += _columns(other, names)
         # Of one run its own class: printed probabilities may tie.
         chosen = first['class'] if len(tables) == 1 else np.argmax(total, axis=1)
         found[split] = (first['id'].tolist(), (chosen == first['true_class']).astype(float))
     return found
+
+
+def _columns(table, names):
+    return np.stack([table[name] for name in names], axis=1)
 
 
 # A config names its table's figure as METRIC; 'mae' where it names none.
@@ -185,12 +189,12 @@ def results(
             metrics.json.
     """
     metric = METRICS[name]
-    workdirs = [pathlib.Path(workdir) for workdir in workdirs]
+    workdirs = list(map(pathlib.Path, workdirs))
     reports = [_read_json(workdir / 'metrics.json') for workdir in workdirs]
     for workdir, report in zip(workdirs, reports):
         splits.refuse_selected(report, workdir)
     data = describe(_read_json(workdirs[0] / 'config.json')['data'])
-    runs = [metric.images(workdir) for workdir in workdirs]
+    runs = list(map(metric.images, workdirs))
     mean = {}
     if metric.mean and len(workdirs) > 1:
         mean = metric.mean(workdirs)
@@ -345,9 +349,10 @@ def references(table: Iterable[Mapping]) -> tuple[list[str], list[list[str]]]:
     names = [line['reference'] or '' for line in table]
     different = sorted(set(names) - {''})
     if len(different) > 1:
-        return ['beside', 'difference (95% interval)'], [[name or '–'] for name in names]
+        headings = ['beside', 'difference (95% interval)']
+        return headings, [[name or '–'] for name in names]
     one = different[0] if different else 'the reference'
-    return [f'minus {one} (95% interval)'], [[] for _ in names]
+    return [f'minus {one} (95% interval)'], [[]] * len(names)
 
 
 def write(
@@ -413,7 +418,7 @@ def _number(value, digits):
 
 
 def _interval(line, names, form):
-    value, lower, upper = (line[name] for name in names)
+    value, lower, upper = map(line.get, names)
     if value is None:
         return '–'
     return f'{value:{form}} ({lower:{form}} to {upper:{form}})'
@@ -440,7 +445,7 @@ def _markdown(header, rows):
     """A table that is also readable as plain text."""
     table = []
     for row in [header, *rows]:
-        table.append([cell.replace('|', '\\|') for cell in row])
+        table.append(list(map(_escaped, row)))
     widths = [max(map(len, column)) for column in zip(*table)]
     table.insert(1, ['-' * width for width in widths])
     text = []
@@ -448,6 +453,10 @@ def _markdown(header, rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths)]
         text.append('| ' + ' | '.join(cells) + ' |')
     return text
+
+
+def _escaped(cell):
+    return cell.replace('|', '\\|')
 
 
 def _read_json(path):

@@ -30,7 +30,7 @@ class Calibration:
         lines: {sex: (intercept months, slope)} of the sexes that the site gave images of.
         half: {sex: months to either side that held 90% of the left-out images}.
         counts: {sex: the site's images}.
-        run: what `identify` says of the network.
+        run: what `identify` gives for the network.
     """
 
     lines: dict
@@ -73,10 +73,10 @@ def fit(
         prediction: months `[N]`.
         age: the site's own readings, months `[N]`.
         male: bool `[N]`.
-        run: what `identify` says of the network.
+        run: what `identify` gives for the network.
 
     Returns:
-        The calibration, a report, and what the line of all other images says of each `[N]`. The
+        The calibration, a report, and each image's age by the line of all others `[N]`. The
         report holds, for all images and each sex, MAE and bias before and after, the latter of
         left-out images, and the paired difference of the MAE, each with its 95% interval.
 
@@ -130,7 +130,7 @@ def _judged(before, after):
 
 
 def _line(x, y, sex):
-    """((intercept, slope), what the line of all other images says of each image [N])."""
+    """((intercept, slope), each image's age by the line of all others [N])."""
     spread = ((x - x.mean()) ** 2).sum()
     if spread < 1e-6:
         raise UserError(

@@ -24,7 +24,7 @@ class Seen:
     """An image as the network sees it.
 
     Attributes:
-        listed: the file, with its id and what its table says of it.
+        listed: the file, with its id and its row of the table.
         image: what the network sees, uint8 [rows, columns, 1].
         matrix: [2, 3], from places on `image` to places on the file's own image; see `see`.
         native: the file's own image, uint8 [H, W]; None where it was not kept.

@@ -244,7 +244,7 @@ def _warn_of_training_images(workdir, listed):
 def ages(
     predictor: Predictor, images: np.ndarray, male: Sequence
 ) -> tuple[np.ndarray, dict[str, list], dict]:
-    """What a run's own evaluation would say of prepared images (with `flip_tta` as it says).
+    """What a run's own evaluation would give for prepared images, `flip_tta` included.
 
     Args:
         predictor: the run.
