@@ -7,7 +7,6 @@ printed and checked on any machine in a moment.
 """
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import re
@@ -16,8 +15,9 @@ from collections.abc import Iterable, Sequence
 
 import ml_collections
 
+from boneage_jax import config_files, renamed
 from boneage_jax import config_keys as keys
-from boneage_jax import renamed
+from boneage_jax.config_files import load_module
 from boneage_jax.config_keys import differences, flat, same
 from boneage_jax.errors import ConfigError
 from boneage_jax.stages import catalog
@@ -40,8 +40,6 @@ __all__ = [
 
 SOURCES = ('rsna_bone_age', 'image_folder', 'hand_phantom', 'prepared')
 RECORDED = ('config_file', 'finish_reads')  # keys that `load` writes; nobody sets them
-HERE = pathlib.Path('configs')  # where a bare name such as `prsnet` is looked for, ...
-PACKAGE = pathlib.Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -400,7 +398,7 @@ def load(
     module = load_module(path)
     config = module.get_config(arg or None).unlock()
     _override_pairs(config, pairs)
-    config.config_file = _recorded(pathlib.Path(module.__file__))
+    config.config_file = config_files.recorded_path(pathlib.Path(module.__file__))
     if hasattr(module, 'finish'):
         config.finish_reads = tuple(module.FINISH_READS)
         _finish(config, module, [key for key, _ in (*keys.parse(arg)[2], *pairs)])
@@ -438,7 +436,7 @@ def from_json(
     typed = [key for key, _ in (*keys.parse(arg)[2], *pairs)]
     read = [key for key in typed if _is_read(config, keys.find_key(config, key))]
     if read:
-        module = _origin(config.config_file)
+        module = config_files.origin(config.config_file)
         if module is None:
             raise ConfigError(
                 f'{read[0]}: other keys were derived from it by {config.config_file}, which is not '
@@ -447,65 +445,6 @@ def from_json(
         _finish(config, module, typed)
     check(config)
     return config.lock()
-
-
-def load_module(name: pathlib.Path | str) -> types.ModuleType:
-    """Imports a config file by its path, or by a bare name such as `prsnet`.
-
-    A bare name is looked for in ./configs, then in the installed package. ConfigError where there
-    is none.
-    """
-    path = _find(name)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _find(name):
-    path = pathlib.Path(name)
-    if path.suffix or len(path.parts) > 1:
-        if path.is_file():
-            return path
-        known = ', '.join(str(other) for other in sorted(path.parent.glob('*.py')))
-        raise ConfigError(f'{path}: no such config file; the configs are: {known or "none"}')
-    known = set()
-    for folder in (HERE, _packaged()):
-        if (folder / f'{path}.py').is_file():
-            return folder / f'{path}.py'
-        known.update(other.stem for other in folder.glob('*.py'))
-    raise ConfigError(
-        f'{name}: no such config in {HERE.resolve()} or in {_packaged()}; known: '
-        f'{", ".join(sorted(known)) or "none"}'
-    )
-
-
-def _packaged():
-    """The folder of the configs that come with the package, or with its checkout."""
-    inside = PACKAGE / 'configs'
-    return inside if inside.is_dir() else PACKAGE.parent / 'configs'
-
-
-def _recorded(path):
-    """A config's path as a config.json keeps it: no longer than another machine can use."""
-    path = path.resolve()
-    if path.is_relative_to(pathlib.Path.cwd()):
-        return path.relative_to(pathlib.Path.cwd()).as_posix()
-    if path.is_relative_to(_packaged().resolve()):
-        return f'configs/{path.name}'
-    return str(path)
-
-
-def _origin(recorded):
-    """The config module that a config.json came from, where it is found and has a `finish`."""
-    for name in (recorded, pathlib.Path(recorded).stem):
-        try:
-            module = load_module(name)
-        except ConfigError:
-            continue
-        if hasattr(module, 'finish'):
-            return module
-    return None
 
 
 def _is_read(config, path):

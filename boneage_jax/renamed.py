@@ -16,10 +16,12 @@ KEYS = {
     'log_every': 'log_every_steps',
     'mine.fit': 'mine.resize',
     'model.classes': None,  # task.classes
+    'model.dense': 'model.hidden_units',
     'model.form': 'model.head',
     'model.read_sex': 'model.use_sex',
     'model.sex': 'model.use_sex',
     'model.size': None,  # data.size
+    'model.units': 'model.hidden_units',
     'optimizer.clip': 'optimizer.grad_clip_norm',
     'optimizer.second_momentum': 'optimizer.b2',
     'save_every': 'checkpoint_every_steps',
@@ -27,8 +29,14 @@ KEYS = {
     'trunk': 'backbone_weights',
     'trunk_from': 'backbone_from',
 }
-# `task.form` depends on the task.
-FORMS = {'age_parts': 'ranking_form', 'age_triplet': 'triplet_form'}
+# Keys of one task or of one model alone: {its name: {key: key}}.
+KEYS_OF_TASK = {
+    'age_parts': {'task.form': 'task.ranking_form'},
+    'age_triplet': {'task.form': 'task.triplet_form'},
+}
+KEYS_OF_MODEL = {'age_classifier': {'model.width': 'model.width_factor'}}
+# Keys that only the earlier runs of one config have, whose `finish` reads them.
+CONFIG_FILES = {'trunk': 'configs/attention.py'}
 # Values of (renamed) keys.
 VALUES = {
     'data.resize': {'squash': 'stretch'},
@@ -59,28 +67,29 @@ REPORT_KEYS = {'films': 'images', 'orderedness': 'distance_age_correlation'}
 
 def config(saved: dict) -> dict:
     """A configuration as a run wrote it (plain nested dicts), with the names of today."""
+    names = {
+        **KEYS,
+        **KEYS_OF_TASK.get(saved.get('task', {}).get('name'), {}),
+        **KEYS_OF_MODEL.get(saved.get('model', {}).get('name'), {}),
+    }
     renamed = {}
     for path, value in _leaves(saved):
-        path = _key(path)
+        path = _renamed_key(path, names)
         if path is None:
             continue
         if path == 'init_parts':
-            for key, part in zip(('init_map', 'init_optional'), _init_map(value), strict=True):
-                _put(renamed, key, part)
+            renamed['init_map'], renamed['init_optional'] = _init_map(value)
             continue
-        if path == 'task.form':
-            path = 'task.' + FORMS.get(saved['task']['name'], 'form')
         if path in PATHS:
             value = _paths(value)
         if path in VALUES and isinstance(value, str):
             value = VALUES[path].get(value, value)
         _put(renamed, path, value)
+    for key, file in CONFIG_FILES.items():
+        if key in saved:
+            renamed['config_file'] = file
+            renamed['finish_reads'] = ['backbone_weights', 'backbone_from']
     return renamed
-
-
-def key(path: str) -> str:
-    """A dotted configuration key of any release, as it is called today."""
-    return _key(path) or path
 
 
 def array(name: str) -> str:
@@ -123,9 +132,9 @@ def _put(tree, path, value):
     tree[leaf] = value
 
 
-def _key(path):
-    """The name of a dotted key today, None for one that is gone."""
-    for old, new in KEYS.items():
+def _renamed_key(path, names):
+    """A dotted key under its name of today; None for one that is gone."""
+    for old, new in names.items():
         if path == old:
             return new
         if path.startswith(old + '.'):

@@ -33,7 +33,7 @@ def test_refusals():
         models.build('keypoints', head='maps')
     net = models.build('keypoints', **SMALL)
     with pytest.raises(
-        UserError, match='takes images of 40x32, found 48x32; set model.size to data.size'
+        UserError, match='takes images of 40x32, found 48x32; give it images of data.size'
     ):
         net(jnp.zeros((1, 48, 32, 1)), None)
     with pytest.raises(UserError, match='at least 8 pixels'):

@@ -50,6 +50,8 @@ ROWS = [
     ['renamed'],
     ['config_keys'],
     ['stages.catalog'],
+    ['config_files', 'config_keys'],
+    ['renamed'],
     ['errors'],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
@@ -220,7 +222,9 @@ def test_configs_import_only_config():
 
 
 def test_config_imports_no_jax():
-    names = imports((ROOT / 'boneage_jax/config.py').read_text())
+    names = []
+    for module in ('config', 'config_files', 'config_keys', 'presets', 'renamed'):
+        names += imports((ROOT / f'boneage_jax/{module}.py').read_text())
     assert names
     assert not [
         name

@@ -78,7 +78,7 @@ def test_the_paper_s_recipe():
 
 def test_small_images_are_refused_with_the_least_size():
     with pytest.raises(
-        UserError, match=r'model.size=\(126, 375\): 6 blocks .* need at least 127 pixels a side'
+        UserError, match=r'data.size=\(126, 375\): 6 blocks .* need at least 127 pixels a side'
     ):
         models.build('regional', size=(126, 375))
     for blocks in (1, 4, 6):
@@ -88,7 +88,7 @@ def test_small_images_are_refused_with_the_least_size():
         models.build('regional', second='5x5')
     model = nnx.eval_shape(lambda: models.build('regional', size=(15, 15), widths=(2, 2), hidden_units=4))
     with pytest.raises(
-        UserError, match='takes images of 15x15, found 15x14; set model.size to data.size'
+        UserError, match='takes images of 15x15, found 15x14; give it images of data.size'
     ):
         model(jnp.zeros((1, 15, 14, 1)), None)
 

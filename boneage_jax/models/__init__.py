@@ -66,6 +66,13 @@ MODELS = {
     'transfer': functools.partial(attention.Transfer, MAP_BACKBONES),
     'embedding': functools.partial(embedding.EmbeddingNet, BACKBONES),
 }
+# Options that a configuration says once, outside `config.model`: {model: {option: dotted key}}.
+SHARED_OPTIONS = {
+    'keypoints': {'size': 'data.size'},
+    'regional': {'size': 'data.size'},
+    'transfer': {'size': 'data.size'},
+    'age_classifier': {'classes': 'task.classes'},
+}
 
 
 def build(name: str, *, seed: int = 0, **options) -> nnx.Module:

@@ -151,8 +151,8 @@ class Transfer(nnx.Module):
         """`[B, H, W, 1]` in [0, 1] -> `[B, h, w, C]` in the backbone's compute type."""
         if tuple(image.shape[1:3]) != self.size:
             raise UserError(
-                f'images of {image.shape[1]}x{image.shape[2]}, model.size={self.size}: '
-                'give both one size'
+                f'images of {image.shape[1]}x{image.shape[2]}, but this network was built for '
+                f'data.size={self.size}'
             )
         if self.standardise == 'imagenet':
             x = grey.as_colours(image, self.backbone_name)

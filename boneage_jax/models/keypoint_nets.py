@@ -48,7 +48,7 @@ class KeypointVGG(nnx.Module):
     ):
         if min(size) < self.smallest_side:
             raise UserError(
-                f'model.size={tuple(size)}: expected at least {self.smallest_side} pixels a side'
+                f'data.size={tuple(size)}: expected at least {self.smallest_side} pixels a side'
             )
         self.size = tuple(size)
         self.points = points

@@ -78,7 +78,7 @@ class RegionalNet(nnx.Module):
         least = smallest_side(len(widths))
         if min(size) < least:
             raise UserError(
-                f'model.size={tuple(size)}: {len(widths)} blocks (model.widths) need at least '
+                f'data.size={tuple(size)}: {len(widths)} blocks (model.widths) need at least '
                 f'{least} pixels a side; give larger images or fewer blocks '
                 f'(four take {smallest_side(4)} pixels)'
             )

@@ -26,7 +26,8 @@ DEPTH = 4  # folders below a given one
 _SKIPPED = ('checkpoints', 'figures', 'tensorboard', 'accepted')  # folders without runs
 # What other commands leave: the file that tells, and how the section is called.
 EXTRAS = {
-    'orderedness.json': 'Embeddings',
+    'distance_age_correlation.json': 'Embeddings',
+    'orderedness.json': 'Embeddings',  # of releases before 0.2
     'robustness.csv': 'Robustness',
     'class_edges.csv': 'Near class edges',
     'parts.json': 'Inside the network',

@@ -96,7 +96,8 @@ def age_classes(
         del aux
         if logits.shape[-1] != count:
             raise UserError(
-                f'model.classes={logits.shape[-1]} but task.classes={count}: give both one number'
+                f'this network has {logits.shape[-1]} classes but task.classes={count}: '
+                'take a network of as many'
             )
         truth = true_class(batch)
         valid = batch['valid'].astype(jnp.float32)
