@@ -86,7 +86,9 @@ def test_small_images_are_refused_with_the_least_size():
         assert regional.map_size((least, least - 1), blocks) == (1, 0)
     with pytest.raises(UserError, match="model.second='5x5': expected one of 1x1, 3x3"):
         models.build('regional', second='5x5')
-    model = nnx.eval_shape(lambda: models.build('regional', size=(15, 15), widths=(2, 2), hidden_units=4))
+    model = nnx.eval_shape(
+        lambda: models.build('regional', size=(15, 15), widths=(2, 2), hidden_units=4)
+    )
     with pytest.raises(
         UserError, match='takes images of 15x15, found 15x14; give it images of data.size'
     ):

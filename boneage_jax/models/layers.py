@@ -166,7 +166,7 @@ def require_size(image: jax.Array, size: tuple[int, int], network: str) -> None:
     if image.shape[1:3] != size:
         raise UserError(
             f'this {network} takes images of {size[0]}x{size[1]}, found '
-            f'{image.shape[1]}x{image.shape[2]}; set model.size to data.size'
+            f'{image.shape[1]}x{image.shape[2]}; give it images of data.size'
         )
 
 
