@@ -1,8 +1,10 @@
-"""How a training step should scale: bytes on the wire and operations a device, counted from the
-compiled program.
+"""How a training step should scale, counted from the compiled program.
+
+That is bytes on the wire and operations a device.
 
     python -m benchmarks.scaling --config=configs/prsnet.py --devices=8
-    python -m benchmarks.scaling --config=configs/prsnet.py:sharding=fsdp --devices=8 --images_a_device=32
+    python -m benchmarks.scaling --config=configs/prsnet.py:sharding=fsdp --devices=8 \
+        --images_a_device=32
 
 A PREDICTION, not a measurement: nothing is run. The step is compiled for so many virtual CPU
 devices, its collectives are read off the HLO, and each link's time for them is set beside the

@@ -1,30 +1,58 @@
 """All that configs/ may import: the base configuration, argument parsing, sweep rows, validation.
 
 A paper is a config: `configs/X.py` calls `build(BASE, arg, PRESETS, sweep())` and gets a locked
-`ml_collections.ConfigDict` with *every* knob in it, so the code never needs a silent default.
-This module imports no jax: a config can be read, printed and checked on any machine in a moment.
+`ml_collections.ConfigDict` with *every* knob in it, so the code never needs a silent default. A
+config may also have `finish(config)`, see `load`. This module imports no jax: a config can be read,
+printed and checked on any machine in a moment.
 """
 
-import ast
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import re
+import types
+from collections.abc import Iterable, Sequence
 
 import ml_collections
 
+from boneage_jax import config_files, renamed
+from boneage_jax import config_keys as keys
+from boneage_jax.config_files import load_module
+from boneage_jax.config_keys import differences, flat, same
 from boneage_jax.errors import ConfigError
 from boneage_jax.stages import catalog
+
+__all__ = [
+    'SOURCES',
+    'Row',
+    'base',
+    'build',
+    'check',
+    'differences',
+    'flat',
+    'from_command_line',
+    'from_json',
+    'load',
+    'load_module',
+    'override',
+    'same',
+]
+
+SOURCES = ('rsna_bone_age', 'image_folder', 'hand_phantom', 'prepared')
+RECORDED = ('config_file', 'finish_reads')  # keys that `load` writes; nobody sets them
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a paper's table: `overrides` are dotted keys as in `model.width`, `paper_value`
-    its published figure.
+    """One row of a paper's table.
 
-    `reference` names the row that this one is compared with, image by image; itself, or None, means
-    none. Where no row of a config names one, all are compared with 'baseline', or the first.
+    Attributes:
+        name: of the row, and of its folder in a sweep.
+        overrides: what it changes, by dotted keys such as `model.width`.
+        paper_value: its published figure, where there is one.
+        reference: the row that this one is compared with, image by image; itself, or None, means
+            none. Where no row of a config names one, all are compared with 'baseline', or the
+            first.
     """
 
     name: str
@@ -33,28 +61,27 @@ class Row:
     reference: str | None = None
 
 
-def base():
-    """Every knob that a run has, with its neutral value. A config starts from this dict and changes
-    what its paper says.
-    """
+def base() -> dict:
+    """Every knob that a run has, with its neutral value; a config changes what its paper says."""
     return dict(
         trainer='gradient',  # 'gradient' | 'classical'
-        seed=0,  # parameters, shuffling, augmentation, dropout
+        seed=0,  # of parameters, shuffling, augmentation and dropout
         data=dict(
-            # 'rsna_bone_age' | 'image_folder' | 'hand_phantom' | 'prepared'
-            source='rsna_bone_age',
-            # rsna_bone_age: the folder below $BONEAGE_DATA (or --data_dir) that holds the files; ''
-            # = itself; prepared: a folder of prepared records, as boneage_jax.prepare prints it
+            source='rsna_bone_age',  # one of SOURCES
+            # rsna_bone_age: the folder below $BONEAGE_DATA (or --data_dir) with the files, '' for
+            # that folder itself; prepared: a folder of prepared records, as boneage_jax.prepare
+            # prints it
             folder='',
-            # further folders of prepared records whose images all join the training split
+            # further folders of prepared records, whose images all join the training split
             extra_train_folders=(),
             # rsna_bone_age: fetch the official files (11 GB) into that folder first
             download=False,
-            # 'stop' | 'skip': what a bad image or label does to the build; skipped ones go to
+            # what a bad image or label does to the build: 'stop' | 'skip', which lists it in
             # rejected.csv
             on_error='stop',
             phantom=dict(count=4000, size=(512, 512), seed=0),
-            image_folder=dict(  # a user's own images: paths, and the names of the CSV's columns
+            # a user's own images: paths, and the names of the CSV's columns
+            image_folder=dict(
                 images='',
                 labels='',
                 id_column='id',
@@ -63,7 +90,7 @@ def base():
                 image_column='',
                 group_column='',
                 source_column='',
-                age_unit='months',
+                age_unit='months',  # 'months' | 'years'
             ),
             # named preprocessing stages (boneage_jax/stages), in order, before the resize
             stages=(),
@@ -78,24 +105,27 @@ def base():
             # images taken from it where there is no official test split: reported once, never
             # selected on
             holdout=1000,
-            # draws these; apart from `seed`, so that runs of several seeds share their splits
+            # draws these two; apart from `seed`, so that runs of several seeds share their splits
             split_seed=0,
             # 'both' | 'male' | 'female': these images alone, of the splits that all three share
             sex='both',
-            # 'host': grain threads; 'device': the split lives in device memory. Same batches.
+            # 'host': grain threads; 'device': the split is kept in device memory. Same batches.
             placement='host',
         ),
+        # strengths of the random changes of a training image (boneage_jax/data/augment.py)
         augment=dict(
-            flip=0.0,
-            rotation=0.0,
-            shift=0.0,
-            scale=0.0,
-            shear=0.0,
+            flip=0.0,  # probability of the mirror image
+            rotation=0.0,  # degrees to either side
+            shift=0.0,  # share of a side
+            scale=0.0,  # 0.1: sizes from 1 / 1.1 to 1.1
+            shear=0.0,  # degrees to either side
             gamma=0.0,
             brightness=0.0,
             contrast=0.0,
-            fill='zero',
+            fill='zero',  # of pixels from outside: 'zero' | 'nearest'
         ),
+        # the network (boneage_jax.models) and its options; it takes the images' size from
+        # `data.size` and the number of classes from `task.classes`
         model=dict(name=''),
         task=dict(
             name='age',
@@ -112,15 +142,15 @@ def base():
             weight_decay=0.0,
             grad_clip_norm=0.0,  # global gradient norm, 0 = off
             schedule='constant',  # 'constant' | 'step' | 'cosine' | 'one_cycle' | 'plateau'
-            # the rate climbs to its schedule's over these; 'one_cycle' has its own
+            # epochs in which the rate climbs to its schedule's; 'one_cycle' has its own
             warmup_epochs=0.0,
             step_epochs=25,  # 'step': every so many epochs ...
             step_factor=0.1,  # ... the rate is multiplied by this; 'plateau' uses it too
             plateau_patience=5,  # 'plateau': evaluations without improvement before the rate drops
         ),
         frozen=(),  # parameter path prefixes that are not trained, as 'backbone' or 'backbone/stem'
-        # 'float16' | 'float32': what a frozen backbone makes of an image is computed once and kept
-        # in that type, where nothing is augmented and the model can start from it
+        # 'float16' | 'float32' | 'off': what a frozen backbone makes of an image is computed once
+        # and kept in that type, where nothing is augmented and the model can start from it
         # (boneage_jax/training/feature_cache.py)
         cache_features='off',
         batch_size=32,  # global: over all devices and hosts
@@ -147,158 +177,184 @@ def base():
         dtype='auto',
         # accelerators: deterministic kernels (slower), so that a resumed run is bit-identical
         deterministic=False,
-        # a run's workdir whose best parameters this one starts from, a file of weights, or
-        # hf:<owner>/<repo>;
+        # what this run starts from: '' = nothing, another run's workdir (its best parameters), a
+        # file of weights, hf:<owner>/<repo>, or 'fresh': as drawn at random, which a run with
+        # `frozen` parts must say
         init_from='',
-        # 'fresh': as drawn at random, which a run with `frozen` parts must say
-        # what it takes of them: () = all, which must fit, else paths as 'backbone', or
-        # 'part_backbone=backbone' for its backbone as our part_backbone ('part_backbone?=backbone':
-        # where we have one); the rest starts fresh
-        init_parts=(),
+        # what it takes of them, {part of ours: part of theirs}: {} = all, which must fit; typed as
+        # init_map=backbone or init_map=(backbone,part_backbone:backbone); the rest starts fresh
+        init_map={},
+        init_optional=(),  # parts of ours in init_map that this network may lack
+        # written by `load`, not by anybody else: the config that this configuration comes from, ...
+        config_file='',
+        finish_reads=(),  # ... and the keys from which its `finish` derives others
     )
 
 
-def build(base, arg, presets, rows=()):
-    """`base` with the tokens of `arg` applied, locked.
+def build(
+    base: dict, arg: str | None, presets: dict[str, dict], rows: Iterable[Row] = ()
+) -> ml_collections.ConfigDict:
+    """`base` with presets, a row and single keys applied, locked.
 
-    `arg` is what follows the colon of `--config=configs/X.py:arg`: comma-separated preset names
-    (`phantom`), `row=NAME` for one row of the sweep, and `key=value` pairs, applied in the order
-    given. A key is dotted (`optimizer.learning_rate`) or its last part alone (`learning_rate`;
-    `size` is `data.size`, not `data.phantom.size`: the shallowest one wins, two equally shallow
-    ones are an error). An unknown name is an error that lists the known.
+    Args:
+        base: every knob with its value.
+        arg: what follows the colon of `--config=configs/X.py:arg`, comma-separated: names of
+            presets (`phantom`), `row=NAME` for one row of the sweep, and `key=value` pairs. Presets
+            are applied first, in the order given, then the row, then the pairs, wherever each
+            stands. A key is dotted (`optimizer.learning_rate`) or its last part alone
+            (`learning_rate`; `size` is `data.size`, not `data.phantom.size`: the shallowest one
+            wins, two equally shallow ones are an error).
+        presets: `{name: {dotted key: value}}`.
+        rows: of the sweep.
+
+    Raises:
+        ConfigError: a name or key is unknown, and it lists the known, or a value is impossible.
     """
     config = ml_collections.ConfigDict(base)
-    rows = {row.name: row for row in rows}
-    for token in _split(arg or ''):
-        key, equals, value = token.partition('=')
-        if not equals:
-            if key not in presets:
-                raise ConfigError(
-                    f'unknown preset {key!r}; known: {", ".join(presets) or "none"}; or write key=value'
-                )
-            override(config, presets[key])
-        elif key == 'row':
-            if value not in rows:
-                raise ConfigError(f'unknown row {value!r}; known: {", ".join(rows) or "none"}')
-            override(config, rows[value].overrides)
-        else:
-            override(config, {key: value}, literal=False)
+    names, row, pairs = keys.parse(arg)
+    for name in names:
+        if name not in presets:
+            raise ConfigError(
+                f'unknown preset {name!r}; known: {", ".join(presets) or "none"}; or write '
+                'key=value'
+            )
+        override(config, presets[name])
+    if row is not None:
+        by_name = {known.name: known for known in rows}
+        if row not in by_name:
+            raise ConfigError(f'unknown row {row!r}; known: {", ".join(by_name) or "none"}')
+        override(config, by_name[row].overrides)
+    _override_pairs(config, pairs)
     check(config)
     return config.lock()
 
 
-def override(config, changes, *, literal=True):
-    """Sets dotted (or uniquely short) keys of an unlocked config; values from text are read as the
-    type that stands there.
+def override(config, changes: dict, *, literal: bool = True) -> None:
+    """Sets dotted (or uniquely short) keys of an unlocked config.
 
-    Raises ConfigError for unknown or ambiguous keys and for values of another type.
+    Args:
+        config: is changed.
+        changes: `{key: value}`.
+        literal: False for values that are text, read as the type of the value they replace.
+
+    Raises:
+        ConfigError: a key is unknown or ambiguous, or a value has another type.
     """
-    paths = _paths(config)
     for key, value in changes.items():
-        found = [p for p in paths if p == key] or [p for p in paths if p.endswith('.' + key)]
-        if not found:
-            raise ConfigError(f'unknown key {key!r}; known: {", ".join(paths)}')
-        depth = min(p.count('.') for p in found)
-        found = [p for p in found if p.count('.') == depth]
-        if len(found) > 1:
-            raise ConfigError(f'key {key!r} is ambiguous; write one of: {", ".join(found)}')
-        path = found[0]
+        path = keys.find_key(config, key)
+        if path in RECORDED:
+            raise ConfigError(f'{path} is written by the program; leave it out')
         *parents, leaf = path.split('.')
         node = config
         for part in parents:
             node = node[part]
-        node[leaf] = _convert(path, value, node[leaf], literal)
+        if path in keys.MAPS:
+            node[leaf] = keys.convert_map(path, value)
+        else:
+            node[leaf] = keys.convert(path, value, node[leaf], literal)
 
 
-def check(config):
-    """Refuses values that no run can have; the model's own options are checked where the model is
-    built.
+def _override_pairs(config, pairs):
+    for key, text in pairs:
+        override(config, {key: text}, literal=False)
+
+
+ONE_OF = {
+    'trainer': ('gradient', 'classical'),
+    'data.source': SOURCES,
+    'data.on_error': ('stop', 'skip'),
+    'data.resize': ('pad', 'stretch'),
+    'data.sex': ('both', 'male', 'female'),
+    'data.placement': ('host', 'device'),
+    'data.image_folder.age_unit': ('months', 'years'),
+    'optimizer.name': ('sgd', 'adam', 'adamw'),
+    'optimizer.schedule': ('constant', 'step', 'cosine', 'one_cycle', 'plateau'),
+    'dtype': ('auto', 'float32', 'bfloat16'),
+    'augment.fill': ('zero', 'nearest'),
+    'cache_features': ('off', 'float16', 'float32'),
+    'sharding': ('replicated', 'fsdp'),
+}
+AT_LEAST_1 = (
+    'batch_size',
+    'grad_accum_steps',
+    'epochs',
+    'eval_every_epochs',
+    'checkpoint_every_steps',
+    'log_every_steps',
+    'data.validation',
+    'data.holdout',
+    'data.phantom.count',
+    'optimizer.step_epochs',
+    'optimizer.plateau_patience',
+)
+ZERO_OR_MORE = (
+    'augment.rotation',
+    'augment.shift',
+    'augment.scale',
+    'augment.shear',
+    'augment.gamma',
+    'augment.brightness',
+    'optimizer.weight_decay',
+    'optimizer.grad_clip_norm',
+    'optimizer.warmup_epochs',
+    'patience',
+    'seed',
+    'data.split_seed',
+    'precise_bn_batches',
+)
+SHARES = ('augment.flip', 'augment.contrast')
+BETAS = ('optimizer.momentum', 'optimizer.b2')
+SIZES = ('data.size', 'data.phantom.size')
+
+
+def check(config) -> None:
+    """Refuses values that no run can have: the one place where ranges are checked.
+
+    The options of a model or a task are checked where it is built. Raises ConfigError.
     """
-    one_of = {
-        'trainer': ('gradient', 'classical'),
-        'data.source': ('rsna_bone_age', 'image_folder', 'hand_phantom', 'prepared'),
-        'data.on_error': ('stop', 'skip'),
-        'data.resize': ('pad', 'stretch'),
-        'data.sex': ('both', 'male', 'female'),
-        'data.placement': ('host', 'device'),
-        'data.image_folder.age_unit': ('months', 'years'),
-        'optimizer.name': ('sgd', 'adam', 'adamw'),
-        'optimizer.schedule': ('constant', 'step', 'cosine', 'one_cycle', 'plateau'),
-        'dtype': ('auto', 'float32', 'bfloat16'),
-        'augment.fill': ('zero', 'nearest'),
-        'cache_features': ('off', 'float16', 'float32'),
-        'sharding': ('replicated', 'fsdp'),
-    }
     catalog.check_names(config.data.stages)
-    for key, known in one_of.items():
-        _require(config, key, lambda x, known=known: x in known, 'one of ' + ', '.join(known))
-    for key in (
-        'batch_size',
-        'grad_accum_steps',
-        'epochs',
-        'eval_every_epochs',
-        'checkpoint_every_steps',
-        'log_every_steps',
-        'data.validation',
-        'data.holdout',
-        'data.phantom.count',
-        'optimizer.step_epochs',
-        'optimizer.plateau_patience',
-    ):
-        _require(config, key, lambda x: x >= 1, 'at least 1')
-    for key in (
-        'augment.rotation',
-        'augment.shift',
-        'augment.scale',
-        'augment.shear',
-        'augment.gamma',
-        'augment.brightness',
-        'optimizer.weight_decay',
-        'optimizer.grad_clip_norm',
-        'optimizer.warmup_epochs',
-        'patience',
-        'seed',
-        'data.split_seed',
-        'precise_bn_batches',
-    ):
-        _require(config, key, lambda x: x >= 0, 'zero or more')
-    for key in ('data.size', 'data.phantom.size'):
-        _require(
-            config,
-            key,
-            lambda x: len(x) == 2 and all(type(n) is int and n >= 8 for n in x),
-            '(rows, columns), each at least 8',
-        )
+    for key, known in ONE_OF.items():
+        _require(config, key, keys.get(config, key) in known, 'one of ' + ', '.join(known))
+    for key in AT_LEAST_1:
+        _require(config, key, keys.get(config, key) >= 1, 'at least 1')
+    for key in ZERO_OR_MORE:
+        _require(config, key, keys.get(config, key) >= 0, 'zero or more')
+    for key in SHARES:
+        _require(config, key, 0 <= keys.get(config, key) <= 1, 'a number from 0 to 1')
+    for key in BETAS:
+        _require(config, key, 0 <= keys.get(config, key) < 1, 'at least 0 and below 1')
+    for key in SIZES:
+        _require(config, key, _is_size(keys.get(config, key)), '(rows, columns), each at least 8')
     _require(
         config,
         'batch_size',
-        lambda x: x % config.grad_accum_steps == 0,
+        config.batch_size % config.grad_accum_steps == 0,
         f'a multiple of grad_accum_steps={config.grad_accum_steps}',
     )
-    _require(
-        config,
-        'cache_features',
-        lambda x: x == 'off' or config.sharding == 'replicated',
-        "off, with sharding='fsdp'",
-    )
-    _require(config, 'profile_steps', _is_range, "'' or 'FIRST:LAST' steps, as 10:15")
-    for key in ('optimizer.momentum', 'optimizer.b2'):
-        _require(config, key, lambda x: 0 <= x < 1, 'at least 0 and below 1')
-    for key in ('augment.flip', 'augment.contrast'):
-        _require(config, key, lambda x: 0 <= x <= 1, 'a number from 0 to 1')
-    _require(config, 'optimizer.learning_rate', lambda x: x > 0, 'a positive number')
-    _require(config, 'optimizer.step_factor', lambda x: 0 < x <= 1, 'above 0, at most 1')
-    if config.optimizer.schedule == 'one_cycle':
-        _require(
-            config,
-            'optimizer.warmup_epochs',
-            lambda x: x == 0,
-            "0: 'one_cycle' has a warm-up of its own",
-        )
+    can_cache = config.cache_features == 'off' or config.sharding == 'replicated'
+    _require(config, 'cache_features', can_cache, "off, with sharding='fsdp'")
+    steps_expected = "'' or 'FIRST:LAST' steps, as 10:15"
+    _require(config, 'profile_steps', _is_range(config.profile_steps), steps_expected)
+
+    optimizer = config.optimizer
+    _require(config, 'optimizer.learning_rate', optimizer.learning_rate > 0, 'a positive number')
+    _require(config, 'optimizer.step_factor', 0 < optimizer.step_factor <= 1, 'above 0, at most 1')
+    if optimizer.schedule == 'one_cycle':
+        holds = optimizer.warmup_epochs == 0
+        expected = "0: 'one_cycle' has a warm-up of its own"
     else:
-        _require(
-            config, 'optimizer.warmup_epochs', lambda x: x < config.epochs, 'fewer than epochs'
-        )
+        holds = optimizer.warmup_epochs < config.epochs
+        expected = 'fewer than epochs'
+    _require(config, 'optimizer.warmup_epochs', holds, expected)
+
+
+def _require(config, key, holds, expected):
+    if not holds:
+        raise ConfigError(f'{key}={keys.get(config, key)!r}: expected {expected}')
+
+
+def _is_size(sides):
+    return len(sides) == 2 and all(type(side) is int and side >= 8 for side in sides)
 
 
 def _is_range(text):
@@ -306,147 +362,105 @@ def _is_range(text):
     return not text or (bool(found) and 1 <= int(found[1]) <= int(found[2]))
 
 
-def _require(config, key, holds, expected):
-    value = _get(config, key)
-    if not holds(value):
-        raise ConfigError(f'{key}={value!r}: expected {expected}')
-
-
-def from_command_line(spec, overrides=()):
-    """The config of `--config=path[:arg]` with the arguments `--config.key=value` applied, locked."""
-    config = load(spec)[1].unlock()
+def from_command_line(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The config of `--config=path[:arg]` with arguments `--config.KEY=VALUE` applied, locked."""
+    pairs = []
     for argument in overrides:
         key, equals, value = argument.removeprefix('--config.').partition('=')
         if not argument.startswith('--config.') or not equals:
             raise ConfigError(
                 f'unknown argument {argument!r}; see --help, and --config.KEY=VALUE for the config'
             )
-        override(config, {key: value}, literal=False)
-    check(config)
-    return config.lock()
+        pairs.append((key, value))
+    return load(spec, pairs)[1]
 
 
-def from_json(path, arg=None):
-    """The configuration that a run wrote as its config.json, locked, with the `key=value` pairs of
-    `arg` applied.
+def load(
+    spec: str, pairs: Sequence[tuple[str, str]] = ()
+) -> tuple[types.ModuleType | None, ml_collections.ConfigDict]:
+    """The config module of `path[:arg]` and its configuration, locked; no module for a config.json.
 
-    Knobs that a newer release added have their neutral value. ConfigError where the file is no such
-    configuration.
+    A config may have `finish(config)`, which derives some keys from others, those that it names in
+    `FINISH_READS`. It runs here, after the last override, and must be idempotent. A key that was
+    typed and that it would change is refused: the two would contradict each other.
+
+    Args:
+        spec: a path or bare name (see `load_module`), or a run's config.json, and what `build`
+            takes after the colon.
+        pairs: further (key, text) pairs, applied last.
+
+    Raises:
+        ConfigError: as `build`.
     """
-    path, config = pathlib.Path(path), ml_collections.ConfigDict(base())
+    path, _, arg = spec.partition(':')
+    if path.endswith('.json'):
+        return None, from_json(path, arg, pairs)
+    module = load_module(path)
+    config = module.get_config(arg or None).unlock()
+    _override_pairs(config, pairs)
+    config.config_file = config_files.recorded_path(pathlib.Path(module.__file__))
+    if hasattr(module, 'finish'):
+        config.finish_reads = tuple(module.FINISH_READS)
+        _finish(config, module, [key for key, _ in (*keys.parse(arg)[2], *pairs)])
+    check(config)
+    return module, config.lock()
+
+
+def from_json(
+    path: pathlib.Path | str, arg: str | None = None, pairs: Sequence[tuple[str, str]] = ()
+) -> ml_collections.ConfigDict:
+    """The configuration that a run wrote as its config.json, locked.
+
+    It is taken as it is: `finish` of the config that it came from runs only where a key that it
+    reads is changed. Knobs that a newer release added have their neutral value; names of earlier
+    releases are translated.
+
+    Args:
+        path: of the config.json.
+        arg: comma-separated `key=value` pairs to apply.
+        pairs: further (key, text) pairs, applied last.
+
+    Raises:
+        ConfigError: the file is no such configuration, or as `build`; also where a key is changed
+            from which others are derived, and the config that derives them is not there.
+    """
+    config = ml_collections.ConfigDict(base())
     try:
-        config.update(_tuples(json.loads(path.read_text())))
+        config.update(keys.tuples(renamed.config(json.loads(pathlib.Path(path).read_text()))))
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ConfigError(
             f'{path}: not the configuration of a run of this release ({error})'
         ) from error
-    return build(config, arg, {})
+    config = build(config, arg, {}).unlock()
+    _override_pairs(config, pairs)
+    typed = [key for key, _ in (*keys.parse(arg)[2], *pairs)]
+    read = [key for key in typed if _is_read(config, keys.find_key(config, key))]
+    if read:
+        module = config_files.origin(config.config_file)
+        if module is None:
+            raise ConfigError(
+                f'{read[0]}: other keys were derived from it by {config.config_file}, which is not '
+                f'here; run this where that file is, or give that config instead of {path}'
+            )
+        _finish(config, module, typed)
+    check(config)
+    return config.lock()
 
 
-def _tuples(value):
-    """JSON's lists as the tuples that they were."""
-    if isinstance(value, dict):
-        return {key: _tuples(inner) for key, inner in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _is_read(config, path):
+    return any(path == key or path.startswith(key + '.') for key in config.finish_reads)
 
 
-def load(spec):
-    """The config module of `path[:arg]` and its built config, as `--config` reads it; no module for
-    a run's config.json.
-    """
-    path, _, arg = spec.partition(':')
-    if path.endswith('.json'):
-        return None, from_json(path, arg)
-    module = load_module(path)
-    return module, module.get_config(arg or None)
-
-
-def load_module(path):
-    """Imports a config file by its path."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise ConfigError(
-            f'{path}: no such config file; the configs are: '
-            + ', '.join(str(p) for p in sorted(path.parent.glob('*.py')))
-        )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def differences(a, b, ignore=()):
-    """Dotted keys at which two plain config dicts differ, as `key: a -> b` lines, but for the keys
-    in `ignore`.
-    """
-    flat_a, flat_b = flat(a), flat(b)
-    missing = object()
-    lines = []
-    for key in sorted({*flat_a, *flat_b} - set(ignore)):
-        left, right = flat_a.get(key, missing), flat_b.get(key, missing)
-        if not same(left, right):
-            show = ['absent' if v is missing else repr(v) for v in (left, right)]
-            lines.append(f'{key}: {show[0]} -> {show[1]}')
-    return lines
-
-
-def flat(config):
-    """`{dotted key: value}` of a nested config."""
-    return {path: _get(config, path) for path in _paths(config)}
-
-
-def same(a, b):
-    """Equality of values, a tuple being the list that JSON makes of it."""
-    return (list(a) if isinstance(a, tuple) else a) == (list(b) if isinstance(b, tuple) else b)
-
-
-def _get(node, path):
-    for part in path.split('.'):
-        node = node[part]
-    return node
-
-
-def _paths(node, prefix=''):
-    paths = []
-    for key, value in node.items():
-        path = prefix + key
-        if isinstance(value, (dict, ml_collections.ConfigDict)):
-            paths += _paths(value, path + '.')
-        else:
-            paths.append(path)
-    return paths
-
-
-def _split(arg):
-    """Splits at commas outside brackets, so that `size=(96,96)` is one token."""
-    tokens, depth, token = [], 0, ''
-    for char in arg:
-        depth += (char in '([') - (char in ')]')
-        if char == ',' and depth == 0:
-            tokens.append(token)
-            token = ''
-        else:
-            token += char
-    return [t.strip() for t in [*tokens, token] if t.strip()]
-
-
-def _convert(path, value, current, literal):
-    kind = type(current)
-    if not literal and not isinstance(current, str):
-        text = {'true': 'True', 'false': 'False'}.get(value.strip().lower(), value)
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            if kind is tuple:  # stages=(mask,contrast) and frozen=backbone need no quotes
-                value = tuple(_split(value.strip().strip('()[]')))
-            else:
-                raise ConfigError(
-                    f'{path}={value}: expected {kind.__name__}, like {current!r}'
-                ) from None
-    if kind is tuple and isinstance(value, (list, int, str)):
-        value = tuple(value) if isinstance(value, list) else (value,)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ConfigError(f'{path}={value!r}: expected {kind.__name__}, like {current!r}')
-    return value
+def _finish(config, module, typed):
+    """Runs the `finish` of a config, and refuses what was typed and that it changes."""
+    before = {
+        path: keys.get(config, path) for path in (keys.find_key(config, key) for key in typed)
+    }
+    module.finish(config)
+    for path, value in before.items():
+        derived = keys.get(config, path)
+        if not same(derived, value):
+            raise ConfigError(
+                f'{path}={value!r}: this config derives {path}={derived!r} from '
+                f'{", ".join(module.FINISH_READS)}; leave it out, or change those'
+            )

@@ -22,6 +22,7 @@ with a RUN of `configs/prsnet.py:rsna100,row=baseline` is for the rows of ours, 
 """
 
 from boneage_jax import config as c
+from boneage_jax import presets
 
 METRIC = 'accuracy'
 
@@ -30,9 +31,8 @@ BASE['data'].update(size=(224, 224), resize='pad', stages=('resize', 'enhance'))
 BASE['model'] = dict(
     name='age_classifier',
     backbone='resnet34',  # 'custom' or a name of boneage_jax.models.BACKBONES
-    classes=3,  # as task.classes
     use_sex=False,  # True: a branch beside the image reads the sex
-    width=1.0,  # times the network's own
+    width_factor=1.0,  # times the network's own channels
     depth=0,  # blocks a stage, 0 = the network's own
     stem='imagenet',  # 'small': less stride, for small images
     standardise='image',  # 'image': each image to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
@@ -51,56 +51,31 @@ BASE['augment'].update(flip=0.5, rotation=10.0, shift=0.05, scale=0.1)
 BASE.update(batch_size=64, epochs=100, patience=10)
 
 CPU_RECIPE = {
-    'model.width': 0.5,
+    **presets.CPU,
+    'model.width_factor': 0.5,
     'data.stages': (),
-    'data.placement': 'device',
-    'precise_bn_batches': 50,
-    'batch_size': 32,
-    'optimizer.name': 'adamw',
-    'optimizer.learning_rate': 2e-3,
-    'optimizer.weight_decay': 0.05,
-    'optimizer.schedule': 'one_cycle',
     'patience': 0,  # one cycle is best at its end
 }
 PRESETS = {
     'rsna100': {
+        **presets.RSNA100,
         **CPU_RECIPE,
-        'data.folder': 'rsna100',
-        'data.size': (100, 100),
-        'data.resize': 'stretch',
         'epochs': 15,
         'augment.rotation': 15.0,
         'augment.shift': 0.1,
         'augment.gamma': 0.2,
     },
-    'continued': {
-        'init_parts': ('backbone',),
+    'finetune': {  # with init_from=RUN
+        'init_map': {'backbone': 'backbone'},
         'epochs': 3,
         'optimizer.learning_rate': 1e-3,
-    },  # with init_from=RUN
-    'phantom': {
-        **CPU_RECIPE,
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 3000,
-        'data.phantom.size': (96, 96),
-        'data.size': (96, 96),
-        'data.validation': 300,
-        'data.holdout': 300,
-        'epochs': 12,
     },
+    'phantom': {**presets.phantom((96, 96)), **CPU_RECIPE, 'epochs': 12},
     'tiny': {
-        'model.width': 0.125,
+        **presets.tiny((64, 64)),
+        'model.width_factor': 0.125,
         'model.depth': 1,
         'precise_bn_batches': 2,
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 32,
-        'data.phantom.size': (64, 64),
-        'data.size': (64, 64),
-        'data.validation': 8,
-        'data.holdout': 8,
-        'batch_size': 4,
-        'epochs': 2,
-        'log_every_steps': 1,
     },
 }
 
@@ -120,7 +95,7 @@ def sweep():
         'resnet': ('resnet34', 84.36, 72.3, 54.63),
     }
     for place, classes in enumerate((3, 5, 10)):
-        shared = {'model.classes': classes, 'task.classes': classes}
+        shared = {'task.classes': classes}
         for name, (backbone, *percent) in paper.items():
             yield c.Row(
                 f'{name}-{classes}',

@@ -25,6 +25,7 @@ scratch and needs no data.
 """
 
 from boneage_jax import config as c
+from boneage_jax import presets
 from boneage_jax.errors import ConfigError
 
 BASE = c.base()
@@ -40,7 +41,6 @@ BASE['model'] = dict(
     name='transfer',
     backbone='vgg16',  # any of boneage_jax.models.MAP_BACKBONES
     head='attention',  # 'attention' (Model 2) | 'fc' (Model 1)
-    size=(500, 500),  # as data.size
     level=-1,  # which map of the backbone the head reads, -1 = the last
     width=0,  # channels of the backbone's first stage, 0 = its own
     depth=0,  # blocks a stage, 0 = its own
@@ -48,7 +48,7 @@ BASE['model'] = dict(
     channels=3,  # the image repeated; 1 for backbones trained on images
     # the loaded weights' own | 'image': each image to mean 0, deviation 1 | 'fixed'
     standardise='imagenet',
-    units=1024,  # of the dense layers
+    hidden_units=1024,  # of each dense layer
     use_sex=False,  # True (ours): the dense layers read the sex
 )
 BASE['task'].update(name='age', loss='l2', normalisation='months')
@@ -62,27 +62,24 @@ BASE.update(
     batch_size=32,
     epochs=50,
     frozen=('backbone',),
-    init_parts=('backbone',),
+    init_map={'backbone': 'backbone'},
     cache_features='float16',
 )
-BASE['backbone_weights'] = (
-    # 'named': what init_from names | 'age', 'unet': the run of backbone_from | 'fresh': as drawn,
-    # frozen |
-    'named'
-)
+# What the backbone starts from, and whether it is trained; `finish` derives the keys for it.
+# 'named': what init_from, init_map and frozen say
+# 'age', 'unet': the run of backbone_from, frozen
+# 'fresh': as drawn, frozen
 # 'scratch': as drawn, trained
+BASE['backbone_weights'] = 'named'
 BASE['backbone_from'] = dict(age='', unet='')  # workdirs, or exports, of finished runs
 
 OWN = {'model.channels': 1, 'model.standardise': 'image', 'data.stages': ()}
 STILL = {f'augment.{name}': 0.0 for name in ('flip', 'rotation', 'shift', 'scale', 'shear')}
 PRESETS = {
     'rsna100': {
+        **presets.RSNA100,
         **OWN,
         **STILL,
-        'data.folder': 'rsna100',
-        'data.resize': 'stretch',
-        'data.size': (100, 100),
-        'model.size': (100, 100),
         'data.validation': 1000,
         'data.holdout': 1000,
         'data.placement': 'device',
@@ -98,15 +95,9 @@ PRESETS = {
         'augment.shear': 0.573,
     },  # brings the paper's back, as in :rsna100,augmented: the backbone then runs each step
     'phantom': {
+        **presets.phantom((96, 96)),
         **OWN,
         **STILL,
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 3000,
-        'data.phantom.size': (96, 96),
-        'data.size': (96, 96),
-        'model.size': (96, 96),
-        'data.validation': 300,
-        'data.holdout': 300,
         'data.placement': 'device',
         'model.backbone': 'resnet18',
         'model.width': 32,
@@ -115,45 +106,49 @@ PRESETS = {
         'precise_bn_batches': 30,
     },
     'tiny': {
+        **presets.tiny((64, 64)),
         **OWN,
         **STILL,
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 32,
-        'data.phantom.size': (64, 64),
-        'data.size': (64, 64),
-        'model.size': (64, 64),
-        'data.validation': 8,
-        'data.holdout': 8,
         'model.backbone': 'resnet18',
         'model.width': 4,
         'model.depth': 1,
-        'model.units': 8,
+        'model.hidden_units': 8,
         'backbone_weights': 'fresh',
-        'batch_size': 4,
-        'epochs': 2,
-        'log_every_steps': 1,
     },
 }
 
 
 def get_config(arg=None):
-    """`backbone` decides what the backbone starts from and whether it is trained; rows name it,
-    runs are named once.
+    return c.build(BASE, arg, PRESETS, sweep())
+
+
+FINISH_READS = ('backbone_weights', 'backbone_from')
+
+
+def finish(config):
+    """Derives from `backbone_weights` what the backbone starts from and whether it is trained.
+
+    'named' derives nothing. Else `init_from`, `init_map` and `frozen` follow from it, and typing
+    another value for one of them is refused; 'scratch' keeps no features either. Idempotent.
     """
-    config = c.build(BASE, arg, PRESETS, sweep()).unlock()
-    if config.backbone_weights in ('fresh', 'scratch'):
-        config.init_from, config.init_parts = 'fresh', ()
-        if config.backbone_weights == 'scratch':
-            config.frozen, config.cache_features = (), 'off'
-    elif config.backbone_weights in config.backbone_from:
-        config.init_from = config.backbone_from[config.backbone_weights]
-        if config.backbone_weights == 'unet':
-            config.init_parts = ('backbone/down=down',)
-    elif config.backbone_weights != 'named':
-        raise ConfigError(
-            f'backbone_weights={config.backbone_weights!r}: expected one of named, fresh, scratch, {", ".join(config.backbone_from)}'
-        )
-    return config.lock()
+    weights = config.backbone_weights
+    known = ('named', 'fresh', 'scratch', *config.backbone_from)
+    if weights not in known:
+        raise ConfigError(f'backbone_weights={weights!r}: expected one of {", ".join(known)}')
+    if weights == 'named':
+        return
+    config.frozen = ('backbone',)
+    if weights in ('fresh', 'scratch'):
+        config.init_from = 'fresh'
+        config.init_map = {}
+    else:
+        config.init_from = config.backbone_from[weights]
+        config.init_map = {'backbone': 'backbone'}
+    if weights == 'unet':
+        config.init_map = {'backbone/down': 'down'}
+    if weights == 'scratch':
+        config.frozen = ()
+        config.cache_features = 'off'
 
 
 def sweep():

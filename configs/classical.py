@@ -14,6 +14,7 @@ eighth of the other two thirds chooses the number of components.
 """
 
 from boneage_jax import config as c
+from boneage_jax import presets
 
 BASE = c.base()
 BASE['trainer'] = 'classical'
@@ -29,23 +30,10 @@ BASE['model'] = dict(
 PRESETS = {
     'rsna100': {'data.folder': 'rsna100', 'data.size': (100, 100), 'data.stages': ()},
     'thirds': {'data.validation': 1000, 'data.holdout': 4000, 'data.official_splits': False},
-    'phantom': {
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 3000,
-        'data.phantom.size': (96, 96),
-        'data.size': (96, 96),
-        'data.stages': (),
-        'data.validation': 300,
-        'data.holdout': 300,
-    },
+    'phantom': {**presets.phantom((96, 96)), 'data.stages': ()},
     'tiny': {
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 32,
-        'data.phantom.size': (64, 64),
+        **presets.phantom((64, 64), count=32, held_out=8),
         'data.stages': (),
-        'data.size': (64, 64),
-        'data.validation': 8,
-        'data.holdout': 8,
         'model.components': (1, 2, 3),
     },
 }

@@ -20,6 +20,7 @@ Digital Hand Atlas; the regression 17.6% after 18 minutes. Stage `refine` looks 
 """
 
 from boneage_jax import config as c
+from boneage_jax import presets
 
 BASE = c.base()
 BASE['data'].update(
@@ -29,10 +30,9 @@ BASE['data']['phantom'].update(count=4000, size=(260, 200))
 BASE['model'] = dict(
     name='keypoints',
     head='regression',  # 'regression': the paper's VGG | 'heatmaps': a U-Net
-    size=(130, 100),  # regression: that of data.size
     width=32,  # channels of the first block
     depth=4,  # heatmaps: poolings
-    dense=512,  # regression: units of the dense layers
+    hidden_units=512,  # regression: of each dense layer
     dropout=0.25,  # regression
     standardise='image',
 )
@@ -67,18 +67,10 @@ PRESETS = {
         'precise_bn_batches': 30,
     },
     'tiny': {
+        **presets.tiny((48, 40), drawn=(64, 56)),
         'model.width': 4,
         'model.depth': 2,
-        'model.dense': 16,
-        'data.phantom.count': 32,
-        'data.phantom.size': (64, 56),
-        'data.size': (48, 40),
-        'model.size': (48, 40),
-        'data.validation': 8,
-        'data.holdout': 8,
-        'batch_size': 4,
-        'epochs': 2,
-        'log_every_steps': 1,
+        'model.hidden_units': 16,
     },
 }
 

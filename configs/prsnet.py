@@ -18,6 +18,7 @@ minutes (`:phantom,row=full` takes about four times as long).
 """
 
 from boneage_jax import config as c
+from boneage_jax import presets
 
 BASE = c.base()
 BASE['data'].update(size=(512, 512), resize='pad')
@@ -66,60 +67,36 @@ BASE['augment'].update(flip=0.5, rotation=15.0, shift=0.1, scale=0.1)
 BASE.update(batch_size=16, epochs=100)
 
 CPU_RECIPE = {
+    **presets.CPU,
     'model.backbone': 'resnet18',
     'model.width': 32,
     'task.loss': 'l1',
-    'optimizer.name': 'adamw',
-    'optimizer.learning_rate': 2e-3,
-    'optimizer.weight_decay': 0.05,
-    'optimizer.schedule': 'one_cycle',
-    'data.placement': 'device',
-    'batch_size': 32,
-    'precise_bn_batches': 50,
 }
 PRESETS = {
-    'rsna100': {
-        **CPU_RECIPE,
-        'data.folder': 'rsna100',
-        'data.size': (100, 100),
-        'data.resize': 'stretch',
-        'epochs': 30,
-        'augment.gamma': 0.2,
-    },
+    'rsna100': {**presets.RSNA100, **CPU_RECIPE, 'epochs': 30, 'augment.gamma': 0.2},
     # with init_from=RUN: every row goes on from one baseline's backbone, also in its part network
-    'continued': {
-        'init_parts': ('backbone', 'part_backbone?=backbone'),
+    'finetune': {
+        'init_map': {'backbone': 'backbone', 'part_backbone': 'backbone'},
+        'init_optional': ('part_backbone',),
         'epochs': 6,
         'optimizer.learning_rate': 1e-3,
         # crops of a 100 px image hold no more; 3x3 maps at their end (2x2 are slow on CPUs)
         'model.part_size': 65,
     },
+    # the baseline, unless a row says otherwise
     'phantom': {
+        **presets.phantom((96, 96)),
         **CPU_RECIPE,
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 3000,
-        'data.phantom.size': (96, 96),
-        'data.size': (96, 96),
-        'data.validation': 300,
-        'data.holdout': 300,
         'epochs': 12,
         'model.relation': False,
         'model.selection': False,
     },
     'tiny': {
+        **presets.tiny((64, 64)),
         'model.width': 8,
         'model.depth': 1,
         'model.part_size': 32,
         'precise_bn_batches': 2,
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 32,
-        'data.phantom.size': (64, 64),
-        'data.size': (64, 64),
-        'data.validation': 8,
-        'data.holdout': 8,
-        'batch_size': 4,
-        'epochs': 2,
-        'log_every_steps': 1,
     },
 }
 

@@ -28,6 +28,7 @@ carpus is about 30 pixels wide and a growth plate one or two; their rows run, th
 """
 
 from boneage_jax import config as c
+from boneage_jax import presets
 
 REGIONS = {'A': (500, 375), 'B': (375, 375), 'C': (300, 700)}  # rows, columns of what the net sees
 FORMS = {
@@ -56,7 +57,6 @@ BASE = c.base()
 BASE['data'].update(size=(500, 375), stages=('unet', 'contrast', 'keypoints', 'region'))
 BASE['model'] = dict(
     name='regional',
-    size=(500, 375),  # that of data.size
     widths=(
         32,
         64,
@@ -66,7 +66,7 @@ BASE['model'] = dict(
         384,
     ),  # channels of each block; six need 127 pixels a side, four 31
     second='1x1',  # a block's second convolution: '1x1' (released code) | '3x3'
-    dense=2048,
+    hidden_units=2048,
     dropout=0.3,
     outputs=1,  # 1: a number | 240: a class a month
     standardise='range',  # 'range': (x - 127.5) / 127.5 | 'image' | 'fixed'
@@ -77,26 +77,19 @@ BASE['augment'].update(rotation=5.0, shift=0.05, scale=0.05, gamma=0.25)  # gamm
 BASE.update(batch_size=8, epochs=50)
 
 CPU_RECIPE = {
+    **presets.CPU,
     'model.widths': (16, 32, 64, 128),
-    'model.dense': 256,
-    'optimizer.name': 'adamw',
+    'model.hidden_units': 256,
     'optimizer.learning_rate': 1e-3,
     'optimizer.momentum': 0.9,
-    'optimizer.weight_decay': 0.05,
-    'optimizer.schedule': 'one_cycle',
-    'data.placement': 'device',
-    'batch_size': 32,
     'epochs': 20,
-    'precise_bn_batches': 50,
 }
 PRESETS = {
     'classical': {'data.stages': ('mask', 'contrast', 'region')},
     'rsna100': {
+        **presets.RSNA100,
         **CPU_RECIPE,
-        'data.folder': 'rsna100',
         'data.size': (125, 94),
-        'model.size': (125, 94),
-        'data.resize': 'stretch',
         'data.stages': ('aspect', 'mask', 'contrast', 'region'),
         'data.stage_options.aspect.ratio': 1.33,
         'data.stage_options.mask.on_doubt': 'whole',
@@ -106,48 +99,27 @@ PRESETS = {
         'data.stage_options.unet.threshold': 0.3,
     },
     'phantom': {
+        **presets.phantom((125, 94)),
         **CPU_RECIPE,
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 3000,
-        'data.phantom.size': (125, 94),
-        'data.size': (125, 94),
-        'model.size': (125, 94),
         'data.stages': ('contrast', 'region'),
-        'data.validation': 300,
-        'data.holdout': 300,
         'epochs': 12,
     },
     'tiny': {
+        **presets.tiny((63, 47), drawn=(64, 48), count=48, held_out=12),
         'model.widths': (4, 8, 8),
-        'model.dense': 16,
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 48,
-        'data.phantom.size': (64, 48),
-        'data.size': (63, 47),
-        'model.size': (63, 47),
+        'model.hidden_units': 16,
         'data.stages': ('region',),
-        'data.validation': 12,
-        'data.holdout': 12,
-        'batch_size': 4,
         'epochs': 1,
-        'log_every_steps': 1,
     },
 }
-SCALES = {
-    'rsna100': 4,
-    'phantom': 4,
-    'tiny': 8,
-}  # the sizes of REGIONS are divided by this in a preset
+# The sizes of REGIONS are divided by this in a preset.
+SCALES = {'rsna100': 4, 'phantom': 4, 'tiny': 8}
 
 
 def get_config(arg=None):
     named = [token.strip() for token in (arg or '').split(',')]
-    return c.build(
-        BASE,
-        arg,
-        PRESETS,
-        sweep(max((SCALES[name] for name in named if name in SCALES), default=1)),
-    )
+    scales = [SCALES[name] for name in named if name in SCALES]
+    return c.build(BASE, arg, PRESETS, sweep(max(scales, default=1)))
 
 
 def cell(form, sex, region):
@@ -172,7 +144,6 @@ def sweep(scale=1):
                         'data.sex': sex,
                         'data.stage_options.region.region': region,
                         'data.size': size,
-                        'model.size': size,
                     },
                     PAPER.get((form, sex, region)),
                     cell('regression', sex, region),

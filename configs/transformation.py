@@ -17,6 +17,7 @@ the annotated RSNA images (`data.stage_options.points.files`) for two CPU cores;
 """
 
 from boneage_jax import config as c
+from boneage_jax import presets
 
 BASE = c.base()
 BASE['data'].update(
@@ -36,7 +37,7 @@ BASE['model'] = dict(
     depth=0,  # blocks a stage, 0 = its own
     stem='imagenet',
     standardise='image',
-    dense=(),
+    hidden_units=(),
     dropout=0.0,
 )
 BASE['task'] = dict(
@@ -52,11 +53,9 @@ BASE.update(batch_size=32, epochs=30, precise_bn_batches=30)
 SMALL = {'model.backbone': 'resnet18', 'model.width': 32}
 PRESETS = {
     'rsna100': {
+        **presets.RSNA100,
         **SMALL,
         'data.source': 'rsna_bone_age',
-        'data.folder': 'rsna100',
-        'data.size': (100, 100),
-        'data.resize': 'stretch',
         'data.stages': ('points',),
         'data.stage_options.points.files': (
             'annotations/rsna_hand_keypoints_train.json',
@@ -66,26 +65,13 @@ PRESETS = {
         'data.holdout': 100,
         'epochs': 100,
     },
-    'phantom': {
-        **SMALL,
-        'data.phantom.count': 3000,
-        'data.phantom.size': (100, 100),
-        'data.size': (100, 100),
-        'epochs': 12,
-    },
+    'phantom': {**presets.phantom((100, 100)), **SMALL, 'epochs': 12},
     'tiny': {
+        **presets.tiny((40, 40)),
         'model.backbone': 'resnet18',
         'model.width': 4,
         'model.depth': 1,
         'precise_bn_batches': 0,
-        'data.phantom.count': 32,
-        'data.phantom.size': (40, 40),
-        'data.size': (40, 40),
-        'data.validation': 8,
-        'data.holdout': 8,
-        'batch_size': 4,
-        'epochs': 2,
-        'log_every_steps': 1,
     },
 }
 

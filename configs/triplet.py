@@ -24,6 +24,7 @@ network of configs/unet.py, its contrast stretched, turned and centred by one of
 """
 
 from boneage_jax import config as c
+from boneage_jax import presets
 
 BASE = c.base()
 BASE['data'].update(size=(500, 500), resize='pad')
@@ -34,7 +35,7 @@ BASE['model'] = dict(
     depth=0,  # blocks a stage, 0 = its own; 1 in tests
     stem='imagenet',  # 'imagenet' | 'small', for images of about 100 px
     standardise='image',  # 'image': each image to mean 0, deviation 1; 'fixed': (x - 0.5) / 0.25
-    dense=(1024,),  # units of the layers between embedding and age
+    hidden_units=(1024,),  # of the layers between embedding and age
     dropout=0.0,
     use_sex=True,  # the dense layers read the sex; False in networks of one sex
 )
@@ -57,57 +58,32 @@ BASE['augment'].update(flip=0.5, rotation=15.0, shift=0.1, scale=0.1)
 BASE.update(batch_size=32, epochs=100)
 
 CPU_RECIPE = {
+    **presets.CPU,
     'model.backbone': 'resnet18',
     'model.width': 32,
-    'model.dense': (256,),
-    'optimizer.name': 'adamw',
-    'optimizer.learning_rate': 2e-3,
-    'optimizer.weight_decay': 0.05,
-    'optimizer.schedule': 'one_cycle',
-    'data.placement': 'device',
-    'precise_bn_batches': 50,
+    'model.hidden_units': (256,),
 }
 PRESETS = {
-    'rsna100': {
-        **CPU_RECIPE,
-        'data.folder': 'rsna100',
-        'data.size': (100, 100),
-        'data.resize': 'stretch',
-        'epochs': 30,
-        'augment.gamma': 0.2,
-    },
-    'continued': {
-        'init_parts': ('backbone',),
+    'rsna100': {**presets.RSNA100, **CPU_RECIPE, 'epochs': 30, 'augment.gamma': 0.2},
+    'finetune': {  # with init_from=RUN
+        'init_map': {'backbone': 'backbone'},
         'epochs': 2,
         'optimizer.learning_rate': 1e-3,
-    },  # with init_from=RUN
-    'inception': {'model.backbone': 'inception_v3', 'model.stem': 'small', 'model.dense': (1024,)},
-    'aligned': {'data.stages': ('unet', 'contrast', 'align', 'register')},
-    'phantom': {
-        **CPU_RECIPE,
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 3000,
-        'data.phantom.size': (96, 96),
-        'data.size': (96, 96),
-        'data.validation': 300,
-        'data.holdout': 300,
-        'epochs': 12,
     },
+    'inception': {
+        'model.backbone': 'inception_v3',
+        'model.stem': 'small',
+        'model.hidden_units': (1024,),
+    },
+    'aligned': {'data.stages': ('unet', 'contrast', 'align', 'register')},
+    'phantom': {**presets.phantom((96, 96)), **CPU_RECIPE, 'epochs': 12},
     'tiny': {
+        **presets.tiny((40, 40)),
         'model.backbone': 'resnet18',
         'model.width': 4,
         'model.depth': 1,
-        'model.dense': (8,),
+        'model.hidden_units': (8,),
         'precise_bn_batches': 0,
-        'data.source': 'hand_phantom',
-        'data.phantom.count': 32,
-        'data.phantom.size': (40, 40),
-        'data.size': (40, 40),
-        'data.validation': 8,
-        'data.holdout': 8,
-        'batch_size': 4,
-        'epochs': 2,
-        'log_every_steps': 1,
     },
 }
 

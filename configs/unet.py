@@ -19,6 +19,7 @@ images it never saw, Sobel and watershed alone on 87.5% (docs/results.md).
 """
 
 from boneage_jax import config as c
+from boneage_jax import presets
 
 BASE = c.base()
 BASE['data'].update(
@@ -83,25 +84,14 @@ PRESETS = {
         'mine.resize': 'stretch',
     },
     'phantom': {
+        **presets.phantom((96, 96), count=1500, held_out=150),
         **CPU_RECIPE,
-        'data.phantom.count': 1500,
-        'data.phantom.size': (96, 96),
-        'data.size': (96, 96),
-        'data.validation': 150,
-        'data.holdout': 150,
         'epochs': 4,
     },
     'tiny': {
+        **presets.tiny((40, 40)),
         'model.width': 4,
         'model.depth': 2,
-        'data.phantom.count': 32,
-        'data.phantom.size': (40, 40),
-        'data.size': (40, 40),
-        'data.validation': 8,
-        'data.holdout': 8,
-        'batch_size': 4,
-        'epochs': 2,
-        'log_every_steps': 1,
         'mine.rounds': 2,
         'mine.epochs': 1,
     },

@@ -110,7 +110,7 @@ LONG_FILES = [
         'prsnet',
         'parity_backbones',
         'no_tensorflow',
-        'inside',
+        'interpret',
         'score',
     )
 ]

@@ -101,7 +101,7 @@ def test_loss_and_columns_by_hand():
     np.testing.assert_array_equal(columns['true_class'], [0, 1, 2])
     np.testing.assert_allclose(columns['probability_1'], probability[:, 1], rtol=1e-5)
     assert task.classes(logits)['class_months'].tolist() == ['1-76', '153-228', '1-76']
-    with pytest.raises(UserError, match='model.classes=4 but task.classes=3'):
+    with pytest.raises(UserError, match='this network has 4 classes but task.classes=3'):
         task.loss(np.zeros((3, 4)), {}, batch)
 
 
@@ -188,7 +188,7 @@ def test_the_network_reads_the_sex_only_where_asked():
         jax.ShapeDtypeStruct((2,), jnp.bool_),
     )
     for sex in (False, True):
-        chosen = dict(backbone='custom', width=0.125, use_sex=sex)
+        chosen = dict(backbone='custom', width_factor=0.125, use_sex=sex)
         model = nnx.eval_shape(lambda chosen=chosen: models.build('age_classifier', **chosen))
         model.eval()
         parts, leaves = nnx.split(model)
@@ -220,7 +220,7 @@ def test_full_sizes():
             dict(backbone='custom', regulariser='both'),
             "model.regulariser='both': expected one of norm, dropout",
         ),
-        (dict(width=0.0), 'model.width=0.0'),
+        (dict(width_factor=0.0), 'model.width_factor=0.0'),
     ],
 )
 def test_unknown_choices_are_refused(chosen, message):
@@ -309,7 +309,7 @@ def test_a_run_leaves_its_figures_and_fits_the_table(runs):
 def test_prediction_uses_the_edges_of_the_training_ages(runs):
     images = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 1), np.uint8)
     predictor = predictor_lib.Predictor(runs / 'whole')
-    months, found, _ = predict._months(predictor, images, [False, True])
+    months, found, _ = predict.ages(predictor, images, [False, True])
     fitted = json.loads((runs / 'whole' / 'task.json').read_text())
     assert found['class_months'] == [classes.names(fitted['edges'])[k] for k in found['class']]
     expected = sum(np.array(found[f'probability_{k}']) * fitted['centres'][k] for k in range(3))
@@ -324,8 +324,8 @@ def test_where_a_second_run_gains(runs, tmp_path):
         line['images'] for line in overall[1:]
     )
     assert not any(line['gain'] for line in lines)
-    assert (tmp_path / 'out' / 'near_edges_holdout.png').exists()
-    with (tmp_path / 'out' / 'near_edges.csv').open() as file:
+    assert (tmp_path / 'out' / 'class_edges_holdout.png').exists()
+    with (tmp_path / 'out' / 'class_edges.csv').open() as file:
         assert len(list(csv.DictReader(file))) == len(lines)
     with pytest.raises(UserError, match='holds results already'):
         class_edges.compare(runs / 'whole', runs / 'broken', tmp_path / 'out')

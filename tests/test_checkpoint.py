@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from boneage_jax.errors import CheckpointError
+from boneage_jax.runs import initialize
 from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import checkpoint, sharding
 
@@ -73,7 +74,7 @@ def test_another_model_is_refused_by_name_and_shape(tmp_path):
         ):
             checkpoints.load(state(4))
         extra = dataclasses.replace(state(3), frozen_params={'stem': jnp.zeros(2)})
-        with pytest.raises(CheckpointError, match=r'frozen.stem: absent saved, \(2,\) expected'):
+        with pytest.raises(CheckpointError, match=r'frozen_params.stem: absent saved, \(2,\) expected'):
             checkpoints.load(extra)
 
 
@@ -96,28 +97,24 @@ def test_parameters_load_across_the_frozen_border(tmp_path):
 def test_parts_load_from_other_places(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state(seed=1), 5.0)
-        fresh = state(seed=7)
-        wider = dataclasses.replace(
-            fresh, params={'first': fresh.params['head'], 'second': fresh.params['head']}
-        )
-        loaded = checkpoints.load_parameters(wider, ('second=head', 'third?=head'))
-        assert same(
-            loaded.params, {'first': fresh.params['head'], 'second': state(seed=1).params['head']}
-        )
-        assert same(loaded.batch_stats, fresh.batch_stats)
-        with pytest.raises(
-            CheckpointError, match='this model has no parameters below .third.; it has first'
-        ):
-            checkpoints.load_parameters(wider, ('third=head',))
-        with pytest.raises(
-            CheckpointError, match='has no parameters below .backbone.; it has head'
-        ):
-            checkpoints.load_parameters(wider, ('first=backbone',))
-        with pytest.raises(CheckpointError, match='first.kernel'):
-            checkpoints.load_parameters(
-                dataclasses.replace(wider, params={'first': state(5).params['head']}),
-                ('first=head',),
-            )
+    fresh = state(seed=7)
+    wider = dataclasses.replace(
+        fresh, params={'first': fresh.params['head'], 'second': fresh.params['head']}
+    )
+    loaded = initialize.load_run(
+        wider, tmp_path, {'second': 'head', 'third': 'head'}, optional=('third',)
+    )
+    expected = {'first': fresh.params['head'], 'second': state(seed=1).params['head']}
+    assert same(loaded.params, expected)
+    assert same(loaded.batch_stats, fresh.batch_stats)
+    small = dataclasses.replace(wider, params={'first': state(5).params['head']})
+    for like, init_map, message in (
+        (wider, {'third': 'head'}, "this model has no parameters below 'third'; it has first"),
+        (wider, {'first': 'backbone'}, "1 has no parameters below 'backbone'; it has head"),
+        (small, {'first': 'head'}, r'first.kernel: \(3, 1\) saved, \(5, 1\) expected'),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            initialize.load_run(like, tmp_path, init_map)
 
 
 def test_read_needs_no_model(tmp_path):

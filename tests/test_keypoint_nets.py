@@ -9,7 +9,7 @@ from boneage_jax import models
 from boneage_jax.preprocess import keypoints
 from tfds_rsna.errors import UserError
 
-SMALL = dict(size=(40, 32), width=4, dense=8, depth=2)
+SMALL = dict(size=(40, 32), width=4, hidden_units=8, depth=2)
 
 
 @pytest.mark.parametrize('head', ['regression', 'heatmaps'])
@@ -33,7 +33,7 @@ def test_refusals():
         models.build('keypoints', head='maps')
     net = models.build('keypoints', **SMALL)
     with pytest.raises(
-        UserError, match='takes images of 40x32, found 48x32; set model.size to data.size'
+        UserError, match='takes images of 40x32, found 48x32; give it images of data.size'
     ):
         net(jnp.zeros((1, 48, 32, 1)), None)
     with pytest.raises(UserError, match='at least 8 pixels'):

@@ -18,7 +18,7 @@ from flax import nnx
 from boneage_jax import config as c
 from boneage_jax import models
 from boneage_jax.models import grey, pretrained, weight_files
-from boneage_jax.runs import export
+from boneage_jax.runs import export, initialize
 from boneage_jax.runs import state as state_lib
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import checkpoint, sharding
@@ -392,8 +392,9 @@ def test_imagenet_weights_fill_parts_of_an_age_model(tmp_path):
     path, arrays = tmp_path / 'w.safetensors', foreign('resnet18', **TINY['resnet18'])
     write(path, arrays)
     state = age_state()
-    for parts in (('backbone',), ('backbone', 'part_backbone?=backbone')):
-        after = pretrained.load_state(state, path, parts)
+    both = {'backbone': 'backbone', 'part_backbone': 'backbone'}
+    for init_map in ({'backbone': 'backbone'}, both):
+        after = initialize.load_file(state, path, init_map, ('part_backbone',))
         kernel = after.params['backbone']['stem']['kernel']
         np.testing.assert_allclose(
             kernel[:, :, 0], arrays['conv1.weight'].sum(1).transpose(1, 2, 0), atol=1e-6
@@ -403,13 +404,13 @@ def test_imagenet_weights_fill_parts_of_an_age_model(tmp_path):
             after.batch_stats['backbone']['stem_norm']['mean'], arrays['bn1.running_mean']
         )
         assert (after.params['head']['kernel'] == state.params['head']['kernel']).all()
-    for parts, said in (
-        ((), r"w.safetensors' is ResNet-10, a backbone: .*it has head, backbone"),
-        (('trnk',), "no parameters below 'trnk'"),
-        (('head',), 'w.safetensors: ResNet-10 does not fit'),
+    for init_map, said in (
+        ({}, r"w.safetensors' is ResNet-10, a backbone: .*it has head, backbone"),
+        ({'bckbone': 'bckbone'}, "no parameters below 'bckbone'"),
+        ({'head': 'head'}, 'w.safetensors: ResNet-10 does not fit'),
     ):
         with pytest.raises(UserError, match=said):
-            pretrained.load_state(state, path, parts)
+            initialize.load_file(state, path, init_map)
 
 
 def test_export_and_back_is_bit_exact(tmp_path):
@@ -428,7 +429,7 @@ def test_export_and_back_is_bit_exact(tmp_path):
     ):
         (run / f'{name}.json').write_text(json.dumps(content))
     export.export(run, path)
-    back = pretrained.load_state(age_state(), path)
+    back = initialize.load_file(age_state(), path)
     for group in checkpoint.PARAMETERS:
         jax.tree.map(np.testing.assert_array_equal, getattr(back, group), getattr(state, group))
     model = build('prsnet', backbone='resnet18', width=8, depth=1)

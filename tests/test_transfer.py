@@ -20,7 +20,7 @@ from boneage_jax.stages import records
 from boneage_jax.training import feature_cache, loop
 from tfds_rsna.errors import UserError
 
-SMALL = dict(backbone='resnet18', width=4, depth=1, units=8, size=(64, 64))
+SMALL = dict(backbone='resnet18', width=4, depth=1, hidden_units=8, size=(64, 64))
 
 
 def tiny(arg):
@@ -195,8 +195,9 @@ def test_imagenets_vgg_comes_from_a_file_and_stays_as_it_came(tmp_path):
     path, arrays = tmp_path / 'vgg16.safetensors', foreign('vgg16', width=4)
     write(path, arrays)
     examples = (
-        'data.stages=(),source=hand_phantom,phantom.count=24,phantom.size=(64,64),data.size=(64,64),model.size=(64,64),'
-        'validation=6,holdout=6,model.width=4,model.units=8,batch_size=4,epochs=1,log_every_steps=1,placement=device'
+        'data.stages=(),source=hand_phantom,phantom.count=24,phantom.size=(64,64),'
+        'data.size=(64,64),validation=6,holdout=6,model.width=4,model.hidden_units=8,'
+        'batch_size=4,epochs=1,log_every_steps=1,placement=device'
     )
     config = c.load(f'configs/attention.py:row=both-fc,init_from={path},{examples}')[1]
     assert (
@@ -223,16 +224,25 @@ def test_imagenets_vgg_comes_from_a_file_and_stays_as_it_came(tmp_path):
     'arg, message',
     [
         (
-            'row=both-fc,backbone_weights=named,init_parts=backbone',
+            'row=both-fc,backbone_weights=named,init_map=backbone',
             "init_from='': what is frozen would stay as it was drawn",
         ),
-        ('row=both-fc,data.size=(72,72)', 'images of 72x72, model.size=\\(64, 64\\)'),
-        ('row=both-fc,frozen=head', 'no whole frozen backbone; set cache_features=off'),
+        (
+            'row=both-fc,backbone_weights=named,init_from=fresh,frozen=head',
+            'no whole frozen backbone; set cache_features=off',
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arg, message, tmp_path):
     with pytest.raises(UserError, match=message):
         loop.train(tiny(arg), tmp_path)
+
+
+def test_images_of_another_size_are_refused():
+    model = nnx.eval_shape(lambda: models.build('transfer', **SMALL))
+    image = jax.ShapeDtypeStruct((2, 72, 72, 1), jnp.float32)
+    with pytest.raises(UserError, match=r'images of 72x72, .*data.size=\(64, 64\)'):
+        nnx.eval_shape(lambda m, x: m.features(x), model, image)
 
 
 def test_imagenets_normalisation_needs_its_channels():

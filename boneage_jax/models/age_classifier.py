@@ -1,6 +1,9 @@
-"""Age classes from an image, and from the sex where wanted (Hamrouni, Hassen 2023): a CNN of
-theirs, or any backbone.
+"""Age classes from an image and, where wanted, the sex (Hamrouni, Hassen 2023).
+
+The network is a CNN of theirs or any backbone.
 """
+
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +22,14 @@ COMFORTABLE = {'inception_v3': 139}
 
 
 class CustomCNN(nnx.Module):
-    """The paper's own CNN, which it does not describe; ours: `[B, H, W, channels]` -> `[B, 4
-    width]` float32.
+    """The paper's own CNN: `[B, H, W, channels]` -> `[B, 4 width]` float32.
 
-    Four blocks of 3x3 convolution, activation, regulariser, 2x2 max-pool, channels from `width`
-    doubled at each; then the map averaged to 4x4, a dense layer of 4 `width` units, activation,
-    regulariser. That is batch normalisation or dropout ('dropout': `rate` after the dense layer, a
-    quarter of it in the blocks), as the paper tries either.
+    The paper does not describe it; ours has four blocks of 3x3 convolution, activation,
+    regulariser and 2x2 max-pool, with `width` channels in the first, doubled at each. Then the map
+    is averaged to 4x4, and a dense layer of 4 `width` units, activation and regulariser follow.
+
+    The paper tries two regularisers: 'norm' is batch normalisation, 'dropout' drops `rate` after
+    the dense layer and a quarter of it in the blocks.
     """
 
     smallest_side = 16
@@ -33,13 +37,13 @@ class CustomCNN(nnx.Module):
     def __init__(
         self,
         *,
-        channels=1,
-        width=32,
-        activation='relu',
-        regulariser='norm',
-        rate=0.5,
+        channels: int = 1,
+        width: int = 32,
+        activation: str = 'relu',
+        regulariser: str = 'norm',
+        rate: float = 0.5,
         dtype=None,
-        rngs,
+        rngs: nnx.Rngs,
     ):
         if activation not in ACTIVATIONS:
             raise UserError(
@@ -49,32 +53,26 @@ class CustomCNN(nnx.Module):
             raise UserError(
                 f'model.regulariser={regulariser!r}: expected one of {", ".join(REGULARISERS)}'
             )
-        self.channels, self.activation = channels, ACTIVATIONS[activation]
-        widths = [channels, *(width << block for block in range(4))]
+        self.channels = channels
+        self.activation = ACTIVATIONS[activation]
         self.features = 4 * width
 
         def regular(features, share):
-            return (
-                layers.norm(features, dtype=dtype, rngs=rngs)
-                if regulariser == 'norm'
-                else nnx.Dropout(share)
-            )
+            if regulariser == 'norm':
+                return layers.norm(features, dtype=dtype, rngs=rngs)
+            return nnx.Dropout(share)
 
-        self.blocks = nnx.List(
-            [
-                nnx.List(
-                    [
-                        layers.conv(inputs, outputs, 3, bias=True, dtype=dtype, rngs=rngs),
-                        regular(outputs, rate / 4),
-                    ]
-                )
-                for inputs, outputs in zip(widths, widths[1:])
-            ]
-        )
-        self.dense = layers.linear(GRID * GRID * widths[-1], self.features, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List()
+        inputs = channels
+        for block in range(4):
+            outputs = width << block
+            conv = layers.conv(inputs, outputs, 3, bias=True, dtype=dtype, rngs=rngs)
+            self.blocks.append(nnx.List([conv, regular(outputs, rate / 4)]))
+            inputs = outputs
+        self.dense = layers.linear(GRID * GRID * inputs, self.features, dtype=dtype, rngs=rngs)
         self.regular = regular(self.features, rate)
 
-    def __call__(self, x, *, rngs=None):
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         layers.require_input(x, self.channels, self.smallest_side, 'custom CNN')
         for conv, regular in self.blocks:
             x = _apply(regular, self.activation(conv(x)), rngs)
@@ -88,49 +86,59 @@ def _apply(regular, x, rngs):
 
 
 class AgeClassifier(nnx.Module):
-    """`(image [B, H, W, 1] in [0, 1], male [B] bool)` -> `(logits [B, classes], {'embeddings': [B,
-    F]})`, float32.
+    """`(image [B, H, W, 1] in [0, 1], male [B] bool)` -> `(logits [B, classes], aux)`, float32.
 
-    `backbone`: 'custom' or one of `backbones` {name: callable}, at `width` times its own width with
-    `depth` blocks a stage (0 = its own; not of the CNN). With `use_sex` a dense layer of 32 units
-    reads the sex beside the image and joins the features before the classes. `activation` and
-    `regulariser` are the CNN's; `dropout` is the CNN's where its regulariser is 'dropout', else it
-    stands before the classes.
+    aux: `embeddings` `[B, F]`, the backbone's features.
+
+    Args:
+        backbones: `{name: constructor}`.
+        backbone: 'custom' or one of `backbones`.
+        classes: their number.
+        use_sex: a dense layer of 32 units reads the sex beside the image and joins the features
+            before the classes.
+        width_factor: the backbone has so many times its own channels.
+        depth: blocks a stage, 0 = the backbone's own; the CNN has no such option.
+        stem: the backbone's, 'imagenet' or 'small'.
+        standardise: see `layers.standardise`.
+        dropout: the CNN's where its regulariser is 'dropout', else before the classes.
+        activation: of the CNN, 'relu' or 'elu'.
+        regulariser: of the CNN, 'norm' or 'dropout'.
+        dtype: of computing.
+        rngs: where the parameters are drawn from.
     """
 
     def __init__(
         self,
-        backbones,
+        backbones: Mapping[str, Callable],
         *,
-        backbone='resnet34',
-        classes=3,
-        use_sex=False,
-        width=1.0,
-        depth=0,
-        stem='imagenet',
-        standardise='image',
-        dropout=0.0,
-        activation='relu',
-        regulariser='norm',
+        backbone: str = 'resnet34',
+        classes: int = 3,
+        use_sex: bool = False,
+        width_factor: float = 1.0,
+        depth: int = 0,
+        stem: str = 'imagenet',
+        standardise: str = 'image',
+        dropout: float = 0.0,
+        activation: str = 'relu',
+        regulariser: str = 'norm',
         dtype=None,
-        rngs,
+        rngs: nnx.Rngs,
     ):
         if backbone != 'custom' and backbone not in backbones:
             raise UserError(
                 f'model.backbone={backbone!r}: expected one of custom, {", ".join(backbones)}'
             )
-        if not width > 0:
+        if not width_factor > 0:
             raise UserError(
-                f'model.width={width}: expected a factor above 0; 1 is the full network'
+                f'model.width_factor={width_factor}: expected a factor above 0; '
+                '1 is the full network'
             )
-        self.standardise, self.least_side = (
-            standardise,
-            COMFORTABLE.get(backbone, 0) if stem == 'imagenet' else 0,
-        )
+        self.standardise = standardise
+        self.least_side = COMFORTABLE.get(backbone, 0) if stem == 'imagenet' else 0
         own = {'channels': 1, 'dtype': dtype, 'rngs': rngs}
         if backbone == 'custom':
             self.backbone = CustomCNN(
-                width=_scaled(32, width),
+                width=_scaled(32, width_factor),
                 activation=activation,
                 regulariser=regulariser,
                 rate=dropout,
@@ -139,29 +147,39 @@ class AgeClassifier(nnx.Module):
         else:
             full = 64 if backbone.startswith(('resnet', 'vgg')) else 32
             self.backbone = backbones[backbone](
-                num_outputs=0, width=_scaled(full, width), depth=depth, stem=stem, **own
+                num_outputs=0, width=_scaled(full, width_factor), depth=depth, stem=stem, **own
             )
-        self.dropout = nnx.Dropout(
-            0.0 if backbone == 'custom' and regulariser == 'dropout' else dropout
-        )
-        self.sex = layers.linear(2, SEX_UNITS, rngs=rngs) if use_sex else None
-        self.head = layers.linear(
-            self.backbone.features + (SEX_UNITS if use_sex else 0), classes, rngs=rngs
-        )
+        cnn_drops = backbone == 'custom' and regulariser == 'dropout'
+        self.dropout = nnx.Dropout(0.0 if cnn_drops else dropout)
+        features = self.backbone.features
+        sex = None
+        if use_sex:
+            sex = layers.linear(layers.SEX_FEATURES, SEX_UNITS, rngs=rngs)
+            features += SEX_UNITS
+        self.sex = sex
+        self.head = layers.linear(features, classes, rngs=rngs)
 
-    def __call__(self, image, male, *, rngs=None):
-        x = layers.standardise(image, self.standardise)
-        if min(x.shape[1:3]) < self.least_side:
-            factor = self.least_side / min(x.shape[1:3])
-            x = jax.image.resize(
-                x, (x.shape[0], *(round(side * factor) for side in x.shape[1:3]), 1), 'bilinear'
-            )
+    def __call__(
+        self, image: jax.Array, male: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        x = _enlarged(layers.standardise(image, self.standardise), self.least_side)
         embeddings = self.backbone(x, rngs=rngs)
         features = self.dropout(embeddings, rngs=rngs)
         if self.sex is not None:
-            branch = jax.nn.relu(self.sex(jax.nn.one_hot(male.astype(jnp.int32), 2)))
+            branch = jax.nn.relu(self.sex(layers.one_hot_sex(male)))
             features = jnp.concatenate([features, branch], axis=1)
         return self.head(features), {'embeddings': embeddings}
+
+
+def _enlarged(x, least_side):
+    """Images `[B, H, W, 1]` whose shorter side has `least_side` pixels or more."""
+    batch, height, width, _ = x.shape
+    shorter = min(height, width)
+    if shorter >= least_side:
+        return x
+    factor = least_side / shorter
+    shape = (batch, round(height * factor), round(width * factor), 1)
+    return jax.image.resize(x, shape, 'bilinear')
 
 
 def _scaled(channels, factor):

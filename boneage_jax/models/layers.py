@@ -1,5 +1,4 @@
-"""What every network here is made of: convolutions, norms and pools with the initial values and
-constants of torchvision.
+"""Convolutions, norms and pools with the initial values and constants of torchvision.
 
 Compute runs in `dtype` (bfloat16 on accelerators), parameters and batch statistics stay float32.
 Padding is explicit and symmetric as in PyTorch (XLA's 'SAME' pads strided convolutions on one side
@@ -15,38 +14,51 @@ from boneage_jax.models import cpu
 from tfds_rsna.errors import UserError
 
 kaiming_fan_out = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
-torch_default = jax.nn.initializers.variance_scaling(
-    1 / 3, 'fan_in', 'uniform'
-)  # of a convolution without a norm
+# PyTorch's own, of a convolution without a norm
+torch_default = jax.nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+SEX_FEATURES = 2  # of `one_hot_sex`
 
 
 def conv(
-    inputs,
-    outputs,
-    size,
+    inputs: int,
+    outputs: int,
+    size: int | tuple[int, int],
     *,
-    stride=1,
-    padding=None,
-    groups=1,
-    bias=False,
-    init=kaiming_fan_out,
+    stride: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
+    bias: bool = False,
+    init: nnx.Initializer = kaiming_fan_out,
     dtype=None,
-    rngs,
-):
-    """A convolution `[B, H, W, inputs]` -> `[B, h, w, outputs]`; `size` is one odd number or (rows,
-    columns).
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """A convolution `[B, H, W, inputs]` -> `[B, h, w, outputs]`.
 
-    `padding`: zeros on each side, the half of `size` unless given, which makes h = ceil(H /
-    stride).
+    Args:
+        inputs: channels read.
+        outputs: channels made.
+        size: side of the kernel, one odd number or (rows, columns).
+        stride: rows and columns alike.
+        padding: zeros on each side; unless given the half of `size`, which makes h = ceil(H /
+            stride).
+        groups: of channels that are convolved apart.
+        bias: whether it adds one.
+        init: draws the kernel.
+        dtype: of computing; parameters are float32.
+        rngs: where the parameters are drawn from.
     """
-    size = (size, size) if isinstance(size, int) else size
-    pads = tuple((n // 2 if padding is None else padding,) * 2 for n in size)
+    if isinstance(size, int):
+        size = (size, size)
+    if padding is None:
+        pads = [(side // 2, side // 2) for side in size]
+    else:
+        pads = [(padding, padding) for _ in size]
     return nnx.Conv(
         inputs,
         outputs,
         size,
         strides=stride,
-        padding=pads,
+        padding=tuple(pads),
         feature_group_count=groups,
         use_bias=bias,
         kernel_init=init,
@@ -57,18 +69,27 @@ def conv(
     )
 
 
-def norm(features, *, epsilon=1e-5, dtype=None, rngs):
-    """Batch normalisation over the *global* batch. Flax's momentum .9 is PyTorch's .1; the running
-    variance is the biased one.
+def norm(features: int, *, epsilon: float = 1e-5, dtype=None, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    """Batch normalisation over the *global* batch.
+
+    Flax's momentum .9 is PyTorch's .1. The running variance is the biased one.
     """
     return nnx.BatchNorm(
         features, momentum=0.9, epsilon=epsilon, dtype=dtype, param_dtype=jnp.float32, rngs=rngs
     )
 
 
-def linear(inputs, outputs, *, init=nnx.nn.linear.default_kernel_init, dtype=None, rngs):
-    """A dense layer. Without `dtype` it computes in full float32 on every device: the age's last
-    digit is a month.
+def linear(
+    inputs: int,
+    outputs: int,
+    *,
+    init: nnx.Initializer = nnx.nn.linear.default_kernel_init,
+    dtype=None,
+    rngs: nnx.Rngs,
+) -> nnx.Linear:
+    """A dense layer `[..., inputs]` -> `[..., outputs]`.
+
+    Without `dtype` it computes in full float32 on every device: the age's last digit is a month.
     """
     precision = jax.lax.Precision.HIGHEST if dtype is None else None
     return nnx.Linear(
@@ -82,17 +103,27 @@ def linear(inputs, outputs, *, init=nnx.nn.linear.default_kernel_init, dtype=Non
     )
 
 
-def max_pool_3x3(x):
+def one_hot_sex(male: jax.Array) -> jax.Array:
+    """`[B]` bool -> `[B, SEX_FEATURES]` float32: what a network reads of the sex."""
+    return jax.nn.one_hot(male.astype(jnp.int32), SEX_FEATURES)
+
+
+def cast(x: jax.Array, dtype) -> jax.Array:
+    """`x` in the compute type `dtype`; None leaves it as it is."""
+    return x if dtype is None else x.astype(dtype)
+
+
+def max_pool_3x3(x: jax.Array) -> jax.Array:
     """3x3 max-pool, stride 2, padded by one: the stem of the ImageNet ResNets."""
     return cpu.max_pool(x, 3, 2, padding=1)
 
 
-def global_average_pool(x):
+def global_average_pool(x: jax.Array) -> jax.Array:
     """`[B, H, W, C]` -> `[B, C]` float32: the mean is taken in full precision."""
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 
-def average_pool_to(x, side):
+def average_pool_to(x: jax.Array, side: int) -> jax.Array:
     """`[B, H, W, C]` -> `[B, side, side, C]` float32 for any H, W: PyTorch's AdaptiveAvgPool2d.
 
     Place i averages the rows floor(i H / side) up to ceil((i + 1) H / side): neighbours share rows
@@ -100,7 +131,8 @@ def average_pool_to(x, side):
     """
     weights = []
     for n in x.shape[1:3]:
-        low, high = np.arange(side) * n // side, -(-np.arange(1, side + 1) * n // side)
+        low = np.arange(side) * n // side
+        high = -(-np.arange(1, side + 1) * n // side)
         inside = (np.arange(n) >= low[:, None]) & (np.arange(n) < high[:, None])
         weights.append((inside / inside.sum(1, keepdims=True)).astype(np.float32))
     return jnp.einsum(
@@ -108,9 +140,14 @@ def average_pool_to(x, side):
     )
 
 
-def require_input(x, channels, smallest_side, network):
-    """Raises UserError for images `[B, H, W, C]` that have other channels or a smaller side than
-    `network` takes.
+def require_input(x: jax.Array, channels: int, smallest_side: int, network: str) -> None:
+    """Raises UserError for images `[B, H, W, C]` that a network does not take.
+
+    Args:
+        x: the images.
+        channels: that the network takes.
+        smallest_side: fewest pixels a side.
+        network: its name, for the message.
     """
     if x.ndim != 4 or x.shape[3] != channels:
         raise UserError(
@@ -124,18 +161,28 @@ def require_input(x, channels, smallest_side, network):
         )
 
 
-def require_stem(stem):
+def require_size(image: jax.Array, size: tuple[int, int], network: str) -> None:
+    """Raises UserError for images `[B, H, W, C]` that are not of `size`, which `network` needs."""
+    if image.shape[1:3] != size:
+        raise UserError(
+            f'this {network} takes images of {size[0]}x{size[1]}, found '
+            f'{image.shape[1]}x{image.shape[2]}; set model.size to data.size'
+        )
+
+
+def require_stem(stem: str) -> None:
     """Raises UserError for a stem that no backbone knows."""
     if stem not in ('imagenet', 'small'):
         raise UserError(f"stem={stem!r}: expected 'imagenet' or 'small'")
 
 
-def standardise(image, how):
+def standardise(image: jax.Array, how: str) -> jax.Array:
     """Images `[B, H, W, 1]` in [0, 1] -> network input.
 
-    `image`: each image to mean 0 and deviation 1, which takes exposure out (RSNA has images ten
-    times darker than others);
-    `fixed`: (x - 0.5) / 0.25; `range`: 2 x - 1, which is (g - 127.5) / 127.5 of grey values g.
+    - `image`: each image to mean 0 and deviation 1. That takes exposure out (RSNA has radiographs
+      ten times darker than others).
+    - `fixed`: (x - 0.5) / 0.25.
+    - `range`: 2 x - 1, which is (g - 127.5) / 127.5 of grey values g.
     """
     if how == 'range':
         return 2.0 * image - 1.0

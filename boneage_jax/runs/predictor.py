@@ -183,6 +183,13 @@ def step_of(workdir) -> int:
 def build_model(config: ml_collections.ConfigDict) -> nnx.Module:
     """The network of a configuration with freshly drawn parameters, computing in `config.dtype`."""
     options = {key: value for key, value in config.model.items() if key != 'name'}
+    known = config_lib.flat(config)
+    for option, key in models.SHARED_OPTIONS.get(config.model.name, {}).items():
+        if key not in known:
+            raise UserError(
+                f'model.name={config.model.name!r} needs {key}: take a task that has it'
+            )
+        options[option] = known[key]
     dtype = config.dtype
     if dtype == 'auto':
         dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'

@@ -3,7 +3,8 @@
 A checkpoint is the whole State as one flat dict `{'params.head.kernel': array, ...}`, so it can be
 read without our classes. The latest is kept (to resume) and the best by the selecting metric (to
 report). Saving is synchronous and atomic: Orbax writes into a temporary folder and renames it, so a
-kill or a full disk leaves the earlier ones whole.
+kill or a full disk leaves the earlier ones whole. Checkpoints of earlier releases are read under
+the names of today (`boneage_jax.renamed`).
 """
 
 import dataclasses
@@ -16,9 +17,12 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1
 
+from boneage_jax import renamed
 from boneage_jax.errors import CheckpointError
 
 PARAMETERS = ('params', 'frozen_params', 'batch_stats')  # the parts of a State that make the model
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_HINTS = ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota', 'File too large')
 
 
 class Checkpoints:
@@ -28,220 +32,215 @@ class Checkpoints:
     no other.
     """
 
-    def __init__(self, workdir, *, clean=False):
-        keep = v1.training.preservation_policies
-        best = keep.BestN(
-            get_metric_fn=lambda m: m['value'],
-            reverse=True,
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
+    def __init__(self, workdir: pathlib.Path | str, *, clean: bool = False):
         self.directory = pathlib.Path(workdir).resolve() / 'checkpoints'
         if clean:
             for rest in self.directory.glob('*.orbax-checkpoint-tmp'):
                 shutil.rmtree(rest, ignore_errors=True)
-        self._orbax = v1.training.Checkpointer(
-            self.directory, preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best])
+        policies = v1.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics['value'],
+            reverse=True,
+            n=1,
+            keep_checkpoints_without_metrics=False,
         )
+        kept = policies.AnyPreservationPolicy([policies.LatestN(1), best])
+        self._orbax = v1.training.Checkpointer(self.directory, preservation_policy=kept)
         self._failed = False
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        if (
-            not self._failed
-        ):  # closing would raise the failed save's error a second time, in front of our message
+        # Closing would raise a failed save's error a second time, in front of our message.
+        if not self._failed:
             self._orbax.close()
 
     @property
-    def latest(self):
+    def latest(self) -> int | None:
         """The newest step saved, or None."""
         return self._orbax.latest.step if self._orbax.latest else None
 
     @property
-    def best(self):
-        """The step of the best checkpoint by the selecting metric, or None before the first
-        evaluation.
-        """
-        scored = [c for c in self._orbax.checkpoints if c.metrics]
-        return min(scored, key=lambda c: c.metrics['value']).step if scored else None
+    def best(self) -> int | None:
+        """The step of the best checkpoint, or None before the first evaluation."""
+        scored = [checkpoint for checkpoint in self._orbax.checkpoints if checkpoint.metrics]
+        if not scored:
+            return None
+        return min(scored, key=lambda checkpoint: checkpoint.metrics['value']).step
 
     @property
-    def best_or_latest(self):
-        """The step that a finished run is read at: the best, or the latest where none was
-        evaluated; CheckpointError for none.
+    def best_or_latest(self) -> int:
+        """The step that a run is read at: the best, or the latest where none was evaluated.
+
+        Raises CheckpointError where there is no checkpoint.
         """
         step = self.best if self.best is not None else self.latest
         if step is None:
             raise CheckpointError(f'{self.directory}: no checkpoint to start from')
         return step
 
-    def save(self, step, state, value=None):
-        """Writes `state`. `value` is the selecting metric (smaller is better), given where it is
-        the best so far.
+    def save(self, step: int, state, value: float | None = None) -> None:
+        """Writes `state`, all of it or nothing.
+
+        Args:
+            step: names the checkpoint.
+            state: a `State`.
+            value: the selecting metric (smaller is better), given where it is the best so far.
+
+        Raises:
+            CheckpointError: the disk is full; the earlier checkpoints are whole.
         """
         metrics = None if value is None else {'value': float(value)}
-        before, verbosity = self.latest, logging.get_verbosity()
-        logging.set_verbosity(
-            logging.FATAL
-        )  # a failed save logs a dozen tracebacks, one from each of Orbax's threads
+        before = self.latest
+        verbosity = logging.get_verbosity()
+        # A failed save logs a dozen tracebacks, one from each of Orbax's threads.
+        logging.set_verbosity(logging.FATAL)
         try:
             self._orbax.save(step, _flatten(state), metrics=metrics, force=True, overwrite=True)
-        except (
-            Exception
-        ) as error:  # tensorstore wraps the operating system's errors in ValueError and others
+        except Exception as error:  # tensorstore wraps the system's errors in ValueError and others
             self._failed = True
-            if _disk_full(error):
-                raise CheckpointError(
-                    f'{self.directory}: no space left to write the checkpoint of step {step}. '
-                    + (
-                        'None was written before: '
-                        if before is None
-                        else f'The checkpoint of step {before} is whole: '
-                    )
-                    + 'free some space and run the same command to go on.'
-                ) from error
-            raise
+            if not _is_disk_full(error):
+                raise
+            if before is None:
+                kept = 'None was written before'
+            else:
+                kept = f'The checkpoint of step {before} is whole'
+            raise CheckpointError(
+                f'{self.directory}: no space left to write the checkpoint of step {step}. '
+                f'{kept}: free some space and run the same command to go on.'
+            ) from error
         finally:
             logging.set_verbosity(verbosity)
 
-    def load(self, like, step=None):
-        """The state saved at `step` (default: the latest), shaped and placed like `like` (arrays
-        with shardings).
+    def load(self, like, step: int | None = None):
+        """The state saved at `step` (default: the latest), shaped and placed like `like`.
+
+        `like` is a State of arrays with shardings. Raises CheckpointError where names or shapes
+        differ.
         """
         step = self.latest if step is None else step
-        flat = _flatten(like)
-        saved = {name: tuple(x.shape) for name, x in self._leaves(step)}
-        expected = {name: x.shape for name, x in flat.items()}
-        wrong = [
-            f'{name}: {_show(saved.get(name))} saved, {_show(expected.get(name))} expected'
-            for name in sorted({*expected, *saved})
-            if saved.get(name) != expected.get(name)
-        ]
-        _refuse(self.directory / str(step), wrong)
-        abstract = {
-            k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in flat.items()
-        }
+        wanted = _flatten(like)
+        saved = self._leaves(step)
+        _refuse_misfits(
+            self.directory / str(step),
+            {name: leaf.shape for name, leaf in saved.items()},
+            {name: x.shape for name, x in wanted.items()},
+        )
+        abstract = {}
+        for name, x in wanted.items():
+            on_disk = saved[name].name
+            abstract[on_disk] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
         loaded = self._orbax.load(step, abstract)
         return jax.tree.unflatten(
-            jax.tree.structure(like), [loaded[name] for name in _flatten(like)]
+            jax.tree.structure(like), [loaded[saved[name].name] for name in wanted]
         )
 
-    def load_parameters(self, state, parts=()):
-        """`state` with the parameters and batch statistics of this workdir's best checkpoint; see
-        `take`.
+    def load_parameters(self, state):
+        """`state` with the parameters and batch statistics of this workdir's best checkpoint.
+
+        Whether they are frozen may differ there. Raises CheckpointError where they do not fit.
         """
         step, saved = self.read_parameters()
-        return take(state, saved, parts, where=self.directory / str(step))
+        names = {name: name for name in {*saved, *parameter_shapes(state)}}
+        return put_parameters(state, saved, names, where=self.directory / str(step))
 
-    def read_parameters(self):
-        """(step, `{'backbone.stem.kernel': numpy array, ...}`) of the `chosen` checkpoint.
+    def read_parameters(self) -> tuple[int, dict[str, np.ndarray]]:
+        """(step, `{'backbone.stem.kernel': array, ...}`) of the best checkpoint, or the latest.
 
         Parameters, frozen or not, and batch statistics. Raises CheckpointError where there is no
         checkpoint.
         """
         step = self.best_or_latest
-        return step, {
-            name.partition('.')[2]: array
-            for name, array in self.read(step).items()
-            if name.partition('.')[0] in PARAMETERS
-        }
+        parameters = {}
+        for name, array in self.read(step).items():
+            field, _, path = name.partition('.')
+            if field in PARAMETERS:
+                parameters[path] = array
+        return step, parameters
 
-    def read(self, step):
-        """The checkpoint as it lies on disk: `{'params.head.kernel': array, ...}`, numpy, without
-        any model.
-        """
+    def read(self, step: int) -> dict[str, np.ndarray]:
+        """All arrays of a checkpoint, `{'params.head.kernel': array, ...}`, without any model."""
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        leaves = self._leaves(step)
         abstract = {
-            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
-            for name, x in self._leaves(step)
+            leaf.name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+            for leaf in leaves.values()
         }
-        return jax.tree.map(np.asarray, self._orbax.load(step, abstract))
+        loaded = self._orbax.load(step, abstract)
+        return {name: np.asarray(loaded[leaf.name]) for name, leaf in leaves.items()}
 
     def _leaves(self, step):
-        return v1.metadata(self.directory / str(step), checkpointable_name='state').metadata.items()
+        """`{name: _Leaf}` of a checkpoint, under the names of today."""
+        found = v1.metadata(self.directory / str(step), checkpointable_name='state').metadata
+        return {
+            renamed.array(name): _Leaf(name, tuple(x.shape), x.dtype) for name, x in found.items()
+        }
 
 
-def take(state, saved, parts=(), *, where):
-    """`state` with parameters and batch statistics from `saved`, `{'backbone.stem.kernel': array,
-    ...}`, frozen or not there.
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """An array on disk: its name there, which an earlier release may have given it."""
 
-    `parts` names the subtrees to take: 'backbone' or, from another place of that model,
-    'part_backbone=backbone'; with 'part_backbone?=backbone' a model that has no part_backbone goes
-    without. The rest of `state` stays as it is. Without `parts` the whole model is taken. Raises
-    CheckpointError, naming `where`, where a part names nothing or arrays do not fit, with their
-    names.
+    name: str
+    shape: tuple
+    dtype: np.dtype
+
+
+def parameter_shapes(state) -> dict[str, tuple]:
+    """`{'backbone.stem.kernel': shape, ...}` of a State's parameters and batch statistics."""
+    shapes = {}
+    for name, x in _flatten(_parameter_groups(state)).items():
+        shapes[name.partition('.')[2]] = tuple(x.shape)
+    return shapes
+
+
+def put_parameters(state, saved: dict[str, np.ndarray], names: dict[str, str], *, where: object):
+    """`state` with parameters and batch statistics from `saved`, placed as they are in `state`.
+
+    Args:
+        state: a State of arrays with shardings.
+        saved: `{'backbone.stem.kernel': array, ...}`.
+        names: `{name in state: name in saved}` of the arrays to take.
+        where: what `saved` was read from, for the message.
+
+    Raises:
+        CheckpointError: some are missing on either side, or have another shape.
     """
-    groups = {part: getattr(state, part) for part in PARAMETERS}
-    ours = _flatten(groups)
-    wanted = {name.partition('.')[2]: x for name, x in ours.items()}
-    chosen = {}  # our name -> its name there
-    for target, source, optional in pairs(parts):
-        mine = [name for name in wanted if below(name, target)]
-        theirs = [name for name in saved if below(name, source)]
-        if optional and not mine:
-            continue
-        if not mine or not theirs:
-            what = 'this model' if not mine else str(where)
-            names = wanted if not mine else saved
-            raise CheckpointError(
-                f'init_parts: {what} has no parameters below {target if not mine else source!r}; '
-                f'it has {", ".join(sorted({name.partition(".")[0] for name in names}))}'
-            )
-        chosen |= {target + name[len(source) :]: name for name in theirs}
-        chosen |= {name: source + name[len(target) :] for name in mine}
-    _refuse(
-        where,
-        [
-            f'{name}: {_show(getattr(saved.get(there), "shape", None))} saved, '
-            f'{_show(getattr(wanted.get(name), "shape", None))} expected'
-            for name, there in sorted(chosen.items())
-            if getattr(saved.get(there), 'shape', None) != getattr(wanted.get(name), 'shape', None)
-        ],
-    )
-    leaves = [
-        jax.device_put(saved[chosen[key]], x.sharding)
-        if (key := name.partition('.')[2]) in chosen
-        else x
-        for name, x in ours.items()
-    ]
+    shapes = parameter_shapes(state)
+    found = {name: saved[there].shape for name, there in names.items() if there in saved}
+    wanted = {name: shapes[name] for name in names if name in shapes}
+    _refuse_misfits(where, found, wanted)
+
+    groups = _parameter_groups(state)
+    leaves = []
+    for full_name, x in _flatten(groups).items():
+        name = full_name.partition('.')[2]
+        if name in names:
+            leaves.append(jax.device_put(saved[names[name]], x.sharding))
+        else:
+            leaves.append(x)
     return dataclasses.replace(state, **jax.tree.unflatten(jax.tree.structure(groups), leaves))
 
 
-def shapes(state):
-    """`{'backbone.stem.kernel': shape, ...}` of the parameters and batch statistics that `take` can
-    give to `state`.
-    """
-    return {
-        name.partition('.')[2]: x.shape
-        for name, x in _flatten({g: getattr(state, g) for g in PARAMETERS}).items()
-    }
+def _parameter_groups(state):
+    return {group: getattr(state, group) for group in PARAMETERS}
 
 
-def _refuse(where, wrong):
-    if wrong:
-        raise CheckpointError(
-            f'{where} does not fit this model:\n  '
-            + '\n  '.join(wrong[:8])
-            + (f'\n  and {len(wrong) - 8} more' if len(wrong) > 8 else '')
-        )
-
-
-def pairs(parts):
-    """('part_backbone?=backbone', 'head') -> [('part_backbone', 'backbone', True), ('head', 'head',
-    False)]; none -> the whole model.
-    """
-    found = []
-    for part in parts or ('',):
-        target, _, source = part.replace('/', '.').partition('=')
-        optional, target = target.endswith('?'), target.removesuffix('?')
-        found.append((target, source or target, optional))
-    return found
-
-
-def below(name, prefix):
-    return not prefix or name == prefix or name.startswith(prefix + '.')
+def _refuse_misfits(where, saved, wanted):
+    """Raises CheckpointError where two `{name: shape}` differ."""
+    wrong = []
+    for name in sorted({*saved, *wanted}):
+        if saved.get(name) != wanted.get(name):
+            wrong.append(
+                f'{name}: {_show(saved.get(name))} saved, {_show(wanted.get(name))} expected'
+            )
+    if not wrong:
+        return
+    lines = [f'{where} does not fit this model:', *wrong[:8]]
+    if len(wrong) > 8:
+        lines.append(f'and {len(wrong) - 8} more')
+    raise CheckpointError('\n  '.join(lines))
 
 
 def _show(shape):
@@ -249,19 +248,17 @@ def _show(shape):
 
 
 def _flatten(tree):
+    """`{'params.head.kernel': leaf, ...}` of nested containers."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in paths}
 
 
-def _disk_full(error):
+def _is_disk_full(error):
+    """Whether an error, or one that it came from, says that the disk is full."""
     while error is not None:
-        text = str(error)
-        if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if getattr(error, 'errno', None) in DISK_FULL:
             return True
-        if any(
-            hint in text
-            for hint in ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota', 'File too large')
-        ):
+        if any(hint in str(error) for hint in DISK_FULL_HINTS):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -46,11 +46,11 @@ def write_predictions(workdir: pathlib.Path, predictions: Predictions):
         values = zip(*(columns[column] for column in names), strict=True)
         labels = zip(split.ids, split.male, split.months, strict=True)
         for (image, male, age), row in zip(labels, values, strict=True):
-            rows.append((image, name, bool(male), float(age), *map(_cell, row)))
+            rows.append((image, name, bool(male), float(age), *map(show, row)))
     files.write_table(workdir / 'predictions.csv', (*COLUMNS[:4], *names), rows)
 
 
-def _cell(value):
+def show(value):
     """Months and errors with 3 decimals, small shares with 5; classes and words as they are."""
     if isinstance(value, (int, np.integer, np.bool_, str)):
         return str(value)

@@ -31,7 +31,7 @@ from tfds_rsna.parallel import lock
 
 VERSION = 1  # raise it when a change here, or in a network, alters the features
 BACKBONE = 'backbone'  # the part of a model that makes them
-OF_HEADS = ('head', 'units', 'use_sex')  # options of a model that change no feature
+OF_HEADS = ('head', 'hidden_units', 'use_sex')  # options of a model that change no feature
 CHUNK = 256  # images between two marks of progress
 
 

@@ -19,8 +19,7 @@ from boneage_jax.data import augment, duplicates, pipeline
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.errors import ConfigError, DivergedError
 from boneage_jax.figures import examples as examples_lib
-from boneage_jax.models import pretrained, weight_files
-from boneage_jax.runs import predictor
+from boneage_jax.runs import initialize, predictor
 from boneage_jax.runs import state as state_lib
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import checkpoint, files, log, profiler, setup, sharding
@@ -72,7 +71,7 @@ def train(config: ml_collections.ConfigDict, workdir, data_dir=None) -> dict | N
                 f'{workdir} holds a finished run; delete it or choose another --workdir to train '
                 'again.'
             )
-            return json.loads((workdir / 'metrics.json').read_text())
+            return workdir_lib.read_metrics(workdir)
         # Before hours of preparing: what cannot be built is refused now.
         trainer.check(config, fresh=not workdir_lib.has_results(workdir))
         splits = records.open_splits(config, data_dir)
@@ -148,18 +147,8 @@ class GradientTrainer:
         model = nnx.eval_shape(lambda: predictor.build_model(config))
         feature_cache.can_cache(config, model)
         _, *arrays = state_lib.partition(model, config.frozen)
-        if fresh and config.frozen and not config.init_from:
-            raise ConfigError(
-                f"frozen={tuple(config.frozen)} but init_from='': what is frozen would stay as it was drawn at random. Give a "
-                'run or a file of weights as init_from (and init_parts), train all of it with frozen=(), or say '
-                'init_from=fresh'
-            )
-        if fresh and weight_files.is_named(config.init_from):
-            pretrained.load_state(
-                state_lib.State(None, *arrays, None, None),
-                _find(config.init_from),
-                config.init_parts,
-            )
+        if fresh:
+            initialize.check(config, state_lib.State(None, *arrays, None, None))
         model.eval()
         jax.eval_shape(
             lambda model, batch: task.loss(*model(batch['image'], batch['male']), batch)[0],
@@ -193,22 +182,9 @@ class GradientTrainer:
         if self.checkpoints.latest is not None:
             self.state = self.checkpoints.load(self.state)
             log.info(f'Resuming {self.workdir} at step {self.checkpoints.latest}.')
-        elif self.config.init_from not in ('', 'fresh'):
-            self._start_from(self.config.init_from, self.config.init_parts)
-        return int(self.state.step)
-
-    def _start_from(self, spec, parts):
-        if weight_files.is_named(spec):
-            path = _find(spec)
-            workdir_lib.check_no_leakage_of_file(
-                path, weight_files.metadata(path), self.config, self.splits
-            )
-            self.state, what = pretrained.load_state(self.state, path, parts), 'weights in'
         else:
-            workdir_lib.check_no_leakage(spec, self.config, self.splits)
-            with checkpoint.Checkpoints(spec) as other:
-                self.state, what = other.load_parameters(self.state, parts), 'best parameters of'
-        log.info(f'Starting from the {what} {spec}{": " if parts else ""}{", ".join(parts)}.')
+            self.state = initialize.start(self.state, self.config, self.splits)
+        return int(self.state.step)
 
     @contextlib.contextmanager
     def _reporting(self, start):
@@ -494,10 +470,6 @@ def _batch_shapes(size):
         'male': shape(jnp.bool),
         'valid': shape(jnp.bool),
     }
-
-
-def _find(spec):
-    return weight_files.find(spec, files.cache_folder() / 'weights')
 
 
 TRAINERS: dict[str, type[Trainer]] = {

@@ -1,0 +1,62 @@
+"""What the presets of several configs share; a config adds what its own network needs.
+
+By convention `phantom` is a first run within minutes that needs no data, `tiny` is for tests,
+`rsna100` is RSNA's images at 100x100 pixels on two CPU cores, and `finetune` goes on from another
+run, `init_from=RUN`.
+"""
+
+# RSNA's images at 100x100, stretched, in the folder `rsna100` of the data.
+RSNA100 = {'data.folder': 'rsna100', 'data.size': (100, 100), 'data.resize': 'stretch'}
+
+# A recipe of two CPU cores: AdamW with one cycle, batch statistics of images that are not
+# augmented.
+CPU = {
+    'data.placement': 'device',
+    'batch_size': 32,
+    'optimizer.name': 'adamw',
+    'optimizer.learning_rate': 2e-3,
+    'optimizer.weight_decay': 0.05,
+    'optimizer.schedule': 'one_cycle',
+    'precise_bn_batches': 50,
+}
+
+
+def phantom(
+    size: tuple[int, int],
+    *,
+    drawn: tuple[int, int] | None = None,
+    count: int = 3000,
+    held_out: int = 300,
+) -> dict:
+    """Phantoms in the place of radiographs.
+
+    Args:
+        size: rows and columns that the network sees.
+        drawn: rows and columns that the phantoms are drawn with; None = `size`.
+        count: of phantoms.
+        held_out: images of the validation split, and as many of the holdout split.
+    """
+    return {
+        'data.source': 'hand_phantom',
+        'data.phantom.count': count,
+        'data.phantom.size': drawn or size,
+        'data.size': size,
+        'data.validation': held_out,
+        'data.holdout': held_out,
+    }
+
+
+def tiny(
+    size: tuple[int, int],
+    *,
+    drawn: tuple[int, int] | None = None,
+    count: int = 32,
+    held_out: int = 8,
+) -> dict:
+    """A few phantoms, two epochs: a whole run within seconds; arguments as of `phantom`."""
+    return {
+        **phantom(size, drawn=drawn, count=count, held_out=held_out),
+        'batch_size': 4,
+        'epochs': 2,
+        'log_every_steps': 1,
+    }
