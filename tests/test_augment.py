@@ -127,16 +127,18 @@ def test_draws_depend_on_key_and_position_only():
     batch = {'image': noise((8, 24, 24, 1)), 'keypoints': np.full((8, 1, 2), 9, np.float32)}
     whole = run(KEY, batch, ALL)
     jax.tree.map(np.testing.assert_array_equal, run(KEY, batch, ALL), whole)
-    halves = [run(KEY, jax.tree.map(lambda x: x[i : i + 4], batch), ALL, first=i) for i in (0, 4)]
+    halves = []
+    for first in (0, 4):
+        half = {name: array[first : first + 4] for name, array in batch.items()}
+        halves.append(run(KEY, half, ALL, first=first))
     for name in batch:
         np.testing.assert_allclose(
             np.concatenate([half[name] for half in halves]), whole[name], atol=1e-5
         )
     other = run(jax.random.key(4), batch, ALL)
     assert (np.abs(other['keypoints'] - whole['keypoints']).max((1, 2)) > 0.01).all()
-    assert (
-        len(np.unique(np.asarray(whole['keypoints'])[:, 0, 0])) == 8
-    )  # no two examples share draws
+    # No two examples share draws.
+    assert len(np.unique(np.asarray(whole['keypoints'])[:, 0, 0])) == 8
 
 
 def test_an_option_switched_on_leaves_the_other_draws_alone():

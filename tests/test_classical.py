@@ -1,6 +1,4 @@
-"""Principal components and regressions: learn what is there, choose on validation, keep the sexes
-apart.
-"""
+"""Principal components and regressions: they learn, choose on validation, keep the sexes apart."""
 
 import types
 

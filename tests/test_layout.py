@@ -1,6 +1,4 @@
-"""The walls of the tree: who may import whom, how long a file may be, what may not be imported at
-all.
-"""
+"""The walls of the tree: who may import whom, how long a file may be, what nobody may import."""
 
 import ast
 import sys
@@ -47,11 +45,8 @@ ROWS = [
     ['runtime'],
     ['presets'],
     ['config'],
-    ['renamed'],
-    ['config_keys'],
     ['stages.catalog'],
-    ['config_files', 'config_keys'],
-    ['renamed'],
+    ['config_files', 'config_keys', 'renamed'],
     ['errors'],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
@@ -69,8 +64,9 @@ def sources(*folders):
 
 
 def imports(text, package=''):
-    """Dotted names that a source imports; ``from a import b`` gives ``a.b``, which may be a module
-    or not.
+    """Dotted names that a source imports.
+
+    ``from a import b`` gives ``a.b``, which may be a module or not.
     """
     names = []
     for node in ast.walk(ast.parse(text)):
@@ -95,7 +91,7 @@ def is_under(name, module):
 
 
 def unit(path):
-    """The name in ROWS that a file of boneage_jax belongs to, None for the package's own __init__."""
+    """The name in ROWS that a file of boneage_jax belongs to; None for the package's __init__."""
     parts = path.relative_to(ROOT / 'boneage_jax').with_suffix('').parts
     if '.'.join(parts) in ROW:
         return '.'.join(parts)
@@ -118,7 +114,8 @@ def inner_imports(names):
 
 def circle(graph):
     """A circle of imports as a list of names, or None. ``graph``: {name: names that it imports}."""
-    done, path = set(), []
+    done = set()
+    path = []
 
     def visit(name):
         if name in path:
@@ -132,13 +129,14 @@ def circle(graph):
         done.add(path.pop())
         return None
 
-    return next((found for name in sorted(graph) if (found := visit(name))), None)
+    for name in sorted(graph):
+        if found := visit(name):
+            return found
+    return None
 
 
 def asks_config_for_default(text):
-    """Line numbers of ``config.get(...)``, also ``config.model.get(...)`` and
-    ``self.config.get(...)``.
-    """
+    """Line numbers of ``config.get(...)``, also of ``config.model`` and ``self.config``."""
     lines = []
     for node in ast.walk(ast.parse(text)):
         if (
@@ -146,7 +144,8 @@ def asks_config_for_default(text):
             and isinstance(node.func, ast.Attribute)
             and node.func.attr == 'get'
         ):
-            owner, names = node.func.value, set()
+            owner = node.func.value
+            names = set()
             while isinstance(owner, ast.Attribute):
                 names.add(owner.attr)
                 owner = owner.value
@@ -165,9 +164,11 @@ def test_every_module_has_a_place():
 
 
 def test_imports_go_down():
-    graph, wrong = {}, []
+    graph = {}
+    wrong = []
     for path in sources('boneage_jax'):
-        name, found = unit(path), inner_imports(imports(path.read_text(), package_of(path)))
+        name = unit(path)
+        found = inner_imports(imports(path.read_text(), package_of(path)))
         if name is None:
             wrong += [f'{path.name} of the package imports boneage_jax.{other}' for other in found]
             continue

@@ -1,5 +1,6 @@
-"""The same run at any number of processes and devices: 1 x 4, 2 x 2, 4 x 1; a host that dies; who
-writes what.
+"""The same run at any number of processes and devices; a host that dies; who writes what.
+
+Processes x devices are 1 x 4, 2 x 2 and 4 x 1.
 
 Run as a script this file is one of the processes. The network is tiny (one convolution, batch
 normalisation, an embedding under the triplet loss): what is tested is the loop around it.

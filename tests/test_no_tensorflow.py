@@ -25,7 +25,7 @@ def modules():
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs Python source in a process whose path holds a ``tensorflow`` that raises when imported."""
+    """Runs Python source in a process that finds a ``tensorflow`` which raises when imported."""
     (tmp_path / 'tensorflow').mkdir()
     (tmp_path / 'tensorflow/__init__.py').write_text(STUB)
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(tmp_path), str(ROOT)])}

@@ -1,6 +1,4 @@
-"""batch(step): reproducible, every image once an epoch, the same in both placements; evaluation
-covers all once.
-"""
+"""Batches: reproducible, every image once an epoch, alike in both placements, evaluated once."""
 
 import jax
 import numpy as np

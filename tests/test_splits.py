@@ -1,6 +1,4 @@
-"""Derived splits: disjoint, complete, stratified, independent of file order; official ones are
-kept.
-"""
+"""Derived splits: disjoint, complete, stratified, whatever the files' order; official ones stay."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,4 @@
-"""One training step: golden values, what moves and what must not, the guard against NaN, the loop's
-memory.
-"""
+"""One training step: golden values, what moves and what must not, NaN, the loop's state."""
 
 import dataclasses
 import functools
@@ -62,8 +60,10 @@ def differ(a, b):
 
 
 def test_golden_step():
-    """These numbers may change when the network, its initial values, the augmentation or JAX's
-    random bits change on purpose; a change that meant none of these and moves them is a bug.
+    """A change that moves these numbers without meaning to is a bug.
+
+    They may change when the network, its initial values, the augmentation or JAX's random bits
+    change on purpose.
     """
     state, train_step, _ = make(augment=ROTATING)
     losses = []
@@ -77,7 +77,7 @@ GOLDEN_LOSSES = [0.748667, 0.514102, 0.904858]
 
 
 def test_learns_a_batch_by_heart():
-    state, train_step, eval_step = make()
+    state, train_step, _ = make()
     for _ in range(40):
         state, metrics = train_step(state, batch(), {}, KEY)
     assert float(metrics['mae'][0]) / 4 < 12  # months; the ages spread over 200
@@ -109,9 +109,8 @@ def test_statistics_of_a_batch_are_its_own_and_spare_frozen_parts():
             )
             if (a != b).any()
         }
-        assert ('backbone.stem_norm.mean' in moved) == (
-            not frozen
-        ) and 'backbone.res.0.0.norm1.mean' in moved
+        assert ('backbone.stem_norm.mean' in moved) == (not frozen)
+        assert 'backbone.res.0.0.norm1.mean' in moved
         model = nnx.merge(
             graphdefs.train, state.params, state.frozen_params, state.batch_stats, copy=True
         )
@@ -141,12 +140,10 @@ def test_frozen_parameters_stay_and_cost_no_optimizer_memory(name):
         if 'backbone' in str(p)
     ]
     after, _ = train_step(state, batch(), {}, KEY)
-    assert not differ(state.frozen_params, after.frozen_params) and differ(
-        state.params, after.params
-    )
-    assert not differ(
-        state.batch_stats, after.batch_stats
-    )  # frozen batch normalisation learns no statistics either
+    assert not differ(state.frozen_params, after.frozen_params)
+    assert differ(state.params, after.params)
+    # Frozen batch normalisation learns no statistics either.
+    assert not differ(state.batch_stats, after.batch_stats)
 
 
 def test_frozen_prefix_that_matches_nothing():
@@ -172,34 +169,32 @@ def test_randomness_comes_from_key_and_step_alone():
     assert differ(same[0].params, train_step(later, batch(), {}, KEY)[0].params)
 
 
-def test_rate_scale_of_the_memory_scales_the_update():
+def test_lr_scale_scales_the_update():
     state, train_step, _ = make(name='sgd')
     halved = dataclasses.replace(
         state, loop_state=state.loop_state | {'lr_scale': jnp.float32(0.5)}
     )
-    move = lambda s: jax.tree.map(
-        lambda a, b: a - b, train_step(s, batch(), {}, KEY)[0].params, s.params
-    )
+
+    def update(state):
+        after, _ = train_step(state, batch(), {}, KEY)
+        return jax.tree.map(jnp.subtract, after.params, state.params)
+
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, 2 * b, rtol=1e-2, atol=1e-6),
-        move(state),
-        move(halved),
+        update(state),
+        update(halved),
     )
 
 
-def test_memory_keeps_the_best_and_drops_the_rate_on_a_plateau():
+def test_loop_state_keeps_the_best_and_drops_the_rate_on_a_plateau():
     state, *_ = make()
     options = c.build(c.base(), 'schedule=plateau,plateau_patience=2', {}).optimizer
-    loop_state, history = state.loop_state, []
+    loop_state = state.loop_state
+    history = []
     for step, value in enumerate([20.0, 15.0, 15.0, 16.0, 14.0, 15.0], 1):
         loop_state = step_lib.update_loop_state(loop_state, value, step, options)
-        history.append(
-            (
-                float(loop_state['best']),
-                int(loop_state['best_step']),
-                int(loop_state['evals_since_best']),
-            )
-        )
+        names = ('best', 'best_step', 'evals_since_best')
+        history.append(tuple(float(loop_state[name]) for name in names))
     assert history == [(20, 1, 0), (15, 2, 0), (15, 2, 1), (15, 2, 2), (14, 5, 0), (14, 5, 1)]
     assert float(loop_state['lr_scale']) == pytest.approx(0.1)
 
@@ -250,10 +245,8 @@ class Plain(nnx.Module):
 
     def __init__(self, norm=False):
         self.norm = nnx.BatchNorm(4, momentum=0.9, rngs=nnx.Rngs(2)) if norm else None
-        self.conv, self.head = (
-            nnx.Conv(1, 4, (8, 8), 8, rngs=nnx.Rngs(0)),
-            nnx.Linear(144, 1, rngs=nnx.Rngs(1)),
-        )
+        self.conv = nnx.Conv(1, 4, (8, 8), 8, rngs=nnx.Rngs(0))
+        self.head = nnx.Linear(144, 1, rngs=nnx.Rngs(1))
 
     def __call__(self, image, male, *, rngs=None):
         maps = self.conv(image) if self.norm is None else self.norm(self.conv(image))
@@ -262,11 +255,10 @@ class Plain(nnx.Module):
 
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
     config = c.build(c.base(), 'optimizer.name=sgd', {})
-    task, transform = (
-        tasks.build(config.task, {'centre': 120.0, 'scale': 40.0}),
-        optimizer.build(config.optimizer, 0.1),
-    )
-    after, metrics = {}, {}
+    task = tasks.build(config.task, {'centre': 120.0, 'scale': 40.0})
+    transform = optimizer.build(config.optimizer, 0.1)
+    after = {}
+    metrics = {}
     for parts in (1, 4):
         state, graphdefs = state_lib.create_state(Plain(), transform)
         step = jax.jit(
@@ -292,14 +284,13 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
 
 
 def test_batch_normalisation_sees_each_part():
-    """In parts of the same two images its statistics are those of the two images at once; its
-    running ones move twice.
+    """In parts of the same two images its statistics are those of the two images at once.
+
+    Its running ones move twice.
     """
     config = c.build(c.base(), None, {})
-    task, transform = (
-        tasks.build(config.task, {'centre': 120.0, 'scale': 40.0}),
-        optimizer.build(config.optimizer, 0.0),
-    )
+    task = tasks.build(config.task, {'centre': 120.0, 'scale': 40.0})
+    transform = optimizer.build(config.optimizer, 0.0)
     two = batch(size=2)
     moved = {}
     for parts, given in {1: two, 2: jax.tree.map(lambda x: np.repeat(x, 2, axis=0), two)}.items():

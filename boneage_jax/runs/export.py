@@ -1,35 +1,32 @@
-"""The trained network of a run as one file: its best parameters and batch statistics, under our
-names.
+"""The trained network of a run as one file: its best parameters and batch statistics.
 
     python -m boneage_jax.export --workdir=runs/a --output=a.safetensors
 
 `--config=...:init_from=a.safetensors` starts another run from it, bit for bit, and
 `models.pretrained.load(model, 'a.safetensors')` fills a network of the same configuration. The
-metadata holds `config` and `task` (the run's config.json and task.json), `step`, and `trained_on`:
-hashes of the training images' ids, so that a run that holds out some of these images refuses to
-start from it.
+arrays have our names. The metadata holds `config` and `task` (the run's config.json and task.json),
+`step`, and `trained_on`: hashes of the training images' ids, so that a run that holds out some of
+these images refuses to start from it.
 """
 
 import json
-import os
 import pathlib
 
 import safetensors.numpy
 
 from boneage_jax.models import pretrained
 from boneage_jax.runs import workdir as workdir_lib
-from boneage_jax.runtime import checkpoint, log
+from boneage_jax.runtime import checkpoint, files, log
 from tfds_rsna.errors import UserError
 
 
 def export(workdir, output):
-    """Writes the best parameters of the run in `workdir` to the file `output`, all of it or
-    nothing.
+    """Writes the best parameters of the run in `workdir` to the file `output`, whole or not at all.
 
-    Raises UserError where no run lies there, it has no checkpoint yet, or `output` cannot be
-    written.
+    Raises UserError where there is no run, it has no checkpoint yet, or `output` cannot be written.
     """
-    workdir, output = pathlib.Path(workdir), pathlib.Path(output)
+    workdir = pathlib.Path(workdir)
+    output = pathlib.Path(output)
     if output.suffix != '.safetensors':
         raise UserError(f'--output={output}: expected a name that ends in .safetensors')
     if output.exists():
@@ -37,7 +34,7 @@ def export(workdir, output):
     if not output.parent.is_dir():
         raise UserError(f'--output={output}: no such folder')
     try:
-        about = {name: (workdir / f'{name}.json').read_text() for name in ('config', 'task')}
+        metadata = {name: (workdir / f'{name}.json').read_text() for name in ('config', 'task')}
         images = json.loads((workdir / 'splits.json').read_text())['train']
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -45,14 +42,13 @@ def export(workdir, output):
         ) from error
     with checkpoint.Checkpoints(workdir) as checkpoints:
         step, arrays = checkpoints.read_parameters()
-    about |= {
+    fingerprints = [workdir_lib.fingerprint(image) for image in images]
+    metadata |= {
         'format': pretrained.FORMAT,
         'step': str(step),
-        'trained_on': json.dumps([workdir_lib.fingerprint(image) for image in images]),
+        'trained_on': json.dumps(fingerprints),
     }
-    temporary = output.with_name(output.name + '.tmp')
-    safetensors.numpy.save_file(arrays, temporary, metadata=about)
-    os.replace(temporary, output)
-    log.info(
-        f'{output}: {len(arrays)} arrays of step {step}, {output.stat().st_size / 1e6:,.1f} MB.'
-    )
+    with files.replacing(output) as temporary:
+        safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
+    megabytes = output.stat().st_size / 1e6
+    log.info(f'{output}: {len(arrays)} arrays of step {step}, {megabytes:,.1f} MB.')

@@ -8,7 +8,6 @@ the names of today (`boneage_jax.renamed`).
 """
 
 import dataclasses
-import errno
 import pathlib
 import shutil
 
@@ -19,10 +18,9 @@ from orbax.checkpoint import v1
 
 from boneage_jax import renamed
 from boneage_jax.errors import CheckpointError
+from tfds_rsna.errors import is_disk_full
 
 PARAMETERS = ('params', 'frozen_params', 'batch_stats')  # the parts of a State that make the model
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-DISK_FULL_HINTS = ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota', 'File too large')
 
 
 class Checkpoints:
@@ -100,7 +98,7 @@ class Checkpoints:
             self._orbax.save(step, _flatten(state), metrics=metrics, force=True, overwrite=True)
         except Exception as error:  # tensorstore wraps the system's errors in ValueError and others
             self._failed = True
-            if not _is_disk_full(error):
+            if not is_disk_full(error):
                 raise
             if before is None:
                 kept = 'None was written before'
@@ -251,14 +249,3 @@ def _flatten(tree):
     """`{'params.head.kernel': leaf, ...}` of nested containers."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in paths}
-
-
-def _is_disk_full(error):
-    """Whether an error, or one that it came from, says that the disk is full."""
-    while error is not None:
-        if getattr(error, 'errno', None) in DISK_FULL:
-            return True
-        if any(hint in str(error) for hint in DISK_FULL_HINTS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

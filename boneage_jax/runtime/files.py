@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import errno
 import io
 import json
 import os
@@ -10,10 +9,6 @@ import pathlib
 import shutil
 
 from tfds_rsna.errors import UserError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Libraries in C++ say it in words alone.
-_FULL_IN_WORDS = ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota', 'File too large')
 
 
 def cache_folder() -> pathlib.Path:
@@ -93,14 +88,3 @@ def check_free_space(folder, needed_bytes, what: str, advice: str):
             f'{folder}: {what} need up to {needed_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are '
             f'free; {advice}'
         )
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came of, says that the disk or the quota is full."""
-    while error is not None:
-        if getattr(error, 'errno', None) in _FULL:
-            return True
-        if any(words in str(error) for words in _FULL_IN_WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

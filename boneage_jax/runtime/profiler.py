@@ -1,6 +1,4 @@
-"""A profiler trace of some steps of a run: what the device did, kernel by kernel, and what the host
-did meanwhile.
-"""
+"""A profiler trace of some steps of a run: what the device did, and what the host did meanwhile."""
 
 import jax
 
@@ -8,23 +6,25 @@ from boneage_jax.runtime import log
 
 
 class Profiler:
-    """Traces the steps of `steps` ('10:15' are 10 to 15; '' none) into `folder`; call `before` and
-    `after` of each step.
+    """Traces the steps of `steps` into `folder`; call `before` and `after` of each step.
 
-    A run that resumes among them traces the rest of them. `close` ends a trace that the run's end
-    cut short.
+    '10:15' are the steps 10 to 15, '' is none. A run that resumes among them traces the rest of
+    them. `close` ends a trace that the run's end cut short.
     """
 
-    def __init__(self, steps, folder, *, active=True):
-        self._first, self._last = map(int, steps.split(':')) if steps and active else (1, 0)
-        self._folder, self._running = folder, False
+    def __init__(self, steps: str, folder, *, active: bool = True):
+        self._first, self._last = 1, 0  # none
+        if steps and active:
+            self._first, self._last = map(int, steps.split(':'))
+        self._folder = folder
+        self._running = False
 
-    def before(self, step):
+    def before(self, step: int):
         if self._first <= step <= self._last and not self._running:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
-    def after(self, step, result):
+    def after(self, step: int, result):
         """`result`: what the step gave; the trace ends when that is there."""
         if self._running and step >= self._last:
             jax.block_until_ready(result)
@@ -35,6 +35,6 @@ class Profiler:
             self._running = False
             jax.profiler.stop_trace()
             log.info(
-                f'Profiler trace: {self._folder}; open its .trace.json.gz in https://ui.perfetto.dev, or the folder in '
-                'TensorBoard with the plugin xprof.'
+                f'Profiler trace: {self._folder}; open its .trace.json.gz in '
+                'https://ui.perfetto.dev, or the folder in TensorBoard with the plugin xprof.'
             )

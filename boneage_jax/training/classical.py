@@ -1,13 +1,13 @@
-"""The baselines without a network (Castillo et al. 2018, section "Regression"): scikit-learn on
-flattened pixels.
+"""The baselines without a network (Castillo et al. 2018, section "Regression").
 
-Arrays in, predictions out; `train.py` reads the records and writes the same files as for a network.
-One model per sex, as in the paper: principal components of the pixels, then linear regression, or
-logistic regression over the months 1 to 200.
+scikit-learn on flattened pixels: arrays in, predictions out; classical_trainer.py reads the records
+and writes the same files as for a network. One model per sex, as in the paper: principal components
+of the pixels, then linear regression, or logistic regression over the months 1 to 200.
 """
 
 import dataclasses
 
+import ml_collections
 import numpy as np
 from scipy import optimize, special
 from sklearn.decomposition import PCA
@@ -37,7 +37,7 @@ class Logistic:
     """One sigmoid a month against all others (section IV.A.2), L2 penalty on scores scaled to
     deviation 1.
 
-    The same objective as scikit-learn's
+    The objective is that of scikit-learn's
     `OneVsRestClassifier(LogisticRegression(C=inverse_penalty))`, all months at once: one by one
     they take minutes. Columns in months: `argmax`, the likeliest class, the paper's reading;
     `expectation`, the mean of the classes weighted by their sigmoids; `prediction`, that of the two
@@ -49,25 +49,26 @@ class Logistic:
             raise UserError(
                 f"model.predicts={options.predicts!r}: expected 'argmax' or 'expectation'"
             )
-        self.predicts, self.inverse_penalty = options.predicts, options.inverse_penalty
+        self.predicts = options.predicts
+        self.inverse_penalty = options.inverse_penalty
 
     def fit(self, scores, months):
         self.months, place = np.unique(month_classes(months), return_inverse=True)
         self.deviation = np.maximum(scores.std(0), 1e-6)
-        inputs, truth = self._inputs(scores), np.eye(len(self.months))[place]
-        free = (
-            np.r_[np.ones(inputs.shape[1] - 1), 0.0][:, None] / self.inverse_penalty
-        )  # the intercept is not penalised
+        inputs = self._inputs(scores)
+        truth = np.eye(len(self.months))[place]
+        # The intercept, the last input, is not penalised.
+        penalised = np.ones((inputs.shape[1], 1))
+        penalised[-1] = 0.0
+        penalty = penalised / self.inverse_penalty
 
         def loss(flat):
             weights = flat.reshape(-1, len(self.months))
             logits = inputs @ weights
-            value = (
-                np.logaddexp(0, logits).sum()
-                - (truth * logits).sum()
-                + (free * weights**2).sum() / 2
-            )
-            return value, (inputs.T @ (special.expit(logits) - truth) + free * weights).ravel()
+            unlikelihood = np.logaddexp(0, logits).sum() - (truth * logits).sum()
+            value = unlikelihood + (penalty * weights**2).sum() / 2
+            gradient = inputs.T @ (special.expit(logits) - truth) + penalty * weights
+            return value, gradient.ravel()
 
         start = np.zeros((inputs.shape[1], len(self.months)))
         start[-1] = special.logit(np.clip(truth.mean(0), 1e-4, 1 - 1e-4))
@@ -102,24 +103,29 @@ class Logistic:
 MODELS = {'pca_linear': Linear, 'pca_logistic': Logistic}
 
 
-def month_classes(months):
-    """Ages `[N]` in months -> their classes, int: whole months, those below the first and above the
-    last count to it.
+def month_classes(months: np.ndarray) -> np.ndarray:
+    """Ages `[N]` in months -> their classes, int: whole months.
+
+    Those below the first and above the last class count to it.
     """
     return np.clip(np.rint(np.asarray(months, np.float64)).astype(int), *MONTHS)
 
 
 @dataclasses.dataclass(frozen=True)
 class PCARegression:
-    """What was fitted, by sex (True: boys): `models` (pca, regression), `components` kept, `curve`
-    {sex: {number tried: validation MAE}}.
+    """What was fitted, by sex (True: boys).
+
+    Attributes:
+        models: {sex: (pca, regression)}.
+        components: {sex: the number kept}.
+        curve: {sex: {number tried: validation MAE}}.
     """
 
     models: dict
     components: dict
     curve: dict
 
-    def predict(self, images, male):
+    def predict(self, images: np.ndarray, male: np.ndarray) -> dict[str, np.ndarray]:
         """`images` uint8 `[N, H, W, 1]`, `male` bool `[N]` -> `{column: float32 [N]}`, months.
 
         Raises UserError for a sex that no model was fitted on.
@@ -139,34 +145,46 @@ class PCARegression:
         return columns
 
 
-def fit(train, validation, options, *, seed=0):
-    """Fits PCA and the regression `options.name` of `MODELS` for each sex apart, as the paper does
-    -> `PCARegression`.
+def fit(
+    train: tuple, validation: tuple, options: ml_collections.ConfigDict, *, seed: int = 0
+) -> PCARegression:
+    """Fits PCA and the regression `options.name` of `MODELS` for each sex apart, as the paper does.
 
-    `train`, `validation`: `(images uint8 [N, H, W, 1], months [N], male bool [N])`.
-    `options.components`: the numbers tried; the one with the smallest validation MAE is kept.
-    Raises UserError where a sex has fewer training images than components.
+    Args:
+        train: `(images uint8 [N, H, W, 1], months [N], male bool [N])`.
+        validation: the same.
+        options: `config.model`. `options.components` are the numbers of components tried; the one
+            with the smallest validation MAE is kept.
+        seed: of the randomised PCA.
+
+    Raises:
+        UserError: a sex has fewer training images than components.
     """
-    models, kept, curve = {}, {}, {}
+    models = {}
+    kept = {}
+    curve = {}
+    most = max(options.components)
     for sex in sorted(set(train[2].tolist())):
         images, months = _of_sex(train, sex)
-        most = max(options.components)
         if len(months) <= most:
             raise UserError(
                 f'{len(months)} {_name(sex)} training images are too few for {most} '
                 'principal components; lower model.components'
             )
         pca = PCA(most, svd_solver='randomized', random_state=seed).fit(_flat(images))
-        scores, (other, truth) = pca.transform(_flat(images)), _of_sex(validation, sex)
-        candidates = {
-            n: MODELS[options.name](options).fit(scores[:, :n], months) for n in options.components
-        }
-        others = pca.transform(_flat(other)) if len(truth) else scores
-        truth = truth if len(truth) else months
-        curve[sex] = {
-            n: float(np.abs(m.columns(others[:, :n])['prediction'] - truth).mean())
-            for n, m in candidates.items()
-        }
+        scores = pca.transform(_flat(images))
+        other_images, truth = _of_sex(validation, sex)
+        if len(truth):
+            other_scores = pca.transform(_flat(other_images))
+        else:
+            other_scores, truth = scores, months
+        candidates = {}
+        curve[sex] = {}
+        for count in options.components:
+            model = MODELS[options.name](options).fit(scores[:, :count], months)
+            predicted = model.columns(other_scores[:, :count])['prediction']
+            candidates[count] = model
+            curve[sex][count] = float(np.abs(predicted - truth).mean())
         kept[sex] = min(curve[sex], key=curve[sex].get)
         models[sex] = (pca, candidates[kept[sex]])
     return PCARegression(models, kept, curve)

@@ -1,10 +1,11 @@
-"""What a frozen backbone makes of each image, computed once and kept: training then never runs the
-backbone.
+"""What a frozen backbone makes of each image, computed once and kept.
+
+Training then never runs the backbone.
 
     $BONEAGE_CACHE/features/<fingerprint>.npy     one array [N, h, w, C] for each split
 
 The fingerprint is of the images themselves, in their order, of the backbone's parameters and of all
-that lies between: another image, weight or option gives another file. A file is written under a
+that is between: another image, weight or option gives another file. A file is written under a
 temporary name, goes on where it was stopped, and gets its name when it is whole.
 """
 
@@ -12,15 +13,18 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import shutil
 import time
+from collections.abc import Callable
 
 import jax
+import ml_collections
 import numpy as np
 from flax import nnx
 
 from boneage_jax.data import augment
+from boneage_jax.data.source import Split
 from boneage_jax.errors import ConfigError
+from boneage_jax.runs.state import GraphDefs, State
 from boneage_jax.runtime import files, log
 from tfds_rsna.errors import UserError
 from tfds_rsna.parallel import lock
@@ -31,75 +35,91 @@ OF_HEADS = ('head', 'hidden_units', 'use_sex')  # options of a model that change
 CHUNK = 256  # images between two marks of progress
 
 
-def can_cache(config, model):
-    """Whether `config.cache_features` asks for kept features and nothing can change them: no
-    augmentation, no mirror image.
+def can_cache(config: ml_collections.ConfigDict, model: nnx.Module) -> bool:
+    """Whether `config.cache_features` asks for kept features and nothing can change them.
 
-    Raises ConfigError where the model cannot take features, or its backbone is not frozen.
+    Augmentation and mirror images would. Raises ConfigError where the model cannot take features,
+    or its backbone is not frozen.
     """
     if config.cache_features == 'off':
         return False
     if not hasattr(model, 'from_features') or BACKBONE not in config.frozen:
         if config.frozen:
             raise ConfigError(
-                f'features={config.cache_features!r}: {config.model.name} with frozen='
+                f'cache_features={config.cache_features!r}: {config.model.name} with frozen='
                 f'{tuple(config.frozen)} has no whole frozen {BACKBONE}; set cache_features=off'
             )
         return False
-    return not config.flip_tta and not any(
-        value for name, value in config.augment.items() if name != 'fill'
-    )
+    augmented = any(value for name, value in config.augment.items() if name != 'fill')
+    return not config.flip_tta and not augmented
 
 
-def with_features(splits, state, graphdefs, config, folder):
-    """The splits, which carry `features` in the place of `image`; computes what is not in `folder`
-    yet and says so.
+def with_features(
+    splits: dict[str, Split],
+    state: State,
+    graphdefs: GraphDefs,
+    config: ml_collections.ConfigDict,
+    folder,
+) -> dict[str, Split]:
+    """The splits with `features` in the place of `image`.
+
+    What is not in `folder` yet is computed, and the terminal shows it.
+
+    Args:
+        splits: with images.
+        state: its frozen parameters make the features.
+        graphdefs: the model's structure.
+        config: of the run.
+        folder: where features are kept.
     """
     parts = jax.tree.map(np.asarray, (state.params, state.frozen_params, state.batch_stats))
-    devices = (
-        jax.local_devices()
-    )  # every host works for itself: no step is shared, a shared folder is locked
+    compute = _feature_function(parts, graphdefs, config)
+    about = _about(parts, config)
+    folder = pathlib.Path(folder)
+    return {name: _ensure(split, compute, about, folder) for name, split in splits.items()}
+
+
+def _feature_function(parts, graphdefs, config) -> Callable[[np.ndarray], np.ndarray]:
+    """`images uint8 [N, H, W, 1] -> features [N, h, w, C]`, on all devices of this host."""
+    # Every host works for itself: no step is shared, a shared folder is locked.
+    devices = jax.local_devices()
     mesh = jax.sharding.Mesh(np.array(devices), ('images',))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('images'))
-    placed = jax.device_put(parts, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    by_image = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('images'))
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    placed = jax.device_put(parts, replicated)
 
     @jax.jit
     def make(parts, image):
         model = nnx.merge(graphdefs.evaluate, *parts)
-        return model.features(augment.to_float({'image': image})['image']).astype(
-            config.cache_features
-        )
+        features = model.features(augment.to_float({'image': image})['image'])
+        return features.astype(config.cache_features)
 
     size = -(-config.batch_size // len(devices)) * len(devices)
 
     def compute(images):
         gap = -len(images) % size
         padded = np.pad(images, ((0, gap), (0, 0), (0, 0), (0, 0)))
-        made = [
-            np.asarray(make(placed, jax.device_put(padded[i : i + size], sharding)))
-            for i in range(0, len(padded), size)
-        ]
+        made = []
+        for start in range(0, len(padded), size):
+            batch = jax.device_put(padded[start : start + size], by_image)
+            made.append(np.asarray(make(placed, batch)))
         return np.concatenate(made)[: len(images)]
 
-    about = _about(parts, config)
-    return {
-        name: _ensure(split, compute, about, pathlib.Path(folder)) for name, split in splits.items()
-    }
+    return compute
 
 
 def _about(parts, config):
     """All but the images that the features depend on, as text."""
+    arrays = {}
+    for path, array in jax.tree_util.tree_flatten_with_path(parts)[0]:
+        arrays[jax.tree_util.keystr(path, simple=True, separator='.')] = array
     digest = hashlib.sha256()
-    for path, array in sorted(
-        (jax.tree_util.keystr(path, simple=True, separator='.'), array)
-        for path, array in jax.tree_util.tree_flatten_with_path(parts)[0]
-    ):
-        if f'.{BACKBONE}.' in path:
-            digest.update(f'{path.partition(".")[2]} {array.shape} {array.dtype}'.encode())
+    for name, array in sorted(arrays.items()):
+        if f'.{BACKBONE}.' in name:
+            digest.update(f'{name.partition(".")[2]} {array.shape} {array.dtype}'.encode())
             digest.update(np.ascontiguousarray(array))
-    options = {
-        name: value for name, value in config.model.items() if name not in OF_HEADS
-    }  # heads share their features
+    # Heads share their features.
+    options = {name: value for name, value in config.model.items() if name not in OF_HEADS}
     return json.dumps(
         [
             VERSION,
@@ -132,55 +152,49 @@ def _ensure(split, compute, about, folder):
 def _fingerprint(split, about):
     digest = hashlib.sha256(about.encode())
     for start in range(0, len(split), CHUNK):
-        digest.update(
-            np.ascontiguousarray(
-                split.arrays(range(start, min(start + CHUNK, len(split))))['image']
-            )
-        )
+        rows = range(start, min(start + CHUNK, len(split)))
+        digest.update(np.ascontiguousarray(split.arrays(rows)['image']))
     return digest.hexdigest()[:16]
 
 
 def _write(path, split, compute):
-    """Chunk after chunk into a temporary file; beside it stands how many images of it are done."""
-    temporary, mark = path.with_name(f'.{path.name}.tmp'), path.with_name(f'.{path.name}.done')
-    done = int(mark.read_text()) if mark.exists() and temporary.exists() else 0
-    begin, first = time.monotonic(), done
-    if done:
+    """Chunk after chunk into a temporary file; a file beside it says how many images are done."""
+    temporary = path.with_name(f'.{path.name}.tmp')
+    mark = path.with_name(f'.{path.name}.done')
+    first = int(mark.read_text()) if mark.exists() and temporary.exists() else 0
+    began = time.monotonic()
+    if first:
         kept = np.load(temporary, mmap_mode='r+')
     else:
         one = compute(split.arrays([0])['image'])
-        _check_space(path, len(split) * one.nbytes)
+        files.check_free_space(
+            path.parent,
+            len(split) * one.nbytes,
+            'the features',
+            'free some space, set BONEAGE_CACHE to another disk, or cache_features=off',
+        )
         kept = np.lib.format.open_memmap(temporary, 'w+', one.dtype, (len(split), *one.shape[1:]))
-    while done < len(split):
-        rows = range(done, min(done + CHUNK, len(split)))
+    for start in range(first, len(split), CHUNK):
+        rows = range(start, min(start + CHUNK, len(split)))
         made = compute(split.arrays(rows)['image'])
         if not np.isfinite(made).all():
             raise UserError(
-                f'{path}: features of image {split.ids[rows[0]]} or one of the next {len(rows)} are not finite as '
-                f'{made.dtype}; set cache_features=float32'
+                f'{path}: features of image {split.ids[start]} or one of the next {len(rows)} are '
+                f'not finite as {made.dtype}; set cache_features=float32'
             )
         kept[rows.start : rows.stop] = made
         kept.flush()
         files.write_atomic(mark, str(rows.stop))
-        if done == first and rows.stop < len(split):
-            left = (time.monotonic() - begin) / len(rows) * (len(split) - rows.stop)
+        if start == first and rows.stop < len(split):
+            left = (time.monotonic() - began) / len(rows) * (len(split) - rows.stop)
+            shape = ' x '.join(map(str, made.shape[1:]))
             log.info(
-                f'Features of {len(split):,} {split.name} images, {" x ".join(map(str, made.shape[1:]))} each, into {path}: '
+                f'Features of {len(split):,} {split.name} images, {shape} each, into {path}: '
                 f'about {log.duration(left)} (once; it goes on where it was stopped).'
             )
-        done = rows.stop
     del kept
     temporary.rename(path)
     mark.unlink()
-
-
-def _check_space(path, needed):
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise UserError(
-            f'{path.parent}: the features need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some '
-            'space, set BONEAGE_CACHE to another disk, or cache_features=off'
-        )
 
 
 class _Rows:

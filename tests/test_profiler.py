@@ -11,7 +11,7 @@ from boneage_jax.runtime import profiler as profiler_lib
 
 
 def run(steps, folder, first=1, last=6, **options):
-    """The steps that were traced of `first` to `last`, by a counter of what the profiler was told."""
+    """The steps that were traced, of `first` to `last`."""
     traced = profiler_lib.Profiler(steps, folder, **options)
     running = []
     for step in range(first, last + 1):
