@@ -11,22 +11,14 @@ BASE = [
     'absl-py>=2.1',
     'array_record>=0.8.1',
     'clu>=0.0.12',
-<<<<<<< HEAD
-    # the last for jax 0.10 and Python 3.11; jax 0.11 and 0.12 need flax 0.12.10 and Python 3.12
-    'flax>=0.12.8',
-    'grain>=0.2.18',
-    # tensorflow-datasets imports it and declares it for old Pythons only
-    'importlib_resources>=6.0',
-    'jax>=0.10.2',
-=======
     # jax left Python 3.11 behind at 0.10, and no flax serves both: 0.12.8 is the last for jax 0.10.
     'flax>=0.12.8; python_version < "3.12"',
     'flax>=0.12.12; python_version >= "3.12"',
     'grain>=0.2.18',
-    'importlib_resources>=6.0',  # tensorflow-datasets imports it and declares it for old Pythons only
+    # tensorflow-datasets imports it and declares it for old Pythons only
+    'importlib_resources>=6.0',
     'jax>=0.10.2; python_version < "3.12"',
     'jax>=0.12; python_version >= "3.12"',
->>>>>>> work/launch
     'matplotlib>=3.9',
     'ml-collections>=1.1',
     'numpy>=2.0',
@@ -63,18 +55,11 @@ EXTRAS = {
     'parity': ['torch>=2.4', 'torchvision>=0.19'],
     'test': [
         'pandas>=2.2',
-<<<<<<< HEAD
-        'pytest>=8.3',
-        'pytest-timeout>=2.3',
-        'pytest-xdist>=3.7',
-        'pydicom>=3.0',
-=======
         'pydicom>=3.0',
         'pytest>=8.3',
         'pytest-timeout>=2.3',
         'pytest-xdist>=3.7',
         'ruff==0.17.6',  # exact, as in .pre-commit-config.yaml: another version formats differently
->>>>>>> work/launch
         'tifffile>=2024.1',
     ],
 }
@@ -85,7 +70,7 @@ setup(
     description='Bone age from hand radiographs: the published methods, in JAX',
     license='Apache-2.0',
     license_files=['LICENSE'],
-    # configs/ travels as boneage_jax.configs: `--config=prsnet` is looked for in ./configs, then there
+    # configs/ is boneage_jax.configs in the wheel: `--config=prsnet` is looked for in both places
     packages=[
         *find_packages(include=['boneage_jax', 'boneage_jax.*', 'tfds_rsna', 'tfds_rsna.*']),
         'boneage_jax.configs',

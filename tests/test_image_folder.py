@@ -14,8 +14,9 @@ import tfds_rsna
 from boneage_jax import config as c
 from boneage_jax.data import source, splits
 from boneage_jax.stages import records as records_lib
-from tfds_rsna import builder as builder_lib
+from tfds_rsna import streamed_builder
 from tfds_rsna.errors import UserError
+from tfds_rsna.image_folder import source as source_lib
 from tfds_rsna.io import decoding
 from tfds_rsna.problems import DataError
 
@@ -202,6 +203,29 @@ def test_skip_keeps_the_good_and_lists_the_rest(build):
     assert rejected.count('double') == 2
 
 
+def test_a_build_lists_its_folder_once_and_decodes_each_image_once(build, described, monkeypatch):
+    """The check of an image and its record (width, height) share one decoding."""
+    decoded = []
+    listed = []
+    decode, all_entries = decoding.decode, source_lib.all_entries
+
+    def count_decoding(data, name='image', **options):
+        decoded.append(name)
+        return decode(data, name, **options)
+
+    def count_listing(archive, place):
+        listed.append(place.name)
+        return all_entries(archive, place)
+
+    monkeypatch.setattr(decoding, 'decode', count_decoding)
+    monkeypatch.setattr(source_lib, 'all_entries', count_listing)
+    files = {'a.png': encoded(), 'b.png': NOISE[:900], 'c.png': encoded()}
+    build(files, 'id,boneage,male\na,10,M\nb,20,F\nc,30,M\n', on_error='skip')
+    assert sorted(decoded) == ['a.png', 'b.png', 'c.png'] and listed == ['images']
+    described()
+    assert len(decoded) == 3 and listed == ['images'] * 2
+
+
 def test_nothing_usable_is_an_error_in_either_mode(build):
     for mode in ('stop', 'skip'):
         with pytest.raises(DataError, match='not one image'):
@@ -275,9 +299,9 @@ def test_bad_zips_are_named_in_full(build, tmp_path):
 
 def test_full_disk(build, monkeypatch, tmp_path):
     """/dev/full fails as a full disk does, and array_record only tells when it is closed."""
-    writer = builder_lib.array_record_module.ArrayRecordWriter
+    writer = streamed_builder.array_record_module.ArrayRecordWriter
     monkeypatch.setattr(
-        builder_lib.array_record_module,
+        streamed_builder.array_record_module,
         'ArrayRecordWriter',
         lambda _, how: writer('/dev/full', how),
     )

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 
-from tfds_rsna.io import decoding
+from tfds_rsna.io import decoding, pixels
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -128,10 +128,8 @@ def test_depth_is_the_least_that_holds_the_image_and_can_be_given():
 
 
 def test_negative_values_go_by_the_images_own_range():
-    np.testing.assert_array_equal(
-        decoding.scale(np.array([-1000, 0, 1000], np.int16)), [0, 128, 255]
-    )
-    np.testing.assert_array_equal(decoding.scale(np.full(3, -7.0)), [0, 0, 0])
+    np.testing.assert_array_equal(pixels.scale(np.array([-1000, 0, 1000], np.int16)), [0, 128, 255])
+    np.testing.assert_array_equal(pixels.scale(np.full(3, -7.0)), [0, 0, 0])
 
 
 def test_exif_orientation_is_applied():

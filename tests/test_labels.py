@@ -34,6 +34,12 @@ def test_any_spreadsheets_csv(text):
     assert rows == [labels.Label('7', 120.5, True)] and not len(problems)
 
 
+def test_columns_are_found_by_their_headers():
+    found = labels.find_columns(['Name', 'Case ID', 'GENDER', 'Bone age', 'boneage'])
+    assert found == {'id': 'Case ID', 'months': 'boneage', 'male': 'GENDER'}
+    assert labels.find_columns(['id', 'sex']) == {'id': 'id', 'months': None, 'male': 'sex'}
+
+
 def test_latin1():
     data = 'id,boneage,male,name\n7,12,True,Müller\n'.encode('latin-1')
     assert labels.read_table(data, 'ages.csv')[0]['name'] == 'Müller'

@@ -47,6 +47,8 @@ ROWS = [
     ['runtime'],
     ['presets'],
     ['config'],
+    ['renamed'],
+    ['config_keys'],
     ['stages.catalog'],
     ['config_files', 'config_keys'],
     ['renamed'],
@@ -187,6 +189,24 @@ def test_tfds_rsna_is_the_ground_floor():
         if is_under(name, 'boneage_jax') or is_under(name, 'configs') or is_under(name, 'jax')
     ]
     assert not wrong
+
+
+def test_no_circle_of_modules_in_tfds_rsna():
+    files = {}
+    for path in sources('tfds_rsna'):
+        name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+        files[name.removesuffix('.__init__')] = path
+    graph = {}
+    for name, path in files.items():
+        graph[name] = set()
+        for imported in imports(path.read_text(), package_of(path)):
+            # `from a import b` imports the module a.b where there is one, else it is a name of a
+            module = imported if imported in files else imported.rpartition('.')[0]
+            if module in files and module != name:
+                graph[name].add(module)
+    assert graph['tfds_rsna.io.decoding'] >= {'tfds_rsna.io.dicom', 'tfds_rsna.io.pixels'}
+    found = circle(graph)
+    assert found is None, ' -> '.join(found)
 
 
 def test_configs_import_only_config():

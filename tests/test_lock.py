@@ -12,7 +12,7 @@ from tfds_rsna.parallel import lock
 
 HOLD = """
 import sys
-from tfds_rsna import lock
+from tfds_rsna.parallel import lock
 with lock.exclusive(sys.argv[1], wait=True):
     print('held', flush=True)
     sys.stdin.read()

@@ -18,7 +18,7 @@ import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 sys.path.insert(0, {tests!r})
 import test_pools
-from tfds_rsna import pools
+from tfds_rsna.parallel import pools
 if __name__ == '__main__':
     for pid in pools.ordered(test_pools.pid_slowly, iter(int, 1), workers=2):
         print(pid, flush=True)

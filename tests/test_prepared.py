@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import tfds_rsna
-from tfds_rsna import builder, prepared
+from tfds_rsna import prepared, streamed_builder
 from tfds_rsna.errors import UserError
 
 
@@ -88,7 +88,7 @@ def test_what_goes_in_comes_out(folder):
 def test_records_are_the_same_bytes_in_every_process(folder):
     """Features in order of their names: protobuf's own order is another one in each process."""
     shard = next(folder.rglob('*train.array_record*'))
-    record = builder.array_record_module.ArrayRecordReader(str(shard)).read([0])[0]
+    record = streamed_builder.array_record_module.ArrayRecordReader(str(shard)).read([0])[0]
     places = [
         record.index(b'\n%c%s\x12' % (len(name), name.encode()))
         for name in sorted(next(examples(1)))
@@ -129,7 +129,7 @@ def test_a_moved_folder_opens(folder, tmp_path):
 
 
 def test_several_shards_keep_the_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(builder, 'SHARD_BYTES', 1000)
+    monkeypatch.setattr(streamed_builder, 'SHARD_BYTES', 1000)
     opened = prepared.open(
         prepared.write(tmp_path / 'records', {'train': examples(20)}, metadata={})
     )
@@ -260,9 +260,11 @@ def test_groups_are_kept_and_older_folders_open_without(tmp_path):
 
 
 def test_full_disk(tmp_path, monkeypatch):
-    writer = builder.array_record_module.ArrayRecordWriter
+    writer = streamed_builder.array_record_module.ArrayRecordWriter
     monkeypatch.setattr(
-        builder.array_record_module, 'ArrayRecordWriter', lambda _, how: writer('/dev/full', how)
+        streamed_builder.array_record_module,
+        'ArrayRecordWriter',
+        lambda _, how: writer('/dev/full', how),
     )
     with pytest.raises(UserError, match='disk became full'):
         prepared.write(tmp_path / 'records', {'train': plain(3)}, metadata={})

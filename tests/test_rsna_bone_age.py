@@ -21,7 +21,7 @@ from PIL import Image
 
 import tfds_rsna
 from tfds_rsna.errors import UserError
-from tfds_rsna.io import decoding as image_files
+from tfds_rsna.io import decoding
 from tfds_rsna.problems import DataError
 from tfds_rsna.rsna_bone_age import official
 
@@ -328,14 +328,15 @@ def test_skip_drops_and_lists(folder, tmp_path, capsys):
 
 KILLED = """
 import os, signal, sys
-from tfds_rsna import RsnaBoneAge, checked, images
-decode, seen = images.decode, []
+from tfds_rsna import RsnaBoneAge
+from tfds_rsna.io import decoding
+decode, seen = decoding.decode, []
 def die_at_third(data, name):
     seen.append(name)
     if len(seen) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return decode(data, name)
-checked.images.decode = die_at_third
+decoding.decode = die_at_third
 RsnaBoneAge(data_dir=sys.argv[1], source=sys.argv[2]).download_and_prepare()
 """
 
@@ -459,6 +460,8 @@ def test_descriptions_follow_labels(folder):
 
 def test_builders_table():
     assert tfds_rsna.builder_class('rsna_bone_age') is tfds_rsna.RsnaBoneAge
+    for name in tfds_rsna.SOURCES:
+        assert tfds_rsna.builder_class(name).name == name
     with pytest.raises(KeyError, match='image_folder'):
         tfds_rsna.builder_class('nothing')
     with pytest.raises(AttributeError):
@@ -492,7 +495,7 @@ def test_real_images(folder, tmp_path):
         assert (record['months'], record['male']) == (float(row['boneage']), row['male'] == 'True')
         assert record['image'] == examples[f'boneage-training-dataset/{row["id"]}.png']
         assert (
-            image_files.decode(record['image']).shape
+            decoding.decode(record['image']).shape
             == (100, 100)
             == (record['height'], record['width'])
         )

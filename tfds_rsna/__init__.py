@@ -1,6 +1,6 @@
 """TFDS builders for hand radiographs with an age: no TensorFlow at build or read time.
 
-`BUILDERS` maps a dataset's name to "module:Class"; the classes are also attributes of this package
+`BUILDERS` maps a dataset's name to "module:Class". The classes are also attributes of this package
 (`tfds_rsna.RsnaBoneAge`) and are imported on first use, so that `import tfds_rsna` stays cheap.
 """
 
@@ -12,6 +12,7 @@ BUILDERS = {
     'hand_phantom': 'tfds_rsna.hand_phantom.builder:HandPhantom',
     'prepared': 'tfds_rsna.prepared.builder:Prepared',
 }
+SOURCES = tuple(BUILDERS)  # every name that `data.source` may have
 _CLASSES = {target.split(':')[1]: target for target in BUILDERS.values()}
 
 

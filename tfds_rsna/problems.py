@@ -10,15 +10,14 @@ SHOWN = 5
 
 
 class DataError(UserError):
-    """Input that cannot be used as it is: each kind of problem with its count, first ids, file and
-    remedy.
+    """Input that cannot be used as it is.
+
+    The message names each kind of problem with its count, first ids, file and remedy.
     """
 
 
 class Problems:
-    """Problems by kind; `on_error='stop'` raises them together, `'skip'` drops the images and lists
-    them.
-    """
+    """Problems by kind: `on_error='stop'` raises them together, `'skip'` drops and lists them."""
 
     def __init__(self, on_error: str):
         if on_error not in ('stop', 'skip'):
@@ -40,15 +39,11 @@ class Problems:
     def raise_if_any(self) -> None:
         """DataError that lists every kind, unless problems are to be skipped."""
         if self._by_kind and self.on_error == 'stop':
-            raise DataError(
-                '\n'.join(
-                    [
-                        *self.lines(),
-                        'Mend these, or drop them: data.on_error=skip (as in '
-                        '--config=configs/X.py:...,data.on_error=skip) lists them in rejected.csv.',
-                    ]
-                )
+            advice = (
+                'Mend these, or drop them: data.on_error=skip (as in '
+                '--config=configs/X.py:...,data.on_error=skip) lists them in rejected.csv.'
             )
+            raise DataError('\n'.join([*self.lines(), advice]))
 
     def lines(self) -> list[str]:
         """One line a kind: what, how many, and the first few."""
@@ -57,22 +52,33 @@ class Problems:
             shown = '; '.join(
                 f'{image or "(no id)"} in {file}: {reason}' for image, file, reason in rows[:SHOWN]
             )
-            more = f'; and {len(rows) - SHOWN} more' if len(rows) > SHOWN else ''
-            lines.append(f'{kind}: {len(rows)} ({shown}{more})')
+            if len(rows) > SHOWN:
+                shown += f'; and {len(rows) - SHOWN} more'
+            lines.append(f'{kind}: {len(rows)} ({shown})')
         return lines
 
     def write(self, path: pathlib.Path) -> None:
         """Writes `id,file,reason`, one row a problem; only the header where there are none."""
         with open(path, 'w', newline='', encoding='utf-8') as file:
-            rows = csv.writer(file)
-            rows.writerow(['id', 'file', 'reason'])
-            for kind, found in self._by_kind.items():
-                rows.writerows([image, name, f'{kind}: {reason}'] for image, name, reason in found)
+            writer = csv.writer(file)
+            writer.writerow(['id', 'file', 'reason'])
+            for kind, rows in self._by_kind.items():
+                for image, name, reason in rows:
+                    writer.writerow([image, name, f'{kind}: {reason}'])
+
+    def report(self, folder: pathlib.Path) -> None:
+        """Writes `rejected.csv` into `folder`, and prints what was dropped where anything was."""
+        self.write(folder / 'rejected.csv')
+        if len(self):
+            print('\n'.join(['dropped (see rejected.csv):', *self.lines()]), flush=True)
 
 
 def duplicates(names: Iterable[str]) -> set[str]:
     """The names that occur more than once."""
-    seen, twice = set(), set()
+    seen = set()
+    twice = set()
     for name in names:
-        (twice if name in seen else seen).add(name)
+        if name in seen:
+            twice.add(name)
+        seen.add(name)
     return twice

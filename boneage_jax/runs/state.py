@@ -1,10 +1,12 @@
-"""The state of a run: all arrays that a checkpoint holds, and the model's structure without them."""
+"""The state of a run (the arrays that a checkpoint holds), and the model's structure without it."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from tfds_rsna.errors import UserError
@@ -15,9 +17,15 @@ from tfds_rsna.errors import UserError
 class State:
     """All that a checkpoint holds, as plain pytrees of arrays.
 
-    `loop_state` is what the loop must remember: `best` (validation value so far), `best_step`,
-    `evals_since_best` (evaluations since), `lr_scale` (the plateau schedule's factor),
-    `first_nonfinite_step` (the first step whose loss was not finite, or -1).
+    Attributes:
+        step: how many training steps were done, int32.
+        params: the parameters that are trained.
+        frozen_params: the parameters that stay as they are.
+        batch_stats: the running statistics of batch normalisation.
+        opt_state: the optimiser's memory of `params`.
+        loop_state: what the loop remembers: `best` (the smallest validation value so far),
+            `best_step`, `evals_since_best`, `lr_scale` (the plateau schedule's factor),
+            `first_nonfinite_step` (the first step whose loss was not finite, or -1).
     """
 
     step: Any
@@ -30,50 +38,64 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class GraphDefs:
-    """The model's structure without its arrays; train and eval differ in batch normalisation and
-    dropout.
+    """The model's structure without its arrays.
+
+    `train` and `evaluate` differ in batch normalisation and dropout.
     """
 
     train: Any
     evaluate: Any
 
 
-def partition(model, frozen=()):
-    """(GraphDefs, params, frozen_params, batch_stats) of a model, the last three as plain dicts of
-    arrays.
+def partition(model: nnx.Module, frozen: Sequence[str] = ()) -> tuple[GraphDefs, dict, dict, dict]:
+    """(GraphDefs, params, frozen_params, batch_stats) of a model, the last three as plain dicts.
 
-    `frozen`: path prefixes such as 'backbone/stem'. What lies below gets no gradient and no
+    What is below a path prefix of `frozen`, such as 'backbone/stem', gets no gradient and no
     optimiser memory, and runs as in evaluation: its batch normalisation keeps its running
     statistics, its dropout is off. Raises UserError for a prefix that matches nothing.
     """
     matched = set()
 
-    def hits(path):
+    def prefixes_of(path):
         name = '/'.join(map(str, path))
         return [prefix for prefix in frozen if name == prefix or name.startswith(prefix + '/')]
 
     def is_frozen(path, value):
-        matched.update(hits(path) if isinstance(value, nnx.Param) else ())
-        return isinstance(value, nnx.Param) and bool(hits(path))
+        if not isinstance(value, nnx.Param):
+            return False
+        prefixes = prefixes_of(path)
+        matched.update(prefixes)
+        return bool(prefixes)
 
     model.eval()
     evaluate = nnx.graphdef(model)
     model.train()
     for path, module in nnx.iter_modules(model):
-        if hits(path):
+        if prefixes_of(path):
             module.eval()
-    train, fixed, params, batch_stats = nnx.split(model, is_frozen, nnx.Param, nnx.BatchStat)
+    train, frozen_params, params, batch_stats = nnx.split(
+        model, is_frozen, nnx.Param, nnx.BatchStat
+    )
     if len(matched) < len(frozen):
+        parts = sorted(nnx.to_pure_dict(nnx.state(model)))
         raise UserError(
-            f'frozen={tuple(frozen)}: no parameter below {", ".join(sorted(set(frozen) - matched))}; the '
-            f'top-level parts are {", ".join(sorted(nnx.to_pure_dict(nnx.state(model))))}'
+            f'frozen={tuple(frozen)}: no parameter below '
+            f'{", ".join(sorted(set(frozen) - matched))}; the top-level parts are '
+            f'{", ".join(parts)}'
         )
-    return GraphDefs(train, evaluate), *map(nnx.to_pure_dict, (params, fixed, batch_stats))
+    return (
+        GraphDefs(train, evaluate),
+        nnx.to_pure_dict(params),
+        nnx.to_pure_dict(frozen_params),
+        nnx.to_pure_dict(batch_stats),
+    )
 
 
-def create_state(model, optimizer, frozen=()):
+def create_state(
+    model: nnx.Module, optimizer: optax.GradientTransformation, frozen: Sequence[str] = ()
+) -> tuple[State, GraphDefs]:
     """(State at step 0, GraphDefs) of a fresh model, divided as `partition` says."""
-    graphdefs, params, fixed, batch_stats = partition(model, frozen)
+    graphdefs, params, frozen_params, batch_stats = partition(model, frozen)
     loop_state = {
         'best': jnp.float32(jnp.inf),
         'best_step': jnp.int32(-1),
@@ -81,6 +103,12 @@ def create_state(model, optimizer, frozen=()):
         'lr_scale': jnp.float32(1.0),
         'first_nonfinite_step': jnp.int32(-1),
     }
-    return State(
-        jnp.int32(0), params, fixed, batch_stats, optimizer.init(params), loop_state
-    ), graphdefs
+    state = State(
+        step=jnp.int32(0),
+        params=params,
+        frozen_params=frozen_params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        loop_state=loop_state,
+    )
+    return state, graphdefs

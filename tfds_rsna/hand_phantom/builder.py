@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tfds_rsna import builder as builder_lib
+from tfds_rsna import streamed_builder
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
 from tfds_rsna.hand_phantom.render import phantom
@@ -16,7 +16,7 @@ from tfds_rsna.parallel import pools
 _FEW = 64  # images that are rendered before a pool of processes has started
 
 
-class HandPhantom(builder_lib.StreamedBuilder):
+class HandPhantom(streamed_builder.StreamedBuilder):
     """`count` procedural hand radiographs, one split 'train', ids '0', '1', ... (a run splits it
     later).
 
@@ -61,7 +61,7 @@ class HandPhantom(builder_lib.StreamedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description='Procedural left-hand radiographs: nobody was irradiated.',
-            features=builder_lib.image_features(
+            features=streamed_builder.image_features(
                 hand_mask=tfds.features.Text(doc='PNG, 255 = hand and forearm'),
                 keypoints=points(3, 2),
                 coco_keypoints=points(21, 2),

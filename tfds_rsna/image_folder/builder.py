@@ -1,20 +1,22 @@
 """The TFDS builder for a user's own images."""
 
+import dataclasses
 import pathlib
 
 import tensorflow_datasets as tfds
 
-from tfds_rsna import builder as builder_lib
-from tfds_rsna import matched
+from tfds_rsna import streamed_builder
 from tfds_rsna.image_folder.source import FolderSource
 from tfds_rsna.io import decoding
 from tfds_rsna.io.archive import Archive
+from tfds_rsna.labelled_images import LabelledImages
 from tfds_rsna.problems import DataError, Problems
 
 
-class ImageFolder(builder_lib.StreamedBuilder):
-    """PNG, JPEG, TIFF or DICOM images and a CSV or xlsx of ages and sexes; one split, 'train', in
-    the table's order.
+class ImageFolder(streamed_builder.StreamedBuilder):
+    """PNG, JPEG, TIFF or DICOM images and a CSV or xlsx of ages and sexes.
+
+    There is one split, 'train', in the table's order.
     """
 
     VERSION = tfds.core.Version('1.1.0')
@@ -37,8 +39,9 @@ class ImageFolder(builder_lib.StreamedBuilder):
 
     @classmethod
     def describe(cls, *, on_error: str = 'stop', **source) -> dict:
-        """A JSON-ready description that changes whenever the records could; options as the
-        builder's.
+        """A JSON-ready description that changes whenever the records could.
+
+        It takes the builder's options.
 
         Raises:
             UserError: what the build would say about missing places, columns and units.
@@ -52,49 +55,42 @@ class ImageFolder(builder_lib.StreamedBuilder):
         }
 
     def _info(self) -> tfds.core.DatasetInfo:
-        more = (
-            {'source': builder_lib.Str(doc='where it comes from')}
-            if self._source.source_column
-            else {}
-        )
+        more = {}
+        if self._source.source_column:
+            more['source'] = streamed_builder.Str(doc='where it comes from')
         return tfds.core.DatasetInfo(
             builder=self,
             description="A user's own hand radiographs with ages.",
-            features=builder_lib.image_features(**more),
+            features=streamed_builder.image_features(**more),
             disable_shuffling=True,
         )
 
     def _options(self) -> dict | None:
         if not self._source.images or not self._source.labels:
             return None
-        columns = self._source.columns
         return {
             'images': str(pathlib.Path(self._source.images).expanduser().resolve()),
             'labels_sha256': self._source.table_digest(),
-            **vars(columns),
+            **dataclasses.asdict(self._source.columns),
         }
 
-    def _generate_splits(self, dl_manager, download_config):
+    def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
         problems = Problems(self._on_error)
         with Archive() as archive:
             pairs = self._source.pairs(archive, problems)
             if not pairs:
-                raise DataError(
-                    '\n'.join(
-                        [
-                            f'{self._source.place}: not one image there has a usable label in '
-                            f'{self._source.table}',
-                            *problems.lines(),
-                        ]
-                    )
+                nothing = (
+                    f'{self._source.place}: not one image there has a usable label in '
+                    f'{self._source.table}'
                 )
+                raise DataError('\n'.join([nothing, *problems.lines()]))
             problems.raise_if_any()
-            self._images = matched.MatchedImages(pairs, problems)
+            self._images = LabelledImages(pairs, problems)
             infos = super()._generate_splits(dl_manager, download_config)
         problems.raise_if_any()
-        matched.report(problems, pathlib.Path(self.data_dir) / 'rejected.csv')
+        problems.report(pathlib.Path(self.data_dir))
         return infos
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager) -> dict[str, LabelledImages]:
         del dl_manager
         return {'train': self._images}

@@ -1,37 +1,19 @@
-"""Images to be read by a network: found as the builder finds them, but with as much of a label as
-there is.
-"""
+"""Images to be read by a network: found as the builder finds them, labelled as far as a table goes."""
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from tfds_rsna.image_folder import matching
 from tfds_rsna.image_folder.source import PER_YEAR, all_entries
 from tfds_rsna.io import decoding
 from tfds_rsna.io.archive import Archive, Entry
-from tfds_rsna.labels import Columns, check_unit, parse, read_table
+from tfds_rsna.labels import Columns, check_unit, find_columns, parse, read_table
 from tfds_rsna.problems import DataError, Problems, duplicates
 
-# Headers that are understood where no column is named, in lower case: those of RSNA, of Kaggle and
-# common ones.
-KNOWN = {
-    'id': ('id', 'image id', 'case id', 'caseid', 'image_id', 'case_id', 'study', 'image', 'file'),
-    'months': (
-        'boneage',
-        'bone age (months)',
-        'ground truth bone age (months)',
-        'bone age',
-        'boneage_months',
-        'age_months',
-        'months',
-        'age',
-    ),
-    'male': ('male', 'sex', 'gender'),
-}
-_UNSURE = (
-    'label without an image',
-    'image without a label',
-)  # a table of all images and some of them are no mistake
+# A table of all images and a folder of some of them is no mistake.
+_UNSURE = ('label without an image', 'image without a label')
+_NO_AGES = '\0age'  # stands in for the column of ages where a table has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +41,7 @@ def listing(
         place: one image, a folder, or a zip.
         labels: a CSV or xlsx of sexes and ages; rows of other images and empty ages are no mistake.
         columns: the table's `id`, `male`, `months`, `image` columns where they have no name of
-        `KNOWN`.
+            `labels.HEADERS`.
         age_unit: 'months' or 'years'.
 
     Returns:
@@ -74,17 +56,26 @@ def listing(
         raise DataError(
             f'{place}: no image there (PNG, JPEG, TIFF or DICOM) among {len(entries)} files'
         )
-    known, lines = _labels(found, place, labels, columns or {}, age_unit) if labels else ({}, [])
-    listed = [
-        known.get(entry.path) or Image(matching.IMAGE.sub('', entry.name), entry) for entry in found
-    ]
-    twice = duplicates(
-        example.id for example in listed
-    )  # left/7.png beside right/7.png, or 7.png beside 7.dcm
-    return [
-        dataclasses.replace(example, id=example.entry.path) if example.id in twice else example
-        for example in listed
-    ], lines
+    labelled = {}
+    lines = []
+    if labels:
+        labelled, lines = _label(found, place, labels, columns or {}, age_unit)
+    images = []
+    for entry in found:
+        unlabelled = Image(matching.IMAGE.sub('', entry.name), entry)
+        images.append(labelled.get(entry.path, unlabelled))
+    return _with_unique_ids(images), lines
+
+
+def _with_unique_ids(images: list[Image]) -> list[Image]:
+    """Images whose id occurs twice (left/7.png beside right/7.png, 7.png beside 7.dcm) by path."""
+    twice = duplicates(image.id for image in images)
+    unique = []
+    for image in images:
+        if image.id in twice:
+            image = dataclasses.replace(image, id=image.entry.path)
+        unique.append(image)
+    return unique
 
 
 def _entries(archive: Archive, place: pathlib.Path) -> list[Entry]:
@@ -99,50 +90,68 @@ def _entries(archive: Archive, place: pathlib.Path) -> list[Entry]:
 
 def _is_image(entry: Entry) -> bool:
     """By its name, or by its content where the name has no extension, as in many DICOM exports."""
-    if matching.IMAGE.search(entry.name) or not matching.BARE.search(entry.name):
-        return bool(matching.IMAGE.search(entry.name))
+    if matching.IMAGE.search(entry.name):
+        return True
+    if not matching.BARE.search(entry.name):
+        return False
     try:
         return decoding.is_dicom(entry.read())
     except (DataError, OSError):
         return False
 
 
-def _labels(found, place, labels, columns, age_unit):
-    """{path: Image} of the images that a row of the table names, and the lines about rows that
-    cannot be used.
-    """
+def _label(
+    found: Sequence[Entry],
+    place: pathlib.Path,
+    labels: pathlib.Path,
+    columns: dict[str, str],
+    age_unit: str,
+) -> tuple[dict[str, Image], list[str]]:
+    """{path: Image} of the images that a row names, and lines about rows that cannot be used."""
     if not labels.is_file():
         raise DataError(f'{labels}: no such file; give the CSV or xlsx with the ids and sexes')
-    name, rows = str(labels), read_table(labels.read_bytes(), str(labels))
-    chosen = {key: columns.get(key) or _guess(key, rows[0]) for key in KNOWN}
-    missing = [key for key in ('id', 'male') if not chosen[key]]
-    if missing:
-        raise DataError(
-            f'{name}: no column for {" and ".join(missing)} among {", ".join(map(repr, rows[0]))}; name '
-            'it: ' + ', '.join(f'--{key}_column=...' for key in missing)
-        )
-    if (
-        chosen['months'] is None
-    ):  # the parser wants an age of every row; what stands in for it is taken out again
-        chosen['months'] = '\0age'
-    unknown = {
-        row[chosen['id']] for row in rows if chosen['id'] in row and not row.get(chosen['months'])
-    }
-    rows = [row | {chosen['months']: row.get(chosen['months']) or '0'} for row in rows]
-    spec = Columns(**chosen, image=columns.get('image') or None, per_year=PER_YEAR[age_unit])
+    name = str(labels)
+    rows = read_table(labels.read_bytes(), name)
+    spec = _choose_columns(rows[0], columns, PER_YEAR[age_unit], name)
+    rows, ageless = _fill_ages(rows, spec)
     problems = Problems('skip')
     parsed = parse(rows, spec, name, problems)
-    check_unit([label for label in parsed if label.id not in unknown], spec, name)
-    pairs = matching.pair(parsed, found, name, str(place), problems)
-    images_by_path = {
-        entry.path: Image(
-            label.id, entry, label.male, None if label.id in unknown else label.months
+    check_unit([label for label in parsed if label.id not in ageless], spec, name)
+    images = {}
+    for label, entry in matching.pair(parsed, found, name, str(place), problems):
+        months = None if label.id in ageless else label.months
+        images[entry.path] = Image(label.id, entry, label.male, months)
+    return images, [line for line in problems.lines() if not line.startswith(_UNSURE)]
+
+
+def _choose_columns(
+    header: dict[str, str], named: dict[str, str], per_year: int, table: str
+) -> Columns:
+    """The named columns, the others by their headers; ages may be missing, ids and sexes not."""
+    chosen = find_columns(header)
+    for key in chosen:
+        chosen[key] = named.get(key) or chosen[key]
+    missing = [key for key in ('id', 'male') if not chosen[key]]
+    if missing:
+        flags = ', '.join(f'--{key}_column=...' for key in missing)
+        raise DataError(
+            f'{table}: no column for {" and ".join(missing)} among '
+            f'{", ".join(map(repr, header))}; name it: {flags}'
         )
-        for label, entry in pairs
-    }
-    return images_by_path, [line for line in problems.lines() if not line.startswith(_UNSURE)]
+    if chosen['months'] is None:
+        chosen['months'] = _NO_AGES
+    return Columns(**chosen, image=named.get('image') or None, per_year=per_year)
 
 
-def _guess(key, row):
-    by_lower = {column.lower(): column for column in row}
-    return next((by_lower[name] for name in KNOWN[key] if name in by_lower), None)
+def _fill_ages(
+    rows: list[dict[str, str]], columns: Columns
+) -> tuple[list[dict[str, str]], set[str]]:
+    """The rows with '0' for every missing age, which the parser wants, and the ids of those rows."""
+    filled = []
+    ageless = set()
+    for row in rows:
+        months = row.get(columns.months)
+        if not months and columns.id in row:
+            ageless.add(row[columns.id])
+        filled.append(row | {columns.months: months or '0'})
+    return filled, ageless

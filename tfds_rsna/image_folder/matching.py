@@ -2,7 +2,7 @@
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
@@ -18,63 +18,62 @@ def pair(
 ) -> list[tuple[Label, Entry]]:
     """Pairs rows with images, in the order of the table.
 
-    A row names its image by its image column where one is given, else by its id: the path below the
-    folder or the mere name, each with or without extension; the first of these that fits anything
-    counts.
+    A row names its image by its image column where one is given, else by its id. That may be the
+    path below the folder or the mere name, each with or without extension; the first of these that
+    fits anything counts.
 
-    `problems` takes rows that fit no image or several, images that two rows name, and images that
-    no row names.
+    Args:
+        labels: the good rows of the table.
+        entries: the files that were found; others than images are left aside.
+        table: the table's file, for messages.
+        place: the folder or zip of images, for messages.
+        problems: takes rows that fit no image or several, images that two rows name, and images
+            that no row names.
     """
     images = [entry for entry in entries if IMAGE.search(entry.name) or BARE.search(entry.name)]
-    indices = [
-        _index(images, key)
-        for key in (
-            lambda path: path,
-            _stem,
-            posixpath.basename,
-            lambda path: _stem(posixpath.basename(path)),
-        )
-    ]
-    pairs, takers = [], {}
+    indices = [_index(images, key) for key in (str, _stem, posixpath.basename, _name_stem)]
+    pairs = []
+    takers = {}
     for label in labels:
         wanted = label.image or label.id
         hits = next((index[wanted] for index in indices if wanted in index), [])
         if not hits:
-            problems.add(
-                'label without an image', label.id, table, f'no image {wanted!r} in {place}'
-            )
+            reason = f'no image {wanted!r} in {place}'
+            problems.add('label without an image', label.id, table, reason)
         elif len(hits) > 1:
-            problems.add(
-                'label that fits several images',
-                label.id,
-                table,
-                ', '.join(hit.path for hit in hits[:3]),
-            )
+            paths = ', '.join(hit.path for hit in hits[:3])
+            problems.add('label that fits several images', label.id, table, paths)
         elif hits[0].path in takers:
-            problems.add(
-                'image that several rows name',
-                label.id,
-                hits[0].path,
-                f'is the image of {takers[hits[0].path]!r} already',
-            )
+            reason = f'is the image of {takers[hits[0].path]!r} already'
+            problems.add('image that several rows name', label.id, hits[0].path, reason)
         else:
             takers[hits[0].path] = label.id
             pairs.append((label, hits[0]))
+    _note_unlabelled(images, takers, table, problems)
+    return pairs
+
+
+def _note_unlabelled(
+    images: Sequence[Entry], takers: dict[str, str], table: str, problems: Problems
+) -> None:
+    """Notes the images that no row names, those of bad rows excepted."""
     bad_rows = problems.ids()
     for entry in images:
         names = {entry.path, _stem(entry.path), entry.name, _stem(entry.name)}
         if entry.path not in takers and IMAGE.search(entry.name) and not names & bad_rows:
-            problems.add(
-                'image without a label', _stem(entry.name), entry.path, f'no row for it in {table}'
-            )
-    return pairs
+            reason = f'no row for it in {table}'
+            problems.add('image without a label', _stem(entry.name), entry.path, reason)
 
 
 def _stem(path: str) -> str:
     return IMAGE.sub('', path)
 
 
-def _index(images: Sequence[Entry], key) -> dict[str, list[Entry]]:
+def _name_stem(path: str) -> str:
+    return _stem(posixpath.basename(path))
+
+
+def _index(images: Sequence[Entry], key: Callable[[str], str]) -> dict[str, list[Entry]]:
     index: dict[str, list[Entry]] = {}
     for entry in images:
         index.setdefault(key(entry.path), []).append(entry)

@@ -10,7 +10,7 @@ from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import matching
 from tfds_rsna.io import fingerprint
 from tfds_rsna.io.archive import Archive, Entry
-from tfds_rsna.labels import Columns, Label, check_unit, parse, read_table
+from tfds_rsna.labels import HEADERS, Columns, Label, check_unit, parse, read_table
 from tfds_rsna.problems import DataError, Problems
 
 PER_YEAR = {'months': 1, 'years': 12}
@@ -19,7 +19,9 @@ _ANY_ZIP = re.compile('')
 
 def all_entries(archive: Archive, place: pathlib.Path) -> list[Entry]:
     """Every file below a folder (subfolders and zips in it included) or inside one zip, sorted."""
-    return list(archive.entries(place, _ANY_ZIP) if place.is_dir() else archive.members(place))
+    if place.is_dir():
+        return list(archive.entries(place, _ANY_ZIP))
+    return list(archive.members(place))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,22 +32,22 @@ class FolderSource:
         images: folder with the images, subfolders and zips in it included; or one zip.
         labels: CSV (comma, semicolon, tab) or xlsx with a header row.
         id_column: names the images; where no image column is given also the files (with or without
-        extension).
+            extension).
         months_column: the age, in `age_unit`.
         male_column: the sex: M/F, male/female, boy/girl in any case; True/False or 1/0 under a
-        header like 'male'.
+            header like 'male'.
         image_column: the file below `images`, where the ids are not the files' names.
         group_column: the patient (or study) an image belongs to, where one has several.
         source_column: where an image comes from (a hospital, a machine): errors are then reported
-        for each.
+            for each.
         age_unit: 'months' or 'years'.
     """
 
     images: str | pathlib.Path | None = None
     labels: str | pathlib.Path | None = None
-    id_column: str = 'id'
-    months_column: str = 'boneage'
-    male_column: str = 'male'
+    id_column: str = HEADERS['id'][0]
+    months_column: str = HEADERS['months'][0]
+    male_column: str = HEADERS['male'][0]
     image_column: str | None = None
     group_column: str | None = None
     source_column: str | None = None
@@ -75,10 +77,12 @@ class FolderSource:
         """The folder or zip of images; DataError where there is none."""
         if not self.images:
             raise DataError(
-                'image_folder: needs images= (data.image_folder.images=...), the folder with the images'
+                'image_folder: needs images= (data.image_folder.images=...), the folder with the '
+                'images'
             )
         place = pathlib.Path(self.images).expanduser()
-        if not place.is_dir() and not (place.suffix.lower() == '.zip' and place.is_file()):
+        is_zip = place.suffix.lower() == '.zip' and place.is_file()
+        if not place.is_dir() and not is_zip:
             raise DataError(
                 f'{place}: no such folder (or zip) of images; data.image_folder.images names it'
             )
@@ -89,20 +93,19 @@ class FolderSource:
         """The file of labels; DataError where there is none."""
         if not self.labels:
             raise DataError(
-                'image_folder: needs labels= (data.image_folder.labels=...), the CSV or xlsx with ids, '
-                'ages and sexes'
+                'image_folder: needs labels= (data.image_folder.labels=...), the CSV or xlsx with '
+                'ids, ages and sexes'
             )
         path = pathlib.Path(self.labels).expanduser()
         if not path.is_file():
             raise DataError(
-                f'{path}: no such file; data.image_folder.labels names the CSV or xlsx with ids, ages and '
-                'sexes'
+                f'{path}: no such file; data.image_folder.labels names the CSV or xlsx with ids, '
+                'ages and sexes'
             )
         return path
 
     def pairs(self, archive: Archive, problems: Problems) -> list[tuple[Label, Entry]]:
-        """The images with their labels, in the order of the table; `problems` takes what does not
-        fit.
+        """The images with their labels in the order of the table; `problems` takes what does not fit.
 
         Raises:
             DataError: no such folder or file, a table that cannot be read or lacks columns, ages in

@@ -1,19 +1,19 @@
-"""Any image file (PNG, JPEG, TIFF, DICOM) -> 8-bit grey, bright bone on dark ground as the file
-means it.
+"""Any image file (PNG, JPEG, TIFF, DICOM) -> 8-bit grey, bright bone on dark ground.
 
 The rules, in one place:
-- More than 8 bits: linear, `grey = 255 * value / (2**depth - 1)`, where `depth` is the least of 8,
-  10, 12, 14, 16 bits that holds the image's largest value. So a 12-bit image in a 16-bit file is
-  not black, and no image's contrast is stretched by more than its unused bits. `depth=` overrides
-  it. Floats and negative values have no depth: they go linearly from the image's own least to its
-  largest value.
-- TIFF WhiteIsZero and DICOM MONOCHROME1 are inverted. DICOM: modality rescale, then the first VOI
-  window.
-- Colour -> ITU-R 601 luma. Transparency is laid over black; an alpha that is the same everywhere is
-  ignored.
-- EXIF orientation is applied. Of several pages the first counts; a DICOM of several frames is
-  refused.
-- More than `MAX_PIXELS` (Pillow's decompression bomb limit) is refused before anything is unpacked.
+- More than 8 bits: linear, `grey = 255 * value / (2**depth - 1)`. `depth` is the least of 8, 10, 12,
+  14, 16 bits that holds the image's largest value, unless `depth=` says otherwise. So a 12-bit image
+  in a 16-bit file is not black, and no contrast is stretched by more than the unused bits. Floats
+  and negative values have no depth: they go linearly from the image's own least to its largest
+  value.
+- TIFF WhiteIsZero and DICOM MONOCHROME1 are inverted.
+- DICOM: modality rescale, then the first VOI window.
+- Colour becomes ITU-R 601 luma. Transparency is laid over black; an alpha that is the same
+  everywhere is ignored.
+- EXIF orientation is applied.
+- Of several pages the first counts. A DICOM of several frames is refused.
+- More than `pixels.MAX_PIXELS` (Pillow's decompression bomb limit) is refused before anything is
+  unpacked.
 """
 
 import io
@@ -23,18 +23,37 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps
 
-from tfds_rsna.errors import UserError
+from tfds_rsna.io import pixels
+from tfds_rsna.io.pixels import ImageError
 
-VERSION = 1  # raise it when a change here or in `dicom` alters the pixels of any image
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-DEPTHS = (8, 10, 12, 14, 16)
+VERSION = 1  # raise it when a change here, in `pixels` or in `dicom` alters the pixels of any image
 _FORMATS = ('PNG', 'JPEG', 'TIFF')
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC_TAG = 262
-
-
-class ImageError(UserError):
-    """An image that cannot be read: says which file, what was found, and what to do."""
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    IndexError,
+    KeyError,
+    TypeError,
+)
+# How files begin (in lower case), and what they are then.
+_KINDS = {
+    b'\x89png': 'a PNG',
+    b'\xff\xd8': 'a JPEG',
+    b'ii*\0': 'a TIFF',
+    b'mm\0*': 'a TIFF',
+    b'gif8': 'a GIF',
+    b'bm': 'a BMP',
+    b'%pdf': 'a PDF',
+    b'pk\x03\x04': 'a zip',
+    b'<': 'an HTML or XML page',
+    b'riff': 'a WebP or other RIFF file',
+}
 
 
 def decode(data: bytes, name: str = 'image', *, depth: int | None = None) -> np.ndarray:
@@ -42,16 +61,16 @@ def decode(data: bytes, name: str = 'image', *, depth: int | None = None) -> np.
 
     Args:
         data: the whole file.
-        name: its name, for messages (`.dcm` also marks a DICOM without preamble).
-        depth: bits that hold the image's values, where the file has more than 8; None finds it (see
-        above).
+        name: its name, for messages. An ending in `.dcm` also marks a DICOM without preamble.
+        depth: bits that hold the image's values where the file has more than 8. None finds the
+            depth by the rule of the module's docstring.
 
     Returns:
         uint8 [H, W], C-contiguous.
 
     Raises:
         ImageError: empty, truncated, not an image, too many pixels, or a DICOM without pydicom
-        installed.
+            installed.
     """
     if not data:
         raise ImageError(
@@ -72,21 +91,11 @@ def decode(data: bytes, name: str = 'image', *, depth: int | None = None) -> np.
         raise _bomb(name, str(error)) from error
     except Image.UnidentifiedImageError as error:
         raise ImageError(
-            f'{name}: found {_describe(data)} of {len(data):,} bytes, which is none of the PNG, JPEG, '
-            'TIFF and DICOM files that can be read, or is damaged. Export it as PNG, or drop it '
-            '(data.on_error=skip)'
+            f'{name}: found {_describe(data)} of {len(data):,} bytes, which is none of the PNG, '
+            'JPEG, TIFF and DICOM files that can be read, or is damaged. Export it as PNG, or drop '
+            'it (data.on_error=skip)'
         ) from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        IndexError,
-        KeyError,
-        TypeError,
-    ) as error:
+    except _DAMAGED as error:
         raise ImageError(
             f'{name}: {_describe(data)} of {len(data):,} bytes is damaged or cut short ({error}). '
             'Copy or download it again, or drop it (data.on_error=skip)'
@@ -98,53 +107,31 @@ def is_dicom(data: bytes, name: str = '') -> bool:
     return data[128:132] == b'DICM' or name.lower().endswith(('.dcm', '.dicom'))
 
 
-def scale(values: np.ndarray, depth: int | None = None) -> np.ndarray:
-    """Values of any type -> uint8 by the rule of the module's docstring; the shape stays."""
-    if values.dtype == np.uint8 and depth in (None, 8):
-        return values
-    low, high = values.min(), values.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError('pixel values that are not finite numbers')
-    if np.issubdtype(values.dtype, np.integer) and low >= 0 and high < 2**16:
-        low, high = 0, 2 ** (depth or next(bits for bits in DEPTHS if high < 2**bits)) - 1
-    elif low == high:
-        return np.zeros(values.shape, np.uint8)
-    grey = (values.astype(np.float32) - np.float32(low)) * np.float32(
-        255 / (float(high) - float(low))
-    )
-    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
-
-
 def _check_size(size: tuple[int, int], name: str) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
+    if size[0] * size[1] > pixels.MAX_PIXELS:
         raise _bomb(name, f'{size[0]} x {size[1]} pixels')
 
 
 def _bomb(name: str, found: str) -> ImageError:
     return ImageError(
-        f'{name}: {found}; images above {MAX_PIXELS:,} pixels are refused as decompression bombs. '
-        'Save it smaller, or drop it (data.on_error=skip)'
+        f'{name}: {found}; images above {pixels.MAX_PIXELS:,} pixels are refused as decompression '
+        'bombs. Save it smaller, or drop it (data.on_error=skip)'
     )
 
 
 def _to_grey(image: Image.Image, data: bytes, name: str, depth: int | None) -> np.ndarray:
     wide = image.mode.startswith('I') or image.mode == 'F'
-    photometric = image.tag_v2.get(_PHOTOMETRIC_TAG) if image.format == 'TIFF' else None
+    # Pillow inverts WhiteIsZero itself for 1 to 8 bits, and only for those.
+    inverted = (
+        wide and image.format == 'TIFF' and image.tag_v2.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO
+    )
     image = ImageOps.exif_transpose(image)
     if wide:
-        grey = scale(np.asarray(image), depth)
-        # Pillow inverts WhiteIsZero itself for 1 to 8 bits, and only for those.
-        return np.ascontiguousarray(255 - grey if photometric == _WHITE_IS_ZERO else grey)
-    if image.mode == 'PA' or (image.mode in ('P', 'RGB') and 'transparency' in image.info):
-        image = image.convert('RGBA')
-    if image.mode in ('LA', 'La', 'RGBA', 'RGBa'):
-        image = image.convert('LA' if image.mode in ('LA', 'La') else 'RGBA')
-        grey = np.asarray(image.convert('L'))
-        alpha = np.asarray(image.getchannel('A'))
-        if alpha.min() != alpha.max():
-            grey = np.rint(grey * (alpha / np.float32(255))).astype(np.uint8)
-    else:
-        grey = np.asarray(image if image.mode == 'L' else image.convert('L'))
+        grey = pixels.scale(np.asarray(image), depth)
+        if inverted:
+            grey = 255 - grey
+        return np.ascontiguousarray(grey)
+    grey = _luma(image)
     # Pillow keeps the high byte of 16-bit colour: fewer than 13 used bits would be all but black.
     if _is_deep_colour_png(data) and grey.max() < 16:
         raise ImageError(
@@ -154,29 +141,34 @@ def _to_grey(image: Image.Image, data: bytes, name: str, depth: int | None) -> n
     return np.ascontiguousarray(grey)
 
 
+def _luma(image: Image.Image) -> np.ndarray:
+    """Grey of an image of 8 bits a channel, its transparency laid over black."""
+    if image.mode == 'L':
+        return np.asarray(image)
+    if image.mode in ('La', 'LA'):
+        image = image.convert('LA')
+    elif image.mode in ('PA', 'RGBA', 'RGBa'):
+        image = image.convert('RGBA')
+    elif image.mode in ('P', 'RGB') and 'transparency' in image.info:
+        image = image.convert('RGBA')
+    grey = np.asarray(image.convert('L'))
+    if image.mode in ('LA', 'RGBA'):
+        alpha = np.asarray(image.getchannel('A'))
+        if alpha.min() != alpha.max():
+            grey = np.rint(grey * (alpha / np.float32(255))).astype(np.uint8)
+    return grey
+
+
 def _is_deep_colour_png(data: bytes) -> bool:
-    return (
-        data[:4] == b'\x89PNG'
-        and data[24:25] == b'\x10'
-        and data[25:26] in (b'\x02', b'\x04', b'\x06')
-    )
+    is_png = data[:4] == b'\x89PNG'
+    is_deep = data[24:25] == b'\x10'
+    return is_png and is_deep and data[25:26] in (b'\x02', b'\x04', b'\x06')
 
 
 def _describe(data: bytes) -> str:
     """What a file's first bytes say that it is, for messages."""
     head = data[:16].lstrip().lower()
-    for magic, kind in (
-        (b'\x89png', 'a PNG'),
-        (b'\xff\xd8', 'a JPEG'),
-        (b'ii*\0', 'a TIFF'),
-        (b'mm\0*', 'a TIFF'),
-        (b'gif8', 'a GIF'),
-        (b'bm', 'a BMP'),
-        (b'%pdf', 'a PDF'),
-        (b'pk\x03\x04', 'a zip'),
-        (b'<', 'an HTML or XML page'),
-        (b'riff', 'a WebP or other RIFF file'),
-    ):
+    for magic, kind in _KINDS.items():
         if head.startswith(magic):
             return kind
     return f'a file that begins with {data[:8]!r}'

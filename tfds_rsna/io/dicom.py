@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from tfds_rsna.io.decoding import MAX_PIXELS, ImageError, scale
+from tfds_rsna.io.pixels import MAX_PIXELS, ImageError, scale
 
 try:
     import pydicom
@@ -13,14 +13,21 @@ try:
 except ImportError:
     pydicom = None
 
+_NEEDED = ('Rows', 'Columns', 'PhotometricInterpretation', 'PixelData')
 _GREY = ('MONOCHROME1', 'MONOCHROME2')
+_COLOUR = ('RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')
 
 
 def decode(data: bytes, name: str, *, depth: int | None = None) -> np.ndarray:
-    """Decodes one DICOM file; rules in `images`.
+    """Decodes one DICOM file by the rules in `decoding`.
 
-    With a VOI window (or LUT) its output range becomes 0 to 255, as DICOM PS3.3 C.11.2 has it;
-    without one the rescaled values go by `images.scale`.
+    With a VOI window (or LUT) its output range becomes 0 to 255, as DICOM PS3.3 C.11.2 has it.
+    Without one the rescaled values go by `pixels.scale`.
+
+    Args:
+        data: the whole file.
+        name: its name, for messages.
+        depth: see `decoding.decode`.
 
     Returns:
         uint8 [H, W].
@@ -57,42 +64,32 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> np.ndarray:
             "pip install 'boneage_jax[dicom]'; a damaged one must be exported again, or dropped "
             '(data.on_error=skip)'
         ) from error
-    return np.ascontiguousarray(
-        255 - grey if dataset.PhotometricInterpretation == 'MONOCHROME1' else grey
-    )
+    if dataset.PhotometricInterpretation == 'MONOCHROME1':
+        grey = 255 - grey
+    return np.ascontiguousarray(grey)
 
 
 def _check(dataset, name: str) -> None:
-    missing = [
-        key
-        for key in ('Rows', 'Columns', 'PhotometricInterpretation', 'PixelData')
-        if key not in dataset
-    ]
+    missing = [key for key in _NEEDED if key not in dataset]
     if missing:
         raise ImageError(
-            f'{name}: a DICOM file without {", ".join(missing)}, so not an image (a report or a directory '
-            'file?). Drop it (data.on_error=skip)'
+            f'{name}: a DICOM file without {", ".join(missing)}, so not an image (a report or a '
+            'directory file?). Drop it (data.on_error=skip)'
         )
     if dataset.Rows * dataset.Columns > MAX_PIXELS:
         raise ImageError(
-            f'{name}: {dataset.Columns} x {dataset.Rows} pixels; images above {MAX_PIXELS:,} pixels are '
-            'refused as decompression bombs'
+            f'{name}: {dataset.Columns} x {dataset.Rows} pixels; images above {MAX_PIXELS:,} '
+            'pixels are refused as decompression bombs'
         )
     frames = int(dataset.get('NumberOfFrames') or 1)
     if frames > 1:
         raise ImageError(
             f'{name}: {frames} frames; a radiograph has one. Export one frame, or drop it'
         )
-    if dataset.PhotometricInterpretation not in _GREY and dataset.PhotometricInterpretation not in (
-        'RGB',
-        'YBR_FULL',
-        'YBR_FULL_422',
-        'YBR_ICT',
-        'YBR_RCT',
-    ):
+    if dataset.PhotometricInterpretation not in (*_GREY, *_COLOUR):
         raise ImageError(
-            f'{name}: photometric interpretation {dataset.PhotometricInterpretation}; grey and RGB are '
-            'read. Export it as grey'
+            f'{name}: photometric interpretation {dataset.PhotometricInterpretation}; grey and RGB '
+            'are read. Export it as grey'
         )
 
 
@@ -103,17 +100,19 @@ def _window(dataset, values: np.ndarray, depth: int | None) -> np.ndarray:
         return scale(pixels.apply_voi_lut(rescaled, dataset, index=0), bits)
     if dataset.get('WindowWidth') is None or dataset.get('WindowCenter') is None:
         # A slope makes floats of integers; the depth rule wants them back.
-        whole = (
-            rescaled.astype(np.int32) if np.array_equal(rescaled, np.rint(rescaled)) else rescaled
-        )
-        return scale(whole, depth)
+        if np.array_equal(rescaled, np.rint(rescaled)):
+            rescaled = rescaled.astype(np.int32)
+        return scale(rescaled, depth)
     windowed = pixels.apply_windowing(rescaled, dataset, index=0)
     # What comes out far below and far above the window is black and white, whatever numbers pydicom
     # gives them.
-    centre, width = (
-        float(np.atleast_1d(dataset[key].value)[0]) for key in ('WindowCenter', 'WindowWidth')
-    )
-    low, high = pixels.apply_windowing(
-        np.array([centre - 50 * width, centre + 50 * width]), dataset, index=0
-    )
+    centre = _first(dataset['WindowCenter'])
+    width = _first(dataset['WindowWidth'])
+    beyond = np.array([centre - 50 * width, centre + 50 * width])
+    low, high = pixels.apply_windowing(beyond, dataset, index=0)
     return np.clip(np.rint((windowed - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
+
+
+def _first(element) -> float:
+    """The first number of a DICOM element, which may hold several."""
+    return float(np.atleast_1d(element.value)[0])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_rsna import builder as builder_lib
+from tfds_rsna import streamed_builder
 from tfds_rsna.errors import UserError
 
 SCALARS = {'months': np.float32, 'male': np.bool_, 'width': np.int32, 'height': np.int32}
@@ -17,11 +17,10 @@ class PreparedError(UserError):
     """A folder that holds no finished prepared records, or other things where they should go."""
 
 
-class Prepared(builder_lib.StreamedBuilder):
-    """Images of one fixed size as raw arrays; `Prepared(data_dir=FOLDER)` opens a folder written by
-    `write`.
+class Prepared(streamed_builder.StreamedBuilder):
+    """Images of one fixed size as raw arrays.
 
-    Arrays are `Tensor(encoding='bytes')`: a read is one copy of the array, not a Python list of its
+    `Prepared(data_dir=FOLDER)` opens a folder that `prepared.write` wrote. Arrays are `Tensor(encoding='bytes')`: a read is one copy of the array, not a Python list of its
     numbers.
     """
 
@@ -52,11 +51,11 @@ class Prepared(builder_lib.StreamedBuilder):
         )
 
     def _log_download_bytes(self) -> None:
-        """Nothing: whoever prepares says what it does, and where it writes is a passing name."""
+        """Prints nothing: the caller tells what it prepares, and this folder's name is temporary."""
 
     _log_download_done = _log_built = _log_download_bytes
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager) -> dict[str, Iterable[tuple[int, dict]]]:
         del dl_manager
         if self._splits is None:
             raise PreparedError(f'{self.data_dir}: nothing prepared here; run prepare again')
@@ -68,32 +67,20 @@ def infer_features(example: Mapping) -> tfds.features.FeaturesDict:
 
     Raises:
         ValueError: no `image` of uint8 [H, W, 1], a missing scalar, or an entry that is not an
-        array.
+            array.
     """
     missing = [key for key in ('image', 'id', *SCALARS) if key not in example]
     if missing:
         raise ValueError(
             f'a prepared example lacks {", ".join(missing)}; it has {", ".join(example)}'
         )
-    image = example['image']
-    if (
-        not isinstance(image, np.ndarray)
-        or image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[2] != 1
-    ):
-        found = (
-            f'{image.dtype} {image.shape}'
-            if isinstance(image, np.ndarray)
-            else type(image).__name__
-        )
-        raise ValueError(f'image must be uint8 [H, W, 1], not {found}')
+    _check_image(example['image'])
     features = {}
     for key, value in example.items():
         if key in SCALARS:
             features[key] = tfds.features.Scalar(dtype=SCALARS[key])
         elif key in STRINGS:
-            features[key] = builder_lib.Str()
+            features[key] = streamed_builder.Str()
         elif isinstance(value, np.ndarray) and value.ndim:
             features[key] = tfds.features.Tensor(
                 shape=value.shape, dtype=value.dtype, encoding='bytes'
@@ -106,8 +93,15 @@ def infer_features(example: Mapping) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(features)
 
 
-def _stored_features(folder: pathlib.Path):
-    home = folder / 'prepared' / str(Prepared.VERSION)
+def _check_image(image) -> None:
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f'image must be uint8 [H, W, 1], not {type(image).__name__}')
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 1:
+        raise ValueError(f'image must be uint8 [H, W, 1], not {image.dtype} {image.shape}')
+
+
+def _stored_features(folder: pathlib.Path) -> tfds.features.FeaturesDict:
+    home = folder / Prepared.name / str(Prepared.VERSION)
     if not (home / 'features.json').exists():
         raise PreparedError(f'{folder}: no prepared records here; run prepare again')
     return tfds.features.FeatureConnector.from_config(str(home))

@@ -18,10 +18,10 @@ class PreparedRecords:
 
     Attributes:
         splits: {split: `Records`}.
-        labels: {split: {'ids': list of str, 'months': float32 [N], 'male': bool [N], 'width': int32
-            [N], 'height': int32 [N], 'flags': list of str, 'groups': list of str (the patient, ''
-            where nothing says), 'sources': list of str (where an image comes from, or '')}}, in the
-            order of `splits`, read without touching an image.
+        labels: {split: columns}, in the order of `splits`, read without touching an image. The
+            columns are 'months' float32 [N], 'male' bool [N], 'width' and 'height' int32 [N], and
+            the lists of str 'ids', 'flags', 'groups' (the patient, '' where nothing says so) and
+            'sources' (where an image comes from, or '').
         metadata: what `write` was given.
     """
 
@@ -30,7 +30,7 @@ class PreparedRecords:
     metadata: dict
 
 
-def open(folder) -> PreparedRecords:
+def open(folder: str | pathlib.Path) -> PreparedRecords:
     """Opens the records that `prepared.write` left in `folder`.
 
     Raises:
@@ -51,7 +51,7 @@ def open(folder) -> PreparedRecords:
     return PreparedRecords(splits=splits, labels=labels, metadata=document['metadata'])
 
 
-def read_metadata(folder) -> dict:
+def read_metadata(folder: str | pathlib.Path) -> dict:
     """The `metadata` of a finished folder, without opening its records; PreparedError as `open`."""
     return _document(pathlib.Path(folder))['metadata']
 
@@ -70,18 +70,20 @@ def _read_labels(path: pathlib.Path, splits: list[str]) -> dict[str, dict]:
     with path.open(newline='', encoding='utf-8') as file:
         for row in csv.DictReader(file):
             rows[row['split']].append(row)
+    return {split: _columns(of_split) for split, of_split in rows.items()}
+
+
+def _columns(rows: list[dict[str, str]]) -> dict:
+    def texts(key: str) -> list[str]:
+        return [row.get(key, '') for row in rows]  # older folders have no groups and sources
+
     return {
-        split: {
-            'ids': [row['id'] for row in of_split],
-            'months': np.array([float(row['months']) for row in of_split], np.float32),
-            'male': np.array([row['male'] == '1' for row in of_split], np.bool_),
-            'width': np.array([int(row['width']) for row in of_split], np.int32),
-            'height': np.array([int(row['height']) for row in of_split], np.int32),
-            'flags': [row['flags'] for row in of_split],
-            'groups': [
-                row.get('group', '') for row in of_split
-            ],  # older folders have no such columns
-            'sources': [row.get('source', '') for row in of_split],
-        }
-        for split, of_split in rows.items()
+        'ids': texts('id'),
+        'months': np.array(texts('months'), np.float64).astype(np.float32),
+        'male': np.array(texts('male'), str) == '1',
+        'width': np.array(texts('width'), str).astype(np.int32),
+        'height': np.array(texts('height'), str).astype(np.int32),
+        'flags': texts('flags'),
+        'groups': texts('group'),
+        'sources': texts('source'),
     }

@@ -10,10 +10,9 @@ from tfds_rsna.prepared.builder import SCALARS, STRINGS, Prepared
 
 
 class Records(Sequence):
-    """`[i]`, `__getitems__([i, ...])` and `len`, as grain and torch want them; safe to use from
-    many threads.
+    """`[i]`, `__getitems__([i, ...])` and `len`, as grain and torch want them.
 
-    Decodes TFDS's records itself: 8,000 records of 512x512 a second and core, TFDS's general
+    Safe to use from many threads. Decodes TFDS's records itself: 8,000 records of 512x512 a second and core, TFDS's general
     decoder 5,200. A batch is read one by one, because array_record's own batched read costs twice
     as much. Arrays are read-only views of the record's bytes.
     """
@@ -23,16 +22,15 @@ class Records(Sequence):
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
         self._keys = tuple(builder.info.features)
-        self._arrays = {
-            key: (np.dtype(feature.np_dtype), feature.shape)
-            for key, feature in builder.info.features.items()
-            if key not in SCALARS and key not in STRINGS
-        }
+        self._arrays = {}
+        for key, feature in builder.info.features.items():
+            if key not in SCALARS and key not in STRINGS:
+                self._arrays[key] = (np.dtype(feature.np_dtype), feature.shape)
 
     def __len__(self) -> int:
         return len(self._raw)
 
-    def __getitem__(self, index) -> dict:
+    def __getitem__(self, index: int) -> dict:
         """Example `index`; IndexError beyond the end, negative indices count from it."""
         index = index.__index__()
         if not -len(self) <= index < len(self):

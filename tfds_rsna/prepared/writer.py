@@ -1,13 +1,14 @@
 """Writes a folder of prepared records: all of it, or nothing."""
 
 import csv
+import itertools
 import json
 import os
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 
-from tfds_rsna import builder as builder_lib
+from tfds_rsna.errors import is_disk_full
 from tfds_rsna.prepared.builder import Prepared, PreparedError, infer_features
 
 MARKER = 'prepared.json'
@@ -16,17 +17,21 @@ COLUMNS = ('split', 'index', 'id', 'months', 'male', 'width', 'height', 'flags',
 
 
 def write(
-    folder, splits: Mapping[str, Iterable[dict]], *, description: str = '', metadata: dict
+    folder: str | pathlib.Path,
+    splits: Mapping[str, Iterable[dict]],
+    *,
+    description: str = '',
+    metadata: dict,
 ) -> pathlib.Path:
     """Streams examples into `folder`, in their order; nothing is left there unless all went well.
 
     Args:
         folder: must not exist yet, or be empty.
         splits: {split: iterable of examples}. An example has `image` uint8 [H, W, 1], `id` str,
-            `months` float (months), `male` bool, `width`, `height` int (native pixels), optionally
-            `flags`, `group` (the patient) and `source` (where it comes from) str and fixed-size
-            arrays such as `hand_mask` uint8 [H, W, 1] and `keypoints` float32 [K, 2]. All examples
-            have the entries, shapes and types of the first.
+            `months` float (months), `male` bool, `width`, `height` int (native pixels). It may
+            also have the texts `flags`, `group` (the patient) and `source` (where it comes from),
+            and fixed-size arrays such as `hand_mask` uint8 [H, W, 1] and `keypoints` float32
+            [K, 2]. All examples have the entries, shapes and types of the first.
         description: one line for people, kept by TFDS.
         metadata: anything JSON can hold; `open(folder).metadata` gives it back.
 
@@ -37,7 +42,7 @@ def write(
     Raises:
         PreparedError: something lies in `folder` already.
         ValueError: a split without examples, or an example unlike the first; the message names
-        both.
+            both.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and any(folder.iterdir()):
@@ -54,9 +59,8 @@ def write(
         os.rename(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and builder_lib.is_disk_full(
-            error
-        ):  # beside the shards, which say it themselves
+        # Of the small files, that is: a shard's error is the builder's, which names the disk itself.
+        if isinstance(error, OSError) and is_disk_full(error):
             raise PreparedError(
                 f'{folder}: the disk became full ({error.strerror}); make room'
             ) from error
@@ -64,15 +68,22 @@ def write(
     return folder
 
 
-def _write_into(folder: pathlib.Path, splits, description: str, metadata: dict) -> None:
+def _write_into(
+    folder: pathlib.Path,
+    splits: Mapping[str, Iterable[dict]],
+    description: str,
+    metadata: dict,
+) -> None:
     iterators = {name: iter(examples) for name, examples in splits.items()}
     if not iterators:
         raise ValueError('no splits to write')
-    first_split, first_iterator = next(iter(iterators.items()))
-    first = next(first_iterator, None)
+    # The first example decides what all have, and goes back to the front of its split.
+    first_split = next(iter(iterators))
+    first = next(iterators[first_split], None)
     if first is None:
         raise ValueError(f'split {first_split!r} has no examples')
     features = infer_features(first)
+    iterators[first_split] = itertools.chain([first], iterators[first_split])
     counts = {}
     with open(folder / SIDECAR, 'w', newline='', encoding='utf-8') as file:
         rows = csv.writer(file)
@@ -80,26 +91,13 @@ def _write_into(folder: pathlib.Path, splits, description: str, metadata: dict) 
 
         def logged(split: str, examples: Iterator[dict]) -> Iterator[dict]:
             counts[split] = 0
-            for example in _with_first(first, examples) if split == first_split else examples:
+            for example in examples:
                 if set(example) != set(features):
                     raise ValueError(
                         f'{split} example {example.get("id")!r} has {sorted(example)}, '
                         f'the first has {sorted(features)}'
                     )
-                rows.writerow(
-                    [
-                        split,
-                        counts[split],
-                        example['id'],
-                        repr(float(example['months'])),
-                        int(example['male']),
-                        int(example['width']),
-                        int(example['height']),
-                        example.get('flags', ''),
-                        example.get('group', ''),
-                        example.get('source', ''),
-                    ]
-                )
+                rows.writerow(_row(split, counts[split], example))
                 counts[split] += 1
                 yield example
 
@@ -114,6 +112,17 @@ def _write_into(folder: pathlib.Path, splits, description: str, metadata: dict) 
     (folder / MARKER).write_text(json.dumps({'metadata': metadata, 'counts': counts}, indent=1))
 
 
-def _with_first(first: dict, rest: Iterator[dict]) -> Iterator[dict]:
-    yield first
-    yield from rest
+def _row(split: str, index: int, example: Mapping) -> list:
+    """The line of an example in the table of labels, in the order of `COLUMNS`."""
+    return [
+        split,
+        index,
+        example['id'],
+        repr(float(example['months'])),
+        int(example['male']),
+        int(example['width']),
+        int(example['height']),
+        example.get('flags', ''),
+        example.get('group', ''),
+        example.get('source', ''),
+    ]

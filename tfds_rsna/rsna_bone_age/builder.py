@@ -6,10 +6,11 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from tfds_rsna import builder as builder_lib
-from tfds_rsna import labels, matched
+from tfds_rsna import labels, streamed_builder
 from tfds_rsna.io import decoding, fingerprint
-from tfds_rsna.io.archive import Archive
+from tfds_rsna.io.archive import Archive, Entry
+from tfds_rsna.labelled_images import LabelledImages
+from tfds_rsna.labels import Label
 from tfds_rsna.problems import DataError, Problems
 from tfds_rsna.rsna_bone_age import official, sources
 
@@ -19,11 +20,11 @@ _CITATION = """\
   year={2019}}"""
 
 
-class RsnaBoneAge(builder_lib.StreamedBuilder):
-    """14,236 hand radiographs with bone age: the official splits 'train', 'validation', 'test', as
-    far as found.
+class RsnaBoneAge(streamed_builder.StreamedBuilder):
+    """14,236 hand radiographs with bone age, in the official splits as far as they are found.
 
-    Images are read straight from the zips and stored byte for byte, sorted by id.
+    The splits are 'train', 'validation' and 'test'. Images are read straight from the zips and
+    stored byte for byte, sorted by id.
     For research, education and other non-commercial use (RSNA's terms); no re-identification.
     """
 
@@ -55,24 +56,22 @@ class RsnaBoneAge(builder_lib.StreamedBuilder):
 
     @classmethod
     def describe(cls, *, source=None, on_error: str = 'stop', download: bool = False) -> dict:
-        """A JSON-ready description that changes whenever the records could; options as the
-        builder's.
+        """A JSON-ready description that changes whenever the records could.
 
-        What `download` would bring is not in it: `fetch` first.
+        It takes the builder's options. What `download` would bring is not in it: `fetch` first.
 
         Raises:
             UserError: what the build would say about missing files and wrong tables.
         """
         del download
         folder = source_folder(source)
+        splits = {}
         with Archive(listing=True) as archive:
-            splits = {
-                split: {
+            for split, found in sources.find(archive, folder, quiet=True).items():
+                splits[split] = {
                     'images': fingerprint.of_files(found.candidates, folder),
                     'labels': hashlib.sha256(found.table.read()).hexdigest(),
                 }
-                for split, found in sources.find(archive, folder, quiet=True).items()
-            }
         return {
             'builder': cls.name,
             'version': str(cls.VERSION),
@@ -83,12 +82,13 @@ class RsnaBoneAge(builder_lib.StreamedBuilder):
 
     @staticmethod
     def fetch(source=None) -> None:
-        """Downloads the official zips of the splits that are not in `source`, which is made where
-        it is missing.
+        """Downloads the official zips of the splits that are not in `source`.
+
+        The folder is made where it is missing.
 
         Raises:
             UserError: no folder is named, one that cannot be used, or a download failed (see
-            `downloads.fetch`).
+                `downloads.fetch`).
         """
         folder = source_folder(source)
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,37 +102,39 @@ class RsnaBoneAge(builder_lib.StreamedBuilder):
             description='RSNA Pediatric Bone Age Challenge 2017.',
             citation=_CITATION,
             homepage='https://www.rsna.org/rsnai/ai-image-challenge/rsna-pediatric-bone-age-challenge-2017',
-            features=builder_lib.image_features(),
+            features=streamed_builder.image_features(),
             disable_shuffling=True,
         )
 
     def _options(self) -> dict | None:
-        return {'source': str(source_folder(self._source).resolve())} if self._source else None
+        if not self._source:
+            return None
+        return {'source': str(source_folder(self._source).resolve())}
 
-    def _generate_splits(self, dl_manager, download_config):
+    def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
         problems = Problems(self._on_error)
         if self._download:
             self.fetch(self._source)
         with Archive() as archive:
-            found = sources.find(archive, source_folder(self._source))
-            self._images = {
-                split: matched.MatchedImages(_labelled(source, problems), problems)
-                for split, source in found.items()
-            }
+            self._images = {}
+            for split, found in sources.find(archive, source_folder(self._source)).items():
+                self._images[split] = LabelledImages(_pair(found, problems), problems)
             problems.raise_if_any()
             infos = super()._generate_splits(dl_manager, download_config)
         problems.raise_if_any()
-        matched.report(problems, pathlib.Path(self.data_dir) / 'rejected.csv')
+        problems.report(pathlib.Path(self.data_dir))
         return infos
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager) -> dict[str, LabelledImages]:
         del dl_manager
         return self._images
 
 
 def source_folder(source=None) -> pathlib.Path:
-    """The folder with the RSNA files: `source`, else $BONEAGE_DATA; DataError where neither is
-    given.
+    """The folder with the RSNA files: `source`, else $BONEAGE_DATA.
+
+    Raises:
+        DataError: neither is given.
     """
     source = source or os.environ.get('BONEAGE_DATA')
     if not source:
@@ -143,11 +145,27 @@ def source_folder(source=None) -> pathlib.Path:
     return pathlib.Path(source).expanduser()
 
 
-def _labelled(source: sources.SplitSource, problems: Problems) -> list:
-    table = source.table.path
-    rows = labels.parse(source.rows, source.columns, table, problems)
-    pairs = matched.match(rows, source.images, table, source.images_name, problems)
-    pairs.sort(
-        key=lambda pair: (len(pair[0].id), pair[0].id)
-    )  # numeric ids in the order of their numbers
-    return pairs
+def _pair(found: sources.SplitSource, problems: Problems) -> list[tuple[Label, Entry]]:
+    """The labels of a split with their images, ids in the order of their numbers.
+
+    Each half without the other goes to `problems`. An id that a bad row named counts as labelled.
+    """
+    table = found.table.path
+    rows = labels.parse(found.rows, found.columns, table, problems)
+    labelled = {label.id for label in rows} | problems.ids()
+    pairs = []
+    for label in rows:
+        if label.id in found.images:
+            pairs.append((label, found.images[label.id]))
+        else:
+            reason = f'no image of that id in {found.images_name}'
+            problems.add('label without an image', label.id, table, reason)
+    for image in found.images:
+        if image not in labelled:
+            reason = f'no row of that id in {table}'
+            problems.add('image without a label', image, found.images_name, reason)
+    return sorted(pairs, key=_by_number)
+
+
+def _by_number(pair: tuple[Label, Entry]) -> tuple[int, str]:
+    return len(pair[0].id), pair[0].id

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from tfds_rsna.io.archive import Archive, Entry
-from tfds_rsna.labels import Columns, read_table
+from tfds_rsna.labels import Columns, find_columns, read_table
 from tfds_rsna.problems import DataError
 
 _SEPARATOR = r'[ +_-]*'
@@ -35,32 +35,29 @@ _TABLES = {
     'validation': _pattern(r'^(validation dataset|bone age validation dataset|validation)\.csv$'),
     'test': _pattern(r'^(bone age ground truth[^/]*|bone age test dataset|test)\.(xlsx|csv)$'),
 }
-# A zip only shows up where the archive lists packed ones instead of looking into them: it holds
-# images.
+# A zip shows up only where the archive lists packed ones instead of looking into them. Such a zip
+# holds images.
 _IMAGE = re.compile(r'\.(png|zip)$', re.IGNORECASE)
-_COLUMN_NAMES = {
-    'id': ('id', 'image id', 'case id', 'caseid'),
-    'months': (
-        'boneage',
-        'bone age (months)',
-        'ground truth bone age (months)',
-        'bone age',
-        'boneage_months',
-    ),
-    'male': ('male', 'sex', 'gender'),
-}
 LOOKED_FOR = """\
-  train:      Bone+Age+Training+Set.zip with Bone+Age+Training+Set+Annotations.zip (or its train.csv), or
-              boneage-training-dataset (zip or folder, doubled too) with boneage-training-dataset.csv
+  train:      Bone+Age+Training+Set.zip with Bone+Age+Training+Set+Annotations.zip (or its
+              train.csv), or boneage-training-dataset (zip or folder, doubled too) with
+              boneage-training-dataset.csv
   validation: Bone+Age+Validation+Set.zip, or the folder 'Bone Age Validation Set'
-  test:       Bone+Age+Test+Set.zip, or the folder 'Bone Age Test Set' with 'Bone age ground truth.xlsx\'"""
+  test:       Bone+Age+Test+Set.zip, or the folder 'Bone Age Test Set' with
+              'Bone age ground truth.xlsx\'"""
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitSource:
-    """What was found for a split: its images by id, and the rows of its label table.
+    """What was found for a split.
 
-    `candidates` are the images of every place that has some, those of the place not taken too.
+    Attributes:
+        images: its images by id.
+        images_name: the zip or folder that they were taken from.
+        candidates: the images of every place that has some, those of the place not taken too.
+        table: the file of labels.
+        rows: the rows of that file.
+        columns: which of its columns hold what.
     """
 
     images: dict[str, Entry]
@@ -74,11 +71,14 @@ class SplitSource:
 def find(
     archive: Archive, folder: pathlib.Path, *, required: bool = True, quiet: bool = False
 ) -> dict[str, SplitSource]:
-    """{split: source} of the official splits that are complete in `folder` (images and labels
-    both).
+    """The official splits that are complete in `folder` (images and labels both), by name.
 
-    With `required=False` none may be there, and images may lie there without their labels (both are
-    then to be downloaded). `quiet` says nothing about places not taken and images left out.
+    Args:
+        archive: keeps zips open while the images are read.
+        folder: where to look.
+        required: False allows that there is no split, and images without their labels (both are
+            then to be downloaded).
+        quiet: prints nothing about places not taken and images left out.
 
     Raises:
         DataError: none found (lists what was looked for and what lies there), a split with images
@@ -87,34 +87,15 @@ def find(
     """
     if not folder.is_dir():
         raise DataError(
-            f'{folder}: no such folder; --data_dir (or BONEAGE_DATA) names the folder with the RSNA files'
+            f'{folder}: no such folder; --data_dir (or BONEAGE_DATA) names the folder with the '
+            'RSNA files'
         )
     entries = list(archive.entries(folder, _ZIPS))
     found = {}
     for split in SPLITS:
-        places = _places(entries, split)
-        # From one place, that with most of them: mixing two could mix two sizes.
-        name = max(places, key=lambda place: (len(places[place]), place), default='')
-        images = places.get(name, {})
-        if len(places) > 1 and not quiet:
-            print(f'{split}: images lie in {", ".join(sorted(places))}; taking {name}', flush=True)
-        tables = [entry for entry in entries if _TABLES[split].search(entry.name)]
-        table = _table(tables, split) if images else None
-        if images and table is None and split != 'test' and required:
-            raise DataError(
-                f'{folder}: {len(images)} {split} images in {name}, but no label table for them. '
-                f'Looked for:\n{LOOKED_FOR}'
-            )
-        if images and table is not None:
-            entry, rows, columns = table
-            candidates = [image for examples in places.values() for image in examples.values()]
-            found[split] = SplitSource(images, name, candidates, entry, rows, columns)
-        elif images and required and not quiet:
-            print(
-                f'{name}: {len(images)} test images without labels are left out; their labels are in the official '
-                "'Bone age ground truth.xlsx'",
-                flush=True,
-            )
+        source = _find_split(entries, split, folder, required, quiet)
+        if source is not None:
+            found[split] = source
     if not found and required:
         there = ', '.join(sorted(path.name for path in folder.iterdir())[:12]) or 'nothing'
         raise DataError(
@@ -123,56 +104,92 @@ def find(
     return found
 
 
+def _find_split(
+    entries: Sequence[Entry], split: str, folder: pathlib.Path, required: bool, quiet: bool
+) -> SplitSource | None:
+    """One split, or None where its images or its labels are missing."""
+    places = _places(entries, split)
+    if not places:
+        return None
+    # From one place, that with most of them: mixing two could mix two sizes.
+    name = max(places, key=lambda place: (len(places[place]), place))
+    images = places[name]
+    if len(places) > 1 and not quiet:
+        print(f'{split}: images lie in {", ".join(sorted(places))}; taking {name}', flush=True)
+    tables = [entry for entry in entries if _TABLES[split].search(entry.name)]
+    table = _table(tables, split)
+    if table is not None:
+        entry, rows, columns = table
+        candidates = []
+        for of_place in places.values():
+            candidates += of_place.values()
+        return SplitSource(images, name, candidates, entry, rows, columns)
+    if split != 'test' and required:
+        raise DataError(
+            f'{folder}: {len(images)} {split} images in {name}, but no label table for them. '
+            f'Looked for:\n{LOOKED_FOR}'
+        )
+    if required and not quiet:
+        print(
+            f'{name}: {len(images)} test images without labels are left out; their labels are in '
+            "the official 'Bone age ground truth.xlsx'",
+            flush=True,
+        )
+    return None
+
+
 def _places(entries: Sequence[Entry], split: str) -> dict[str, dict[str, Entry]]:
     """{zip or folder: {id: image}} of a split."""
     places: dict[str, dict[str, Entry]] = {}
     for entry in entries:
         if _IMAGE.search(entry.name) and _split_of(entry.path) == split:
-            places.setdefault(_place_of(entry.path, split), {}).setdefault(
-                entry.name.rsplit('.', 1)[0], entry
-            )
+            images = places.setdefault(_place_of(entry.path, split), {})
+            images.setdefault(entry.name.rsplit('.', 1)[0], entry)
     return places
 
 
 def _split_of(path: str) -> str | None:
-    """The split whose name comes last in a path: 'boneage-test-dataset' inside an outer 'bone age'
-    folder is test.
+    """The split whose name comes last in a path, or None.
+
+    'boneage-test-dataset' inside an outer 'bone age' folder is test.
     """
-    last = {
-        split: match.start()
-        for split, pattern in SPLITS.items()
-        for match in pattern.finditer(path)
-    }
-    return max(last, key=last.get) if last else None
+    last = {}
+    for split, pattern in SPLITS.items():
+        for match in pattern.finditer(path):
+            last[split] = match.start()
+    return max(last, key=last.get, default=None)
 
 
 def _place_of(path: str, split: str) -> str:
-    """A path up to the first folder or zip that names the split: doubled and inner folders are one
-    place, and so are the two parts of the validation set.
+    """A path up to the first folder or zip that names the split.
+
+    Doubled and inner folders are one place, and so are the two parts of the validation set.
     """
     start = SPLITS[split].search(path).start()
     return path[:start] + re.sub(r'-[12](\.zip)?$', '', path[start:].split('/', 1)[0])
 
 
-def _table(tables: Sequence[Entry], split: str):
-    """(entry, rows, columns) of the first table with ages and, for the test set, with the right
-    ones.
-    """
+def _table(
+    tables: Sequence[Entry], split: str
+) -> tuple[Entry, list[dict[str, str]], Columns] | None:
+    """(entry, rows, columns) of the first table with ages, for the test set with the right ones."""
     refused = []
     for entry in tables:
         rows = read_table(entry.read(), entry.path)
-        columns = _columns(rows)
-        if columns is None:
+        found = find_columns(rows[0])
+        if None in found.values():
             continue  # Kaggle's test csv: ids and sexes only
+        columns = Columns(**found)
         if split == 'test' and _is_integer_file(rows, columns):
             refused.append(entry.path)
             continue
         return entry, rows, columns
     if refused:
         raise DataError(
-            f'{", ".join(refused)}: these are not the official test labels. This file holds whole months (4360 -> '
-            '164) and differs from the official ground truth by 2.78 months on average, so every score on it would '
-            "be wrong. Take 'Bone age ground truth.xlsx' (4360 -> 168.93) from the official Bone+Age+Test+Set.zip"
+            f'{", ".join(refused)}: these are not the official test labels. This file holds whole '
+            'months (4360 -> 164) and differs from the official ground truth by 2.78 months on '
+            "average, so every score on it would be wrong. Take 'Bone age ground truth.xlsx' (4360 "
+            '-> 168.93) from the official Bone+Age+Test+Set.zip'
         )
     return None
 
@@ -181,13 +198,3 @@ def _is_integer_file(rows: list[dict[str, str]], columns: Columns) -> bool:
     """Whether this is the other test label file that circulates."""
     ages = {row[columns.id]: row[columns.months] for row in rows}
     return ages.get('4360') in ('164', '164.0')
-
-
-def _columns(rows: list[dict[str, str]]) -> Columns | None:
-    """The columns by the names that RSNA and Kaggle use; None where one is missing."""
-    by_lower = {column.lower(): column for column in rows[0]}
-    found = {
-        key: next((by_lower[name] for name in names if name in by_lower), None)
-        for key, names in _COLUMN_NAMES.items()
-    }
-    return None if None in found.values() else Columns(**found)

@@ -1,13 +1,11 @@
-"""The base of all builders here: records go straight into array_record shards, in order, one at a
-time.
+"""The base of all builders here: it streams records into array_record shards, in their order.
 
-TFDS's own writer sorts by hashed key: it holds up to 1 GB in memory and beyond that spills through
-`tf.io.gfile`, which needs TensorFlow; RSNA's 9.6 GB would end there. This one writes in the order
-given and keeps nothing. Everything else (the `incomplete.*` folder that is renamed at the end,
-features.json, dataset_info.json, `as_data_source`) stays TFDS's.
+TFDS's own writer sorts by hashed key. It holds up to 1 GB in memory and beyond that spills through
+`tf.io.gfile`, which needs TensorFlow; RSNA's 9.6 GB would end there. This one writes one record at
+a time in the order given and keeps nothing. Everything else (the `incomplete.*` folder that is
+renamed at the end, features.json, dataset_info.json, `as_data_source`) stays TFDS's.
 """
 
-import errno
 import functools
 import json
 import operator
@@ -23,11 +21,12 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 from tqdm import tqdm
 
-from tfds_rsna.errors import UserError
+from tfds_rsna.errors import UserError, is_disk_full
 from tfds_rsna.parallel import lock
 from tfds_rsna.problems import DataError
 
 SHARD_BYTES = 512 << 20
+_BUILT_FROM = 'built_from.json'
 
 
 class Str(tfds.features.Text):
@@ -41,8 +40,8 @@ def image_features(**more) -> tfds.features.FeaturesDict:
     """The features of a source: encoded image, id, age, sex, native size, and `more`.
 
     The image is a scalar of bytes, not `tfds.features.Image`: that one would decode at every read,
-    by rules of its own (16 bit and palettes come out wrong), and has no DICOM. `images.decode` does
-    it instead.
+    by rules of its own (16 bit and palettes come out wrong), and has no DICOM. `decoding.decode`
+    does it instead.
     """
     return tfds.features.FeaturesDict(
         {
@@ -59,9 +58,7 @@ def image_features(**more) -> tfds.features.FeaturesDict:
 
 
 class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A builder whose `_split_generators` gives {split: iterable of (key, example)}, written in
-    that order.
-    """
+    """A builder that writes what `_split_generators` gives: {split: iterable of (key, example)}."""
 
     # Riegeli options of the shards; group_size:1 is what makes random access quick.
     ARRAY_RECORD_OPTIONS = 'group_size:1'
@@ -71,19 +68,23 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @functools.cached_property
     def info(self) -> tfds.core.DatasetInfo:
-        """TFDS's info, without its look into TFDS's bucket (which leaves an empty folder in /tmp
-        each time).
+        """TFDS's info, without a look into TFDS's bucket.
+
+        That look would leave an empty folder in /tmp each time.
         """
+
+        def look_nowhere():
+            return None
+
         info = super().info
-        info.initialize_from_bucket = lambda: None
+        info.initialize_from_bucket = look_nowhere
         return info
 
     def _generate_examples(self):
         raise NotImplementedError('StreamedBuilder takes its examples from _split_generators')
 
     def download_and_prepare(self, **kwargs) -> None:
-        """Builds the dataset unless it is there; waits for another process that is building it just
-        now.
+        """Builds the dataset unless it is there, or waits for another process that is building it.
 
         Raises:
             DataError: the dataset that is there was built from something else.
@@ -98,15 +99,17 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 if not built.exists():
                     # Holding the lock, an unfinished folder can only be the rest of a build that
                     # was killed.
-                    for left in built.parent.glob('incomplete.*') if alone else ():
-                        shutil.rmtree(left)
+                    if alone:
+                        for left in built.parent.glob('incomplete.*'):
+                            shutil.rmtree(left)
                     self._build(**kwargs)
                     return
         self._check_options()
         self.info.read_from_directory(self.data_dir)
 
     def _build(self, **kwargs) -> None:
-        self._examples, self._bytes = [], 0
+        self._labels = []
+        self._bytes = 0
         try:
             super().download_and_prepare(**kwargs)
         except (OSError, RuntimeError) as error:  # array_record's own is a RuntimeError
@@ -119,17 +122,18 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         free = shutil.disk_usage(pathlib.Path(self.data_dir).parent).free
         needed = f' of about {self._needed / 1e9:.3g} GB' if self._needed else ''
         return (
-            f'{self._data_dir_root}: the disk became full after {len(self._examples):,} images, '
-            f'{self._bytes / 1e9:.3g} GB{needed}. What was written is deleted, {free / 1e9:.3g} GB are free now. '
-            'Make room, or choose another folder (data_dir; the cache is $BONEAGE_CACHE)'
+            f'{self._data_dir_root}: the disk became full after {len(self._labels):,} images, '
+            f'{self._bytes / 1e9:.3g} GB{needed}. What was written is deleted, {free / 1e9:.3g} GB '
+            'are free now. Make room, or choose another folder (data_dir; the cache is '
+            '$BONEAGE_CACHE)'
         )
 
     def _log_built(self) -> None:
-        """What was built, in one line that shows years taken for months and the like at a glance."""
-        months, male = np.array(self._examples, np.float64).T
+        """Prints what was built, in one line that shows at a glance years taken for months."""
+        months, male = np.array(self._labels, np.float64).T
         print(
-            f'{self.name}: {len(months):,} images, ages {months.min():.4g} to {months.max():.4g} months '
-            f'(median {np.median(months):.4g}), {100 * male.mean():.0f}% male',
+            f'{self.name}: {len(months):,} images, ages {months.min():.4g} to {months.max():.4g} '
+            f'months (median {np.median(months):.4g}), {100 * male.mean():.0f}% male',
             file=sys.stderr,
             flush=True,
         )
@@ -145,18 +149,21 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return None
 
     def _check_options(self) -> None:
-        asked, path = self._options(), pathlib.Path(self.data_dir) / 'built_from.json'
-        built = json.loads(path.read_text()) if path.exists() else None
-        if asked is not None and built is not None and asked != built:
-            unlike = '; '.join(
-                f'{key}: {built.get(key)!r}, now {asked.get(key)!r}'
-                for key in sorted({*asked, *built})
-                if asked.get(key) != built.get(key)
-            )
-            raise DataError(
-                f'{self.data_dir}: was built from something else ({unlike}). Delete it or choose another '
-                'data_dir'
-            )
+        asked = self._options()
+        path = pathlib.Path(self.data_dir) / _BUILT_FROM
+        if asked is None or not path.exists():
+            return
+        built = json.loads(path.read_text())
+        if built is None or asked == built:
+            return
+        unlike = []
+        for key in sorted({*asked, *built}):
+            if asked.get(key) != built.get(key):
+                unlike.append(f'{key}: {built.get(key)!r}, now {asked.get(key)!r}')
+        raise DataError(
+            f'{self.data_dir}: was built from something else ({"; ".join(unlike)}). Delete it or '
+            'choose another data_dir'
+        )
 
     def _log_download_bytes(self) -> None:
         print(f'{self.name}: building in {self._data_dir_root}', flush=True)
@@ -170,16 +177,16 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
         del download_config
         splits = self._split_generators(dl_manager)
-        self._needed = sum(
-            examples.size() for examples in splits.values() if hasattr(examples, 'size')
-        )
+        self._needed = 0
+        for examples in splits.values():
+            if hasattr(examples, 'size'):
+                self._needed += examples.size()
         infos = [self._write_split(name, examples) for name, examples in splits.items()]
-        (pathlib.Path(self.data_dir) / 'built_from.json').write_text(json.dumps(self._options()))
+        (pathlib.Path(self.data_dir) / _BUILT_FROM).write_text(json.dumps(self._options()))
         return infos
 
     def _write_split(self, name: str, examples: Iterable) -> tfds.core.SplitInfo:
         template = self._get_filename_template(split_name=name)
-        serializer = example_serializer.ExampleSerializer(self.info.features.get_serialized_info())
         progress = tqdm(
             examples,
             desc=f'{self.name} {name}',
@@ -188,16 +195,11 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             leave=False,
             total=operator.length_hint(examples) or None,
         )
-        encoded = (self.info.features.encode_example(example) for example in self._noted(progress))
-        # Features in order of their names: left to itself each process has an order of its own.
-        records = (
-            serializer.get_tf_example(example).SerializeToString(deterministic=True)
-            for example in encoded
-        )
         folder = pathlib.Path(self.data_dir)
-        lengths, total = [], 0
-        for shard, size in self._write_shards(records, folder, name):
-            lengths.append(shard)
+        lengths = []
+        total = 0
+        for count, size in self._write_shards(self._serialize(progress), folder, name):
+            lengths.append(count)
             total += size
         if not lengths:
             raise DataError(f'{self.name}: split {name!r} has no images')
@@ -208,43 +210,39 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             name=name, shard_lengths=lengths, num_bytes=total, filename_template=template
         )
 
-    def _noted(self, examples: Iterable) -> Iterator[dict]:
+    def _serialize(self, examples: Iterable) -> Iterator[bytes]:
+        """The records of (key, example); the labels of those that were written are kept."""
+        features = self.info.features
+        serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
         for _, example in examples:
-            yield example
-            self._examples.append((example['months'], example['male']))
+            record = serializer.get_tf_example(features.encode_example(example))
+            # Features in order of their names: left to itself each process has an order of its own.
+            yield record.SerializeToString(deterministic=True)
+            self._labels.append((example['months'], example['male']))
 
-    def _write_shards(self, records: Iterator[bytes], folder: pathlib.Path, name: str):
+    def _write_shards(
+        self, records: Iterator[bytes], folder: pathlib.Path, name: str
+    ) -> Iterator[tuple[int, int]]:
         """Yields (records, bytes) of each shard once it is written."""
         record = next(records, None)
         index = 0
         while record is not None:
-            count = size = 0
+            count = 0
+            size = 0
             writer = array_record_module.ArrayRecordWriter(
                 str(folder / f'{name}.{index}.tmp'), self.ARRAY_RECORD_OPTIONS
             )
             try:
                 while record is not None and (count == 0 or size + len(record) <= SHARD_BYTES):
                     writer.write(record)
-                    if (
-                        not writer.ok()
-                    ):  # a full disk, say: `write` itself says nothing, `close` below does
+                    # A full disk, say: `write` raises nothing then, `close` below does.
+                    if not writer.ok():
                         break
                     self._bytes += len(record)
-                    count, size = count + 1, size + len(record)
+                    count += 1
+                    size += len(record)
                     record = next(records, None)
             finally:
                 writer.close()
             yield count, size
             index += 1
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came of, says that the disk (or the quota) is full."""
-    while error is not None:
-        if getattr(error, 'errno', None) in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-        ) or 'No space left on device' in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

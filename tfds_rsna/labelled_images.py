@@ -1,0 +1,84 @@
+"""The images of a source that have a label: each is decoded once to check it, and stored as given."""
+
+import collections
+import concurrent.futures
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+
+from tfds_rsna.io import decoding
+from tfds_rsna.io.archive import Entry
+from tfds_rsna.labels import Label
+from tfds_rsna.parallel import pools
+from tfds_rsna.problems import DataError, Problems
+
+
+class LabelledImages:
+    """Iterates (index, example) over labelled images, in their order.
+
+    Every image is decoded in full here: a header can be whole where the pixels are cut short, and
+    an image that fails should fail now and not in the middle of a training run. The same decoding
+    gives the record its width and height. Threads do it (Pillow frees the interpreter while it
+    unpacks), a few images ahead and no more, so memory stays flat.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Label, Entry]], problems: Problems):
+        """`problems` takes the images that cannot be read."""
+        self._pairs = pairs
+        self._problems = problems
+
+    def __length_hint__(self) -> int:
+        return len(self._pairs)
+
+    def size(self) -> int:
+        """Bytes of all images together, as far as they can be found."""
+        total = 0
+        for _, entry in self._pairs:
+            with contextlib.suppress(OSError):  # an image that is gone is named when it is read
+                total += entry.size()
+        return total
+
+    def __iter__(self) -> Iterator[tuple[int, dict]]:
+        good = 0
+        for index, (label, entry, future) in enumerate(self._examples()):
+            try:
+                example = future.result()
+            except (decoding.ImageError, DataError, OSError) as error:
+                # Noted in either mode; the builder then names all of them at once.
+                reason = str(error).removeprefix(f'{entry.path}: ')
+                self._problems.add('image that cannot be read', label.id, entry.path, reason)
+            else:
+                good += 1
+                yield index, example
+        if not good:
+            raise DataError('\n'.join(['no image can be read', *self._problems.lines()]))
+
+    def _examples(self) -> Iterator[tuple[Label, Entry, Future]]:
+        """The images in order, each with the future of its example."""
+        threads = pools.cores()
+        ahead = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            for label, entry in self._pairs:
+                ahead.append((label, entry, pool.submit(_example, label, entry)))
+                if len(ahead) == 2 * threads:
+                    yield ahead.popleft()
+            while ahead:
+                yield ahead.popleft()
+
+
+def _example(label: Label, entry: Entry) -> dict:
+    """The record of an image; ImageError, DataError or OSError where it cannot be read."""
+    data = entry.read()
+    height, width = decoding.decode(data, entry.path).shape
+    example = {
+        'image': data,
+        'id': label.id,
+        'group': label.group,
+        'months': label.months,
+        'male': label.male,
+        'width': width,
+        'height': height,
+    }
+    if label.source is not None:
+        example['source'] = label.source
+    return example
