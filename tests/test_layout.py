@@ -47,8 +47,6 @@ ROWS = [
     ['runtime'],
     ['presets'],
     ['config'],
-    ['renamed'],
-    ['config_keys'],
     ['stages.catalog'],
     ['config_files', 'config_keys'],
     ['renamed'],

@@ -152,10 +152,11 @@ class AgeClassifier(nnx.Module):
         cnn_drops = backbone == 'custom' and regulariser == 'dropout'
         self.dropout = nnx.Dropout(0.0 if cnn_drops else dropout)
         features = self.backbone.features
-        self.sex = None
+        sex = None
         if use_sex:
-            self.sex = layers.linear(layers.SEX_FEATURES, SEX_UNITS, rngs=rngs)
+            sex = layers.linear(layers.SEX_FEATURES, SEX_UNITS, rngs=rngs)
             features += SEX_UNITS
+        self.sex = sex
         self.head = layers.linear(features, classes, rngs=rngs)
 
     def __call__(

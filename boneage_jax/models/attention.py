@@ -121,9 +121,10 @@ class Transfer(nnx.Module):
         self.use_sex = use_sex
         features = self.backbone.widths[level]
         self.norm = layers.norm(features, rngs=rngs)
-        self.gate = None
+        gate = None
         if head == 'attention':
-            self.gate = Gate(features, self.map_size(), rngs=rngs)
+            gate = Gate(features, self.map_size(), rngs=rngs)
+        self.gate = gate
         # One rate before each dense layer, the last of them before the age.
         rates = (0.5, 0.25) if self.gate else (0.0, 0.0, 0.0)
         self.dropouts = nnx.List([nnx.Dropout(rate) for rate in rates])

@@ -22,53 +22,51 @@ STAGES = (
 )
 # The authors' for depthwise kernels, variance 2 / size^2 (PyTorch's fan-out ignores the groups).
 depthwise_init = jax.nn.initializers.variance_scaling(2.0, 'fan_in', 'truncated_normal')
-head_init = jax.nn.initializers.variance_scaling(
-    1 / 3, 'fan_out', 'uniform'
-)  # between -1 / sqrt(outputs) and that
+# Between -1 / sqrt(outputs) and that.
+head_init = jax.nn.initializers.variance_scaling(1 / 3, 'fan_out', 'uniform')
 
 
 def conv_norm(inputs, outputs, size, *, stride=1, groups=1, dtype, rngs):
     """[convolution, batch normalisation], as torchvision numbers them."""
     init = layers.kaiming_fan_out if groups == 1 else depthwise_init
-    return nnx.List(
-        [
-            layers.conv(
-                inputs,
-                outputs,
-                size,
-                stride=stride,
-                groups=groups,
-                init=init,
-                dtype=dtype,
-                rngs=rngs,
-            ),
-            layers.norm(outputs, dtype=dtype, rngs=rngs),
-        ]
+    conv = layers.conv(
+        inputs, outputs, size, stride=stride, groups=groups, init=init, dtype=dtype, rngs=rngs
     )
+    return nnx.List([conv, layers.norm(outputs, dtype=dtype, rngs=rngs)])
 
 
 class SqueezeExcitation(nnx.Module):
-    """Channels weighted by what the whole map holds: `[B, H, W, C]` -> the same (Hu et al. 2018)."""
+    """`[B, H, W, C]` -> its channels weighted by what the whole map holds (Hu et al. 2018)."""
 
-    def __init__(self, channels, squeezed, *, dtype, rngs):
+    def __init__(self, channels: int, squeezed: int, *, dtype, rngs: nnx.Rngs):
         self.fc1 = layers.conv(channels, squeezed, 1, bias=True, dtype=dtype, rngs=rngs)
         self.fc2 = layers.conv(squeezed, channels, 1, bias=True, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         pooled = layers.global_average_pool(x)[:, None, None].astype(x.dtype)
         return x * jax.nn.sigmoid(self.fc2(jax.nn.silu(self.fc1(pooled))))
 
 
 class MBConv(nnx.Module):
-    """Widen (1x1), depthwise, squeeze and excite, narrow (1x1): `[B, H, W, inputs]` -> `[B,
-    H/stride, W/stride, outputs]`.
+    """Widen (1x1), depthwise, squeeze and excite, narrow (1x1).
 
-    Where input and output have one shape, they are added, and in training the block itself is left
-    out of an image with probability `drop` (stochastic depth, Huang et al. 2016), the others'
-    scaled up for it.
+    `[B, H, W, inputs]` -> `[B, H/stride, W/stride, outputs]`. Where input and output have one
+    shape, they are added. In training the block itself is then left out of an image with
+    probability `drop`, and scaled up where it is not (stochastic depth, Huang et al. 2016).
     """
 
-    def __init__(self, inputs, outputs, *, expansion, size, stride, drop, dtype, rngs):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        expansion: int,
+        size: int,
+        stride: int,
+        drop: float,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
         wide = inputs * expansion
         self.block = nnx.List()
         if expansion > 1:
@@ -81,7 +79,7 @@ class MBConv(nnx.Module):
         self.residual = stride == 1 and inputs == outputs
         self.drop = nnx.Dropout(drop, broadcast_dims=(1, 2, 3))
 
-    def __call__(self, x, *, rngs=None):
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         *widened, excite, (conv, norm) = self.block
         y = x
         for inner, inner_norm in widened:
@@ -91,14 +89,25 @@ class MBConv(nnx.Module):
 
 
 class EfficientNet(nnx.Module):
-    """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features
-    without a head.
+    """`[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features without a head.
 
     `stages(x)` gives the last map at each stride: 2, 4, 8, 16, 32 (1, 2, 4, 8, 16 with
-    `stem='small'`, whose first convolution has no stride). `width` is the channels of the stem,
-    others in proportion, rounded to 8; `depth` > 0 overrides the number of blocks in each stage.
-    `dropout` (before the head) and `stochastic_depth` (of the last block, the others in proportion
-    to their place) draw from `rngs`. Raises UserError for an input with a side below 32 pixels.
+    `stem='small'`, whose first convolution has no stride).
+
+    Args:
+        num_outputs: of the head, 0 = no head.
+        channels: of the images.
+        width: channels of the stem; the others in proportion, rounded to 8.
+        depth: blocks in each stage, 0 = the paper's.
+        stem: 'imagenet' or 'small'.
+        dropout: before the head; draws from `rngs`.
+        stochastic_depth: of the last block, the others in proportion to their place; draws from
+            `rngs`.
+        dtype: of computing.
+        rngs: where the parameters are drawn from.
+
+    Raises:
+        UserError: when called, images with a side below 32 pixels.
     """
 
     smallest_side = 32
@@ -106,15 +115,15 @@ class EfficientNet(nnx.Module):
     def __init__(
         self,
         *,
-        num_outputs=1000,
-        channels=3,
-        width=32,
-        depth=0,
-        stem='imagenet',
-        dropout=0.2,
-        stochastic_depth=0.2,
+        num_outputs: int = 1000,
+        channels: int = 3,
+        width: int = 32,
+        depth: int = 0,
+        stem: str = 'imagenet',
+        dropout: float = 0.2,
+        stochastic_depth: float = 0.2,
         dtype=None,
-        rngs,
+        rngs: nnx.Rngs,
     ):
         layers.require_stem(stem)
         small = stem == 'small'
@@ -126,7 +135,8 @@ class EfficientNet(nnx.Module):
         self.body.append(
             conv_norm(channels, inputs, 3, stride=1 if small else 2, dtype=dtype, rngs=rngs)
         )
-        done, widths = 0, []
+        widths = []  # of the map at each stride
+        done = 0  # blocks so far
         for (expansion, size, stride, outputs, _), count in zip(STAGES, counts, strict=True):
             if stride == 2:
                 widths.append(inputs)
@@ -145,35 +155,34 @@ class EfficientNet(nnx.Module):
                         rngs=rngs,
                     )
                 )
-                inputs, done = outputs, done + 1
+                inputs = outputs
+                done += 1
             self.body.append(stage)
         self.features = 4 * inputs
         self.widths = (*widths, self.features)
         self.body.append(conv_norm(inputs, self.features, 1, dtype=dtype, rngs=rngs))
-        self.classifier = (
-            nnx.List(
-                [
-                    nnx.Dropout(dropout),
-                    layers.linear(
-                        self.features, num_outputs, init=head_init, dtype=dtype, rngs=rngs
-                    ),
-                ]
+        classifier = None
+        if num_outputs:
+            linear = layers.linear(
+                self.features, num_outputs, init=head_init, dtype=dtype, rngs=rngs
             )
-            if num_outputs
-            else None
-        )
+            classifier = nnx.List([nnx.Dropout(dropout), linear])
+        self.classifier = classifier
 
-    def first_place(self, level):
+    def first_place(self, level: int) -> float:
         """The row, and column, of the pixel about which the first place of map `level` looks."""
+        del level
         return 0.0  # every stride pads both sides alike
 
-    def stages(self, x, *, rngs=None):
-        """`[B, H, W, channels]` -> five maps `[B, h, w, c]` in the compute type, the last one after
-        the widening 1x1.
+    def stages(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> list[jax.Array]:
+        """`[B, H, W, channels]` -> five maps `[B, h, w, c]` in the compute type.
+
+        The last one comes after the widening 1x1.
         """
         layers.require_input(x, self.channels, self.smallest_side, 'EfficientNet')
         (conv, norm), *body, (last, last_norm) = self.body
-        x, maps = jax.nn.silu(norm(conv(x))), []
+        x = jax.nn.silu(norm(conv(x)))
+        maps = []
         for (_, _, stride, _, _), stage in zip(STAGES, body, strict=True):
             if stride == 2:
                 maps.append(x)
@@ -181,7 +190,7 @@ class EfficientNet(nnx.Module):
                 x = block(x, rngs=rngs)
         return [*maps, jax.nn.silu(last_norm(last(x)))]
 
-    def __call__(self, x, *, rngs=None):
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         features = layers.global_average_pool(self.stages(x, rngs=rngs)[-1])
         if self.classifier is None:
             return features
@@ -189,9 +198,10 @@ class EfficientNet(nnx.Module):
         return linear(dropout(features, rngs=rngs))
 
 
-def rounded(channels):
-    """The multiple of 8 nearest to `channels`, never less than nine tenths of them (Tan and Le's
-    code).
+def rounded(channels: float) -> int:
+    """The multiple of 8 nearest to `channels`, never less than nine tenths of them.
+
+    As in Tan and Le's code.
     """
     near = max(8, int(channels + 4) // 8 * 8)
     return near + 8 if near < 0.9 * channels else near

@@ -1,46 +1,55 @@
-"""A first convolution that was trained on three colours, for images, which have one.
+"""A first convolution that was trained on three colours, for images that have one channel.
 
 ImageNet's networks read colours as (x - mean) / std, each with its own constants, and pad *that*
 with zeros. For a grey image x, repeated, the stem's output is
 
-    sum_k K[k] x[p + k] + sum_k O[k] 1[p + k],   K = sum_c W_c / std_c,   O = -sum_c W_c mean_c /
-    std_c
+    sum_k K[k] x[p + k] + sum_k O[k] 1[p + k]
+    K = sum_c W_c / std_c
+    O = -sum_c W_c mean_c / std_c
 
-with zeros beyond the border in both sums. The second is constant inside and not at the border,
-where part of the kernel sees nothing: a bias cannot stand for it, nor can any padding value, as O
-is no multiple of K. So it stays a convolution, of ones, and costs one image a batch. Where every
+with zeros beyond the border in both sums. The second is constant inside but not at the border,
+where part of the kernel sees nothing. A bias cannot replace it, nor can any padding value, as O is
+no multiple of K. So it stays a convolution, of ones, and costs one image a batch. Where every
 channel gets the same (an image standardised by its own mean and deviation, as the age models do),
 it vanishes: K = sum_c W_c.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-MEAN, STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # torchvision's and timm's, red, green, blue
+# Of red, green, blue: torchvision's and timm's, but for Inception-V3.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+INCEPTION_MEAN = (0.5, 0.5, 0.5)
+INCEPTION_STD = (0.5, 0.5, 0.5)
 
 
-def as_colours(image, backbone):
-    """An image `[B, H, W, 1]` in [0, 1], repeated to three channels and normalised as `backbone`'s
-    ImageNet weights expect.
+def as_colours(image: jax.Array, backbone: str) -> jax.Array:
+    """`[B, H, W, 1]` in [0, 1] -> `[B, H, W, 3]`, as the weights of `backbone` expect.
+
+    The image is repeated, and normalised as in the ImageNet training of the backbone so named.
     """
-    mean, std = ((0.5,) * 3, (0.5,) * 3) if backbone == 'inception_v3' else (MEAN, STD)
+    mean = INCEPTION_MEAN if backbone == 'inception_v3' else MEAN
+    std = INCEPTION_STD if backbone == 'inception_v3' else STD
     return (image - jnp.asarray(mean).reshape(1, 1, 1, 3)) / jnp.asarray(std).reshape(1, 1, 1, 3)
 
 
 class GreyStem(nnx.Module):
-    """`[B, H, W, 1]` in [0, 1] -> what a three-channel convolution makes of the same image,
-    repeated and normalised.
+    """`[B, H, W, 1]` in [0, 1] -> the output of a stem trained on three colours.
 
-    `conv`: the convolution of one channel whose place this takes; `kernel` `[h, w, 3, features]`:
-    the three channels'.
+    Args:
+        conv: the convolution of one channel whose place this takes.
+        kernel: `[h, w, 3, features]`, the three channels'.
+        mean: of the colours.
+        std: of the colours.
     """
 
-    def __init__(self, conv, kernel, mean=MEAN, std=STD):
-        kernel, mean, std = (np.asarray(x, np.float64) for x in (kernel, mean, std))
+    def __init__(self, conv: nnx.Conv, kernel: np.ndarray, mean=MEAN, std=STD):
+        kernel = np.asarray(kernel, np.float64)
+        mean = np.asarray(mean, np.float64)
+        std = np.asarray(std, np.float64)
         self.conv = conv
         self.offset = nnx.Conv(
             1,
@@ -53,10 +62,14 @@ class GreyStem(nnx.Module):
             param_dtype=jnp.float32,
             rngs=nnx.Rngs(0),
         )
-        for part, weight in ((self.conv, 1 / std), (self.offset, -mean / std)):
-            part.kernel.set_value(
-                jnp.asarray((kernel * weight[:, None]).sum(2, keepdims=True), jnp.float32)
-            )
+        _set_kernel(self.conv, kernel, 1 / std)
+        _set_kernel(self.offset, kernel, -mean / std)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(x) + self.offset(jnp.ones_like(x[:1]))
+
+
+def _set_kernel(conv, kernel, weight):
+    """Sets `conv`'s kernel to the sum over colours of `kernel`, each times its `weight`."""
+    total = (kernel * weight[:, None]).sum(2, keepdims=True)
+    conv.kernel.set_value(jnp.asarray(total, jnp.float32))

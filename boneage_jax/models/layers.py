@@ -69,9 +69,7 @@ def conv(
     )
 
 
-def norm(
-    features: int, *, epsilon: float = 1e-5, dtype=None, rngs: nnx.Rngs
-) -> nnx.BatchNorm:
+def norm(features: int, *, epsilon: float = 1e-5, dtype=None, rngs: nnx.Rngs) -> nnx.BatchNorm:
     """Batch normalisation over the *global* batch.
 
     Flax's momentum .9 is PyTorch's .1. The running variance is the biased one.
@@ -160,6 +158,15 @@ def require_input(x: jax.Array, channels: int, smallest_side: int, network: str)
         raise UserError(
             f'{network} takes images of at least {smallest_side} pixels a side, '
             f'found {x.shape[1]}x{x.shape[2]}; set data.size'
+        )
+
+
+def require_size(image: jax.Array, size: tuple[int, int], network: str) -> None:
+    """Raises UserError for images `[B, H, W, C]` that are not of `size`, which `network` needs."""
+    if image.shape[1:3] != size:
+        raise UserError(
+            f'this {network} takes images of {size[0]}x{size[1]}, found '
+            f'{image.shape[1]}x{image.shape[2]}; give it images of data.size'
         )
 
 

@@ -5,7 +5,9 @@ names and of axes: convolutions OIHW -> HWIO, dense layers transposed, VGG's fir
 reordered from channels-first to channels-last. timm's names are translated to torchvision's first.
 """
 
+import pathlib
 import re
+from collections.abc import Collection, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,11 +37,8 @@ LEAVES = {
     'var': 'running_var',
     'bias': 'bias',
 }
-HEADS = (
-    'fc',
-    'classifier',
-    'AuxLogits',
-)  # a feature extractor has none of them: it leaves the file's alone
+# A feature extractor has none of them: it leaves the file's alone.
+HEADS = ('fc', 'classifier', 'AuxLogits')
 
 # timm's EfficientNet and VGG -> torchvision's names.
 _SEPARABLE = {
@@ -76,9 +75,22 @@ _TIMM = {
 }
 
 
-def load(model, path, *, names='auto', fold_normalisation=True):
-    """Puts the weights of a file into `model` (NNX), as `load_arrays` does; the file may be an
-    export of our own too.
+def load(
+    model: nnx.Module,
+    path: str | pathlib.Path,
+    *,
+    names: str = 'auto',
+    fold_normalisation: bool = True,
+) -> None:
+    """Puts the weights of a file into `model`, as `load_arrays` does.
+
+    The file may be an export of our own too.
+
+    Args:
+        model: the network.
+        path: of the file, see `weight_files.read`.
+        names: see `load_arrays`.
+        fold_normalisation: see `load_arrays`.
     """
     arrays, metadata = weight_files.read(path)
     if metadata.get('format') == FORMAT:
@@ -90,20 +102,31 @@ def load(model, path, *, names='auto', fold_normalisation=True):
         )
 
 
-def load_arrays(model, arrays, *, names='auto', fold_normalisation=True, source='the weights'):
-    """Puts `arrays`, `{torchvision or timm name: numpy array}`, into `model` (NNX), every one or
-    none.
+def load_arrays(
+    model: nnx.Module,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    names: str = 'auto',
+    fold_normalisation: bool = True,
+    source: str = 'the weights',
+) -> None:
+    """Puts arrays into `model`, every one or none.
 
-    `names`: 'torchvision', 'timm', or 'auto', which tells them apart. `num_batches_tracked` is left
-    out; so is the file's head where the model has none.
+    `num_batches_tracked` is left out; so is the file's head where the model has none. A model of
+    one channel takes a file of three: its stem folds to one, exactly, to the border.
 
-    A model of one channel takes a file of three: its stem folds to one. With `fold_normalisation`
-    the model then reads images in [0, 1] and does ImageNet's normalisation itself (its stem becomes
-    a `grey.GreyStem`); without, images that are standardised already, the same for each channel.
-    Either is exact, to the border.
+    Args:
+        model: the network.
+        arrays: `{torchvision or timm name: array}`.
+        names: 'torchvision', 'timm', or 'auto', which tells them apart.
+        fold_normalisation: a model of one channel reads images in [0, 1] and does ImageNet's
+            normalisation itself (its stem becomes a `grey.GreyStem`). Without, it reads images that
+            are standardised already, the same for each channel.
+        source: of the arrays, for messages.
 
-    Raises UserError, naming `source`, for missing, extra, mis-shaped arrays (all of them counted,
-    the first listed) and for values that are not finite.
+    Raises:
+        UserError: missing, extra, mis-shaped arrays (all of them counted, the first listed), and
+            values that are not finite.
     """
     given = to_torchvision(arrays, names)
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
@@ -111,110 +134,126 @@ def load_arrays(model, arrays, *, names='auto', fold_normalisation=True, source=
     stem = _grey_stem(model)
     colours = given.get(foreign_name(f'{stem}.kernel')) if stem else None
     if fold_normalisation and colours is not None and colours.shape[1] == 3:
-        constants = (
-            ((0.5,) * 3, (0.5,) * 3) if describe(given) == 'Inception-V3' else (grey.MEAN, grey.STD)
-        )
-        *parents, last = stem.split('.')
-        parent = model
-        for key in parents:
-            parent = _child(parent, key)
-        folded = grey.GreyStem(
-            _child(parent, last), np.asarray(colours).transpose(2, 3, 1, 0), *constants
-        )
-        if last.isdecimal():
-            parent[int(last)] = folded
-        else:
-            setattr(parent, last, folded)
+        mean, std = grey.MEAN, grey.STD
+        if describe(given) == 'Inception-V3':
+            mean, std = grey.INCEPTION_MEAN, grey.INCEPTION_STD
+        kernel = np.asarray(colours).transpose(2, 3, 1, 0)
+        _replace(model, stem, lambda conv: grey.GreyStem(conv, kernel, mean, std))
 
 
-def to_torchvision(arrays, names='auto'):
-    """`arrays` under torchvision's names, without what is not theirs: wrappers' prefixes, counters
-    of batches.
-    """
+def to_torchvision(arrays: Mapping[str, np.ndarray], names: str = 'auto') -> dict[str, np.ndarray]:
+    """`arrays` under torchvision's names, without wrappers' prefixes and counters of batches."""
     if names not in ('auto', 'torchvision', 'timm'):
         raise UserError(f"names={names!r}: expected 'auto', 'torchvision' or 'timm'")
-    given = {
-        name.removeprefix('module.'): np.asarray(value)
-        for name, value in arrays.items()
-        if not name.endswith('num_batches_tracked')
-    }
+    given = {}
+    for name, value in arrays.items():
+        if not name.endswith('num_batches_tracked'):
+            given[name.removeprefix('module.')] = np.asarray(value)
     return given if names == 'torchvision' else from_timm(given)
 
 
-def translate(given, shapes, *, source):
-    """`{our name: float32 array}` for all of `shapes`, `{our name: shape}`, from torchvision's
-    `given`; see `load_arrays`.
+def translate(
+    given: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, source: str
+) -> dict[str, np.ndarray]:
+    """A network's arrays from torchvision's.
+
+    Args:
+        given: `{torchvision's name: array}`.
+        shapes: `{our name: shape}`.
+        source: of `given`, for messages.
+
+    Returns:
+        `{our name: float32 array}` for all of `shapes`.
+
+    Raises:
+        UserError: as `load_arrays`.
     """
     wanted = {foreign_name(name): name for name in shapes}
-    tops = {name.partition('.')[0] for name in wanted}
-    given = {
-        name: value
-        for name, value in given.items()
-        if (top := name.partition('.')[0]) not in HEADS or top in tops
-    }
-    fitted = {
-        name: _fit(name, given[name], shapes[ours])
-        for name, ours in wanted.items()
-        if name in given
-    }
-    _refuse(
-        f'{source}: {describe(given)} does not fit {describe(wanted)}',
-        {
-            'missing': [
-                f'{name} {_foreign_shape(shapes[ours])}'
-                for name, ours in wanted.items()
-                if name not in given
-            ],
-            'unknown to this network': [
-                f'{name} {value.shape}' for name, value in given.items() if name not in wanted
-            ],
-            'of another shape or type': [
-                f'{name} {given[name].shape} {given[name].dtype}, expected {_foreign_shape(shapes[wanted[name]])}'
-                for name, value in fitted.items()
-                if value is None
-            ],
-            'not finite': [
-                name
-                for name, value in fitted.items()
-                if value is not None and not np.isfinite(value).all()
-            ],
-        },
-    )
-    return {ours: fitted[name] for name, ours in wanted.items()}
+    given = _without_other_heads(given, wanted)
+    fitted = {}
+    wrong = _Wrong(f'{source}: {describe(given)} does not fit {describe(wanted)}')
+    for name, ours in wanted.items():
+        expected = _foreign_shape(shapes[ours])
+        if name not in given:
+            wrong.add('missing', f'{name} {expected}')
+            continue
+        array = given[name]
+        value = _fit(name, array, shapes[ours])
+        if value is None:
+            found = f'{name} {array.shape} {array.dtype}'
+            wrong.add('of another shape or type', f'{found}, expected {expected}')
+        elif not np.isfinite(value).all():
+            wrong.add('not finite', name)
+        fitted[ours] = value
+    for name, value in given.items():
+        if name not in wanted:
+            wrong.add('unknown to this network', f'{name} {value.shape}')
+    wrong.refuse()
+    return fitted
 
 
-def compare(given, shapes, *, source):
-    """`given`, an export under our own names, if it has just the names and shapes of `shapes`; else
-    a UserError.
+def compare(
+    given: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, source: str
+) -> Mapping[str, np.ndarray]:
+    """`given`, an export under our own names, if it fits `shapes` (`{our name: shape}`).
+
+    Raises UserError, naming `source`, where names or shapes differ.
     """
-    _refuse(
-        f'{source}: does not fit this model',
-        {
-            'missing': [f'{name} {shape}' for name, shape in shapes.items() if name not in given],
-            'unknown to this model': [
-                f'{name} {value.shape}' for name, value in given.items() if name not in shapes
-            ],
-            'of another shape': [
-                f'{name} {given[name].shape}, expected {shape}'
-                for name, shape in shapes.items()
-                if name in given and given[name].shape != shape
-            ],
-            'not finite': [name for name, value in given.items() if not np.isfinite(value).all()],
-        },
-    )
+    wrong = _Wrong(f'{source}: does not fit this model')
+    for name, shape in shapes.items():
+        if name not in given:
+            wrong.add('missing', f'{name} {shape}')
+        elif given[name].shape != shape:
+            wrong.add('of another shape', f'{name} {given[name].shape}, expected {shape}')
+    for name, value in given.items():
+        if name not in shapes:
+            wrong.add('unknown to this model', f'{name} {value.shape}')
+        if not np.isfinite(value).all():
+            wrong.add('not finite', name)
+    wrong.refuse()
     return given
 
 
-def _refuse(what, wrong):
-    if any(wrong.values()):
-        raise UserError(
-            f'{what}\n  '
-            + '\n  '.join(
-                f'{len(names)} {kind}: {"; ".join(names[:8])}' + ('; ...' if len(names) > 8 else '')
-                for kind, names in wrong.items()
-                if names
-            )
-        )
+class _Wrong:
+    """What is wrong with arrays, by kind, in the order in which a message has the kinds."""
+
+    KINDS = (
+        'missing',
+        'unknown to this network',
+        'unknown to this model',
+        'of another shape or type',
+        'of another shape',
+        'not finite',
+    )
+    LISTED = 8  # names of each kind
+
+    def __init__(self, what):
+        self.what = what
+        self.names = {kind: [] for kind in self.KINDS}
+
+    def add(self, kind, name):
+        self.names[kind].append(name)
+
+    def refuse(self):
+        """Raises UserError where anything was added."""
+        lines = [self.what]
+        for kind, names in self.names.items():
+            if names:
+                more = '; ...' if len(names) > self.LISTED else ''
+                lines.append(f'{len(names)} {kind}: {"; ".join(names[: self.LISTED])}{more}')
+        if len(lines) > 1:
+            raise UserError('\n  '.join(lines))
+
+
+def _without_other_heads(given, wanted):
+    """`given` without the heads of a file whose like `wanted` has not."""
+    tops = {name.partition('.')[0] for name in wanted}
+    kept = {}
+    for name, value in given.items():
+        top = name.partition('.')[0]
+        if top not in HEADS or top in tops:
+            kept[name] = value
+    return kept
 
 
 def _shapes(state):
@@ -223,37 +262,50 @@ def _shapes(state):
 
 def _put(model, state, values):
     for path, leaf in nnx.to_flat_state(state):
-        leaf.set_value(
-            jnp.asarray(values['.'.join(map(str, path))])
-        )  # leaf[...] = would compile for each shape
+        name = '.'.join(map(str, path))
+        leaf.set_value(jnp.asarray(values[name]))  # leaf[...] = would compile for each shape
     nnx.update(model, state)
 
 
 def _grey_stem(model):
-    """The dotted path of the convolution that reads the image, where it reads one channel; else
-    None.
+    """The dotted path of the convolution that reads the image.
+
+    None where it reads more than one channel.
     """
-    paths = [
-        '.'.join(map(str, path))
-        for path, module in nnx.iter_modules(model)
-        if isinstance(module, nnx.Conv) and module.in_features == module.feature_group_count == 1
-    ]
-    return paths[0] if paths else None
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Conv) and module.in_features == module.feature_group_count == 1:
+            return '.'.join(map(str, path))
+    return None
+
+
+def _replace(model, path, function):
+    """Puts `function(module)` in the place of the module at the dotted `path`."""
+    *parents, last = path.split('.')
+    parent = model
+    for key in parents:
+        parent = _child(parent, key)
+    replacement = function(_child(parent, last))
+    if last.isdecimal():
+        parent[int(last)] = replacement
+    else:
+        setattr(parent, last, replacement)
 
 
 def _child(module, key):
     return module[int(key)] if key.isdecimal() else getattr(module, key)
 
 
-def foreign_name(name):
+def foreign_name(name: str) -> str:
     """torchvision's name of one of our arrays: 'res.0.1.norm1.scale' -> 'layer1.1.bn1.weight'."""
     keys = name.split('.')
     if keys[0] == 'res':
         keys[:2] = [f'layer{int(keys[1]) + 1}']
-    return '.'.join([PARTS.get(key, key) for key in keys[:-1]] + [LEAVES.get(keys[-1], keys[-1])])
+    *parts, leaf = keys
+    translated = [PARTS.get(part, part) for part in parts]
+    return '.'.join([*translated, LEAVES.get(leaf, leaf)])
 
 
-def from_timm(arrays):
+def from_timm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """`arrays` under torchvision's names; those that timm names alike stay as they are."""
     if not any(name.startswith(('conv_stem.', 'pre_logits.')) for name in arrays):
         return arrays
@@ -264,13 +316,14 @@ def from_timm(arrays):
         block = re.fullmatch(r'blocks\.(\d+)\.(\d+)\.(.+)', part)
         if block:
             separable = f'blocks.{block[1]}.{block[2]}.conv_pwl.weight' not in arrays
-            inner = (_SEPARABLE if separable else _INVERTED).get(block[3], block[3])
+            names = _SEPARABLE if separable else _INVERTED
+            inner = names.get(block[3], block[3])
             part = f'features.{int(block[1]) + 1}.{block[2]}.block.{inner}'
         named[f'{tops.get(part, part)}.{leaf}'] = value
     return named
 
 
-def describe(names):
+def describe(names: Collection[str]) -> str:
     """The kind of network that torchvision's `names` belong to, in words."""
     names = set(names)
     if any(name.startswith('Mixed_') for name in names):
@@ -279,11 +332,13 @@ def describe(names):
         return 'EfficientNet'
     if 'features.0.weight' in names:
         return 'VGG with batch normalisation' if 'features.1.running_mean' in names else 'VGG'
-    blocks = len(
-        {name.split('.conv1')[0] for name in names if re.match(r'layer\d+\.\d+\.conv1\.', name)}
-    )
+    blocks = {
+        name.split('.conv1')[0] for name in names if re.match(r'layer\d+\.\d+\.conv1\.', name)
+    }
+    if not blocks:
+        return 'an unknown network'
     per_block = 3 if 'layer1.0.conv3.weight' in names else 2
-    return f'ResNet-{per_block * blocks + 2}' if blocks else 'an unknown network'
+    return f'ResNet-{per_block * len(blocks) + 2}'
 
 
 def _fit(name, value, shape):
@@ -296,7 +351,8 @@ def _fit(name, value, shape):
     if value.ndim not in (2, 4):
         return None
     if len(shape) == 4:
-        value = value.reshape(*value.shape, *(1,) * (4 - value.ndim)).transpose(2, 3, 1, 0)
+        ones = (1,) * (4 - value.ndim)
+        value = value.reshape(*value.shape, *ones).transpose(2, 3, 1, 0)
         if shape[2] == 1 and value.shape[2] == 3 and shape[3] == value.shape[3]:
             value = value.sum(2, keepdims=True)  # a grey stem
     else:
@@ -308,4 +364,7 @@ def _fit(name, value, shape):
 
 
 def _foreign_shape(shape):
-    return {4: (shape[-1], *shape[2:3], *shape[:2]), 2: shape[::-1]}.get(len(shape), shape)
+    if len(shape) == 4:
+        rows, columns, inputs, outputs = shape
+        return outputs, inputs, rows, columns
+    return shape[::-1] if len(shape) == 2 else shape

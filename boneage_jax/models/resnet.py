@@ -1,5 +1,4 @@
-"""ResNet-18, -34 and -50 (He, Zhang, Ren, Sun, CVPR 2016, table 1): torchvision's arrangement,
-NHWC.
+"""ResNet-18, -34 and -50 (He, Zhang, Ren, Sun, CVPR 2016, table 1), as torchvision has them, NHWC.
 
 Against the paper: in ResNet-50 the 3x3 convolution of a block takes the stride, not the first 1x1
 ("version 1.5").
@@ -10,19 +9,20 @@ from flax import nnx
 
 from boneage_jax.models import layers
 
-BLOCKS = {
-    'resnet18': (2, 2, 2, 2),
-    'resnet34': (3, 4, 6, 3),
-}  # basic blocks in res2, res3, res4, res5
+# Blocks in res2, res3, res4, res5.
+BLOCKS = {'resnet18': (2, 2, 2, 2), 'resnet34': (3, 4, 6, 3)}
 BOTTLENECKS = {'resnet50': (3, 4, 6, 3)}
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions and a shortcut: `[B, H, W, inputs]` -> `[B, H/stride, W/stride, width]`."""
+    """Two 3x3 convolutions and a shortcut.
+
+    `[B, H, W, inputs]` -> `[B, H/stride, W/stride, width]`.
+    """
 
     expansion = 1
 
-    def __init__(self, inputs, width, *, stride, dtype, rngs):
+    def __init__(self, inputs: int, width: int, *, stride: int, dtype, rngs: nnx.Rngs):
         self.conv1 = layers.conv(inputs, width, 3, stride=stride, dtype=dtype, rngs=rngs)
         self.norm1 = layers.norm(width, dtype=dtype, rngs=rngs)
         self.conv2 = layers.conv(width, width, 3, dtype=dtype, rngs=rngs)
@@ -31,20 +31,21 @@ class BasicBlock(nnx.Module):
             inputs, width, stride=stride, dtype=dtype, rngs=rngs
         )
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x if self.shortcut is None else self.shortcut_norm(self.shortcut(x))
         x = jax.nn.relu(self.norm1(self.conv1(x)))
         return jax.nn.relu(self.norm2(self.conv2(x)) + shortcut)
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3, 1x1 convolutions and a shortcut: `[B, H, W, inputs]` -> `[B, H/stride, W/stride, 4
-    width]`.
+    """1x1, 3x3, 1x1 convolutions and a shortcut.
+
+    `[B, H, W, inputs]` -> `[B, H/stride, W/stride, 4 width]`.
     """
 
     expansion = 4
 
-    def __init__(self, inputs, width, *, stride, dtype, rngs):
+    def __init__(self, inputs: int, width: int, *, stride: int, dtype, rngs: nnx.Rngs):
         outputs = self.expansion * width
         self.conv1 = layers.conv(inputs, width, 1, dtype=dtype, rngs=rngs)
         self.norm1 = layers.norm(width, dtype=dtype, rngs=rngs)
@@ -56,7 +57,7 @@ class Bottleneck(nnx.Module):
             inputs, outputs, stride=stride, dtype=dtype, rngs=rngs
         )
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x if self.shortcut is None else self.shortcut_norm(self.shortcut(x))
         x = jax.nn.relu(self.norm1(self.conv1(x)))
         x = jax.nn.relu(self.norm2(self.conv2(x)))
@@ -64,8 +65,9 @@ class Bottleneck(nnx.Module):
 
 
 def _shortcut(inputs, outputs, *, stride, dtype, rngs):
-    """The 1x1 convolution and norm that fit the shortcut to the block's output; None, None where it
-    fits as it is.
+    """The 1x1 convolution and norm that fit the shortcut to the block's output.
+
+    None, None where it fits as it is.
     """
     if stride == 1 and inputs == outputs:
         return None, None
@@ -76,33 +78,46 @@ def _shortcut(inputs, outputs, *, stride, dtype, rngs):
 
 
 class ResNet(nnx.Module):
-    """The whole network: `[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features
-    without a head.
+    """`[B, H, W, channels]` float32 -> logits `[B, num_outputs]`, or features without a head.
 
     `stages(x)` gives res2..res5, strides 4, 8, 16, 32 (1, 2, 4, 8 with `stem='small'`: 3x3, no
-    stride, no pool, for small images). `depth` > 0 overrides the number of blocks in each stage,
-    `width` the channels that res2's blocks work in. Raises UserError for an input with a side below
-    32 pixels.
+    stride, no pool, for small images).
+
+    Args:
+        blocks: their number in each stage.
+        block: `BasicBlock` or `Bottleneck`.
+        num_outputs: of the head, 0 = no head.
+        channels: of the images.
+        width: channels that res2's blocks work in, doubled at each stage.
+        depth: blocks in each stage, 0 = `blocks`.
+        stem: 'imagenet' or 'small'.
+        dtype: of computing.
+        rngs: where the parameters are drawn from.
+
+    Raises:
+        UserError: when called, images with a side below 32 pixels.
     """
 
     smallest_side = 32
 
     def __init__(
         self,
-        blocks,
+        blocks: tuple[int, ...],
         *,
-        block=BasicBlock,
-        num_outputs=1000,
-        channels=3,
-        width=64,
-        depth=0,
-        stem='imagenet',
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
+        num_outputs: int = 1000,
+        channels: int = 3,
+        width: int = 64,
+        depth: int = 0,
+        stem: str = 'imagenet',
         dtype=None,
-        rngs,
+        rngs: nnx.Rngs,
     ):
         layers.require_stem(stem)
-        blocks = (depth,) * len(blocks) if depth else blocks
-        self.channels, self.small_stem = channels, stem == 'small'
+        if depth:
+            blocks = (depth,) * len(blocks)
+        self.channels = channels
+        self.small_stem = stem == 'small'
         self.strides = (1, 2, 4, 8) if self.small_stem else (4, 8, 16, 32)
         self.widths = tuple(block.expansion * width << level for level in range(len(blocks)))
         self.features = self.widths[-1]
@@ -124,18 +139,18 @@ class ResNet(nnx.Module):
                 stage.append(block(inputs, width << level, stride=stride, dtype=dtype, rngs=rngs))
                 inputs = self.widths[level]
             self.res.append(stage)
-        self.head = (
-            layers.linear(inputs, num_outputs, dtype=dtype, rngs=rngs) if num_outputs else None
-        )
+        head = None
+        if num_outputs:
+            head = layers.linear(inputs, num_outputs, dtype=dtype, rngs=rngs)
+        self.head = head
 
-    def first_place(self, level):
+    def first_place(self, level: int) -> float:
         """The row, and column, of the pixel about which the first place of map `level` looks."""
+        del level
         return 0.0  # every stride pads both sides alike
 
-    def stages(self, x, *, rngs=None):
-        """`[B, H, W, channels]` -> `[res2, res3, res4, res5]`, each `[B, h, w, c]` in the compute
-        type.
-        """
+    def stages(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> list[jax.Array]:
+        """`[B, H, W, channels]` -> [res2, res3, res4, res5], `[B, h, w, c]` in the compute type."""
         layers.require_input(x, self.channels, self.smallest_side, 'ResNet')
         x = jax.nn.relu(self.stem_norm(self.stem(x)))
         if not self.small_stem:
@@ -147,12 +162,12 @@ class ResNet(nnx.Module):
             maps.append(x)
         return maps
 
-    def __call__(self, x, *, rngs=None):
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         features = layers.global_average_pool(self.stages(x)[-1])
         return features if self.head is None else self.head(features)
 
 
-def build(name, **options):
+def build(name: str, **options) -> ResNet:
     """The `ResNet` called resnet18, resnet34 or resnet50."""
     block = Bottleneck if name in BOTTLENECKS else BasicBlock
     return ResNet((BLOCKS | BOTTLENECKS)[name], block=block, **options)

@@ -1,5 +1,6 @@
-"""Files of weights: where they are found, and how they are read without running anything that lies
-in them.
+"""Files of weights: where they are found, and how they are read.
+
+Nothing that a file holds is run.
 """
 
 import contextlib
@@ -7,6 +8,7 @@ import pathlib
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator
 
 import numpy as np
 import safetensors
@@ -16,20 +18,22 @@ from tfds_rsna.errors import UserError
 SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.bin')  # the last three are PyTorch's
 
 
-def is_named(spec):
-    """Whether `spec` names a file of weights (`hf:...`, or a path with such a suffix or to a file);
-    else it is a workdir.
+def is_named(spec: str) -> bool:
+    """Whether `spec` names a file of weights, not a workdir.
+
+    That is `hf:...`, a path with such a suffix, or a path to a file.
     """
     return spec.startswith('hf:') or spec.endswith(SUFFIXES) or pathlib.Path(spec).is_file()
 
 
-def find(spec, folder):
-    """The file that `spec` names: a path, or `hf:<owner>/<repo>[/file]` (default model.safetensors)
-    of the Hugging Face hub.
+def find(spec: str, folder: pathlib.Path) -> pathlib.Path:
+    """The file that `spec` names.
 
+    It is a path, or `hf:<owner>/<repo>[/file]` (default model.safetensors) of the Hugging Face hub.
     A file of the hub is taken from `folder/<owner>/<repo>/file` where it was put by hand, else
-    fetched through huggingface_hub, which caches it. Raises UserError where there is none, saying
-    what to download and where to put it.
+    fetched through huggingface_hub, which caches it.
+
+    Raises UserError where there is none, with what to download and where to put it.
     """
     if not spec.startswith('hf:'):
         path = pathlib.Path(spec).expanduser()
@@ -41,17 +45,19 @@ def find(spec, folder):
     file = file or 'model.safetensors'
     if not owner or not repo or {'.', '..'} & {owner, repo, *file.split('/')}:
         raise UserError(
-            f'{spec}: expected hf:<owner>/<repo>, as in hf:timm/resnet34.a1_in1k, or hf:<owner>/<repo>/<file>'
+            f'{spec}: expected hf:<owner>/<repo>, as in hf:timm/resnet34.a1_in1k, '
+            'or hf:<owner>/<repo>/<file>'
         )
     if repo.startswith('tf_'):
         raise UserError(
-            f"{spec}: timm's tf_ networks pad and normalise as TensorFlow does, under the same names: here they "
-            'would load and be wrong. Take weights that PyTorch trained'
+            f"{spec}: timm's tf_ networks pad and normalise as TensorFlow does, under the same "
+            'names: here they would load and be wrong. Take weights that PyTorch trained'
         )
     path = pathlib.Path(folder) / owner / repo / file
     if path.is_file():
         return path
-    by_hand = f'Download https://huggingface.co/{owner}/{repo}/resolve/main/{file} elsewhere and put it at {path}'
+    url = f'https://huggingface.co/{owner}/{repo}/resolve/main/{file}'
+    by_hand = f'Download {url} elsewhere and put it at {path}'
     try:
         import huggingface_hub
     except ImportError as error:
@@ -67,12 +73,13 @@ def find(spec, folder):
         ) from error
 
 
-def read(path):
-    """(`{name: numpy array}`, `{key: text}` metadata) of a file; only `.safetensors` has metadata.
+def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(`{name: array}`, `{key: text}` metadata) of a file; only `.safetensors` has metadata.
 
     PyTorch's files are read where torch is installed, and nothing but their arrays: what a pickle
-    would run is refused. Raises UserError, naming the file, for one that is cut short, damaged, or
-    of another kind.
+    would run is refused.
+
+    Raises UserError, naming the file, for one that is cut short, damaged, or of another kind.
     """
     path = pathlib.Path(path)
     if path.suffix not in SUFFIXES:
@@ -85,17 +92,21 @@ def read(path):
         start = file.read(64).lstrip()
     if start.startswith((b'<', b'version https://git-lfs')):
         raise UserError(
-            f'{path}: is a web page or a pointer of git-lfs, not the weights themselves. Fetch it again'
+            f'{path}: is a web page or a pointer of git-lfs, not the weights themselves. '
+            'Fetch it again'
         )
-    arrays, metadata = {'.safetensors': _read_safetensors, '.npz': _read_npz}.get(
-        path.suffix, _read_torch
-    )(path)
+    if path.suffix == '.safetensors':
+        arrays, metadata = _read_safetensors(path)
+    elif path.suffix == '.npz':
+        arrays, metadata = _read_npz(path), {}
+    else:
+        arrays, metadata = _read_torch(path), {}
     if not arrays:
         raise UserError(f'{path}: holds no arrays')
     return arrays, metadata
 
 
-def metadata(path):
+def metadata(path: pathlib.Path) -> dict[str, str]:
     """`{key: text}` that a `.safetensors` file carries beside its arrays; {} for any other."""
     if path.suffix != '.safetensors':
         return {}
@@ -105,11 +116,12 @@ def metadata(path):
 
 def _read_safetensors(path):
     with _safetensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
 
 
 @contextlib.contextmanager
-def _safetensors(path):
+def _safetensors(path) -> Iterator[safetensors.safe_open]:
     try:
         with safetensors.safe_open(path, framework='numpy') as file:
             yield file
@@ -124,7 +136,7 @@ def _safetensors(path):
 def _read_npz(path):
     try:
         with path.open('rb') as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}, {}
+            return {name: file[name] for name in file.files}
     except (zipfile.BadZipFile, EOFError, KeyError, OSError, AttributeError) as error:
         raise UserError(_damaged(path, error)) from error
     except ValueError as error:  # pickled objects, or no zip at all
@@ -138,38 +150,36 @@ def _read_torch(path):
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path}: PyTorch's files need PyTorch (pip install '.[parity]'); or convert it where there is one, "
-            'with safetensors.torch.save_file(torch.load(path, weights_only=True), "weights.safetensors")'
+            f"{path}: PyTorch's files need PyTorch (pip install '.[parity]'); or convert it where "
+            'there is one, with safetensors.torch.save_file(torch.load(path, weights_only=True), '
+            '"weights.safetensors")'
         ) from error
     try:
         with warnings.catch_warnings(action='ignore'):  # of old formats
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f'{path}: holds more than arrays, which could run code, or is damaged: refused unread. Save the '
-            'state_dict() alone, where you trust the file'
+            f'{path}: holds more than arrays, which could run code, or is damaged: refused unread. '
+            'Save the state_dict() alone, where you trust the file'
         ) from error
-    except (
-        Exception
-    ) as error:  # of a file cut short the unpickler says struct.error, EOFError, RuntimeError, ...
+    except Exception as error:  # of a file cut short: struct.error, EOFError, RuntimeError, ...
         raise UserError(_damaged(path, error)) from error
     for key in ('state_dict', 'model', 'model_state_dict'):  # a training script's bundle
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(value, torch.Tensor) for value in content.values())
-    ):
+    tensors = content if isinstance(content, dict) else {}
+    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise UserError(
-            f'{path}: expected a state_dict, {{name: tensor}}, found a {type(content).__name__} of something else'
+            f'{path}: expected a state_dict, {{name: tensor}}, found a {type(content).__name__} '
+            'of something else'
         )
-    return {
-        name: (value.float() if value.is_floating_point() else value).numpy()
-        for name, value in content.items()
-    }, {}
+    arrays = {}
+    for name, value in tensors.items():
+        arrays[name] = (value.float() if value.is_floating_point() else value).numpy()
+    return arrays
 
 
 def _damaged(path, error):
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f'{path}: cut short or damaged ({lines[0][:200]}); {path.stat().st_size:,} bytes. Fetch it again'
+    size = f'{path.stat().st_size:,} bytes'
+    return f'{path}: cut short or damaged ({lines[0][:200]}); {size}. Fetch it again'

@@ -1,11 +1,13 @@
-"""Ages as a number: regression of months (Iglovikov 2018), with ranked parts (Ji 2019), with
-triplets (Bae 2018).
+"""Ages as a number of months.
+
+Plain regression (Iglovikov 2018), with ranked parts (Ji 2019), with triplets (Bae 2018).
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from boneage_jax.tasks import losses, metrics
@@ -15,9 +17,10 @@ from tfds_rsna.errors import UserError
 AGES = 240  # classes of a month each: 0 to 239 (Iglovikov 2018)
 
 
-def fit(options, months):
-    """The `centre` and `scale` in months of the normalised ages, from the training ages (float32
-    months `[N]`).
+def fit(options: ml_collections.ConfigDict, months: np.ndarray) -> dict[str, float]:
+    """The `centre` and `scale` in months of the normalised ages.
+
+    They are taken from the training ages (float32 months `[N]`).
     """
     if options.normalisation == 'zscore':
         spread = float(np.std(months, dtype=np.float64))
@@ -36,7 +39,8 @@ def fit(options, months):
     )
 
 
-def age(options, *, centre, scale):
+def age(options: ml_collections.ConfigDict, *, centre: float, scale: float) -> Task:
+    """Regression of an age, normalised as (months - centre) / scale. Prediction: `[B]`."""
     per_image = by_value(options)
 
     def months(prediction):
@@ -46,11 +50,12 @@ def age(options, *, centre, scale):
         del aux
         if prediction.ndim != 1:
             raise UserError(
-                f'task.name={options.name!r} takes one number an image, this network gives {prediction.shape[-1]}; '
-                "set model.outputs=1 or task.name='age_expectation'"
+                f'task.name={options.name!r} takes one number an image, this network gives '
+                f"{prediction.shape[-1]}; set model.outputs=1 or task.name='age_expectation'"
             )
         value = per_image(prediction, (batch['months'] - centre) / scale)
-        return mean_of_examples(batch, 'mae', value, jnp.abs(months(prediction) - batch['months']))
+        error = jnp.abs(months(prediction) - batch['months'])
+        return mean_of_examples(batch, 'mae', value, error)
 
     def columns(prediction, aux, batch):
         del aux, batch
@@ -59,10 +64,11 @@ def age(options, *, centre, scale):
     return Task(loss, columns, report, summary_line, months=months)
 
 
-def age_expectation(options, *, centre, scale):
-    """Iglovikov 2018, section 2.3: logits `[B, K]` of the ages 0 to K - 1 months, whose expectation
-    is the age. The loss is that of the normalised expectation, as of a regressed age. Images of
-    other ages are refused.
+def age_expectation(options: ml_collections.ConfigDict, *, centre: float, scale: float) -> Task:
+    """The expectation of an age over classes of a month (Iglovikov 2018, section 2.3).
+
+    Prediction: logits `[B, K]` of the ages 0 to K - 1 months. The loss is that of the normalised
+    expectation, as of a regressed age. Images of other ages are refused.
     """
     plain = age(options, centre=centre, scale=scale)
 
@@ -72,8 +78,8 @@ def age_expectation(options, *, centre, scale):
     def loss(logits, aux, batch):
         if logits.ndim != 2 or logits.shape[-1] != AGES:
             raise UserError(
-                f"task.name='age_expectation' takes {AGES} logits an image, found {list(logits.shape)}; set "
-                f'model.outputs={AGES}'
+                f"task.name='age_expectation' takes {AGES} logits an image, "
+                f'found {list(logits.shape)}; set model.outputs={AGES}'
             )
         return plain.loss(normalised(logits), aux, batch)
 
@@ -96,51 +102,62 @@ def _refuse_other_ages(split):
     if len(bad):
         named = ', '.join(f'{split.ids[i]} ({split.months[i]:g})' for i in bad[:5])
         raise UserError(
-            f'{len(bad)} of the {len(split)} {split.name} images are outside 0 to {AGES} months, which the classes '
-            f"of task.name='age_expectation' cannot say: {named}; leave them out or take task.name='age'"
+            f'{len(bad)} of the {len(split)} {split.name} images are outside 0 to {AGES} months, '
+            f"which the classes of task.name='age_expectation' cannot say: {named}; "
+            "leave them out or take task.name='age'"
         )
 
 
-def age_parts(options, *, centre, scale):
-    """Equation 4 of Ji 2019: the age's loss, the ranking loss (weight `rank_weight`) and, ours, the
-    mean squared error of the selected parts' own ages (weight `part_weight`), without which nothing
-    would train them. Reports each term, and how many parts an image had. For a model that selects
-    no parts it is the task 'age'.
+def age_parts(options: ml_collections.ConfigDict, *, centre: float, scale: float) -> Task:
+    """Equation 4 of Ji 2019: the age's loss and the ranking loss (weight `rank_weight`) of parts.
+
+    Ours: the mean squared error of the selected parts' own ages (weight `part_weight`), without
+    which nothing would train them. Reports each term, and how many parts an image had. For a model
+    that selects no parts it is the task 'age'.
     """
     plain = age(options, centre=centre, scale=scale)
-    if options.ranking_form not in losses.RANKING_FORMS:
-        raise UserError(
-            f'task.ranking_form={options.ranking_form!r}: expected one of {", ".join(losses.RANKING_FORMS)}'
-        )
+    _check_one_of('ranking_form', options.ranking_form, losses.RANKING_FORMS)
 
     def loss(prediction, aux, batch):
-        total, sums = plain.loss(prediction, aux, batch)
+        value, sums = plain.loss(prediction, aux, batch)
         if 'part_ages' not in aux:
-            return total, sums
-        images, parts = batch['valid'].astype(jnp.float32), aux['part_valid']
-        count, number = jnp.maximum(images.sum(), 1.0), jnp.maximum(parts.sum(axis=1), 1)
-        errors = aux['part_ages'] - ((batch['months'] - centre) / scale)[:, None]
-        terms = {
-            'rank_loss': losses.part_ranking(
-                aux['part_scores'], errors * scale, form=options.ranking_form, valid=parts
-            ),
-            'part_loss': jnp.sum(jnp.where(parts, losses.l2(errors, 0.0), 0.0), axis=1) / number,
-            'parts': parts.sum(axis=1).astype(jnp.float32),
-        }
-        terms = {name: (value * images).sum() for name, value in terms.items()}
-        total += (
-            options.rank_weight * terms['rank_loss'] + options.part_weight * terms['part_loss']
-        ) / count
-        sums |= {'age_loss': sums['loss'], 'loss': (total * count, count)}
-        return total, sums | {name: (value, count) for name, value in terms.items()}
+            return value, sums
+        images = batch['valid'].astype(jnp.float32)
+        count = jnp.maximum(images.sum(), 1.0)
+        terms = _part_terms(aux, (batch['months'] - centre) / scale, scale, options.ranking_form)
+        totals = {name: (term * images).sum() for name, term in terms.items()}
+        rank_term = options.rank_weight * totals['rank_loss']
+        part_term = options.part_weight * totals['part_loss']
+        value += (rank_term + part_term) / count
+        sums |= {'age_loss': sums['loss'], 'loss': (value * count, count)}
+        for name, total in totals.items():
+            sums[name] = (total, count)
+        return value, sums
 
     return dataclasses.replace(plain, loss=loss)
 
 
-def age_triplet(options, *, centre, scale):
-    """Bae 2018, section 2.2: the age's loss in months (however the model's ages are normalised),
-    and `triplet_weight` times the ranking loss of the batch's relative triplets
-    (`losses.triplet_ranking`: `distance`, `reduction`, `triplet_form`, `margin`).
+def _part_terms(aux, ages, scale, ranking_form):
+    """{name: `[B]`} of an image's parts, from its normalised age `[B]`; `scale` is in months."""
+    parts = aux['part_valid']
+    errors = aux['part_ages'] - ages[:, None]
+    number = jnp.maximum(parts.sum(axis=1), 1)
+    squares = jnp.where(parts, losses.l2(errors, 0.0), 0.0)
+    return {
+        'rank_loss': losses.part_ranking(
+            aux['part_scores'], errors * scale, form=ranking_form, valid=parts
+        ),
+        'part_loss': jnp.sum(squares, axis=1) / number,
+        'parts': parts.sum(axis=1).astype(jnp.float32),
+    }
+
+
+def age_triplet(options: ml_collections.ConfigDict, *, centre: float, scale: float) -> Task:
+    """The age's loss and the ranking loss of the batch's relative triplets (Bae 2018, section 2.2).
+
+    The age's loss is in months, however the model's ages are normalised. The ranking loss has the
+    weight `triplet_weight` (`losses.triplet_ranking`: `distance`, `reduction`, `triplet_form`,
+    `margin`).
 
     Ours: `correlation_weight` times `losses.rank_correlation` at `temperature`. Reports
     `triplet_loss`, the mean of a triplet of the paper's form whatever is trained (ln 2 where
@@ -148,52 +165,45 @@ def age_triplet(options, *, centre, scale):
     the triplet loss too.
     """
     plain = age(options, centre=centre, scale=scale)
-    one_of = {
-        'distance': losses.DISTANCES,
-        'triplet_form': losses.TRIPLET_FORMS,
-        'reduction': ('sum', 'mean'),
-    }
-    for name, known in one_of.items():
-        if options[name] not in known:
-            raise UserError(f'task.{name}={options[name]!r}: expected one of {", ".join(known)}')
-    for name, lowest in {
-        'triplet_weight': 0,
-        'correlation_weight': 0,
-        'margin': 1e-9,
-        'temperature': 1e-9,
-    }.items():
-        if options[name] < lowest:
-            raise UserError(
-                f'task.{name}={options[name]}: expected '
-                f'{"a positive number" if lowest else "zero or more"}'
-            )
+    _check_one_of('distance', options.distance, losses.DISTANCES)
+    _check_one_of('triplet_form', options.triplet_form, losses.TRIPLET_FORMS)
+    _check_one_of('reduction', options.reduction, ('sum', 'mean'))
+    for name in ('triplet_weight', 'correlation_weight'):
+        if options[name] < 0:
+            raise UserError(f'task.{name}={options[name]}: expected zero or more')
+    for name in ('margin', 'temperature'):
+        if options[name] < 1e-9:
+            raise UserError(f'task.{name}={options[name]}: expected a positive number')
     in_months = {'l1': scale, 'l2': scale**2}[options.loss]
 
     def loss(prediction, aux, batch):
         value, sums = plain.loss(prediction, aux, batch)
-        count, given = sums['loss'][1], (aux['embeddings'], batch['months'])
+        count = sums['loss'][1]
+        embeddings = aux['embeddings']
+        months = batch['months']
+        valid = batch['valid']
         value *= in_months
         sums |= {'age_loss': (value * count, count)}
         if options.triplet_weight:
             value += options.triplet_weight * losses.triplet_ranking(
-                *given,
+                embeddings,
+                months,
                 distance=options.distance,
                 reduction=options.reduction,
                 form=options.triplet_form,
                 margin=options.margin,
-                valid=batch['valid'],
+                valid=valid,
             )
         if options.correlation_weight:
             value += options.correlation_weight * losses.rank_correlation(
-                *given,
+                embeddings,
+                months,
                 temperature=options.temperature,
                 distance=options.distance,
-                valid=batch['valid'],
+                valid=valid,
             )
-        return value, sums | {
-            'loss': (value * count, count),
-            **_order(*given, batch['valid'], options.distance),
-        }
+        sums['loss'] = (value * count, count)
+        return value, sums | _order(embeddings, months, valid, options.distance)
 
     return dataclasses.replace(
         plain,
@@ -202,25 +212,29 @@ def age_triplet(options, *, centre, scale):
     )
 
 
+def _check_one_of(name, value, known):
+    if value not in known:
+        raise UserError(f'task.{name}={value!r}: expected one of {", ".join(known)}')
+
+
 def _order(embeddings, months, valid, distance):
-    """How far a batch's embeddings are in order: (sum, count) pairs over its relative triplets,
-    without a gradient.
+    """How far a batch's embeddings are in order, without a gradient.
+
+    (sum, count) pairs over its relative triplets.
     """
     distances = losses.pairwise_distances(jax.lax.stop_gradient(embeddings), distance=distance)
-    triplets, excess = (
-        losses.relative_triplets(months, valid),
-        distances[:, :, None] - distances[:, None, :],
-    )
+    triplets = losses.relative_triplets(months, valid)
+    excess = distances[:, :, None] - distances[:, None, :]
     number = triplets.sum().astype(jnp.float32)
-    return {
-        'triplet_loss': (jnp.sum(jnp.where(triplets, jax.nn.softplus(excess), 0)), number),
-        'ordered': (jnp.sum(triplets & (excess < 0)).astype(jnp.float32), number),
-    }
+    entropy = jnp.sum(jnp.where(triplets, jax.nn.softplus(excess), 0))
+    ordered = jnp.sum(triplets & (excess < 0)).astype(jnp.float32)
+    return {'triplet_loss': (entropy, number), 'ordered': (ordered, number)}
 
 
-def report(columns, split, train_months):
-    """`metrics.age_metrics` of a split, and as `median_mae` the floor: the error of predicting the
-    training median.
+def report(columns: dict[str, np.ndarray], split, train_months: np.ndarray) -> dict:
+    """`metrics.age_metrics` of a split, and the floor.
+
+    The floor is `median_mae`: the error of predicting the training median.
     """
     return {
         'median_mae': metrics.median_baseline(train_months, split.months),
@@ -230,9 +244,11 @@ def report(columns, split, train_months):
     }
 
 
-def summary_line(report):
+def summary_line(report: dict) -> str:
+    """The report of a split in one line."""
     mae = report['overall']['mae']
     return (
-        f'MAE {mae["value"]:.2f} months, 95% interval {mae["lower"]:.2f} to {mae["upper"]:.2f}; predicting the '
-        f'median gives {report["median_mae"]["value"]:.2f}'
+        f'MAE {mae["value"]:.2f} months, '
+        f'95% interval {mae["lower"]:.2f} to {mae["upper"]:.2f}; '
+        f'predicting the median gives {report["median_mae"]["value"]:.2f}'
     )
