@@ -1,6 +1,6 @@
 """Each backbone beside torchvision's: forward and training step, images a second and the ratio.
 
-    python -m benchmarks.backbones                                   # CPU: 224 px (Inception 299), batch 4
+    python -m benchmarks.backbones                     # CPU: 224 px (Inception 299), batch 4
     python -m benchmarks.backbones --networks resnet50 --side 512 --batch 16
 
 The two take turns in one process, as in benchmarks.train_step. Forward: evaluation mode, logits.
@@ -78,7 +78,8 @@ def _has_torchvision():
         return False
     if importlib.util.find_spec('torchvision') is None:
         print(
-            'No comparison: torchvision is missing; beside a CPU build of torch, pip install --no-deps torchvision.',
+            'No comparison: torchvision is missing; beside a CPU build of torch, pip install '
+            '--no-deps torchvision.',
             file=sys.stderr,
         )
         return False
@@ -95,9 +96,9 @@ def _rows(name, side, arguments, contenders):
             if other == what and torch != 'ours'
         ]
         ratio = max(values) / max(references) if references and who == 'ours' else None
-        note = f'{1000 * arguments.batch / max(values):,.0f} ms' + (
-            f'; {ratio:.2f} x PyTorch' if ratio else ''
-        )
+        note = f'{1000 * arguments.batch / max(values):,.0f} ms'
+        if ratio:
+            note += f'; {ratio:.2f} x PyTorch'
         rows.append(
             report.row(
                 f'{name}, {side} px, batch {arguments.batch}, {what}: {who}',

@@ -1,7 +1,6 @@
-"""Where a training step's time goes: every distinct convolution and max-pool of a network, ours
-beside XLA's and PyTorch's.
+"""Where a training step's time goes: each convolution and max-pool beside XLA's and PyTorch's.
 
-    python -m benchmarks.convolutions                                          # ResNet-34, 96 px, batch 32
+    python -m benchmarks.convolutions                  # ResNet-34, 96 px, batch 32
     python -m benchmarks.convolutions --network vgg16 --size 224:4
     python -m benchmarks.convolutions --network regional --size 250x188:8
 
@@ -55,7 +54,8 @@ class Layer:
     def __str__(self):
         what = f'{self.inputs} -> {self.outputs}' if self.outputs else f'{self.inputs} channels'
         groups = f' in {self.groups} groups' if self.groups > 1 else ''
-        return f'{self.window[0]}x{self.window[1]}/{self.stride}, {what}{groups}, {self.rows}x{self.columns} px'
+        window = f'{self.window[0]}x{self.window[1]}/{self.stride}'
+        return f'{window}, {what}{groups}, {self.rows}x{self.columns} px'
 
 
 def main(argv=None):
@@ -150,13 +150,11 @@ def _layer(equation):
 
 
 def _kinds(layer):
-    return (
-        ('pool',)
-        if not layer.outputs
-        else ('forward', 'kernel')
-        if layer.inputs == 1
-        else ('forward', 'input', 'kernel')
-    )
+    if not layer.outputs:
+        return ('pool',)
+    if layer.inputs == 1:
+        return ('forward', 'kernel')
+    return ('forward', 'input', 'kernel')
 
 
 def _ours(layer, batch, kind, dtype, native=False):
@@ -243,7 +241,7 @@ def _row(layer, kind, count, found):
 
 
 def _totals(rows):
-    """All layers of one step, each contender's; theirs as well as ours are sums of the best times."""
+    """All layers of one step, a row for each contender: the sums of the best times."""
     totals = []
     for who in rows[0]['each']:
         parts = {

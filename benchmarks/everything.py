@@ -1,7 +1,7 @@
 """Every benchmark, each in a process of its own, into one JSON and one markdown table.
 
     python -m benchmarks.everything --output runs/benchmarks/everything.json
-    python -m benchmarks.everything --keep h200        # also docs/benchmarks/h200.md and h200.json: the raw figures
+    python -m benchmarks.everything --keep h200        # also docs/benchmarks/h200.md and h200.json
 
 Leave the machine alone meanwhile (about 25 minutes on two cores). Each also leaves its own JSON
 beside; for other sizes run the single ones. The joined files are written after every part: one that
@@ -183,11 +183,12 @@ def _markdown(facts, results, failed):
     versions = ', '.join(
         f'{name} {version}' for name, version in facts['versions'].items() if version
     )
+    machine_text = f'{facts["processor"]}, {facts["cores"]} cores, {facts["memory_gib"]} GiB'
+    if facts['gpu']:
+        machine_text += f'; {facts["gpu"]}'
     text = [
-        f'{facts["processor"]}, {facts["cores"]} cores, {facts["memory_gib"]} GiB'
-        + (f'; {facts["gpu"]}' if facts['gpu'] else '')
-        + f'; Python {facts["python"]}, {versions}; '
-        f'commit {facts["commit"]}, {facts["time"]}, load average at the start {facts["load_average"]}.'
+        f'{machine_text}; Python {facts["python"]}, {versions}; commit {facts["commit"]}, '
+        f'{facts["time"]}, load average at the start {facts["load_average"]}.'
     ]
     for name, result in results.items():
         text.append(f'## {name}\n\n{report.table(result["rows"])}')

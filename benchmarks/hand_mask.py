@@ -1,7 +1,7 @@
-"""Masks, contrast, key points, registration and enhancement: images a second on one core, and
-minutes for 12,611 on two.
+"""The stages of the hands: images a second on one core, and minutes for 12,611 on two.
 
-    python -m benchmarks.hand_mask --images $BONEAGE_DATA/rsna_native --masks runs/unet --points runs/points
+    python -m benchmarks.hand_mask --images $BONEAGE_DATA/rsna_native --masks runs/unet \
+        --points runs/points
 
 Images are decoded and worked on one after the other in one process; stages run on images in
 parallel, so two cores take half the time. Real images are needed: doubtful ones are looked at
@@ -16,8 +16,8 @@ from PIL import Image
 
 from benchmarks import image_files, machine, report
 from boneage_jax import config
-from boneage_jax.preprocess import contrast, enhance, hand_mask, regions, register
-from boneage_jax.stages import plan, records
+from boneage_jax.preprocess import hand_mask
+from boneage_jax.stages import catalog, plan, records
 from tfds_rsna.io import decoding
 
 _RSNA = 12_611
@@ -48,27 +48,33 @@ def main(argv=None):
     small = [_at(example, arguments.side) for example in native]
     masked = [{'image': example, 'hand_mask': np.ones_like(example)} for example in native]
 
+    extraction = _steps('mask,contrast,crop', 'data.stage_options.mask.on_doubt=whole')
+    snap = catalog.STAGES['snap'].options
+
     def extract(data):
-        example = hand_mask.mask_stage({'image': decoding.decode(data)}, on_doubt='whole')
-        return hand_mask.crop_stage(contrast.contrast_stage(example))
+        return plan.apply_steps({'image': decoding.decode(data)}, extraction)
 
     tasks = [
         ('decode, mask, contrast, crop: native', extract, encoded),
         ('mask: native', hand_mask.classical, native),
         (f'mask: {arguments.side} px', hand_mask.classical, small),
-        ('contrast: native', contrast.contrast_stage, masked),
-        (f'enhancement: {arguments.side} px', enhance.enhance, small),
+        ('contrast: native', functools.partial(_through, _steps('contrast')), masked),
+        (
+            f'enhancement: {arguments.side} px',
+            functools.partial(_through, _steps('enhance')),
+            [{'image': example} for example in small],
+        ),
         (
             'snap: native',
-            lambda example: hand_mask.snapped(example, example > example.mean()),
+            lambda example: hand_mask.snapped(example, example > example.mean(), **snap),
             native,
         ),
-        ('register to 2080x1600: native', register.register_stage, masked),
         (
-            'region A, 500x375: native',
-            lambda example: regions.region_stage(example, region='A'),
+            'register to 2080x1600: native',
+            functools.partial(_through, _steps('register')),
             masked,
         ),
+        ('region A, 500x375: native', functools.partial(_through, _steps('region')), masked),
     ]
     tasks += [
         (f'{name}: native', functools.partial(_through, step), masked)
@@ -80,6 +86,12 @@ def main(argv=None):
         facts,
         [_row(what, do, given, arguments.repeats) for what, do, given in tasks],
     )
+
+
+def _steps(stages, *more):
+    """The plan of stages with their default options, but for `more`, as 'key=value'."""
+    arg = ','.join([f'stages=({stages})', *more])
+    return plan.make_plan(config.build(config.base(), arg, {}).data)
 
 
 def _networks(arguments):
@@ -123,7 +135,8 @@ def _row(what, do, given, repeats):
         'images/s',
         processor_seconds=spent,
         images=len(given),
-        note=f'{1000 * spent:.0f} ms of one core; {_RSNA * spent / 120:.0f} min for {_RSNA:,} images on 2 cores',
+        note=f'{1000 * spent:.0f} ms of one core; '
+        f'{_RSNA * spent / 120:.0f} min for {_RSNA:,} images on 2 cores',
     )
 
 

@@ -20,13 +20,12 @@ def argument(parser):
 
 def find(folder):
     """The paths of the images in `folder`, sorted; ends the program where there is none."""
-    found = (
-        sorted(p for p in folder.iterdir() if matching.IMAGE.search(p.name))
-        if folder and folder.is_dir()
-        else []
-    )
+    found = []
+    if folder and folder.is_dir():
+        found = sorted(path for path in folder.iterdir() if matching.IMAGE.search(path.name))
     if not found:
         sys.exit(
-            f'--images={folder}: no images there; give a folder with full-size PNG, JPEG, TIFF or DICOM'
+            f'--images={folder}: no images there; give a folder with full-size PNG, JPEG, TIFF or '
+            'DICOM'
         )
     return found

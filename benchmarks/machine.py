@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+from boneage_jax.runtime import setup
+
 PACKAGES = (
     'jax',
     'jaxlib',
@@ -38,8 +40,8 @@ def facts():
     load = os.getloadavg()[0]
     if load > QUIET:
         print(
-            f'Warning: the load average is {load:.2f}; other work runs here, so these figures are too low '
-            f'(wait until it is below {QUIET}).',
+            f'Warning: the load average is {load:.2f}; other work runs here, so these figures are '
+            f'too low (wait until it is below {QUIET}).',
             file=sys.stderr,
         )
     versions = {}
@@ -50,7 +52,7 @@ def facts():
             versions[name] = None
     return {
         'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
-        'processor': _processor(),
+        'processor': setup.processor_name(),
         'cores': cores(),
         'memory_gib': _memory(),
         'gpu': _output('nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader'),
@@ -80,16 +82,6 @@ def rates(work, count, repeats):
         work()
         found.append(count / (time.perf_counter() - begin))
     return found
-
-
-def _processor():
-    try:
-        lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-        return next(
-            line.partition(':')[2].strip() for line in lines if line.startswith('model name')
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _memory():

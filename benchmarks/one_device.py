@@ -1,8 +1,8 @@
-"""Where the time of a training step goes on one device, and how near it comes to what the device
-can do.
+"""Where the time of a training step goes on one device, and how near it comes to its peak.
 
-    python -m benchmarks.one_device                                     # ResNet-34 of 512 px and PRSNet on it
-    python -m benchmarks.one_device --side 96 --batch 32 --backbone resnet18 --width 32 --part_size 65
+    python -m benchmarks.one_device                    # ResNet-34 of 512 px and PRSNet on it
+    python -m benchmarks.one_device --side 96 --batch 32 --backbone resnet18 --width 32 \
+        --part_size 65
 
 Of the baseline and of the full PRSNet: images a second; operations an image by XLA's count of the
 whole step and by hand (those of the convolutions and matrix products of a forward pass, from their
@@ -53,7 +53,8 @@ def main(argv=None):
         '--seconds', type=float, default=1.0, help='length of a turn; one step at least'
     )
     arguments = parser.parse_args(argv)
-    facts, dtype = machine.facts(), jnp.bfloat16 if on_gpu else jnp.float32
+    facts = machine.facts()
+    dtype = jnp.bfloat16 if on_gpu else jnp.float32
     peaks = _peak(arguments.matrix, dtype, arguments.repeats)
     rows = [
         report.row(

@@ -124,8 +124,9 @@ def _pool(builder, folder, workers, arguments):
         first = min(workers, len(arrivals) - 1)
         done = sum(len(positions) for _, positions in chunks[first:]) or arguments.count
         values.append(done / (end - arrivals[first if done < arguments.count else 0]))
+    processes = '1 process' if workers == 1 else f'{workers} processes'
     return report.row(
-        f'source records -> {arguments.side} px records, {workers} process{"es" if workers > 1 else ""}',
+        f'source records -> {arguments.side} px records, {processes}',
         values,
         'images/s',
         note=f'first 16 images after {min(startup):.1f} s',

@@ -1,8 +1,8 @@
-"""What PRSNet's two modules cost over the baseline (Ji et al. 2019, section 5): training step,
-inference, memory.
+"""What PRSNet's two modules cost over the baseline (Ji et al. 2019, section 5).
 
-    python -m benchmarks.prsnet                                     # 512 px; part sizes 96 and 224
-    python -m benchmarks.prsnet --side 96 --batch 32 --backbone resnet18 --width 32 --part_sizes 65 96
+    python -m benchmarks.prsnet                        # 512 px; part sizes 96 and 224
+    python -m benchmarks.prsnet --side 96 --batch 32 --backbone resnet18 --width 32 \
+        --part_sizes 65 96
 
 The paper says +10% of training and test time, 20 ms an image. Operations are XLA's count
 (augmentation and optimiser included), exact on any machine; times, in turns within one process, are
@@ -40,7 +40,8 @@ def main(argv=None):
         '--count_only', action='store_true', help='operations alone: nothing is run'
     )
     arguments = parser.parse_args(argv)
-    facts, dtype = machine.facts(), jnp.bfloat16 if on_gpu else jnp.float32
+    facts = machine.facts()
+    dtype = jnp.bfloat16 if on_gpu else jnp.float32
     networks = {'baseline': {}, 'relation alone': dict(relation=True)}
     networks |= {
         f'full, parts of {size} px': dict(relation=True, selection=True, part_size=size)

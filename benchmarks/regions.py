@@ -1,9 +1,9 @@
-"""The regional age nets (Iglovikov et al. 2018): a training step of batch 8 and the latency of one
-image, at 500x375.
+"""The regional age nets (Iglovikov et al. 2018): a training step and the latency of one image.
 
-    python -m benchmarks.regions                                    # region A at the paper's size
-    python -m benchmarks.regions --size 125 94 --widths 16 32 64 128 --dense 256 --batch 32    # configs/regions.py:rsna100
-    python -m benchmarks.regions --size 300 700                     # region C
+    python -m benchmarks.regions                       # region A at the paper's size, batch 8
+    python -m benchmarks.regions --size 300 700        # region C
+    # as configs/regions.py:rsna100
+    python -m benchmarks.regions --size 125 94 --widths 16 32 64 128 --dense 256 --batch 32
 
 The paper gives no time. Three nets in turns within one process: regression, classification over 240
 months, and regression with two 3x3 convolutions a block (the released code has 3x3 and 1x1).
@@ -45,7 +45,8 @@ def main(argv=None):
         '--count_only', action='store_true', help='operations alone: nothing is run'
     )
     arguments = parser.parse_args(argv)
-    facts, dtype = machine.facts(), jnp.bfloat16 if on_gpu else jnp.float32
+    facts = machine.facts()
+    dtype = jnp.bfloat16 if on_gpu else jnp.float32
     images = train_step.random_images(8, arguments.batch)
     images['image'] = np.random.default_rng(0).integers(
         0, 256, (arguments.batch, *arguments.size, 1), np.uint8

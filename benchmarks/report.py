@@ -5,6 +5,7 @@ import json
 import pathlib
 
 from benchmarks import machine
+from boneage_jax.runtime import files
 
 
 def parser(name, doc):
@@ -63,11 +64,9 @@ def finish(name, arguments, facts, rows):
 
 
 def write(path, text):
-    """Writes a whole file or none."""
+    """Writes a whole file or none, and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(text)
-    temporary.rename(path)
+    files.write_atomic(path, text)
 
 
 def _short(value):

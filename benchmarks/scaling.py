@@ -1,8 +1,10 @@
-"""How a training step should scale: bytes on the wire and operations a device, counted from the
-compiled program.
+"""How a training step should scale, counted from the compiled program.
+
+That is bytes on the wire and operations a device.
 
     python -m benchmarks.scaling --config=configs/prsnet.py --devices=8
-    python -m benchmarks.scaling --config=configs/prsnet.py:sharding=fsdp --devices=8 --images_a_device=32
+    python -m benchmarks.scaling --config=configs/prsnet.py:sharding=fsdp --devices=8 \
+        --images_a_device=32
 
 A PREDICTION, not a measurement: nothing is run. The step is compiled for so many virtual CPU
 devices, its collectives are read off the HLO, and each link's time for them is set beside the
@@ -191,14 +193,14 @@ def lower(config, count, batch_size):
     state = jax.eval_shape(
         lambda: state_lib.create_state(predictor.build_model(config), transform, config.frozen)[0]
     )
-    places, whole = sharding.state_sharding(state, mesh, config.sharding)
+    places, gather_params = sharding.state_sharding(state, mesh, config.sharding)
     step = step_lib.make_train_step(
         graphdefs,
         task,
         transform,
         config.augment.to_dict(),
         grad_accum_steps=config.grad_accum_steps,
-        whole=whole,
+        gather_params=gather_params,
     )
     shapes = {
         'image': ((*config.data.size, 1), jnp.uint8),

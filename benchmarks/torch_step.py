@@ -1,4 +1,4 @@
-"""The training step of the reference network in PyTorch, made as fast as its own switches make it."""
+"""The training step of the reference network in PyTorch, as fast as its switches make it."""
 
 import contextlib
 
@@ -57,11 +57,8 @@ def theirs(
         torch.tensor(images['image'].transpose(0, 3, 1, 2).copy(), device=device).float().div(255)
     )
     image = image.to(memory_format=layout)
-    male, target = (
-        torch.tensor(images['male'], device=device),
-        torch.tensor(images['months'], device=device),
-    )
-    target = (target - CENTRE) / SCALE
+    male = torch.tensor(images['male'], device=device)
+    target = (torch.tensor(images['months'], device=device) - CENTRE) / SCALE
     forward = torch.compile(network) if compiled else network
     precision = (
         torch.autocast(device, torch.bfloat16) if dtype == 'bfloat16' else contextlib.nullcontext()
@@ -95,11 +92,9 @@ def layer(layer, batch, kind, on_gpu):
     def normal(*shape):
         return torch.randn(*shape, **place).to(memory_format=torch.channels_last)
 
-    x, strides, pads = (
-        normal(batch, layer.inputs, layer.rows, layer.columns),
-        [layer.stride] * 2,
-        list(layer.pads),
-    )
+    x = normal(batch, layer.inputs, layer.rows, layer.columns)
+    strides = [layer.stride] * 2
+    pads = list(layer.pads)
     aten = torch.ops.aten
     if kind == 'pool':
         geometry = (list(layer.window), strides, pads, [1, 1], False)

@@ -1,8 +1,7 @@
-"""A training step of the baseline age model, ours beside the same network in PyTorch: images a
-second and the ratio.
+"""A training step of the baseline age model beside the same network in PyTorch.
 
-    python -m benchmarks.train_step                                  # CPU: 96 px, batch 32; 512 px, batch 4
-    python -m benchmarks.train_step --torch_compile                  # a GPU: PyTorch compiled too
+    python -m benchmarks.train_step                    # CPU: 96 px, batch 32; 512 px, batch 4
+    python -m benchmarks.train_step --torch_compile    # a GPU: PyTorch compiled too
 
 The two take turns in one process, so that whatever else the machine does meets both. Ours is
 boneage_jax.step's whole step: uint8 images in, augmentation (with and without), loss, gradient, its
@@ -76,8 +75,8 @@ def import_torch():
         import torch  # noqa: F401
     except ImportError as error:
         print(
-            f"No comparison: PyTorch cannot be imported ({error}). It is optional: pip install 'boneage_jax[parity]', "
-            'or a CPU build of torch.',
+            f'No comparison: PyTorch cannot be imported ({error}). It is optional: '
+            "pip install 'boneage_jax[parity]', or a CPU build of torch.",
             file=sys.stderr,
         )
         return None
@@ -130,9 +129,9 @@ def _compare(backbone, width, depth, side, batch, torch_step, on_gpu, arguments)
     for name, values in found.items():
         reference = best_torch[name.rpartition(', ')[2]]
         ratio = max(values) / reference if reference and name.startswith('ours') else None
-        note = f'{1000 * batch / max(values):,.0f} ms a step' + (
-            f'; {ratio:.2f} x PyTorch' if ratio else ''
-        )
+        note = f'{1000 * batch / max(values):,.0f} ms a step'
+        if ratio:
+            note += f'; {ratio:.2f} x PyTorch'
         rows.append(
             report.row(
                 f'{backbone} w{width}, {side} px, batch {batch}: {name}',
@@ -164,10 +163,8 @@ def in_turns(contenders, batch, rounds, seconds):
     for _ in range(rounds):
         for name, work in contenders.items():
             time.sleep(0.2)  # the other framework's idle threads spin for a while
-            found[name] += [
-                steps[name] * batch * rate
-                for rate in machine.rates(lambda: work(steps[name]), 1, 1)
-            ]
+            turn = functools.partial(work, steps[name])
+            found[name] += machine.rates(turn, steps[name] * batch, 1)
     return found
 
 

@@ -133,10 +133,7 @@ class Flags:
 
 def _described(flag, *, required):
     """The lines of `--help` for a flag."""
-    if flag.boolean:
-        written = f'--[no]{flag.name}'
-    else:
-        written = f'--{flag.name}={flag.name.upper()}'
+    written = f'--[no]{flag.name}' if flag.boolean else f'--{flag.name}={flag.name.upper()}'
     about = flag.help
     if required:
         about += ' (required)'

@@ -1,10 +1,14 @@
-"""Check masks, key points and registration against hands that people annotated.
+"""Evaluate masks, key points and registration against hands that people annotated.
 
-    python -m boneage_jax.evaluate_hands --truth=annotations/rsna_hand_keypoints_val.json --output=checks/masks         --config=configs/prsnet.py:rsna100,stages=(mask)
-    python -m boneage_jax.evaluate_hands --truth=dha/landmarks.csv --output=checks/dha --config=configs/prsnet.py:source=image_folder,images=dha,labels=dha/labels.csv,months_column=boneage_months,stages=(mask,keypoints,refine),data.stage_options.keypoints.run=RUN,...
+    python -m boneage_jax.evaluate_hands --output=checks/masks \\
+        --truth=annotations/rsna_hand_keypoints_val.json \\
+        --config=configs/prsnet.py:rsna100,stages=(mask)
+    python -m boneage_jax.evaluate_hands --output=checks/dha --truth=dha/landmarks.csv \\
+        --config=configs/prsnet.py:source=image_folder,images=dha,labels=dha/labels.csv,\\
+    months_column=boneage_months,stages=(mask,keypoints),data.stage_options.keypoints.run=RUN
 
-Every image of the config's source that TRUTH knows goes through the config's stages, as far as they
-leave the image as it is (up to `crop`, `register`, `region` or `resize`), at its own size. TRUTH:
+Every image of the config's source that TRUTH annotates goes through the config's stages at its own
+size, up to the first stage that moves its pixels (`crop`, `register`, `region` or `resize`). TRUTH:
 COCO JSON of 21 points and a box a hand, or the DHA's CSV of 37 landmarks, here or below
 $BONEAGE_DATA. Images that a network of the stages was trained on, or that selected its checkpoint,
 are left out and counted. OUTPUT gets hands.csv (a line an image), metrics.json (means with 95%

@@ -25,7 +25,8 @@ FLAGS.strings('rows', None, 'the rows to train, comma-separated; default: all')
 FLAGS.string(
     'reference',
     None,
-    "the row that all others are compared with; default: each row's own, else baseline, or the first",
+    "the row that all others are compared with; default: each row's own, else baseline, or the "
+    'first',
 )
 FLAGS.boolean(
     'print_commands', False, 'print a command for each unfinished run instead of training'

@@ -1,17 +1,30 @@
-"""Strict settings for every test. They are set before jax is imported, and child processes inherit
-them.
+"""Strict settings for every test, and runs that tests share.
+
+The settings are made before jax is imported, and child processes inherit them. The processes of
+pytest-xdist share one cache: what one of them prepares or compiles the others find.
+
+`finished_run(spec)` gives the workdir of a finished tiny run, trained once for all tests of all
+processes. Tests open it and must not write into it (copy it with `shutil.copytree` to change it):
+
+    def test_it(finished_run):
+        workdir = finished_run(PRSNET)  # or finished_run('configs/unet.py:tiny')
+
+Take a spec that other tests take too: `PRSNET` (ages), `CLASSIFIER` (age classes), `KEYPOINTS`, or
+what tests/test_run.py trains, 'configs/NAME.py:tiny,row=ROW'.
 """
 
 import os
+import pathlib
 import socket
 import tempfile
 
-_CACHE = tempfile.TemporaryDirectory(prefix='boneage_cache_')
-
-os.environ['BONEAGE_CACHE'] = _CACHE.name
-os.environ['JAX_COMPILATION_CACHE_DIR'] = os.path.join(
-    _CACHE.name, 'compiled'
-)  # processes share what they compile
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    _OWN_CACHE = None  # that of the process that started this one
+else:
+    _OWN_CACHE = tempfile.TemporaryDirectory(prefix='boneage_cache_')
+    os.environ['BONEAGE_CACHE'] = _OWN_CACHE.name
+_CACHE = os.environ['BONEAGE_CACHE']
+os.environ['JAX_COMPILATION_CACHE_DIR'] = os.path.join(_CACHE, 'compiled')
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['MPLBACKEND'] = 'Agg'
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
@@ -34,6 +47,11 @@ for _variable in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
 
 import pytest  # noqa: E402
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PRSNET = 'configs/prsnet.py:tiny,row=baseline'
+CLASSIFIER = 'configs/age_classes.py:tiny,row=custom-3'
+KEYPOINTS = 'configs/keypoints.py:tiny,row=heatmaps'
+
 _connect = socket.socket.connect
 
 
@@ -46,6 +64,29 @@ def _connect_locally(self, address):
     ):
         raise OSError(f'a test tried to reach the network: {address}')
     return _connect(self, address)
+
+
+@pytest.fixture(scope='session')
+def finished_run():
+    """`finished_run(spec)`: the workdir of that run, finished; see the top of this file."""
+    from boneage_jax import config
+    from boneage_jax.training import loop
+    from tfds_rsna.parallel import lock
+
+    def finished(spec):
+        folder = pathlib.Path(_CACHE) / 'finished_runs'
+        name = ''.join(c if c.isalnum() else '_' for c in spec)
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            lock.exclusive(folder / f'{name}.lock', wait=True),
+        ):
+            patch.setenv('BONEAGE_CACHE', _CACHE)
+            patch.chdir(ROOT)
+            if not (folder / name / 'metrics.json').exists():
+                loop.train(config.load(spec)[1], folder / name)
+        return folder / name
+
+    return finished
 
 
 def pytest_configure(config):
@@ -69,7 +110,7 @@ LONG_FILES = [
         'prsnet',
         'parity_backbones',
         'no_tensorflow',
-        'inside',
+        'interpret',
         'score',
     )
 ]
@@ -85,7 +126,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_unconfigure(config):
     socket.socket.connect = _connect
-    _CACHE.cleanup()
+    if _OWN_CACHE:
+        _OWN_CACHE.cleanup()
 
 
 def _parity_skip(report, marked):

@@ -24,7 +24,7 @@ BLOCKS = re.findall(
 
 
 def patched(text, hunks):
-    """`text` with the hunks of a diff without line numbers; one of new lines alone goes to the end."""
+    """`text` with the hunks of a diff without line numbers; new lines alone go to the end."""
     for hunk in re.split(r'^@@\n', hunks, flags=re.MULTILINE):
         lines = hunk.splitlines(True)
         old, new = (
@@ -76,4 +76,5 @@ def test_its_command_trains_the_table(copy):
     with (copy / 'runs' / 'ranks_tiny' / 'table.csv').open(newline='') as file:
         rows = {row['row']: row for row in csv.DictReader(file)}
     assert list(rows) == ['one score', 'own weights'] and rows['own weights']['delta']
-    assert 'CORAL' not in (ROOT / 'boneage_jax' / 'losses.py').read_text()  # it went into the copy
+    # It went into the copy.
+    assert 'CORAL' not in (ROOT / 'boneage_jax' / 'tasks' / 'losses.py').read_text()

@@ -309,7 +309,7 @@ def test_a_run_leaves_its_figures_and_fits_the_table(runs):
 def test_prediction_uses_the_edges_of_the_training_ages(runs):
     images = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 1), np.uint8)
     predictor = predictor_lib.Predictor(runs / 'whole')
-    months, found, _ = predict._months(predictor, images, [False, True])
+    months, found, _ = predict.ages(predictor, images, [False, True])
     fitted = json.loads((runs / 'whole' / 'task.json').read_text())
     assert found['class_months'] == [classes.names(fitted['edges'])[k] for k in found['class']]
     expected = sum(np.array(found[f'probability_{k}']) * fitted['centres'][k] for k in range(3))
@@ -324,8 +324,8 @@ def test_where_a_second_run_gains(runs, tmp_path):
         line['images'] for line in overall[1:]
     )
     assert not any(line['gain'] for line in lines)
-    assert (tmp_path / 'out' / 'near_edges_holdout.png').exists()
-    with (tmp_path / 'out' / 'near_edges.csv').open() as file:
+    assert (tmp_path / 'out' / 'class_edges_holdout.png').exists()
+    with (tmp_path / 'out' / 'class_edges.csv').open() as file:
         assert len(list(csv.DictReader(file))) == len(lines)
     with pytest.raises(UserError, match='holds results already'):
         class_edges.compare(runs / 'whole', runs / 'broken', tmp_path / 'out')

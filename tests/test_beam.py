@@ -52,8 +52,9 @@ def test_order_errors_and_nothing_left(engine, tmp_path):
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('processes, stages', [(1, ',stages=(mask)'), (2, '')])
 def test_the_same_records(engine, processes, stages, tmp_path, monkeypatch):
-    """Phantoms drawn, masks found, images prepared: by Beam, in this process and in two of its own,
-    and without it.
+    """Phantoms drawn, masks found, images prepared: by Beam as without it.
+
+    Beam works in this process, or in two of its own.
     """
     if processes > 1:
         engine.keywords['options'] += [

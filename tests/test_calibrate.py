@@ -4,12 +4,12 @@ import csv
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from boneage_jax import config as c
 from boneage_jax.data import splits
 from boneage_jax.errors import SplitError
 from boneage_jax.inference import calibrate, calibration, predict
-from boneage_jax.training import loop
+from boneage_jax.runs import predictor
 from tfds_rsna.errors import UserError
 
 
@@ -82,17 +82,16 @@ def test_a_reported_split_calibrates_nothing(name, tmp_path):
 def test_images_without_an_age_do_not_count_and_columns_must_be_there(tmp_path):
     path = write(tmp_path / 'ages.csv', *site(4))
     path.write_text(path.read_text() + 'k9,True,100,\nk10,,100,90\n')
-    assert calibrate.read(path, 'validation')['id'] == ['k0', 'k1', 'k2', 'k3']
+    assert calibrate.read(path, 'validation')['id'].tolist() == ['k0', 'k1', 'k2', 'k3']
     path.write_text('id,male,prediction\n1,True,100\n')
-    with pytest.raises(UserError, match='no column age; found id, male, prediction'):
+    with pytest.raises(
+        UserError, match='column age missing; found id, male, prediction. .* with --labels'
+    ):
         calibrate.read(path, 'validation')
 
 
-def test_predict_takes_a_calibration_of_its_own_network_only(tmp_path, monkeypatch):
-    from PIL import Image
-
-    run = tmp_path / 'run'
-    loop.train(c.load('configs/prsnet.py:tiny,row=baseline,epochs=1,precise_bn_batches=0')[1], run)
+def test_predict_takes_a_calibration_of_its_own_network_only(tmp_path, finished_run):
+    run = finished_run('configs/prsnet.py:tiny,row=baseline')
     report = calibrate.calibrate(
         run, tmp_path / 'site.json', predictions=write(tmp_path / 'ages.csv', *site())
     )
@@ -112,7 +111,9 @@ def test_predict_takes_a_calibration_of_its_own_network_only(tmp_path, monkeypat
         )[0]
 
     plain, own = ages('plain.csv'), ages('own.csv', calibration=tmp_path / 'site.json')
-    fitted = calibration.read(tmp_path / 'site.json', calibration.identify(run, 4))
+    fitted = calibration.read(
+        tmp_path / 'site.json', calibration.identify(run, predictor.step_of(run))
+    )
     assert own['prediction'] == pytest.approx(
         fitted.apply([plain['prediction']], [True])[0], abs=1e-6
     )

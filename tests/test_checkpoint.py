@@ -74,7 +74,9 @@ def test_another_model_is_refused_by_name_and_shape(tmp_path):
         ):
             checkpoints.load(state(4))
         extra = dataclasses.replace(state(3), frozen_params={'stem': jnp.zeros(2)})
-        with pytest.raises(CheckpointError, match=r'frozen_params.stem: absent saved, \(2,\) expected'):
+        with pytest.raises(
+            CheckpointError, match=r'frozen_params.stem: absent saved, \(2,\) expected'
+        ):
             checkpoints.load(extra)
 
 

@@ -9,7 +9,10 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOTEBOOK = json.loads((ROOT / 'launch' / 'colab.ipynb').read_text())
 CODE = [cell for cell in NOTEBOOK['cells'] if cell['cell_type'] == 'code']
-TINY = 'configs/prsnet.py:tiny,row=full,epochs=1,data.phantom.count=64,data.holdout=24,data.validation=8,precise_bn_batches=0'
+TINY = (
+    'configs/prsnet.py:tiny,row=full,epochs=1,data.phantom.count=64,data.holdout=24,'
+    'data.validation=8,precise_bn_batches=0'
+)
 
 
 def source(cell):
@@ -60,5 +63,5 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     assert (
         'My first run' in page
         and 'Embeddings: tsne' in page
-        and 'Inside the network: inside' in page
+        and 'Inside the network: interpret' in page
     )

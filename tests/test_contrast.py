@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from boneage_jax.preprocess import contrast
+from boneage_jax.stages import appearance, catalog
 from tfds_rsna.errors import UserError
+
+OPTIONS = catalog.STAGES['contrast'].options
+
+
+def stretch(image, mask, **options):
+    return contrast.stretch(image, mask, **(OPTIONS | options))
 
 
 def example(seed=0, low=40, high=90):
@@ -22,9 +29,9 @@ def example(seed=0, low=40, high=90):
 def test_percentiles_land_on_bottom_and_top():
     image, mask = example()
     for options in ({}, {'low': 5, 'high': 90, 'bottom': 20, 'top': 200}):
-        result = contrast.stretch(image, mask, **options)
+        result = stretch(image, mask, **options)
         low, high, bottom, top = (
-            {**contrast.OPTIONS, **options}[k] for k in ('low', 'high', 'bottom', 'top')
+            {**OPTIONS, **options}[k] for k in ('low', 'high', 'bottom', 'top')
         )
         found = np.percentile(result[mask], (low, high))
         assert result.dtype == np.uint8 and np.abs(found - (bottom, top)).max() < 3
@@ -33,26 +40,26 @@ def test_percentiles_land_on_bottom_and_top():
 
 def test_the_stretch_is_linear_and_ignores_the_background():
     image, mask = example()
-    result = contrast.stretch(image, mask)
+    result = stretch(image, mask)
     inside = mask & (result > 0) & (result < 255)
     slope, offset = np.polyfit(image[inside], result[inside].astype(float), 1)
     assert slope > 1 and np.abs(slope * image[inside] + offset - result[inside]).max() < 1
     other = image.copy()
     other[~mask] = 7
-    assert (contrast.stretch(other, mask) == result).all()
-    assert contrast.stretch(image, mask, background=None)[0, 0] == 255
+    assert (stretch(other, mask) == result).all()
+    assert stretch(image, mask, background=None)[0, 0] == 255
 
 
 def test_brightness_and_contrast_of_the_image_do_not_matter():
     image, mask = example(low=20, high=60)
     brighter = (image.astype(int) * 2 + 30).clip(0, 255).astype(np.uint8)
-    difference = contrast.stretch(image, mask).astype(int) - contrast.stretch(brighter, mask)
+    difference = stretch(image, mask).astype(int) - stretch(brighter, mask)
     assert np.abs(difference).max() <= 1
 
 
 def test_a_hand_of_one_grey():
     image, mask = example(low=50, high=51)
-    assert set(np.unique(contrast.stretch(image, mask))) == {0, 128}
+    assert set(np.unique(stretch(image, mask))) == {0, 128}
 
 
 @pytest.mark.parametrize(
@@ -68,19 +75,21 @@ def test_bad_input_is_named(change, message):
     image, mask = example()
     options = dict(change)
     with pytest.raises(UserError, match=message):
-        contrast.stretch(image, options.pop('mask', mask), **options)
+        stretch(image, options.pop('mask', mask), **options)
 
 
 def test_stage_keeps_the_rest_and_names_the_image():
     image, mask = example()
-    done = contrast.contrast_stage(
-        {'id': '7', 'image': image, 'hand_mask': mask.astype(np.uint8), 'male': True}, low=0
+    done = appearance.contrast(
+        {'id': '7', 'image': image, 'hand_mask': mask.astype(np.uint8), 'male': True},
+        **(OPTIONS | {'low': 0}),
     )
-    assert done['male'] and (done['image'] == contrast.stretch(image, mask, low=0)).all()
+    assert done['male'] and (done['image'] == stretch(image, mask, low=0)).all()
     with pytest.raises(UserError, match='image 7 has no hand_mask'):
-        contrast.contrast_stage({'id': '7', 'image': image})
+        appearance.contrast({'id': '7', 'image': image}, **OPTIONS)
     with pytest.raises(UserError, match='image 7: contrast: the mask is empty'):
-        contrast.contrast_stage({'id': '7', 'image': image, 'hand_mask': np.zeros_like(image)})
+        empty = np.zeros_like(image)
+        appearance.contrast({'id': '7', 'image': image, 'hand_mask': empty}, **OPTIONS)
 
 
 @pytest.mark.skipif('BONEAGE_DATA' not in os.environ, reason='BONEAGE_DATA: folder of real images')
@@ -96,7 +105,5 @@ def test_defaults_are_the_authors_greys():
         found.append(np.percentile(image[image > 0], (1, 50, 99)))
     low, middle, high = np.median(found, axis=0)
     assert (
-        abs(low - contrast.OPTIONS['bottom']) < 8
-        and abs(high - contrast.OPTIONS['top']) < 8
-        and 110 < middle < 155
+        abs(low - OPTIONS['bottom']) < 8 and abs(high - OPTIONS['top']) < 8 and 110 < middle < 155
     )

@@ -17,8 +17,9 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`; `cut` drops the connection after so many bytes, so often; `ranges` off
-    ignores Range.
+    """Serves `files`.
+
+    `cut` drops the connection after so many bytes, `cuts` times. Without `ranges` it ignores Range.
     """
 
     def __init__(self):

@@ -1,5 +1,6 @@
-"""Enhancement: each step does what its library does, in the paper's order, and can be switched off."""
+"""Enhancement: each step does what its library does, in the paper's order; each can be off."""
 
+import inspect
 import itertools
 
 import numpy as np
@@ -9,9 +10,11 @@ from skimage import exposure, filters
 from skimage.restoration import denoise_bilateral
 
 from boneage_jax.preprocess import enhance
+from boneage_jax.stages import appearance, catalog
 from tfds_rsna.errors import UserError
 
-OFF = {
+DEFAULTS = catalog.STAGES['enhance'].options
+OFF = DEFAULTS | {
     'bilateral': False,
     'brightness': 1.0,
     'contrast': 1.0,
@@ -56,13 +59,12 @@ def test_bilateral_with_flat_weights_is_scikit_image_s(example):
 
 
 def test_bilateral_keeps_edges_and_removes_grain(example):
-    smooth, example = (
-        enhance.bilateral_filter(example, 2, 30, 1.5).astype(float),
-        example.astype(float),
-    )
+    smooth = enhance.bilateral_filter(example, 2, 30, 1.5).astype(float)
+    example = example.astype(float)
     r, c = np.mgrid[:64, :48]
     distance = np.hypot(r - 32, c - 24)
-    inside, outside = distance < 12, distance > 18
+    inside = distance < 12
+    outside = distance > 18
     assert np.diff(smooth)[inside[:, 1:]].std() < 0.5 * np.diff(example)[inside[:, 1:]].std()
     assert smooth[inside].mean() - smooth[outside].mean() == pytest.approx(80, abs=4)
 
@@ -113,7 +115,7 @@ def test_the_paper_s_order(example, monkeypatch):
         'blur': 1.0,
         'equalise': True,
     }
-    assert (enhance.enhance(example, **together) == expected).all()
+    assert (enhance.enhance(example, **(DEFAULTS | together)) == expected).all()
     backwards = example
     for name in reversed(together):
         backwards = enhance.enhance(backwards, **(OFF | {name: together[name]}))
@@ -121,12 +123,11 @@ def test_the_paper_s_order(example, monkeypatch):
 
 
 def test_stage_takes_options_and_keeps_the_rest(example):
-    assert set(enhance.OPTIONS) == set(enhance.enhance.__kwdefaults__)
-    assert enhance.enhance.__kwdefaults__ == enhance.OPTIONS
-    done = enhance.enhance_stage({'image': example, 'id': '3'}, **OFF)
+    assert set(DEFAULTS) == set(inspect.signature(enhance.enhance).parameters) - {'image'}
+    done = appearance.enhance({'image': example, 'id': '3'}, **OFF)
     assert done['id'] == '3' and (done['image'] == example).all()
     with pytest.raises(TypeError, match='sharpen'):
-        enhance.enhance_stage({'image': example}, sharpen=1)
+        appearance.enhance({'image': example}, **DEFAULTS, sharpen=1)
 
 
 @pytest.mark.parametrize(
@@ -141,14 +142,15 @@ def test_stage_takes_options_and_keeps_the_rest(example):
 )
 def test_values_out_of_range(example, options):
     with pytest.raises(UserError, match='out of its range'):
-        enhance.enhance(example, **options)
+        enhance.enhance(example, **(DEFAULTS | options))
 
 
 def test_only_uint8_images(example):
     with pytest.raises(UserError, match='give a uint8 image'):
-        enhance.enhance(example / 255)
+        enhance.enhance(example / 255, **DEFAULTS)
 
 
 @pytest.mark.parametrize('grey', [0, 255])
 def test_an_even_image_stays_even(grey):
-    assert np.ptp(enhance.enhance(np.full((40, 40), grey, np.uint8))) == 0
+    image = np.full((40, 40), grey, np.uint8)
+    assert np.ptp(enhance.enhance(image, **DEFAULTS)) == 0

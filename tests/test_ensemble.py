@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from boneage_jax.analysis import ensemble
+from boneage_jax.runs import predictions
 from boneage_jax.runtime import files
 from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
@@ -17,32 +18,38 @@ IMAGES = 24
 
 
 def images(errors, ids=None, seed=3):
+    """A table of IMAGES images, as `predictions.read` gives it, whose predictions are off by
+    `errors`.
+    """
     generator = np.random.default_rng(seed)
     months = generator.integers(10, 220, IMAGES).astype(float)
-    return ensemble.Predictions(
-        ids or [f'h{i}' for i in range(IMAGES)],
-        generator.random(IMAGES) < 0.5,
-        months,
-        months + errors,
-    )
+    return {
+        'id': np.array(ids or [f'h{i}' for i in range(IMAGES)]),
+        'split': np.full(IMAGES, 'holdout'),
+        'male': generator.random(IMAGES) < 0.5,
+        'age': months,
+        'prediction': months + errors,
+    }
 
 
 def finished(workdir, errors, train=('a', 'b', 'c')):
     """A run's workdir as `train` leaves it, its holdout predictions off by `errors`."""
     workdir.mkdir(parents=True)
-    splits = {
+    tables = {
         'validation': images(errors, [f'v{i}' for i in range(IMAGES)]),
         'holdout': images(errors),
     }
-    predictions = {
-        name: (split, {'prediction': split.prediction}) for name, split in splits.items()
-    }
-    evaluate.write_predictions(workdir, predictions)
-    evaluate.write_metrics(workdir, predictions, ensemble.TASK, np.array([100.0, 120.0]), {})
-    files.write_json(
-        workdir / 'splits.json',
-        {'train': list(train), **{name: s.ids for name, s in splits.items()}},
-    )
+    ids = {'train': list(train)}
+    scored = {}
+    for split, table in tables.items():
+        ids[split] = table['id'].tolist()
+        scored[split] = (
+            ensemble.labels_of(split, table),
+            {'prediction': table['prediction']},
+        )
+    evaluate.write_predictions(workdir, scored)
+    evaluate.write_metrics(workdir, scored, ensemble.TASK, np.array([100.0, 120.0]), {})
+    files.write_json(workdir / 'splits.json', ids)
     return workdir
 
 
@@ -63,14 +70,12 @@ def change(path, old, new):
 
 def test_the_mean_is_taken_image_by_image_whatever_the_order():
     turned = images(6.0)
-    back = ensemble.Predictions(
-        turned.ids[::-1], turned.male[::-1], turned.months[::-1], turned.prediction[::-1]
-    )
+    back = predictions.rows(turned, slice(None, None, -1))
     mean = ensemble.combine({'a': {'holdout': images(np.arange(IMAGES))}, 'b': {'holdout': back}})[
         'holdout'
     ]
-    np.testing.assert_allclose(mean.errors, (np.arange(IMAGES) + 6.0) / 2)
-    assert mean.ids == images(0.0).ids
+    np.testing.assert_allclose(ensemble.errors_of(mean), (np.arange(IMAGES) + 6.0) / 2)
+    assert mean['id'].tolist() == images(0.0)['id'].tolist()
 
 
 def test_an_ensemble_reads_like_a_run(tmp_path):
@@ -80,10 +85,10 @@ def test_an_ensemble_reads_like_a_run(tmp_path):
     assert report['members'] == [str(run) for run in runs]
     read = [ensemble.read(run)['holdout'] for run in (*runs, tmp_path / 'mean')]
     np.testing.assert_allclose(
-        read[-1].prediction, np.mean([f.prediction for f in read[:-1]], axis=0), atol=1e-3
+        read[-1]['prediction'], np.mean([f['prediction'] for f in read[:-1]], axis=0), atol=1e-3
     )
     mae = report['splits']['holdout']['overall']['mae']['value']
-    assert mae == pytest.approx(np.abs(read[-1].errors).mean(), abs=1e-3)
+    assert mae == pytest.approx(np.abs(ensemble.errors_of(read[-1])).mean(), abs=1e-3)
     assert report['splits']['holdout']['median_mae']['median'] == 110
     with (tmp_path / 'mean' / 'error_correlation_holdout.csv').open() as file:
         rows = list(csv.reader(file))
@@ -91,7 +96,7 @@ def test_an_ensemble_reads_like_a_run(tmp_path):
         rows[0] == ['member', 'run0', 'run1', 'run2']
         and [row[0] for row in rows[1:]] == rows[0][1:]
     )
-    expected = np.corrcoef([f.errors for f in read[:-1]])
+    expected = np.corrcoef([ensemble.errors_of(f) for f in read[:-1]])
     np.testing.assert_allclose(
         np.asarray([row[1:] for row in rows[1:]], float), expected, atol=1e-3
     )
@@ -139,7 +144,7 @@ def test_label_fingerprints_and_the_leak_check_are_carried_over(tmp_path, monkey
     assert ensemble.carried({'a': {}, 'b': {}}) == {}
     for name in ('figures.from_run', '_report'):
         monkeypatch.setattr(
-            f'boneage_jax.ensemble.{name}', lambda *_: None
+            f'boneage_jax.analysis.ensemble.{name}', lambda *_: None
         )  # drawn in another test
     runs = members(tmp_path, 2)
     for run, of in zip(runs, (a, b)):
@@ -147,7 +152,7 @@ def test_label_fingerprints_and_the_leak_check_are_carried_over(tmp_path, monkey
     assert ensemble.write(runs, tmp_path / 'mean').items() >= both.items()
 
 
-def test_a_image_in_other_hands_is_refused_by_name(tmp_path):
+def test_an_image_that_one_member_lacks_is_refused_by_name(tmp_path):
     a, b = members(tmp_path, 2)
     change(b / 'predictions.csv', 'h7,holdout', 'x7,holdout')
     with pytest.raises(
@@ -193,7 +198,7 @@ def test_a_member_that_trained_on_a_reported_image_is_refused(tmp_path):
         ),
         (
             lambda a, b: change(b / 'predictions.csv', 'h1,', 'h0,'),
-            'image h0 stands in holdout twice',
+            'image h0 is in holdout twice',
         ),
         (
             lambda a, b: change(b / 'predictions.csv', ',prediction', ',iou'),
@@ -244,16 +249,17 @@ def test_errors_without_spread_have_no_correlation():
 
 
 def part(whole, male, errors):
-    chosen = ensemble.of_sex(whole, male)
-    return ensemble.Predictions(chosen.ids, chosen.male, chosen.months, chosen.months + errors)
+    chosen = predictions.of_sex(whole, male)
+    return chosen | {'prediction': chosen['age'] + errors}
 
 
 def test_networks_of_one_sex_join():
     both, other = images(1.0), images(7.0)
     boys, girls = part(both, True, 3.0), part(both, False, 5.0)
     mean = ensemble.combine({'b': {'holdout': boys}, 'g': {'holdout': girls}})['holdout']
-    assert sorted(mean.ids) == sorted(both.ids) and mean.ids[: len(boys)] == boys.ids
-    np.testing.assert_allclose(mean.errors, np.where(mean.male, 3.0, 5.0))
+    assert sorted(mean['id']) == sorted(both['id'])
+    assert mean['id'][: len(boys['id'])].tolist() == boys['id'].tolist()
+    np.testing.assert_allclose(ensemble.errors_of(mean), np.where(mean['male'], 3.0, 5.0))
     members = {
         'both': {'holdout': both},
         'b': {'holdout': boys},
@@ -261,24 +267,24 @@ def test_networks_of_one_sex_join():
         'other': {'holdout': other},
     }
     mean = ensemble.combine(members)['holdout']
-    assert mean.ids == both.ids
-    np.testing.assert_allclose(mean.errors, np.where(both.male, (1 + 3 + 7) / 3, (1 + 5 + 7) / 3))
+    assert mean['id'].tolist() == both['id'].tolist()
+    expected = np.where(both['male'], (1 + 3 + 7) / 3, (1 + 5 + 7) / 3)
+    np.testing.assert_allclose(ensemble.errors_of(mean), expected)
 
 
 def test_members_of_a_sex_must_have_the_same_images_of_it():
     both = images(1.0)
     boys, girls = part(both, True, 3.0), part(both, False, 5.0)
-    fewer = ensemble.Predictions(
-        *(column[1:] for column in (boys.ids, boys.male, boys.months, boys.prediction))
-    )
+    fewer = predictions.rows(boys, slice(1, None))
     with pytest.raises(
         UserError,
-        match=f'holdout, boys: 1 of the {len(boys)} images of b are not in c, the first: {boys.ids[0]}',
+        match=f'holdout, boys: 1 of the {len(boys["id"])} images of b are not in c, '
+        f'the first: {boys["id"][0]}',
     ):
         ensemble.combine({'g': {'holdout': girls}, 'b': {'holdout': boys}, 'c': {'holdout': fewer}})
-    turned = ensemble.Predictions(girls.ids, ~girls.male, girls.months, girls.prediction)
+    turned = girls | {'male': ~girls['male']}
     with pytest.raises(
-        UserError, match=f'image {girls.ids[0]}: male is True in t, but not in every member'
+        UserError, match=f'image {girls["id"][0]}: male is True in t, but not in every member'
     ):
         ensemble.combine({'g': {'holdout': girls}, 't': {'holdout': turned}})
 
@@ -287,12 +293,15 @@ def test_errors_correlate_over_the_images_that_two_members_share(tmp_path):
     generator = np.random.default_rng(2)
     both = images(generator.normal(0, 8, IMAGES))
     boys, girls = (
-        part(both, sex, generator.normal(0, 8, (both.male == sex).sum())) for sex in (True, False)
+        part(both, sex, generator.normal(0, 8, (both['male'] == sex).sum()))
+        for sex in (True, False)
     )
     matrix = ensemble.error_correlation(
         {n: {'holdout': f} for n, f in (('both', both), ('b', boys), ('g', girls))}, 'holdout'
     )
-    assert matrix[0, 1] == pytest.approx(np.corrcoef(both.errors[both.male], boys.errors)[0, 1])
+    assert matrix[0, 1] == pytest.approx(
+        np.corrcoef(ensemble.errors_of(both)[both['male']], ensemble.errors_of(boys))[0, 1]
+    )
     assert np.isnan(matrix[1, 2]) and matrix[2, 0] == matrix[0, 2]
     (tmp_path / 'figures').mkdir()
     ensemble.write_correlation(matrix, ['both', 'b', 'g'], 'holdout', tmp_path)

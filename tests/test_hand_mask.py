@@ -1,6 +1,4 @@
-"""Hand masks: phantoms with a known mask, what real images do to them, crops, stages, and the rules
-of review.
-"""
+"""Hand masks: phantoms with a known mask, real images' faults, crops, stages, rules of review."""
 
 import os
 from pathlib import Path
@@ -12,10 +10,15 @@ from PIL import Image
 from benchmarks import hand_mask as benchmark
 from boneage_jax.figures.extraction import extraction
 from boneage_jax.preprocess import hand_mask, mask_checks, silhouette
+from boneage_jax.stages import appearance, catalog, plan
+from boneage_jax.stages import hand_mask as mask_stages
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.render import phantom
 
-SEED, INDEX = 7, (4, 5, 9)
+SEED = 7
+INDEX = (4, 5, 9)
+OPTIONS = catalog.STAGES['mask'].options
+WHOLE = OPTIONS | {'on_doubt': 'whole'}
 
 
 @pytest.fixture(scope='module')
@@ -56,16 +59,23 @@ def test_inverted_image(images, found):
     steps = hand_mask.classical_steps(255 - images[0]['image'])
     assert steps.inverted and not found[0].inverted
     assert mask_checks.iou(steps.mask, images[0]['hand_mask']) > 0.9
-    stage = hand_mask.mask_stage({'image': 255 - images[0]['image'], 'id': '1'})
-    assert (stage['image'] == images[0]['image']).all()
+    example = {'image': 255 - images[0]['image'], 'id': '1'}
+    annotated = plan.merge_annotations(example, mask_stages.watershed_mask(example, **OPTIONS))
+    assert (annotated['image'] == images[0]['image']).all()
+    as_it_is = mask_stages.watershed_mask(example, **(OPTIONS | {'positive': False}))
+    assert not as_it_is['inverted']
 
 
 def frame(image):
-    image[:6], image[-3:], image[:, :4], image[:, -5:] = 240, 240, 5, 5
+    image[:6] = 240
+    image[-3:] = 240
+    image[:, :4] = 5
+    image[:, -5:] = 5
 
 
 def marker(image):
-    image[8:22, 3:9], image[17:22, 3:16] = 255, 255
+    image[8:22, 3:9] = 255
+    image[17:22, 3:16] = 255
 
 
 def halves(image):
@@ -104,15 +114,20 @@ def test_an_empty_image_has_no_mask_and_is_refused(grey):
     with pytest.raises(
         UserError, match='image 9: no hand that could be trusted .area: the mask is empty'
     ):
-        hand_mask.mask_stage({'id': '9', 'image': image})
-    whole = hand_mask.mask_stage({'id': '9', 'image': image}, on_doubt='whole')
-    assert whole['hand_mask'].all() and 'empty' in whole['mask_doubts']
+        mask_stages.watershed_mask({'id': '9', 'image': image}, **OPTIONS)
+    whole = mask_stages.watershed_mask({'id': '9', 'image': image}, **WHOLE)
+    assert whole['hand_mask'].all() and whole['flags'] == 'mask_doubtful'
+    assert 'empty' in '; '.join(hand_mask.doubts(hand_mask.classical_steps(image)))
 
 
 def test_noise_is_doubted():
     image = np.random.default_rng(0).integers(0, 256, (90, 90), np.uint8)
-    example = hand_mask.mask_stage({'id': '9', 'image': image}, on_doubt='whole')
-    assert example['mask_doubts'] and example['hand_mask'].all()
+    found = mask_stages.watershed_mask({'id': '9', 'image': image}, **WHOLE)
+    assert found['flags'] == 'mask_doubtful' and found['hand_mask'].all()
+    with pytest.raises(UserError, match='image 9: no hand that could be trusted'):
+        mask_stages.watershed_mask({'id': '9', 'image': image}, on_doubt='error', positive=True)
+    with pytest.raises(UserError, match="on_doubt='flgs'; known: 'flag'"):
+        mask_stages.watershed_mask({'id': '9', 'image': image}, on_doubt='flgs', positive=True)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +135,14 @@ def test_noise_is_doubted():
 )
 def test_what_is_no_image(image):
     with pytest.raises(UserError, match='image 3: hand mask: image .* give a uint8 image'):
-        hand_mask.mask_stage({'id': '3', 'image': image})
+        mask_stages.watershed_mask({'id': '3', 'image': image}, **OPTIONS)
 
 
 def test_largest_component():
     mask = np.zeros((9, 9), bool)
-    mask[1:4, 1:4], mask[4, 4], mask[7:, 7:] = True, True, True
+    mask[1:4, 1:4] = True
+    mask[4, 4] = True
+    mask[7:, 7:] = True
     largest = hand_mask.largest_component(mask)
     assert largest.sum() == 10 and largest[4, 4] and not largest[8, 8]  # corners touch
     assert not hand_mask.largest_component(np.zeros((3, 3), bool)).any()
@@ -143,7 +160,7 @@ def test_crop_moves_points_and_boxes():
         'bone_boxes': np.array([[11, 6, 20, 9], [np.nan] * 4], np.float32),
         'male': True,
     }
-    done = hand_mask.crop_stage(example, margin=0.1, mask=False)
+    done = appearance.crop(example, margin=0.1, mask=False)
     assert (
         (done['image'] == image[8:32, 3:17]).all()
         and done['hand_mask'].shape == (24, 14)
@@ -155,14 +172,14 @@ def test_crop_moves_points_and_boxes():
         assert done['image'][row, column] == image[r, c]
     assert done['bone_boxes'][0].tolist() == [3, 3, 12, 6] and np.isnan(done['bone_boxes'][1]).all()
     assert done['keypoints'].dtype == np.float32 and example['image'].shape == (40, 30)
-    masked = hand_mask.crop_stage(example, margin=0.1)
+    masked = appearance.crop(example, margin=0.1, mask=True)
     assert (masked['image'] > 0).sum() == 200
     assert (hand_mask.crop(image, mask, 0) == image[10:30, 5:15]).all()
     assert hand_mask.crop(image, mask, 5).shape == image.shape, 'a margin stops at the border'
     with pytest.raises(UserError, match='image 1: crop: the mask is empty'):
-        hand_mask.crop_stage(example | {'hand_mask': 0 * mask})
+        appearance.crop(example | {'hand_mask': 0 * mask}, margin=0.1, mask=True)
     with pytest.raises(UserError, match='image 1 has no hand_mask'):
-        hand_mask.crop_stage({'id': '1', 'image': image})
+        appearance.crop({'id': '1', 'image': image}, margin=0.1, mask=True)
 
 
 def blob(**changes):
@@ -183,9 +200,13 @@ def spoilt(name):
         mask[:100, :100] = blob()
     elif name == 'border':
         mask[:] = False
-        mask[:9], mask[60:70, :20], mask[:60, :9], mask[:, 95:] = True, True, True, True
+        mask[:9] = True
+        mask[60:70, :20] = True
+        mask[:60, :9] = True
+        mask[:, 95:] = True
     elif name == 'sides':
-        mask[50:65], mask[:, 45:60] = True, True
+        mask[50:65] = True
+        mask[:, 45:60] = True
     elif name == 'components':
         mask[80:95, 80:95] = True
     elif name == 'holes':

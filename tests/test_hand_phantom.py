@@ -88,7 +88,7 @@ def test_bones_are_brighter_than_the_flesh_beside_them():
 
 
 def test_left_hands_have_the_thumb_on_the_right_and_a_few_are_right_hands(images):
-    def thumb_side(example):  # > 0: the thumb lies clockwise of the middle finger
+    def thumb_side(example):  # > 0: the thumb is clockwise of the middle finger
         wrist, thumb, middle = example['coco_keypoints'][[0, 4, 12]]
         a, b = middle - wrist, thumb - wrist
         return b[1] * -a[0] - a[1] * -b[0]
@@ -122,9 +122,7 @@ def test_centres_appear_on_schedule_and_girls_earlier():
 
 
 def test_growth_plates_close():
-    """The dark line between shaft and epiphysis of the middle finger's first phalanx goes with
-    fusion.
-    """
+    """The dark line behind the epiphysis of the middle finger's first phalanx fades with fusion."""
 
     def depth(months):
         drawn, view = hand(months, True, generator(11)), raster.View(480, 0, 1, (256, 500))
@@ -185,24 +183,18 @@ def test_nothing_but_the_bones_tells_the_age(images):
     table = np.array([cues(example) for example in images])
     table = np.column_stack([table, table**2])
     assert explained(table, months) < 0.1
-    areas = np.array(
-        [
-            [
-                np.nansum(
-                    np.prod(
-                        example['bone_boxes'][rows, 2:] - example['bone_boxes'][rows, :2], axis=1
-                    )
-                )
-                / example['hand_mask'].sum()
-                for rows in (EPIPHYSES, CARPAL_ROWS)
-            ]
-            for example in images
-        ]
-    )
+
+    def area(example, rows):
+        """The summed boxes of some bones, relative to the hand."""
+        boxes = example['bone_boxes'][rows]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        return np.nansum(np.prod(sides, axis=1)) / example['hand_mask'].sum()
+
+    areas = np.array([[area(example, EPIPHYSES), area(example, CARPAL_ROWS)] for example in images])
     assert explained(np.column_stack([areas, areas**2]), months) > 0.6
 
 
-def test_a_image_is_drawn_quickly():
+def test_an_image_is_drawn_quickly():
     phantom(0, 0, (512, 512))
 
     def best(size):
@@ -237,14 +229,19 @@ def test_builder_round_trip(tmp_path):
         ).download_and_prepare()
 
 
+BUILD = """
+import sys
+import tfds_rsna
+if __name__ == '__main__':
+    data_dir, count = sys.argv[1:]
+    build = tfds_rsna.HandPhantom(data_dir=data_dir, count=int(count), size=(32, 32))
+    build.download_and_prepare()
+"""
+
+
 def test_killed_build_starts_again(tmp_path):
-    code = (
-        'import tfds_rsna, sys\nif __name__ == "__main__":\n'
-        '    build = tfds_rsna.HandPhantom(data_dir=sys.argv[1], count=int(sys.argv[2]), size=(32, 32))\n'
-        '    build.download_and_prepare()\n'
-    )
     script = tmp_path / 'build.py'
-    script.write_text(code)
+    script.write_text(BUILD)
     environment = os.environ | {'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
     process = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path / 'ds'), '60'],

@@ -1,4 +1,4 @@
-"""A user's own images: found by their ids, whatever the files are called, and every problem named."""
+"""A user's own images: found by their ids, whatever the files' names, every problem named."""
 
 import csv
 import io
@@ -315,7 +315,7 @@ def test_full_disk(build, monkeypatch, tmp_path):
 
 @pytest.fixture
 def described(tmp_path):
-    """described(**options) -> the description, as JSON, of what lies in tmp_path/'images'."""
+    """described(**options) -> the description, as JSON, of what is in tmp_path/'images'."""
 
     def described(**options):
         places = {'images': tmp_path / 'images', 'labels': tmp_path / 'ages.csv'}

@@ -1,6 +1,4 @@
-"""Key points: from COCO-hand's 21, to and from heat maps, their errors, and the annotations'
-reader.
-"""
+"""Key points: from COCO-hand's 21, to and from heat maps, their errors, and their files."""
 
 import json
 
@@ -24,7 +22,8 @@ def test_capitate_from_coco(mirror):
         turn = 700 * np.array(
             [[np.sin(0.4) * mirror, -np.cos(0.4)], [np.cos(0.4) * mirror, np.sin(0.4)]]
         )
-        coco, capitate = drawn.joints @ turn.T + 900, drawn.capitate @ turn.T + 900
+        coco = drawn.joints @ turn.T + 900
+        capitate = drawn.capitate @ turn.T + 900
         three = keypoints.from_coco(coco)
         np.testing.assert_allclose(three[:2], coco[[12, 4]], rtol=1e-6)
         off.append(np.hypot(*(three[2] - capitate)) / np.hypot(*(coco[12] - capitate)))
@@ -165,9 +164,7 @@ def test_bad_annotations_are_refused(tmp_path, content, message):
 def test_missing_and_doubled_annotations_are_refused(tmp_path):
     with pytest.raises(UserError, match='no such file'):
         hand_points.read(tmp_path / 'none.json')
-    one, two = (
-        write(tmp_path / 'a.json', [annotation()]),
-        write(tmp_path / 'b.json', [annotation()]),
-    )
+    one = write(tmp_path / 'a.json', [annotation()])
+    two = write(tmp_path / 'b.json', [annotation()])
     with pytest.raises(UserError, match='annotated in another'):
         hand_points.read(one, two)

@@ -1,6 +1,4 @@
-"""Images to be predicted: found in files, folders and zips, with as much of a label as a table
-gives.
-"""
+"""Images to be predicted: found in files, folders and zips, with what labels a table gives."""
 
 import shutil
 
@@ -15,7 +13,7 @@ from tfds_rsna.problems import DataError
 
 @pytest.fixture
 def place(tmp_path):
-    """Images a, b, c in a folder, and what else lies about in one."""
+    """Images a, b, c in a folder, and other files as folders have them."""
     for name in ('a.png', 'deep/b.jpg', 'c.TIF'):
         path = tmp_path / 'images' / name
         path.parent.mkdir(parents=True, exist_ok=True)

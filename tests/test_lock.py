@@ -35,9 +35,11 @@ def holder(tmp_path):
 
 
 def test_held_by_another(holder, tmp_path):
-    with pytest.raises(lock.LockedError, match=f'in use by process {holder.pid} on') as error:
-        with lock.exclusive(tmp_path / 'x/.lock', wait=False):
-            pass
+    with (
+        pytest.raises(lock.LockedError, match=f'in use by process {holder.pid} on') as error,
+        lock.exclusive(tmp_path / 'x/.lock', wait=False),
+    ):
+        pass
     assert isinstance(error.value, UserError)
     said = []
 
@@ -45,9 +47,8 @@ def test_held_by_another(holder, tmp_path):
         said.append('waiting')
         holder.kill()
 
-    with lock.exclusive(
-        tmp_path / 'x/.lock', wait=True, on_wait=on_wait
-    ) as held:  # the kernel frees a dead one's
+    # The kernel frees the lock of a process that died.
+    with lock.exclusive(tmp_path / 'x/.lock', wait=True, on_wait=on_wait) as held:
         assert held and said == ['waiting']
 
 

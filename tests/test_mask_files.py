@@ -1,4 +1,4 @@
-"""Masks that people drew: the same mask from every kind of file, and what is wrong with bad ones."""
+"""Masks that people drew: the same from every kind of file, and bad files are named."""
 
 import base64
 import io
@@ -82,9 +82,8 @@ def supervisely(folder):
 
 
 def coco(folder):
-    runs = np.diff(
-        np.flatnonzero(np.diff(np.r_[2, BOX.T.ravel().astype(int), 2]))
-    )  # column by column, of 0 first
+    # Column by column, of 0 first.
+    runs = np.diff(np.flatnonzero(np.diff(np.r_[2, BOX.T.ravel().astype(int), 2])))
     found = [
         {'image_id': 1, 'category_id': 7, 'segmentation': [np.ravel(RING).tolist()]},
         {
@@ -116,9 +115,7 @@ def test_every_kind_of_file_gives_the_same_mask(make, tmp_path):
 
 
 def test_compressed_run_lengths():
-    """The string is what pycocotools 2.0 encodes this mask to; its runs go up and down by more than
-    one digit holds.
-    """
+    """The string is pycocotools 2.0's of this mask; runs differ by more than a digit holds."""
     y, x = np.mgrid[:12, :10]
     mask = (y - 5) ** 2 + (x - 4) ** 2 < 14
     mask[1, 8] = True

@@ -1,6 +1,4 @@
-"""Positive mining: rules, verdicts, what is accepted, and whole rounds that are stopped and gone on
-with.
-"""
+"""Positive mining: rules, verdicts, what is accepted, and whole rounds, stopped and continued."""
 
 import csv
 import json
@@ -133,6 +131,11 @@ def test_eyes_go_over_rules_and_their_masks_stay():
     }
 
 
+def test_images_are_resized_as_mining_asks(source):
+    assert images_lib.native_data(config(source, ',mine.resize=stretch')).resize == 'stretch'
+    assert images_lib.native_data(config(source, ',mine.resize=pad')).resize == 'pad'
+
+
 def test_drawn_masks_lie_on_their_images(phantoms, source, drawn, tmp_path):
     ids = images_lib.write_seeds(config(source), drawn, tmp_path / 'seeds', None)
     assert ids == [f'f{i}' for i in range(12)]
@@ -168,7 +171,8 @@ def test_refused_options(changes, message):
 
 def test_rounds_go_on_where_they_were_stopped(source, drawn, tmp_path, monkeypatch):
     """Two rounds by eye from drawn masks, stopped in the second one's review."""
-    settings, seen = config(source, ',mine.review=web,mine.rounds=1'), []
+    settings = config(source, ',mine.review=web,mine.rounds=1')
+    seen = []
 
     def look(examples, mask_of, rows, eye, **_):
         seen.append([row['id'] for row in rows])
@@ -187,7 +191,8 @@ def test_rounds_go_on_where_they_were_stopped(source, drawn, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         rounds.mine(settings, tmp_path, seed_masks=drawn)
     weights = tmp_path / 'round_2' / 'train' / 'metrics.json'
-    before, masks = weights.stat().st_mtime_ns, sorted((tmp_path / 'round_2' / 'masks').iterdir())
+    before = weights.stat().st_mtime_ns
+    masks = sorted((tmp_path / 'round_2' / 'masks').iterdir())
     times = [path.stat().st_mtime_ns for path in masks]
     done, second = rounds.mine(settings, tmp_path, seed_masks=drawn)
     assert (

@@ -66,8 +66,8 @@ def test_a_whole_run_needs_no_tensorflow(run, tmp_path):
     """Renders phantoms, writes and reads the records, trains, saves, evaluates, draws."""
     result = run(
         'import sys\n'
-        'from boneage_jax import config, train\n'
-        'train.train(config.load(sys.argv[1])[1], sys.argv[2])\n'
+        'from boneage_jax import config\nfrom boneage_jax.training import loop\n'
+        'loop.train(config.load(sys.argv[1])[1], sys.argv[2])\n'
         'assert "tensorflow" not in sys.modules\n',
         f'{ROOT}/configs/prsnet.py:tiny,row=baseline,epochs=1,data.phantom.seed=1',
         str(tmp_path / 'run'),

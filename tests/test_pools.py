@@ -15,7 +15,8 @@ from tfds_rsna.parallel import pools
 
 SCRIPT = """
 import os, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
+# A shell starts background jobs with it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {tests!r})
 import test_pools
 from tfds_rsna.parallel import pools

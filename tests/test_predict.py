@@ -16,7 +16,8 @@ from PIL import Image
 from boneage_jax import config as c
 from boneage_jax import figures
 from boneage_jax.figures import overlays
-from boneage_jax.inference import predict
+from boneage_jax.inference import images as images_lib
+from boneage_jax.inference import pictures, predict
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.training import loop
 
@@ -85,7 +86,7 @@ def test_ages_are_those_of_the_runs_own_evaluation(trained, tmp_path, capsys):
         assert float(mine['upper']) - float(mine['prediction']) == pytest.approx(
             errors[9], abs=0.02
         )  # of 10 images
-        assert mine['years'] == predict.in_years(float(mine['prediction']))
+        assert mine['years'] == pictures.in_years(float(mine['prediction']))
         assert mine['file'] == str(trained / 'images' / f'{row["id"]}.png')
     said = capsys.readouterr().err
     assert 'On holdout they hold' in said and 'Girls: 5 validation images are too few' in said
@@ -239,7 +240,7 @@ def test_whether_the_sex_is_read_is_seen_in_the_program():
 def test_places_on_what_is_seen_lie_on_the_image(fit):
     image = np.zeros((300, 200), np.uint8)
     image[120:180, 40:100] = 255
-    [seen] = predict.see(
+    [seen] = images_lib.see(
         [image], c.load(f'{ROOT}/configs/prsnet.py:size=(60,60),resize={fit}')[1].data
     )
     rows, columns = np.nonzero(seen['image'][..., 0] > 127)
@@ -285,4 +286,4 @@ def test_boxes_and_maps_are_drawn_on_the_image(tmp_path, monkeypatch):
     ],
 )
 def test_years_in_words(months, text):
-    assert predict.in_years(months) == text
+    assert pictures.in_years(months) == text

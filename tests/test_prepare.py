@@ -1,14 +1,18 @@
 """From a source to fixed-size records: resizing, points, the cache, and refusals."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import tfds_rsna
 from boneage_jax import config as c
 from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import resize
 from boneage_jax.stages import records as records_lib
 from tfds_rsna import prepared
+from tfds_rsna.errors import UserError
 
 
 def example(height=40, width=20, **more):
@@ -44,7 +48,7 @@ def test_pad_keeps_the_aspect_and_fills_with_zeros():
     assert (out[:, 7:22] == 255).all() and (out[:, :7] == 0).all() and (out[:, 22:] == 0).all()
 
 
-def test_a_image_of_the_right_size_is_left_untouched():
+def test_an_image_of_the_right_size_is_left_untouched():
     image = np.random.default_rng(0).integers(0, 256, (100, 100), np.uint8)
     for fit in ('pad', 'stretch'):
         np.testing.assert_array_equal(
@@ -142,12 +146,9 @@ def test_a_finished_cache_needs_no_writing(folder):
 
 
 def test_a_disk_too_small_is_said_before_the_work(folder, monkeypatch):
-    monkeypatch.setattr(
-        records_lib.shutil,
-        'disk_usage',
-        lambda path: records_lib.shutil._ntuple_diskusage(10, 9, 1),
-    )
-    with pytest.raises(ConfigError, match='GB are free; .*BONEAGE_CACHE'):
+    usage = shutil._ntuple_diskusage(10, 9, 1)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
+    with pytest.raises(UserError, match='GB are free; .*BONEAGE_CACHE'):
         records_lib.get_records(data(folder))
 
 
@@ -177,6 +178,19 @@ def test_refusals(folder, arg, message, monkeypatch):
     monkeypatch.setenv('BONEAGE_DATA', str(folder))
     with pytest.raises(ConfigError, match=message):
         records_lib.get_records(data(folder, arg))
+
+
+def test_files_are_downloaded_by_a_build_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
+    fetched = []
+    monkeypatch.setattr(tfds_rsna.RsnaBoneAge, 'fetch', fetched.append)
+    config = c.build(c.base(), 'data.folder=rsna,download=true,size=(32,32)', {}).data
+    with pytest.raises(ConfigError, match='rsna: no such folder'):
+        records_lib.existing_records(config, tmp_path)
+    assert not fetched
+    with pytest.raises(UserError):  # the folder is made, and has nothing in it
+        records_lib.get_records(config, tmp_path)
+    assert fetched == [tmp_path / 'rsna']
 
 
 def test_bad_image_stops_the_build_by_name_or_is_skipped(folder):

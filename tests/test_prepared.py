@@ -1,6 +1,4 @@
-"""Prepared records: what goes in comes out, in order, from many threads, and only when all of it is
-there.
-"""
+"""Prepared records: what goes in comes out, in order, from many threads, all of it or nothing."""
 
 import concurrent.futures
 import csv

@@ -16,9 +16,8 @@ from boneage_jax import models, tasks
 from boneage_jax.data import source
 from boneage_jax.errors import ConfigError
 from boneage_jax.models import regional
-from boneage_jax.preprocess import resize
 from boneage_jax.runs import predictor
-from boneage_jax.stages import plan, records, registration
+from boneage_jax.stages import appearance, plan, records, registration
 from boneage_jax.tasks import losses
 from tfds_rsna.errors import UserError
 
@@ -87,7 +86,9 @@ def test_small_images_are_refused_with_the_least_size():
         assert regional.map_size((least, least - 1), blocks) == (1, 0)
     with pytest.raises(UserError, match="model.second='5x5': expected one of 1x1, 3x3"):
         models.build('regional', second='5x5')
-    model = nnx.eval_shape(lambda: models.build('regional', size=(15, 15), widths=(2, 2), hidden_units=4))
+    model = nnx.eval_shape(
+        lambda: models.build('regional', size=(15, 15), widths=(2, 2), hidden_units=4)
+    )
     with pytest.raises(
         UserError, match='takes images of 15x15, found 15x14; give it images of data.size'
     ):
@@ -167,7 +168,7 @@ def test_a_lost_aspect_and_a_image_as_it_lies():
         'image': np.arange(100, dtype=np.uint8).reshape(10, 10),
         'keypoints': np.array([[4.5, 4.5]], np.float32),
     }
-    out = resize.aspect_stage(example, ratio=1.33)
+    out = appearance.aspect(example, ratio=1.33)
     assert out['image'].shape == (13, 10)
     np.testing.assert_allclose(out['keypoints'], [[6.0, 4.5]])
     assert registration.region(example, region='image') is example

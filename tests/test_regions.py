@@ -1,9 +1,10 @@
-"""Regions: where their windows lie, and that one resampling reaches them from any image."""
+"""Regions: where their windows are, and that one resampling reaches them from any image."""
 
 import numpy as np
 import pytest
 
 from boneage_jax.preprocess import regions, register, transform
+from boneage_jax.stages import registration
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.render import phantom
 
@@ -28,7 +29,7 @@ def test_sizes_and_windows(name, size):
 
 @pytest.mark.parametrize('name', regions.REGIONS)
 def test_stage_moves_everything_together(example, name):
-    out = regions.region_stage(example, region=name)
+    out = registration.cut_region(example, region=name)
     size = regions.REGIONS[name].output
     assert out['image'].shape == out['hand_mask'].shape == size and out['registered'] == 'keypoints'
     matrix = regions.cut(name) @ register.from_keypoints(example['keypoints'])
@@ -41,21 +42,21 @@ def test_stage_moves_everything_together(example, name):
 
 
 def test_a_region_of_a_native_image_is_that_of_the_registered_one_but_sharper(example):
-    twice = regions.region_stage(register.register_stage(example), region='B')
-    once = regions.region_stage(example, region='B')
+    twice = registration.cut_region(registration.registered(example), region='B')
+    once = registration.cut_region(example, region='B')
     np.testing.assert_allclose(once['transform'], twice['transform'], atol=1e-3)
     difference = once['image'].astype(float) - twice['image']
     assert np.abs(difference).mean() < 1 and np.abs(difference).max() > 0
     detail = [np.abs(np.diff(cut['image'].astype(float), axis=0)).mean() for cut in (once, twice)]
     assert detail[0] > detail[1]
     # any size with the registered image's aspect will do
-    small = regions.region_stage(register.register_stage(example, size=(1040, 800)), region='B')
+    small = registration.cut_region(registration.registered(example, size=(1040, 800)), region='B')
     np.testing.assert_allclose(small['keypoints'], once['keypoints'], atol=1e-2)
 
 
 def test_bones_are_in_their_regions(example):
     coco = {
-        name: regions.region_stage(example, region=name)['coco_keypoints']
+        name: registration.cut_region(example, region=name)['coco_keypoints']
         for name in regions.REGIONS
     }
 
@@ -70,4 +71,4 @@ def test_bones_are_in_their_regions(example):
 
 def test_unknown_region_is_refused(example):
     with pytest.raises(UserError, match="region 'D': known are A, B, C"):
-        regions.region_stage(example, region='D')
+        registration.cut_region(example, region='D')

@@ -1,6 +1,4 @@
-"""Transforms, the similarity, what speaks against key points, the fallbacks, and the five numbers
-of a similarity.
-"""
+"""Transforms, the similarity and its five numbers, implausible key points, the fallbacks."""
 
 import os
 import pathlib
@@ -11,6 +9,7 @@ import pytest
 
 from boneage_jax.preprocess import keypoints as keypoints_lib
 from boneage_jax.preprocess import register, transform
+from boneage_jax.stages import registration
 from tfds_rsna.annotations import hand_points
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.render import phantom
@@ -27,7 +26,8 @@ def images():
 
 
 def turned(points, degrees, shape=SHAPE):
-    angle, centre = np.radians(degrees), (np.array(shape) - 1) / 2
+    angle = np.radians(degrees)
+    centre = (np.array(shape) - 1) / 2
     matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return (points - centre) @ matrix.T + centre
 
@@ -127,7 +127,9 @@ def test_implausible(change, reason):
 
 def test_implausible_against_the_mask(images):
     for example in images:
-        points, mask, shape = example['keypoints'], example['hand_mask'], example['image'].shape
+        points = example['keypoints']
+        mask = example['hand_mask']
+        shape = example['image'].shape
         assert register.implausible(points, mask, shape) == []
         assert register.implausible(points, np.zeros(shape), shape) == ['the mask is empty']
         tip, thumb, capitate = points
@@ -148,12 +150,11 @@ def test_implausible_against_the_mask(images):
 @pytest.mark.parametrize('upside_down', [False, True])
 def test_axis_of_mask(images, upside_down):
     for example in images:
-        mask, (tip, _, capitate) = example['hand_mask'], example['keypoints']
+        mask = example['hand_mask']
+        tip, _, capitate = example['keypoints']
         if upside_down:
-            mask, (tip, capitate) = (
-                mask[::-1],
-                ((mask.shape[0] - 1, 0) + np.array([-1, 1]) * (tip, capitate)),
-            )
+            tip, capitate = (mask.shape[0] - 1, 0) + np.array([-1, 1]) * (tip, capitate)
+            mask = mask[::-1]
         found = register.axis_of_mask(mask)
         length = np.hypot(*(tip - capitate))
         assert np.hypot(*(found[0] - tip)) < 0.06 * length
@@ -173,7 +174,7 @@ def test_a_long_forearm_is_no_finger(images):
 
 def test_stage_says_how_it_registered(images):
     example = images[0] | {'id': '7'}
-    good = register.register_stage(example, size=(520, 400))
+    good = registration.registered(example, size=(520, 400))
     assert (good['registered'], good['doubts'], good['id']) == ('keypoints', '', '7')
     assert good['image'].shape == good['hand_mask'].shape == (520, 400)
     np.testing.assert_allclose(
@@ -184,22 +185,18 @@ def test_stage_says_how_it_registered(images):
         example['coco_keypoints'],
         atol=1e-2,
     )
-    points, shape = example['keypoints'], example['image'].shape
+    points = example['keypoints']
+    shape = example['image'].shape
     wrong_mask = example | {'hand_mask': np.roll(example['hand_mask'], 90, 1)}
-    assert register.register_stage(wrong_mask, size=(520, 400))['registered'] != 'keypoints'
-    assert (
-        register.register_stage(wrong_mask | {'mask_doubts': 'shape'}, size=(520, 400))[
-            'registered'
-        ]
-        == 'keypoints'
-    )
+    assert registration.registered(wrong_mask, size=(520, 400))['registered'] != 'keypoints'
+    assert register.register(shape, points, None)[1] == 'keypoints'
     ways = {
         'axis': example | {'keypoints': np.stack([points[0], points[0], points[2]])},
         'mask': example | {'keypoints': points[[2, 1, 0]]},
         'none': {'image': example['image']},
     }
     for how, changed in ways.items():
-        out = register.register_stage(changed, size=(520, 400))
+        out = registration.registered(changed, size=(520, 400))
         assert out['registered'] == how and out['doubts']
     assert register.register(shape)[2] == ['no key points', 'no mask']
     assert register.register(shape, None, example['hand_mask'])[1] == 'mask'
@@ -251,7 +248,8 @@ def test_registration_aligns_real_hands():
     folder = pathlib.Path(os.environ['BONEAGE_DATA']) / 'annotations'
     hands = hand_points.read(*sorted(folder.glob('rsna_hand_keypoints_*.json')))
     assert len(hands) == 534
-    before, after = [], []
+    before = []
+    after = []
     for hand in hands.values():
         three = keypoints_lib.from_coco(hand.points)
         assert register.implausible(three, None, hand.size) == []

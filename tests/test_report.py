@@ -1,6 +1,4 @@
-"""The page over runs: what is found, what is shown, that texts cannot break it, and how it stands
-in a real browser.
-"""
+"""The page over runs: what is found and shown, escaped texts, and a real browser's view."""
 
 import json
 
@@ -9,6 +7,7 @@ import pytest
 from test_review_page import driver, window  # noqa: F401 - fixtures
 
 from boneage_jax.analysis import ensemble, table
+from boneage_jax.data import source
 from boneage_jax.report import collect, html, numbers, page
 from boneage_jax.runtime import files
 from boneage_jax.training import evaluate
@@ -19,21 +18,20 @@ NASTY = '<script>document.body.textContent="broken"</script>&amp;'
 
 
 def run(workdir, *, spread=10.0, drop=()):
-    """A workdir as training leaves it, of made-up predictions; `drop`: figures that an older
-    release had not.
+    """A workdir as training leaves it, of made-up predictions.
+
+    `drop`: figures that an older release did not write.
     """
     workdir.mkdir(parents=True)
-    generator, scored = np.random.default_rng(3), {}
+    generator = np.random.default_rng(3)
+    scored = {}
     for split in ('validation', 'holdout'):
         months = generator.integers(10, 220, IMAGES).astype(float)
         prediction = np.maximum(months + generator.normal(0, spread, IMAGES), 0)
-        images = ensemble.Predictions(
-            [f'{split}{i}' for i in range(IMAGES)],
-            generator.random(IMAGES) < 0.5,
-            months,
-            prediction,
-        )
-        scored[split] = images, {'prediction': images.prediction}
+        male = generator.random(IMAGES) < 0.5
+        ids = [f'{split}{i}' for i in range(IMAGES)]
+        images = source.Split(split, None, np.arange(IMAGES), ids, months, male)
+        scored[split] = (images, {'prediction': prediction})
     evaluate.write_predictions(workdir, scored)
     report = evaluate.write_metrics(
         workdir, scored, ensemble.TASK, np.array([100.0, 120.0]), {'minutes': 1.5, 'commit': 'abc'}
@@ -60,9 +58,7 @@ def run(workdir, *, spread=10.0, drop=()):
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-    """(folder, page's text): a sweep of two rows, a run of masks, one not finished, one that is
-    broken, an extra.
-    """
+    """(folder, page's text) of a sweep of two rows, masks, a run begun, a broken one, an extra."""
     folder = tmp_path_factory.mktemp('runs')
     run(folder / 'sweep' / 'base' / 'seed0')
     run(
@@ -103,16 +99,14 @@ def written(tmp_path_factory):
 def test_everything_is_found_once_and_named(written):
     folder, _ = written
     runs, sweeps, extras = collect.find([folder, folder / 'sweep'])
-    assert [one.kind for one in runs] == [None, None, 'masks', 'ages', 'ages']
+    assert [one.kind for one in runs] == [None, None, 'segmentation', 'age', 'age']
     assert [one.name for one in sweeps] == ['sweep'] and [one.kind for one in extras] == [
         'Embeddings'
     ]
+    empty = folder / 'empty'
+    empty.mkdir()
     with pytest.raises(UserError, match='neither runs'):
-        collect.find(
-            [folder / 'tsne' / '..' / 'begun' / '..' / 'empty']
-            if (folder / 'empty').mkdir() is None
-            else []
-        )
+        collect.find([empty])
 
 
 def test_figures_are_those_of_the_files(written):
@@ -132,6 +126,7 @@ def test_figures_are_those_of_the_files(written):
     )
     assert 'No pictures: ' in text or 'no picture' in text
     assert 'minus base (95% interval)' in text  # the one reference, by name
+    assert 'Spearman correlation of embeddings and ages, all' in text
 
 
 def test_runs_of_the_same_images_share_their_records(tmp_path):
@@ -139,14 +134,14 @@ def test_runs_of_the_same_images_share_their_records(tmp_path):
         'source': 'rsna_bone_age',
         'folder': 'a',
         'stages': ['crop'],
-        'stage': {'crop': {'margin': 0.02}, 'mask': {}},
+        'stage_options': {'crop': {'margin': 0.02}, 'mask': {}},
         'size': [96, 96],
         'resize': 'pad',
         'split_seed': 0,
     }
     changed = (
-        {'split_seed': 1, 'stage': {'crop': {'margin': 0.02}}},
-        {'stage': {'crop': {'margin': 0.1}}},
+        {'split_seed': 1, 'stage_options': {'crop': {'margin': 0.02}}},
+        {'stage_options': {'crop': {'margin': 0.1}}},
         {'size': [64, 64]},
     )
     for i, change in enumerate(({}, *changed)):
@@ -193,19 +188,18 @@ def test_the_page_in_a_browser_wide_on_a_phone_and_printed(written, window):  # 
         screen(width, mobile)
         browser.open((folder / 'report.html').as_uri())
         browser.wait(
-            '[...document.images].length > 8 && [...document.images].every(x => x.complete && x.naturalWidth > 50)'
+            '[...document.images].length > 8 && '
+            '[...document.images].every(x => x.complete && x.naturalWidth > 50)'
         )
-        assert (
-            browser.run('document.documentElement.scrollWidth') <= width
-        )  # nothing sticks out sideways
+        # Nothing sticks out sideways.
+        assert browser.run('document.documentElement.scrollWidth') <= width
         assert browser.run("document.querySelectorAll('section.run').length") == 5
         assert browser.run(
             "[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.hash))"
         )
-        assert (
-            browser.run(
-                "performance.getEntriesByType('resource').filter(x => !x.name.startsWith('data:')).length"
-            )
-            == 0
+        fetched = browser.run(
+            "performance.getEntriesByType('resource')"
+            ".filter(x => !x.name.startsWith('data:')).length"
         )
+        assert fetched == 0
     assert len(browser._ask('POST', f'{browser.base}/print', {})) > 20_000

@@ -1,7 +1,6 @@
-"""The review page in a real browser: Chromium, driven through chromedriver by the WebDriver
-protocol.
-"""
+"""The review page in a real browser: Chromium, driven through chromedriver (WebDriver)."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -37,8 +36,13 @@ def driver():
     not a skip.
     """
     if not (CHROMIUM and DRIVER):
-        missing = 'chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver'
-        (pytest.fail if os.environ.get('BONEAGE_REQUIRE_BROWSER') == '1' else pytest.skip)(missing)
+        missing = (
+            'chromium or chromedriver is missing; on Debian: apt-get install chromium '
+            'chromium-driver'
+        )
+        if os.environ.get('BONEAGE_REQUIRE_BROWSER') == '1':
+            pytest.fail(missing)
+        pytest.skip(missing)
     with subprocess.Popen(
         [DRIVER, '--port=0'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
@@ -105,10 +109,8 @@ def window(driver, tmp_path):
 
     yield make
     for one in opened[::-1]:
-        try:
+        with contextlib.suppress(AssertionError):  # closed in the test
             one.close()
-        except AssertionError:  # closed in the test
-            pass
 
 
 def served(path, count=30):
@@ -156,7 +158,8 @@ def test_verdicts_by_keyboard_are_on_disk_at_once_and_survive_the_browser(window
             '2 (-1.00) rule refuses: area: 0.9 <b>'
         )
         browser.wait(
-            '[...document.images].every(x => x.complete && x.naturalWidth === 240 && x.naturalHeight === 320)'
+            '[...document.images].every(x => x.complete && x.naturalWidth === 240 '
+            '&& x.naturalHeight === 320)'
         )
         browser.press('arra')
         browser.wait("document.getElementById('counts').innerText.startsWith('4 of 30')")
@@ -202,7 +205,8 @@ def test_only_this_machine_and_this_page_may_judge(tmp_path):
     server, thread = served(tmp_path / 'verdicts.csv', count=3)
     try:
         assert server.server_address[0] == '127.0.0.1'
-        address, body = f'http://127.0.0.1:{server.server_port}', {'id': '1', 'verdict': 'accept'}
+        address = f'http://127.0.0.1:{server.server_port}'
+        body = {'id': '1', 'verdict': 'accept'}
         assert (
             requests.get(address, headers={'Host': 'evil.example:80'}, timeout=10).status_code
             == 403
@@ -211,6 +215,8 @@ def test_only_this_machine_and_this_page_may_judge(tmp_path):
         for wrong in ({'id': 'x', 'verdict': 'accept'}, {'id': '1', 'verdict': 'like'}, ['1'], {}):
             assert requests.post(f'{address}/verdict', json=wrong, timeout=10).status_code == 400
         assert requests.get(f'{address}/image/3', timeout=10).status_code == 404
+        picture = requests.get(f'{address}/image/2', timeout=10)
+        assert picture.status_code == 200 and picture.content.startswith(b'\x89PNG')
         assert not (tmp_path / 'verdicts.csv').exists()
         assert requests.post(f'{address}/verdict', json=body, timeout=10).status_code == 200
         assert said(tmp_path / 'verdicts.csv') == [('1', 'accept')]

@@ -1,6 +1,4 @@
-"""The RSNA set is found in every layout it comes in, stored byte for byte, and refused where it is
-wrong.
-"""
+"""The RSNA set: found in every layout, stored byte for byte, refused where it is wrong."""
 
 import csv
 import fcntl
@@ -465,7 +463,7 @@ def test_builders_table():
     with pytest.raises(KeyError, match='image_folder'):
         tfds_rsna.builder_class('nothing')
     with pytest.raises(AttributeError):
-        tfds_rsna.Nothing
+        tfds_rsna.Nothing  # noqa: B018, asking for it is the test
 
 
 @pytest.mark.skipif('BONEAGE_DATA' not in os.environ, reason='needs BONEAGE_DATA')

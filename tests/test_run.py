@@ -13,9 +13,11 @@ import time
 
 import numpy as np
 import pytest
+from conftest import PRSNET
 
 from boneage_jax import config as c
 from boneage_jax.errors import ConfigError, DivergedError
+from boneage_jax.runs import predictions
 from boneage_jax.runtime import checkpoint
 from boneage_jax.training import loop
 from tfds_rsna.parallel import lock
@@ -41,12 +43,8 @@ ROWS = [
 LONG = 'tiny,row=baseline,epochs=30,eval_every_epochs=15,checkpoint_every_steps=7'  # 120 steps
 
 
-def tiny(path, arg):
-    return c.load(f'{path}:tiny,{arg}')[1]
-
-
 def baseline(arg):
-    return tiny(ROOT / 'configs' / 'prsnet.py', f'row=baseline,{arg}')
+    return c.load(f'{ROOT}/configs/prsnet.py:tiny,row=baseline,{arg}')[1]
 
 
 def read_predictions(workdir):
@@ -55,40 +53,42 @@ def read_predictions(workdir):
 
 
 @pytest.mark.parametrize('path, row', ROWS, ids=lambda x: getattr(x, 'stem', x))
-def test_every_row_of_every_config_runs_as_tiny(path, row, tmp_path):
-    row = f'row={row},' if row else ''
-    report = loop.train(tiny(path, row), tmp_path)
-    assert (
-        report['splits']['validation']['role'] == 'selects'
-        and report['splits']['holdout']['role'] == 'reported'
-    )
-    for figures in report['splits'].values():
-        for measure in figures['overall'].values():
+def test_every_row_of_every_config_runs_as_tiny(path, row, finished_run):
+    spec = f'configs/{path.stem}.py:tiny'
+    if row:
+        spec += f',row={row}'
+    workdir = finished_run(spec)
+    report = json.loads((workdir / 'metrics.json').read_text())
+    assert report['splits']['validation']['role'] == 'selects'
+    assert report['splits']['holdout']['role'] == 'reported'
+    for split in report['splits'].values():
+        for measure in split['overall'].values():
             assert measure['lower'] <= measure['value'] <= measure['upper']
-    rows = read_predictions(tmp_path)
-    splits = json.loads((tmp_path / 'splits.json').read_text())
+    rows = read_predictions(workdir)
+    splits = json.loads((workdir / 'splits.json').read_text())
     for name in ('validation', 'holdout'):
         assert [r['id'] for r in rows if r['split'] == name] == splits[name]
-    drawn = {p.name for p in (tmp_path / 'figures').glob('*.png')}
-    held = [r for r in rows if r['split'] == 'holdout']
+    drawn = {p.name for p in (workdir / 'figures').glob('*.png')}
+    held_out = [r for r in rows if r['split'] == 'holdout']
     if 'prediction' in rows[0]:
-        column, measure = [abs(float(r['prediction']) - float(r['age'])) for r in held], 'mae'
+        measure = 'mae'
+        values = [abs(float(r['prediction']) - float(r['age'])) for r in held_out]
         assert drawn >= {'predictions_holdout.png', 'error_by_age_holdout.png'}
+        assert predictions.kind_of(workdir) in ('age', 'age_classes')
     else:
         measure = next(name for name in ('iou', 'error_percent') if name in rows[0])
-        column = [float(r[measure]) for r in held]
+        values = [float(r[measure]) for r in held_out]
         assert 'training.png' in drawn
-    assert np.mean(column) == pytest.approx(
-        report['splits']['holdout']['overall'][measure]['value'], abs=1e-3
-    )
-    before = (tmp_path / 'metrics.json').stat().st_mtime_ns
-    assert loop.train(tiny(path, row), tmp_path) == report  # finished: nothing is done again
-    assert (tmp_path / 'metrics.json').stat().st_mtime_ns == before
+    reported = report['splits']['holdout']['overall'][measure]['value']
+    assert np.mean(values) == pytest.approx(reported, abs=1e-3)
+
+    before = (workdir / 'metrics.json').stat().st_mtime_ns
+    assert loop.train(c.load(spec)[1], workdir) == report  # finished: nothing is done again
+    assert (workdir / 'metrics.json').stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match='another configuration:\n  seed: 0 -> 9'):
-        loop.train(tiny(path, f'{row}seed=9'), tmp_path)
-    loop.train(
-        tiny(path, f'{row}log_every_steps=9,checkpoint_every_steps=9'), tmp_path
-    )  # what changes no result may change
+        loop.train(c.load(f'{spec},seed=9')[1], workdir)
+    # What changes no result may change.
+    loop.train(c.load(f'{spec},log_every_steps=9,checkpoint_every_steps=9')[1], workdir)
 
 
 def test_placements_give_the_same_run(tmp_path):
@@ -114,14 +114,16 @@ def test_patience_stops_and_the_best_epoch_is_reported(tmp_path):
     assert values[report['step']] == pytest.approx(min(values.values()), rel=1e-6)
 
 
-def test_init_from_starts_where_another_run_ended(tmp_path):
-    first = loop.train(baseline('epochs=1'), tmp_path / 'first')
-    second = loop.train(
-        baseline(f'epochs=1,learning_rate=1e-12,init_from={tmp_path / "first"}'),
-        tmp_path / 'second',
-    )
-    value = lambda report: report['splits']['validation']['overall']['mae']['value']  # noqa: E731
-    assert value(second) == pytest.approx(value(first), abs=5)  # only batch statistics moved on
+def test_init_from_starts_where_another_run_ended(tmp_path, finished_run):
+    first = finished_run(PRSNET)
+    config = baseline(f'epochs=1,learning_rate=1e-12,init_from={first}')
+    second = loop.train(config, tmp_path / 'second')
+
+    def value(report):
+        return report['splits']['validation']['overall']['mae']['value']
+
+    before = value(json.loads((first / 'metrics.json').read_text()))
+    assert value(second) == pytest.approx(before, abs=5)  # only batch statistics moved on
     with pytest.raises(ConfigError, match='no run lies there'):
         loop.train(baseline(f'init_from={tmp_path / "none"}'), tmp_path / 'third')
 

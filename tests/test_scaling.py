@@ -13,8 +13,8 @@ from boneage_jax.runs import predictor
 from boneage_jax.runtime import sharding
 
 HLO = """
-  %all-reduce.1 = f32[64,3]{1,0} all-reduce(%dot), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
-  ROOT %all-reduce.2 = (f32[8]{0}, bf16[2,2]{1,0:T(8,128)}) all-reduce(%a, %b), channel_id=2, to_apply=%add
+  %all-reduce.1 = f32[64,3]{1,0} all-reduce(%dot), channel_id=1, to_apply=%add
+  ROOT %all-reduce.2 = (f32[8]{0}, bf16[2,2]{1,0:T(8,128)}) all-reduce(%a, %b), channel_id=2
   %all-reduce-start.3 = f32[10]{0} all-reduce-start(%c), channel_id=3
   %all-reduce-done.3 = f32[10]{0} all-reduce-done(%all-reduce-start.3)
   %all-gather-start.1 = (f32[2,5]{1,0}, f32[8,5]{1,0}) all-gather-start(%d), dimensions={0}
@@ -37,9 +37,7 @@ def test_collectives_of_a_text():
 
 
 def test_collectives_of_a_gradient():
-    """The gradient of a kernel over a batch that lies on four devices: one all-reduce of the
-    kernel's size.
-    """
+    """A kernel's gradient over a batch on four devices: one all-reduce of the kernel's size."""
     mesh = sharding.make_mesh()
     x = jax.ShapeDtypeStruct((8, 32), jnp.float32, sharding=sharding.batch_sharding(mesh))
     w = jax.ShapeDtypeStruct((32, 16), jnp.float32, sharding=sharding.replicated_sharding(mesh))
@@ -61,10 +59,8 @@ def test_collectives_of_a_gradient():
 
 class Net(nnx.Module):
     def __init__(self):
-        self.conv, self.head = (
-            nnx.Conv(1, 4, (8, 8), 8, rngs=nnx.Rngs(0)),
-            nnx.Linear(4 * 25, 64, rngs=nnx.Rngs(1)),
-        )
+        self.conv = nnx.Conv(1, 4, (8, 8), 8, rngs=nnx.Rngs(0))
+        self.head = nnx.Linear(4 * 25, 64, rngs=nnx.Rngs(1))
 
     def __call__(self, image, male, *, rngs=None):
         return self.head(nnx.relu(self.conv(image)).reshape(len(image), -1)).sum(1), {}
@@ -96,10 +92,8 @@ def test_prediction(kind, tmp_path, monkeypatch):
     assert rows['sent by each device']['bytes'] == pytest.approx(reduced), (
         'a reduce-scatter and an all-gather: as many bytes'
     )
-    sent, flops = (
-        rows['sent by each device']['bytes'],
-        rows['operations a device, 2 images']['best'] * 1e9,
-    )
+    sent = rows['sent by each device']['bytes']
+    flops = rows['operations a device, 2 images']['best'] * 1e9
     slow = rows['predicted efficiency, mine over slow']
     assert slow['best'] == pytest.approx(100 * (flops / 1e9) / (flops / 1e9 + sent / 1e6))
     assert rows['predicted efficiency, mine over 100 GbE']['best'] > slow['best']

@@ -1,6 +1,6 @@
-"""Stages of preprocessing: findings are stored by image and survive a kill, drawings replay,
-changed options build anew.
-"""
+"""Stages: annotations are stored and survive a kill, transforms replay, options build anew."""
+
+import inspect
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from PIL import Image
 
 from boneage_jax import config as c
 from boneage_jax.errors import ConfigError
-from boneage_jax.preprocess import resize
-from boneage_jax.stages import cache, catalog, plan
+from boneage_jax.preprocess import contrast, enhance, resize
+from boneage_jax.stages import appearance, cache, catalog, plan
 from boneage_jax.stages import records as records_lib
 from tfds_rsna import prepared
 
@@ -17,12 +17,12 @@ LOOKED = []
 
 
 def halve(example, by):
-    """Draws: darker."""
+    """Transforms: darker."""
     return example | {'image': (example['image'] // by).astype(np.uint8)}
 
 
 def brightest(example):
-    """Finds: one key point, a mask at quarter scale; images without brightness are flagged."""
+    """Annotates: one key point, a mask at quarter scale; images without brightness are flagged."""
     LOOKED.append(example['id'])
     point = np.unravel_index(np.argmax(example['image']), example['image'].shape)
     return {
@@ -88,14 +88,43 @@ def open_records(config):
     return dict(zip(opened.labels['train']['ids'], opened.splits['train'], strict=True))
 
 
+def test_the_table_has_every_option_of_its_functions():
+    """No function has a default of its own: the table alone says what a stage does unasked."""
+    for name, stage in catalog.STAGES.items():
+        options = {*stage.options, *stage.data_options}
+        for text in (stage.transform, stage.annotate, stage.network_output):
+            if not text:
+                continue
+            names = options_of(plan.resolve(text))
+            assert names == options, f'{name}: {text}'
+    assert c.base()['data']['stage_options'] == catalog.default_options()
+
+
+def options_of(function):
+    """The options of a stage's function; where it hands them on, those of the one it hands to."""
+    if function is appearance.contrast:
+        function = contrast.stretch
+    elif function is appearance.enhance:
+        function = enhance.enhance
+    parameters = inspect.signature(function).parameters.values()
+    assert all(each.default is each.empty for each in parameters)
+    ours = ('example', 'predictor', 'looks', 'image', 'mask')
+    return {
+        each.name for each in parameters if each.kind is each.KEYWORD_ONLY or each.name not in ours
+    }
+
+
+def test_unknown_stages_are_refused_when_the_config_is_read():
+    with pytest.raises(ConfigError, match='data.stages: unknown contrst; known: mask, unet'):
+        c.build(c.base(), 'stages=(mask,contrst)', {})
+
+
 def test_findings_join_the_image_and_follow_the_resize(folder):
     records = open_records(data(folder, 'halve,brightest', size=(80, 80), halve={'by': 2}))
     for i in range(6):
         scale = 80 / 40
-        top, left = (
-            (0.5 + 4 * i + 2) * scale - 0.5,
-            (0.5 + 7) * scale - 0.5 + (80 - round((32 + i) * scale)) // 2,
-        )
+        top = (0.5 + 4 * i + 2) * scale - 0.5
+        left = (0.5 + 7) * scale - 0.5 + (80 - round((32 + i) * scale)) // 2
         np.testing.assert_allclose(records[str(i)]['keypoints'], [[top, left]], atol=0.02)
         assert (
             records[str(i)]['image'].max() <= 125 and records[str(i)]['flags'] == ''
@@ -145,7 +174,7 @@ def test_networks_answer_in_the_main_process_from_what_workers_saw(folder, monke
     run = folder / 'run'
     with pytest.raises(ConfigError, match='data.stage_options.mean.run is empty'):
         records_lib.get_records(data(folder, 'mean', mean={'run': ''}))
-    with pytest.raises(ConfigError, match='no finished run lies there'):
+    with pytest.raises(ConfigError, match='no finished run is there'):
         records_lib.get_records(data(folder, 'mean', mean={'run': str(run)}))
     run.mkdir()
     (run / 'metrics.json').write_text('{}')
@@ -248,7 +277,8 @@ def test_the_papers_stages_on_phantoms(monkeypatch, tmp_path, chosen, size):
     assert len(images.splits['train']) == 3
     for record, flags in zip(images.splits['train'], images.labels['train']['flags'], strict=True):
         assert record['image'].shape == (*size, 1) and np.ptp(record['image']) > 50
-        inside, truth = record['hand_mask'][..., 0] > 0, record['keypoints']
+        inside = record['hand_mask'][..., 0] > 0
+        truth = record['keypoints']
         if (
             chosen != 'resize,enhance'
         ):  # the phantoms' own mask is replaced by the one that was found

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from boneage_jax import config as c
+from boneage_jax import sweep as sweep_command
 from boneage_jax.analysis import ensemble, sweep
+from boneage_jax.data import source
 from boneage_jax.errors import ConfigError
 from boneage_jax.runtime import files
 from boneage_jax.training import evaluate, loop
@@ -34,11 +36,12 @@ def finish(run, errors, *, ids=None, about=None):
     """
     generator, names = np.random.default_rng(5), ids or [f'h{i}' for i in range(IMAGES)]
     months, male = generator.integers(10, 220, IMAGES).astype(float), generator.random(IMAGES) < 0.5
-    holdout = ensemble.Predictions(names, male, months, months + errors)
-    validation = ensemble.Predictions([f'v{i}' for i in range(IMAGES)], male, months, months + 1.0)
+    every = np.arange(IMAGES)
+    holdout = source.Split('holdout', None, every, names, months, male)
+    validation = source.Split('validation', None, every, [f'v{i}' for i in every], months, male)
     predictions = {
-        name: (f, {'prediction': f.prediction})
-        for name, f in (('validation', validation), ('holdout', holdout))
+        'validation': (validation, {'prediction': months + 1.0}),
+        'holdout': (holdout, {'prediction': months + errors}),
     }
     run.workdir.mkdir(parents=True)
     files.write_json(run.workdir / 'config.json', json.loads(run.config.to_json()))
@@ -327,36 +330,29 @@ def test_what_the_sweep_sets_may_not_be_set_twice(tmp_path):
         tiny_sweep(tmp_path).find('fool')
     config = tmp_path / 'twins.py'
     config.write_text(
-        'from boneage_jax.config import Row\ndef sweep():\n    yield Row("a b", {})\n    yield Row("A-b", {})\n'
+        'from boneage_jax.config import Row\n'
+        'def sweep():\n    yield Row("a b", {})\n    yield Row("A-b", {})\n'
     )
     with pytest.raises(ConfigError, match="rows 'a b' and 'A-b' would share a folder"):
         sweep.Sweep(str(config), tmp_path)
 
 
-def command_line(*arguments):
-    return subprocess.run(
-        [sys.executable, '-m', 'boneage_jax.sweep', *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
-
-def test_printed_commands_are_those_of_the_unfinished_runs(tmp_path):
+def test_printed_commands_are_those_of_the_unfinished_runs(tmp_path, capsys):
     swept = tiny_sweep(tmp_path, overrides=('--config.optimizer.grad_clip_norm=2',))
     finish(swept.run(swept.find('full'), 0), 2.0)
-    result = command_line(
-        f'--config={PRSNET}',
-        f'--workdir={tmp_path}',
-        '--seeds=2',
-        '--rows=full,without-relation',
-        '--print_commands',
-        '--data_dir=/some images',
-        '--config.optimizer.grad_clip_norm=2',
+    sweep_command.main(
+        [
+            'sweep',
+            f'--config={PRSNET}',
+            f'--workdir={tmp_path}',
+            '--seeds=2',
+            '--rows=full,without-relation',
+            '--print_commands',
+            '--data_dir=/some images',
+            '--config.optimizer.grad_clip_norm=2',
+        ]
     )
-    assert result.returncode == 0, result.stderr
-    commands = [shlex.split(line) for line in result.stdout.splitlines()]
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert [words[:3] for words in commands] == [['python', '-m', 'boneage_jax.main']] * 3
     assert [words[4] for words in commands] == [
         f'--workdir={tmp_path}/{place}'
@@ -371,20 +367,30 @@ def test_printed_commands_are_those_of_the_unfinished_runs(tmp_path):
     )
     assert commands[0][6] == '--data_dir=/some images'
     assert list(read_table(tmp_path)) == ['full']
-    other = command_line(
-        f'--config={PRSNET},epochs=9', f'--workdir={tmp_path}', '--rows=full', '--print_commands'
+    sweep_command.main(
+        [
+            'sweep',
+            f'--config={PRSNET},epochs=9',
+            f'--workdir={tmp_path}',
+            '--rows=full',
+            '--print_commands',
+        ]
     )
-    assert (
-        other.stdout == ''
-        and 'No command for full, seed 0' in other.stderr
-        and 'epochs: 2 -> 9' in other.stderr
-    )
+    printed = capsys.readouterr()
+    assert printed.out == '' and 'No command for full, seed 0' in printed.err
+    assert 'epochs: 2 -> 9' in printed.err
 
 
 def test_a_failed_sweep_ends_with_status_1_and_one_message(tmp_path):
-    result = command_line(
-        f'--config={PRSNET},batch_size=7', f'--workdir={tmp_path}', '--rows=baseline'
-    )
+    command = [
+        sys.executable,
+        '-m',
+        'boneage_jax.sweep',
+        f'--config={PRSNET},batch_size=7',
+        f'--workdir={tmp_path}',
+        '--rows=baseline',
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     assert (
         '1 of 1 runs failed' in result.stderr

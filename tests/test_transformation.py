@@ -1,6 +1,4 @@
-"""The transformation network's numbers: on the device as on the host, mirrored back, and taken by
-the stage `align`.
-"""
+"""The transformation network's numbers: on device and host, mirrored back, and as a stage."""
 
 import json
 
@@ -12,7 +10,7 @@ import pytest
 
 from boneage_jax import config as c
 from boneage_jax import tasks
-from boneage_jax.preprocess import register, transform
+from boneage_jax.preprocess import register, resize, transform
 from boneage_jax.stages import networks, plan
 
 SHAPE = (120, 90)
@@ -97,8 +95,9 @@ def test_errors_in_percent_of_the_hand_and_in_degrees():
 
 
 @pytest.mark.parametrize('fit', ['pad', 'stretch'])
-def test_a_image_is_aligned_and_registered(tmp_path, fit):
-    size, shape = (60, 60), (240, 180)
+def test_an_image_is_aligned_and_registered(tmp_path, fit):
+    size = (60, 60)
+    shape = (240, 180)
     (tmp_path / 'metrics.json').write_text('{}')
     trained = {'size': size, 'resize': fit, 'source': 'hand_phantom', 'stages': []}
     (tmp_path / 'config.json').write_text(json.dumps({'data': trained}))
@@ -114,10 +113,11 @@ def test_a_image_is_aligned_and_registered(tmp_path, fit):
     example['image'][*points[0].astype(int)] = 255
     networks._input.cache_clear()
     look = plan.look(example, align)
-    seen = networks.resize.resize({'image': example['image'], 'keypoints': points}, size, fit)[
-        'keypoints'
-    ]
-    predictor = lambda images: (np.asarray(register.parameters(seen, size))[None], {})  # noqa: E731
+    resized = resize.resize({'image': example['image'], 'keypoints': points}, size, fit)
+
+    def predictor(images):
+        return np.asarray(register.parameters(resized['keypoints'], size))[None], {}
+
     found = networks.aligned(predictor, [look], run=str(tmp_path))[0]
     np.testing.assert_allclose(found['keypoints'][::2], points[::2], atol=0.02)
     after = plan.apply_steps(plan.merge_annotations(example, found), [onto])

@@ -350,7 +350,7 @@ def test_images_of_one_sex():
 # The picture and the number
 
 
-def test_orderedness_of_known_embeddings():
+def test_distance_age_correlation_of_known_embeddings():
     rng = np.random.default_rng(0)
     months = rng.uniform(0, 200, 80)
     line = np.stack([months, 2 * months], axis=1)
@@ -386,7 +386,7 @@ def test_a_picture_of_every_run_and_sex(tmp_path, monkeypatch):
         [tmp_path / name / 'seed0' for name in vectors], tmp_path / 'out'
     )
     assert list(report) == ['plain/seed0', 'triplet/seed0']
-    ordered = {name: report[f'{name}/seed0']['orderedness'] for name in vectors}
+    ordered = {name: report[f'{name}/seed0']['distance_age_correlation'] for name in vectors}
     assert set(ordered['plain']) == {'all', 'female', 'male'} and ordered['triplet']['male'][
         'value'
     ] == pytest.approx(1)

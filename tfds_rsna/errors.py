@@ -1,4 +1,4 @@
-"""The base of all errors that the person at the keyboard can mend, and what a full disk looks like."""
+"""The base of all errors that the user can mend, and how a full disk is recognized."""
 
 import errno
 
@@ -16,7 +16,7 @@ class UserError(ValueError):
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came of, says that the disk (or the quota) is full."""
+    """Whether an error, or one that caused it, means that the disk (or the quota) is full."""
     while error is not None:
         if getattr(error, 'errno', None) in _FULL:
             return True

@@ -1,4 +1,4 @@
-"""The images of a source that have a label: each is decoded once to check it, and stored as given."""
+"""The labelled images of a source: each is decoded once to check it, and stored as given."""
 
 import collections
 import concurrent.futures

@@ -55,7 +55,7 @@ MALE = {
     'no': False,
     'w': False,
 }
-# These answer the question in the column's header, so that must ask for boys.
+# These are answers to the column's header, so the header must ask for boys.
 _ANSWERS = {'true', '1', '1.0', 'yes', 't', 'false', '0', '0.0', 'no'}
 _ASKS_FOR_BOYS = re.compile(r'(?<!fe)male|boy|masc|männ|(?<![a-z])m(an)?(?![a-z])', re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r'^\s*-?\d+,\d+\s*$')
@@ -72,7 +72,7 @@ class Label:
         months: its age.
         male: its sex.
         image: the image's name, where the table gives one.
-        group: the patient (or study) it belongs to, '' where nothing says so.
+        group: the patient (or study) it belongs to, '' where unknown.
         source: where it comes from (a hospital), None without such a column.
     """
 

@@ -26,7 +26,7 @@ class Problems:
         self._by_kind: dict[str, list[tuple[str, str, str]]] = {}
 
     def add(self, kind: str, image: str, file: str, reason: str) -> None:
-        """Notes an image (its id, '' where it has none), the file it is about, and what is wrong."""
+        """Notes an image (its id, '' without one), the file it is about, and what is wrong."""
         self._by_kind.setdefault(kind, []).append((image, file, reason))
 
     def __len__(self) -> int:

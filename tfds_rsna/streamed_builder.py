@@ -63,7 +63,7 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     # Riegeli options of the shards; group_size:1 is what makes random access quick.
     ARRAY_RECORD_OPTIONS = 'group_size:1'
 
-    def __init__(self, *, data_dir=None, **kwargs):
+    def __init__(self, *, data_dir: str | os.PathLike | None = None, **kwargs):
         super().__init__(data_dir=data_dir, file_format='array_record', **kwargs)
 
     @functools.cached_property

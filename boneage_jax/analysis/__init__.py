@@ -1,0 +1,1 @@
+"""What finished runs are worth: tables of papers, ensembles, robustness, looks inside networks."""

@@ -1,18 +1,10 @@
-"""What a run's embedding knows of age: its t-SNE in colour, and how far distances follow ages (Bae
-2018, figure 3).
+"""What a run's embeddings hold of age: their t-SNE, and how far distances follow ages.
 
-    python -m boneage_jax.embeddings --workdir=RUN --output=tsne
-    python -m boneage_jax.embeddings --workdir=runs/male-plain/seed0,runs/male-triplet/seed0 --output=tsne
-
-One picture, `tsne.png`, a column for each sex, a panel for each run. `orderedness.json`: the
-Spearman correlation of the pairwise distances of embeddings with the absolute differences of age,
-of all images and of each sex, with a 95% bootstrap interval over images; 0 where embeddings know
-nothing of age, 1 where they lie in its order. `tsne.csv` holds the points. Any run whose network
-gives embeddings will do, configs/prsnet.py's too. The split is not selected on; the default is what
-the runs report.
+Bae 2018, figure 3. The split is not selected on.
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
@@ -21,6 +13,7 @@ from sklearn import manifold
 
 from boneage_jax import figures
 from boneage_jax.data import splits as splits_lib
+from boneage_jax.data.source import Split
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log, setup
@@ -30,75 +23,90 @@ from tfds_rsna.errors import UserError
 
 FEWEST = 5  # images of a group, below which nothing is said of it
 MOST = 4000  # images: pairs are held all at once
+_COLUMNS = ('run', 'split', 'id', 'sex', 'age', 'x', 'y')
+_AT_ONCE = 100  # resamples
 
 
-def embeddings(workdirs, output, *, split='', seed=0, data_dir=None):
-    """Writes tsne.png, tsne.csv and orderedness.json into `output`; returns the content of the
-    last.
+def embeddings(
+    workdirs: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    *,
+    split: str = '',
+    seed: int = 0,
+    data_dir: str | None = None,
+) -> dict:
+    """Writes tsne.png, tsne.csv and distance_age_correlation.json; returns the last one's content.
 
-    `split`: '' is what the run reports, test or else holdout. Raises UserError for a network
-    without embeddings, an unknown split, images too few or too many.
+    Args:
+        workdirs: finished runs whose networks give embeddings.
+        output: folder for the results.
+        split: whose images; '' is what the run reports, test or else holdout.
+        seed: of the t-SNE.
+        data_dir: folder of the raw data.
+
+    Raises:
+        UserError: a network without embeddings, an unknown split, too few or too many images.
     """
-    output, report, rows, panels = pathlib.Path(output), {}, [], []
+    output = pathlib.Path(output)
     names = workdir_lib.unique_names([pathlib.Path(workdir) for workdir in workdirs])
+    report = {}
+    rows = []
+    panels = []
     for workdir, name in zip(workdirs, names):
         vectors, images = of_run(workdir, split, data_dir)
-        groups = {'all': np.ones(len(images), bool), 'female': ~images.male, 'male': images.male}
-        groups = {group: chosen for group, chosen in groups.items() if chosen.sum() >= FEWEST}
-        found = {
-            group: distance_age_correlation(vectors[chosen], images.months[chosen])
-            for group, chosen in groups.items()
-        }
+        found = {}
+        for group, chosen in _groups(images).items():
+            found[group] = distance_age_correlation(vectors[chosen], images.months[chosen])
+            if group == 'all':
+                continue
+            points = tsne(vectors[chosen], seed=seed)
+            panels.append((name, group, points, images.months[chosen], found[group]))
+            for i, (x, y) in zip(np.flatnonzero(chosen), points):
+                age = f'{images.months[i]:.2f}'
+                rows.append((name, images.name, images.ids[i], group, age, f'{x:.3f}', f'{y:.3f}'))
         report[name] = {
             'workdir': str(workdir),
             'split': images.name,
             'images': len(images),
-            'orderedness': found,
+            'distance_age_correlation': found,
         }
-        for sex in (group for group in groups if group != 'all'):
-            chosen = groups[sex]
-            points = tsne(vectors[chosen], seed=seed)
-            panels.append((name, sex, points, images.months[chosen], found[sex]))
-            rows += [
-                (
-                    name,
-                    images.name,
-                    images.ids[i],
-                    sex,
-                    f'{images.months[i]:.2f}',
-                    *(f'{x:.3f}' for x in point),
-                )
-                for i, point in zip(np.flatnonzero(chosen), points)
-            ]
-        log.info(
-            f'{name}, {len(images)} {images.name} images: '
-            + '; '.join(
-                f'{group} {of["value"]:.3f} ({of["lower"]:.3f} to {of["upper"]:.3f})'
-                for group, of in found.items()
-            )
-        )
+        _print(name, images, found)
     output.mkdir(parents=True, exist_ok=True)
-    files.write_table(output / 'tsne.csv', ('run', 'split', 'id', 'sex', 'age', 'x', 'y'), rows)
-    files.write_json(output / 'orderedness.json', report)
+    files.write_table(output / 'tsne.csv', _COLUMNS, rows)
+    files.write_json(output / 'distance_age_correlation.json', report)
     log.info(str(figures.tsne(panels, output / 'tsne.png')))
     return report
 
 
-def of_run(workdir, split='', data_dir=None):
-    """(embeddings float32 `[N, F]`, the images as a Split) of the best network of a run."""
+def _groups(images):
+    """`{group: its images [N] bool}`: all, and each sex, where there are enough."""
+    groups = {'all': np.ones(len(images), bool), 'female': ~images.male, 'male': images.male}
+    return {group: chosen for group, chosen in groups.items() if chosen.sum() >= FEWEST}
+
+
+def _print(name, images, found):
+    parts = []
+    for group, value in found.items():
+        parts.append(f'{group} {value["value"]:.3f} ({value["lower"]:.3f} to {value["upper"]:.3f})')
+    log.info(f'{name}, {len(images)} {images.name} images: {"; ".join(parts)}')
+
+
+def of_run(
+    workdir: pathlib.Path, split: str = '', data_dir: str | None = None
+) -> tuple[np.ndarray, Split]:
+    """(embeddings float32 `[N, F]`, the images) of the best network of a run."""
     predictor = predictor_lib.Predictor(workdir)
     setup.set_up_jax(predictor.config)
     opened = records.open_splits(predictor.config, data_dir)
     split = split or next(name for name in reversed(splits_lib.REPORTED) if name in opened)
     if split not in opened:
         raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
-    images, size = opened[split], predictor.batch_size
+    images = opened[split]
     if not FEWEST <= len(images) <= MOST:
         raise UserError(f'--split={split}: {len(images)} images; expected {FEWEST} to {MOST}')
+
     parts = []
-    for start in range(0, len(images), size):
-        index = range(start, min(start + size, len(images)))
-        _, aux = predictor(images.arrays(index)['image'], images.male[index.start : index.stop])
+    for _, _, _, aux in predictor.over(images):
         if 'embeddings' not in aux:
             raise UserError(
                 f'{workdir}: {predictor.config.model.name} gives no embeddings; take a run of '
@@ -108,49 +116,82 @@ def of_run(workdir, split='', data_dir=None):
     return np.concatenate(parts), images
 
 
-def tsne(vectors, *, seed=0):
+def tsne(vectors: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """`[N, F]` -> `[N, 2]` float64: scikit-learn's t-SNE, started from the principal components."""
     perplexity = min(30.0, (len(vectors) - 1) / 3)
-    return manifold.TSNE(init='pca', perplexity=perplexity, random_state=seed).fit_transform(
-        np.asarray(vectors, np.float64)
-    )
+    fitted = manifold.TSNE(init='pca', perplexity=perplexity, random_state=seed)
+    return fitted.fit_transform(np.asarray(vectors, np.float64))
 
 
-def distance_age_correlation(vectors, months, *, seed=0, resamples=1000):
-    """Spearman correlation of the distances of all pairs with their gaps in age: `{'value',
-    'lower', 'upper', 'count'}`.
+def distance_age_correlation(
+    vectors: np.ndarray, months: np.ndarray, *, seed: int = 0, resamples: int = 1000
+) -> dict:
+    """Spearman correlation of the distances of all pairs of images with their gaps in age.
 
-    `vectors` `[N, F]`, `months` `[N]`. The interval resamples images (pairs of one image with
-    itself count nowhere), with every pair keeping the rank that it has among all. Raises UserError
-    where ages, or embeddings, are all the same.
+    Args:
+        vectors: embeddings `[N, F]`.
+        months: ages `[N]`.
+        seed: of the bootstrap.
+        resamples: how many it draws.
+
+    Returns:
+        `{'value', 'lower', 'upper', 'count'}`. The 95% interval resamples images; pairs of one
+        image with itself count nowhere, and every pair keeps the rank that it has among all.
+
+    Raises:
+        UserError: ages, or embeddings, are all the same.
     """
-    pairs = [
-        distances_lib.pdist(np.asarray(x, np.float64).reshape(len(months), -1))
-        for x in (vectors, months)
-    ]
-    if any(np.ptp(x) == 0 for x in pairs):
+    count = len(months)
+    distances = distances_lib.pdist(np.asarray(vectors, np.float64).reshape(count, -1))
+    gaps = distances_lib.pdist(np.asarray(months, np.float64).reshape(count, 1))
+    if np.ptp(distances) == 0 or np.ptp(gaps) == 0:
         raise UserError(
-            f'orderedness: the {len(months)} images have all the same age, or the same embedding'
+            f'distance_age_correlation: the {count} images have all the same age, or the same '
+            'embedding'
         )
-    ranks = [stats.rankdata(x) for x in pairs]
-    x, y = ((rank - rank.mean()) / rank.std() for rank in ranks)
-    tables = [distances_lib.squareform(values) for values in (x, y, x * x, y * y, x * y)]
-    tables.append(1.0 - np.eye(len(months)))
-    generator, found = np.random.default_rng(seed), []
-    for start in range(0, resamples, 100):
-        drawn = generator.integers(0, len(months), (min(100, resamples - start), len(months)))
-        times = np.stack([np.bincount(row, minlength=len(months)) for row in drawn]).astype(
-            np.float64
-        )
-        sums = [((times @ table) * times).sum(1) for table in tables]
-        mx, my, xx, yy, xy = (value / sums[-1] for value in sums[:-1])
-        found.append((xy - mx * my) / np.sqrt((xx - mx**2) * (yy - my**2)))
-    lower, upper = np.quantile(
-        np.concatenate(found), [(1 - metrics.LEVEL) / 2, (1 + metrics.LEVEL) / 2]
-    )
+    x = _standardised_ranks(distances)
+    y = _standardised_ranks(gaps)
+    correlations = _resampled_correlations(x, y, count, seed, resamples)
+    tail = (1 - metrics.LEVEL) / 2
+    lower, upper = np.quantile(correlations, [tail, (1 + metrics.LEVEL) / 2])
     return {
         'value': float(np.mean(x * y)),
         'lower': float(lower),
         'upper': float(upper),
-        'count': len(months),
+        'count': count,
     }
+
+
+def _standardised_ranks(values):
+    ranks = stats.rankdata(values)
+    return (ranks - ranks.mean()) / ranks.std()
+
+
+def _resampled_correlations(x, y, count, seed, resamples):
+    """Pearson correlations `[resamples]` of pairs, where images are drawn with replacement.
+
+    `x` and `y` are of the pairs, in the order of `pdist`. The pairs of an image that was drawn k
+    times count k times, so a sum over drawn pairs is times^T table times.
+    """
+    x_table, y_table, xx_table, yy_table, xy_table = (
+        distances_lib.squareform(values) for values in (x, y, x * x, y * y, x * y)
+    )
+    pairs_table = 1.0 - np.eye(count)
+    generator = np.random.default_rng(seed)
+    found = []
+    for start in range(0, resamples, _AT_ONCE):
+        size = (min(_AT_ONCE, resamples - start), count)
+        drawn = generator.integers(0, count, size)
+        times = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
+        pairs = _weighted_sums(times, pairs_table)
+        mean_x = _weighted_sums(times, x_table) / pairs
+        mean_y = _weighted_sums(times, y_table) / pairs
+        variance_x = _weighted_sums(times, xx_table) / pairs - mean_x**2
+        variance_y = _weighted_sums(times, yy_table) / pairs - mean_y**2
+        covariance = _weighted_sums(times, xy_table) / pairs - mean_x * mean_y
+        found.append(covariance / np.sqrt(variance_x * variance_y))
+    return np.concatenate(found)
+
+
+def _weighted_sums(times, table):
+    return ((times @ table) * times).sum(1)

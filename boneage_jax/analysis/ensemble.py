@@ -1,114 +1,100 @@
-"""The mean of several finished runs, image by image, from their predictions.csv: a tool over
-predictions, not a model.
+"""The mean of several finished runs, image by image: a tool over predictions, not a model.
 
-    python -m boneage_jax.ensemble --workdirs=runs/full/seed0,runs/full/seed1 --output=runs/full_mean
-    python -m boneage_jax.ensemble --workdirs='runs/full/seed*' --output=runs/full_mean
-
-The output folder reads like a run's workdir: predictions.csv, metrics.json (with the members, and
-the label fingerprints and the leak check on which they agree), splits.json, figures/; beside them
-the correlation of the members' errors on each reported split (CSV and figure): where it is high,
-averaging gains little. Members count alike: no weight is fitted, so none can be fitted on images
-that are reported. Networks of one sex (`data.sex`) join: an image gets the mean of the members that
-predict it, and all members of a sex must predict the same images of it. Members that predict other
-images, or trained on images reported here, are refused.
+Members are read from their predictions.csv and count alike. What `write` leaves reads like a run's
+workdir, so that an ensemble can be a member of another.
 """
 
-import dataclasses
 import glob
 import json
 import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from boneage_jax import figures, tasks
 from boneage_jax.data import splits as splits_lib
+from boneage_jax.data.source import Split
 from boneage_jax.figures import ensembles as ensemble_figures
-from boneage_jax.runs import predictions as predictions_lib
+from boneage_jax.runs import predictions
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log
 from boneage_jax.tasks import ages, metrics
 from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 
-TASK = tasks.Task(
-    None, None, ages.report, ages.summary_line
-)  # to report ages; nothing is learned here
+# To report ages: nothing is learned here.
+TASK = tasks.Task(None, None, ages.report, ages.summary_line)
 _NEEDED = ('predictions.csv', 'metrics.json', 'splits.json')
+_SEXES = {'girls': False, 'boys': True}
+_LEAST_SPREAD = 1e-6  # months: errors below that have no correlation
+
+Table = dict[str, np.ndarray]  # of the images of one split, as `predictions.read` gives it
 
 
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """The images of one split in the order of predictions.csv: `ids` list of str; `male` bool, the
-    others months, `[N]`.
-    """
+def read(workdir: pathlib.Path) -> dict[str, Table]:
+    """`{split: table}` of a run that predicts ages.
 
-    ids: list
-    male: np.ndarray
-    months: np.ndarray
-    prediction: np.ndarray
-    sources: tuple = ()
-
-    def __len__(self):
-        return len(self.ids)
-
-    @property
-    def errors(self):
-        """Predicted minus true age, months `[N]`."""
-        return self.prediction - self.months
-
-
-def read(workdir):
-    """`{split: Images}` of a run that predicts ages; UserError names the file and what is wrong
-    with it.
+    Raises UserError with the file and what is wrong with it.
     """
     path = pathlib.Path(workdir) / 'predictions.csv'
-    table, found = predictions_lib.read(path), {}
-    for split in dict.fromkeys(table['split'].tolist()):
-        chosen = predictions_lib.of_split(table, split)
-        images = Predictions(
-            chosen['id'].tolist(), chosen['male'], chosen['age'], chosen['prediction']
-        )
-        if len(set(images.ids)) < len(images):
-            twice = next(image for image in images.ids if images.ids.count(image) > 1)
-            raise UserError(f'{path}: image {twice} stands in {split} twice')
+    table = predictions.read(path)
+    found = {}
+    for split in predictions.splits(table):
+        images = predictions.of_split(table, split)
+        ids, counts = np.unique(images['id'], return_counts=True)
+        if counts.max() > 1:
+            raise UserError(f'{path}: image {ids[counts.argmax()]} is in {split} twice')
         found[split] = images
     return found
 
 
-def load(workdirs):
-    """`(members {name: {split: Images}}, their mean {split: Images}, their training images {name:
-    [id, ...]})`.
+def errors_of(images: Table) -> np.ndarray:
+    """Predicted minus true age, months `[N]`."""
+    return images['prediction'] - images['age']
 
-    Raises UserError where the runs cannot be averaged: see `combine` and `refuse_leak`.
+
+def load(
+    workdirs: Sequence[pathlib.Path],
+) -> tuple[dict[str, dict[str, Table]], dict[str, Table], dict[str, list]]:
+    """Reads runs and averages them.
+
+    Returns:
+        The members `{name: {split: table}}`, their mean `{split: table}`, and their training images
+        `{name: [id, ...]}`.
+
+    Raises:
+        UserError: the runs cannot be averaged; see `combine` and `check_no_leakage`.
     """
-    workdirs = [pathlib.Path(workdir) for workdir in workdirs]
+    workdirs = list(map(pathlib.Path, workdirs))
     for workdir in workdirs:
         missing = [name for name in _NEEDED if not (workdir / name).exists()]
         if missing:
             raise UserError(
                 f'{workdir}: no {", ".join(missing)}; members are workdirs of finished runs'
             )
-    names = [name.replace(',', '_') for name in workdir_lib.unique_names(workdirs)]
     for workdir in workdirs:
-        splits_lib.refuse_selected(_json(workdir / 'metrics.json'), workdir)
-    members = {name: read(workdir) for name, workdir in zip(names, workdirs)}
-    images = combine(members)
-    trained = {
-        name: _json(workdir / 'splits.json', 'train') for name, workdir in zip(names, workdirs)
-    }
-    check_no_leakage(trained, images)
-    return members, images, trained
+        splits_lib.refuse_selected(_read_json(workdir / 'metrics.json'), workdir)
+
+    members = {}
+    trained = {}
+    for workdir, name in zip(workdirs, workdir_lib.unique_names(workdirs)):
+        name = name.replace(',', '_')
+        members[name] = read(workdir)
+        trained[name] = _read_json(workdir / 'splits.json', 'train')
+    mean = combine(members)
+    check_no_leakage(trained, mean)
+    return members, mean, trained
 
 
-def combine(members):
+def combine(members: Mapping[str, Mapping[str, Table]]) -> dict[str, Table]:
     """The unweighted mean prediction of each image, over the members that predict it.
 
     Args:
-        members: `{name: {split: Images}}`, two or more; the names are used in messages. A member
+        members: `{name: {split: table}}`, two or more; the names are used in messages. A member
             with images of one sex alone is a network of that sex.
 
     Returns:
-        `{split: Images}`: the images of all members, in the first one's order, further ones behind.
+        `{split: table}`: the images of all members, in the first one's order, further ones behind.
 
     Raises:
         UserError: members differ in splits, in the images of a sex that both have, or in ages; the
@@ -122,224 +108,214 @@ def combine(members):
     for name, other in others:
         if set(other) != set(reference):
             raise UserError(
-                f'{first} predicts {", ".join(reference)}, but {name} {", ".join(other)}: not the same splits'
+                f'{first} predicts {", ".join(reference)}, but {name} {", ".join(other)}: not the '
+                'same splits'
             )
-    sexes = {
-        name: {bool(sex) for images in member.values() for sex in images.male}
-        for name, member in members.items()
-    }
-    return {
-        split: _mean(split, {name: member[split] for name, member in members.items()}, sexes)
-        for split in reference
-    }
+    mean = {}
+    for split in reference:
+        images = {name: member[split] for name, member in members.items()}
+        for whose, male in _SEXES.items():
+            of_that_sex = {}
+            for name, member in members.items():
+                if any((table['male'] == male).any() for table in member.values()):
+                    of_that_sex[name] = predictions.of_sex(images[name], male)
+            _require_same_images(f'{split}, {whose}', split, of_that_sex)
+        mean[split] = _mean(split, images)
+    return mean
 
 
-def _mean(split, images, sexes):
-    """The mean of one split; `sexes` `{name: the sexes that the member has in any split}`."""
-    for sex, whose in ((False, 'girls'), (True, 'boys')):
-        (first, reference), *others = [
-            (name, of_sex(images[name], sex)) for name in images if sex in sexes[name]
-        ] or [('', None)]
-        for name, other in others:
-            _require_same(split, whose, first, reference, name, other)
-    union = join(list(images.values()))
-    total, count = np.zeros(len(union)), np.zeros(len(union))
+def _require_same_images(where, split, images):
+    """Refuses members whose images or ages differ; `images` {name: table} are of one sex."""
+    if not images:
+        return
+    (first, reference), *others = images.items()
+    for name, other in others:
+        other = predictions.align(other, reference, where=where, name=name, other=first)
+        different = np.flatnonzero(~np.isclose(reference['age'], other['age']))
+        if len(different):
+            at = different[0]
+            raise UserError(
+                f'{split}, image {reference["id"][at]}: age is {reference["age"][at]} in {first}, '
+                f'but {other["age"][at]} in {name}: not the same labels'
+            )
+
+
+def _mean(split, images):
+    """The mean of one split; `images` {name: table}."""
+    union = predictions.join(list(images.values()))
+    total = np.zeros(len(union['id']))
+    count = np.zeros(len(union['id']))
     for name, member in images.items():
         places = _places(union, member)
-        wrong = np.flatnonzero(union.male[places] != member.male)
+        wrong = np.flatnonzero(union['male'][places] != member['male'])
         if len(wrong):
+            at = wrong[0]
             raise UserError(
-                f'{split}, image {member.ids[wrong[0]]}: male is {member.male[wrong[0]]} in {name}, but not in '
-                'every member: not the same labels'
+                f'{split}, image {member["id"][at]}: male is {member["male"][at]} in {name}, but '
+                'not in every member: not the same labels'
             )
-        total[places] += member.prediction
+        total[places] += member['prediction']
         count[places] += 1
-    return dataclasses.replace(union, prediction=total / count)
-
-
-def of_sex(images, male):
-    """The Images of one sex (bool)."""
-    chosen = np.flatnonzero(images.male == male)
-    return Predictions(
-        [images.ids[i] for i in chosen],
-        images.male[chosen],
-        images.months[chosen],
-        images.prediction[chosen],
-    )
-
-
-def join(parts):
-    """One Images of all images in `parts`, each once, as the first part that has it says."""
-    ids = list(dict.fromkeys(image for part in parts for image in part.ids))
-    known = {}
-    for part in parts:
-        for i, image in enumerate(part.ids):
-            known.setdefault(image, (part.male[i], part.months[i], part.prediction[i]))
-    return Predictions(
-        ids, *(np.asarray(column) for column in zip(*(known[image] for image in ids)))
-    )
+    mean = {name: union[name] for name in predictions.COLUMNS}
+    mean['prediction'] = total / count
+    return mean
 
 
 def _places(images, member):
-    """Where the images of `member` stand in `images`, which has them all: `[M]`."""
-    place = {image: i for i, image in enumerate(images.ids)}
-    return np.asarray([place[image] for image in member.ids], int)
+    """Where the images of `member` are in `images`, which has them all: `[M]`."""
+    order = np.argsort(images['id'])
+    return order[np.searchsorted(images['id'], member['id'], sorter=order)]
 
 
-def _require_same(split, whose, first, reference, name, other):
-    order = align(f'{split}, {whose}', first, reference.ids, name, other.ids)
-    if not (same := np.isclose(reference.months, other.months[order])).all():
-        at = int(np.flatnonzero(~same)[0])
-        raise UserError(
-            f'{split}, image {reference.ids[at]}: age is {reference.months[at]} in {first}, but '
-            f'{other.months[order][at]} in {name}: not the same labels'
-        )
+def check_no_leakage(trained: Mapping[str, Iterable], images: Mapping[str, Table]) -> None:
+    """Refuses (UserError) a member that trained on an image of any split here.
 
-
-def align(split, first, ids, name, other):
-    """Positions `[N]` that bring the images `other` of run `name` into the order of `ids` of run
-    `first`; UserError where they are not the same images.
-    """
-    place = {image: i for i, image in enumerate(other)}
-    for one, images, two, lacking in ((first, ids, name, place), (name, other, first, set(ids))):
-        alone = [image for image in images if image not in lacking]
-        if alone:
-            raise UserError(
-                f'{split}: {len(alone)} of the {len(images)} images of {one} are not in {two}, the first: '
-                f'{alone[0]}; compare runs of the same data, data.split_seed, data.validation and data.holdout'
-            )
-    return np.asarray([place[image] for image in ids], int)
-
-
-def check_no_leakage(trained, images):
-    """Refuses (UserError) a member that trained on an image of any split here: `trained` `{name:
-    [id, ...]}`.
+    `trained` are the members' training images `{name: [id, ...]}`.
     """
     for name, ids in trained.items():
         ids = set(ids)
         for split, held_out in images.items():
-            leaked = [image for image in held_out.ids if image in ids]
+            leaked = [image for image in held_out['id'].tolist() if image in ids]
             if leaked:
                 raise UserError(
-                    f'{name} trained on {len(leaked)} of the {len(held_out)} {split} images, the first: '
-                    f'{leaked[0]}; an ensemble with it would report images that it knows'
+                    f'{name} trained on {len(leaked)} of the {len(held_out["id"])} {split} images, '
+                    f'the first: {leaked[0]}; an ensemble with it would report images that it '
+                    'has learned'
                 )
 
 
-def carried(reports):
-    """The label fingerprints and the leak check of the members, where all say the same; an ensemble
-    has no images to look at.
+def carried(reports: Mapping[str, Mapping]) -> dict:
+    """The label fingerprints and the leak check of the members, where all have the same.
 
-    Of `{member: its metrics.json}` gives `{'labels': {split: ...}, 'leaks': {kind: count}}` as a
-    run writes them and, where members differ (networks of one sex, another leak check, an older
-    release), `'members_differ'`: by name, as 'labels of train', `{member: what it says, or None}`.
-    A line at the terminal tells.
+    An ensemble has no images to look at. So of `{member: its metrics.json}` this gives
+    `{'labels': {split: ...}, 'leaks': {kind: count}}` as a run writes them. Where members differ
+    (networks of one sex, another leak check, an older release), `'members_differ'` holds, by name
+    as 'labels of train', `{member: what it has, or None}`, and a line at the terminal tells.
     """
-    agreed, differ = {}, {}
-    for key in ('labels', 'leaks'):
-        said = {name: report.get(key, {}) for name, report in reports.items()}
-        for part in dict.fromkeys(part for parts in said.values() for part in parts):
-            first, *others = values = [parts.get(part) for parts in said.values()]
-            if all(other == first for other in others):
+    agreed = {}
+    differ = {}
+    for key, title in (('labels', 'labels of {}'), ('leaks', 'leaks: {}')):
+        found = {name: report.get(key, {}) for name, report in reports.items()}
+        parts = []
+        for of_member in found.values():
+            parts += of_member
+        for part in dict.fromkeys(parts):
+            values = {name: of_member.get(part) for name, of_member in found.items()}
+            first, *others = values.values()
+            if others.count(first) == len(others):
                 agreed.setdefault(key, {})[part] = first
             else:
-                differ[f'{key} of {part}' if key == 'labels' else f'{key}: {part}'] = dict(
-                    zip(said, values)
-                )
+                differ[title.format(part)] = values
     if differ:
         log.info(
-            f'The members differ in {", ".join(differ)}; what each one says stands in metrics.json (members_differ).'
+            f'The members differ in {", ".join(differ)}; metrics.json holds what each one has '
+            '(members_differ).'
         )
-    return agreed | ({'members_differ': differ} if differ else {})
+        agreed['members_differ'] = differ
+    return agreed
 
 
-def error_correlation(members, split):
-    """Pearson correlation `[M, M]` of the members' signed errors on the images of `split` that both
-    predict; NaN for pairs with fewer than two such images or errors without spread, None where that
-    leaves no pair.
+def error_correlation(members: Mapping[str, Mapping[str, Table]], split: str) -> np.ndarray | None:
+    """Pearson correlation `[M, M]` of the members' signed errors on the images that both predict.
+
+    NaN for pairs with fewer than two such images in `split` or errors without spread; None where
+    that leaves no pair.
     """
-    errors = [dict(zip(member[split].ids, member[split].errors)) for member in members.values()]
-    matrix = np.full((len(errors),) * 2, np.nan)
+    errors = []
+    for member in members.values():
+        images = member[split]
+        errors.append(dict(zip(images['id'].tolist(), errors_of(images))))
+
+    matrix = np.full((len(errors), len(errors)), np.nan)
     for i, one in enumerate(errors):
         for j, other in enumerate(errors[: i + 1]):
-            pairs = np.array(
-                [(one[image], other[image]) for image in one if image in other]
-            ).reshape(-1, 2)
-            if len(pairs) > 1 and pairs.std(axis=0).min() >= 1e-6:  # months
-                matrix[i, j] = matrix[j, i] = np.corrcoef(pairs.T)[0, 1]
-    return None if np.isnan(matrix[~np.eye(len(errors), dtype=bool)]).all() else matrix
+            shared = [image for image in one if image in other]
+            if len(shared) < 2:
+                continue
+            a = np.array([one[image] for image in shared])
+            b = np.array([other[image] for image in shared])
+            if min(a.std(), b.std()) >= _LEAST_SPREAD:
+                matrix[i, j] = matrix[j, i] = np.corrcoef(a, b)[0, 1]
+    between_two = ~np.eye(len(errors), dtype=bool)
+    return None if np.isnan(matrix[between_two]).all() else matrix
 
 
-def write(workdirs, output):
-    """Writes the ensemble of the runs in `workdirs` into `output`; returns the content of its
-    metrics.json.
-    """
-    workdirs, output = [pathlib.Path(workdir) for workdir in workdirs], pathlib.Path(output)
-    if (
-        output.resolve() in [workdir.resolve() for workdir in workdirs]
-        or (output / 'config.json').exists()
-    ):
+def write(workdirs: Sequence[pathlib.Path], output: pathlib.Path) -> dict:
+    """Writes the ensemble of the runs in `workdirs` into `output`; returns its metrics.json."""
+    workdirs = list(map(pathlib.Path, workdirs))
+    output = pathlib.Path(output)
+    is_member = output.resolve() in map(pathlib.Path.resolve, workdirs)
+    if is_member or (output / 'config.json').exists():
         raise UserError(f'--output={output} holds a run; choose a folder of its own')
     members, images, trained = load(workdirs)
-    reports = [_json(workdir / 'metrics.json') for workdir in workdirs]
+    reports = [_read_json(workdir / 'metrics.json') for workdir in workdirs]
+
     output.mkdir(parents=True, exist_ok=True)
-    everything = sorted({image for ids in trained.values() for image in ids})
-    files.write_json(
-        output / 'splits.json',
-        {'train': everything, **{split: f.ids for split, f in images.items()}},
-    )
-    predictions = {split: (f, {'prediction': f.prediction}) for split, f in images.items()}
-    evaluate.write_predictions(output, predictions)
+    everything = set()
+    for ids in trained.values():
+        everything.update(ids)
+    ids_of_splits = {'train': sorted(everything)}
+    scored = {}
+    for split, table in images.items():
+        ids_of_splits[split] = table['id'].tolist()
+        scored[split] = (labels_of(split, table), {'prediction': table['prediction']})
+    files.write_json(output / 'splits.json', ids_of_splits)
+    evaluate.write_predictions(output, scored)
+
     about = {
-        'members': [str(workdir) for workdir in workdirs],
+        'members': list(map(str, workdirs)),
         'selected_by': 'nothing: the unweighted mean of the members given',
         **workdir_lib.provenance(),
         **carried(dict(zip(members, reports))),
     }
-    medians = [
-        report['splits'][split]['median_mae']['median'] for report in reports for split in images
-    ]
-    report = evaluate.write_metrics(output, predictions, TASK, np.asarray(medians), about)
+    # The floor: what predicting the median of each member's training ages would give.
+    medians = []
+    for report in reports:
+        medians += [report['splits'][split]['median_mae']['median'] for split in images]
+    report = evaluate.write_metrics(output, scored, TASK, np.asarray(medians), about)
     figures.from_run(output)
-    for split in images:
+    for split, table in images.items():
         if split in splits_lib.REPORTED:
-            _report(
-                split, members, images[split], report['splits'][split]['overall']['mae'], output
-            )
+            mae = report['splits'][split]['overall']['mae']
+            _report(split, members, table, mae, output)
     log.info(f'All figures: {output / "metrics.json"}\nPictures: {output / "figures"}')
     return report
 
 
+def labels_of(split: str, images: Table) -> Split:
+    """The labels of the images of a table, as the evaluator takes them; without the images."""
+    ids = images['id'].tolist()
+    return Split(split, None, np.arange(len(ids)), ids, images['age'], images['male'])
+
+
 def _report(split, members, images, mae, output):
-    """Prints each member beside the ensemble; prints, writes and draws the correlation of their
-    errors.
-    """
-    width = max(len(name) for name in (*members, 'ensemble'))
-    of_sexes = [
-        (
-            who,
-            len(of_sex(images, sex)),
-            sum(len(of_sex(member[split], sex)) > 0 for member in members.values()),
-        )
-        for who, sex in (('girls', False), ('boys', True))
-    ]
+    """Prints each member beside the ensemble; prints, writes and draws how their errors agree."""
+    width = max(map(len, (*members, 'ensemble')))
+    count = len(images['id'])
+    sexes = []
+    for whose, male in _SEXES.items():
+        predicting = sum((member[split]['male'] == male).any() for member in members.values())
+        sexes.append(f'{(images["male"] == male).sum():,} {whose} by {predicting} members')
     log.info(
-        f'\n{split}, {len(images):,} images ('
-        + ', '.join(f'{count:,} {who} by {n} members' for who, count, n in of_sexes)
-        + '): MAE in months (95% interval); the ensemble minus the member'
+        f'\n{split}, {count:,} images ({", ".join(sexes)}): MAE in months (95% interval); the '
+        'ensemble minus the member'
     )
     for name, member in members.items():
-        errors = member[split].errors
+        errors = errors_of(member[split])
         lower, upper = metrics.bootstrap(np.abs(errors))
-        delta = metrics.paired_difference(images.errors[_places(images, member[split])], errors)
-        log.info(
+        of_ensemble = errors_of(images)[_places(images, member[split])]
+        delta, delta_lower, delta_upper = metrics.paired_difference(of_ensemble, errors)
+        line = (
             f'  {name:<{width}}  {np.abs(errors).mean():6.2f} ({lower:.2f} to {upper:.2f})   '
-            f'{delta[0]:+.2f} ({delta[1]:+.2f} to {delta[2]:+.2f})'
-            + (f'   its {len(errors):,} images' if len(errors) < len(images) else '')
+            f'{delta:+.2f} ({delta_lower:+.2f} to {delta_upper:+.2f})'
         )
+        if len(errors) < count:
+            line += f'   its {len(errors):,} images'
+        log.info(line)
     log.info(
         f'  {"ensemble":<{width}}  {mae["value"]:6.2f} ({mae["lower"]:.2f} to {mae["upper"]:.2f})'
     )
+
     matrix = error_correlation(members, split)
     if matrix is None:
         log.info('  No correlation of errors: too few images, or errors without spread.')
@@ -347,44 +323,47 @@ def _report(split, members, images, mae, output):
     write_correlation(matrix, list(members), split, output)
     log.info('  Correlation of their errors:')
     for name, row in zip(members, matrix):
-        log.info(
-            f'  {name:<{width}}  '
-            + ' '.join('    –' if np.isnan(value) else f'{value:5.2f}' for value in row)
-        )
+        cells = ['    –' if np.isnan(value) else f'{value:5.2f}' for value in row]
+        log.info(f'  {name:<{width}}  {" ".join(cells)}')
 
 
-def write_correlation(matrix, names, split, output):
-    """error_correlation_SPLIT.csv and its figure, of the matrix that `error_correlation` gives; NaN
-    is an empty cell.
+def write_correlation(
+    matrix: np.ndarray, names: Sequence[str], split: str, output: pathlib.Path
+) -> None:
+    """Writes and draws the matrix that `error_correlation` gives; NaN is an empty cell.
+
+    Args:
+        matrix: `[M, M]`.
+        names: the members.
+        split: whose images.
+        output: gets error_correlation_SPLIT.csv, and the figure in `figures`.
     """
-    rows = [
-        [name, *('' if np.isnan(value) else f'{value:.4f}' for value in row)]
-        for name, row in zip(names, matrix)
-    ]
-    files.write_table(output / f'error_correlation_{split}.csv', ['member', *names], rows)
-    ensemble_figures.error_correlation(
-        matrix, names, split, output / 'figures' / f'error_correlation_{split}.png'
-    )
+    rows = []
+    for name, row in zip(names, matrix):
+        rows.append([name, *('' if np.isnan(value) else f'{value:.4f}' for value in row)])
+    file = f'error_correlation_{split}'
+    files.write_table(output / f'{file}.csv', ['member', *names], rows)
+    ensemble_figures.error_correlation(matrix, names, split, output / 'figures' / f'{file}.png')
 
 
-def _json(path, key=None):
+def _read_json(path, key=None):
     try:
-        return json.loads(path.read_text())[key] if key else json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        return content if key is None else content[key]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{path}: cannot be read ({error!r}); is its run finished?') from error
 
 
-def expand(patterns):
-    """Paths of `patterns`, each a path or a glob, in order; a pattern that matches nothing is
-    refused.
+def expand(patterns: Iterable[str]) -> list[str]:
+    """Paths of `patterns`, each a path or a glob, in order, each once.
+
+    A pattern that matches nothing is refused (UserError).
     """
     found = []
     for pattern in patterns:
-        matches = (
-            sorted(glob.glob(str(pathlib.Path(pattern).expanduser())))
-            if glob.has_magic(pattern)
-            else [pattern]
-        )
+        matches = [pattern]
+        if glob.has_magic(pattern):
+            matches = sorted(glob.glob(str(pathlib.Path(pattern).expanduser())))
         if not matches:
             raise UserError(f'--workdirs: nothing matches {pattern}')
         found += [match for match in matches if match not in found]

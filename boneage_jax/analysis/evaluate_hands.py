@@ -1,20 +1,10 @@
-"""Check masks, key points and registration against hands that people annotated.
-
-    python -m boneage_jax.evaluate_hands --truth=annotations/rsna_hand_keypoints_val.json --output=checks/masks \
-        --config=configs/prsnet.py:rsna100,stages=(mask)
-    python -m boneage_jax.evaluate_hands --truth=dha/landmarks.csv --output=checks/dha --config=configs/prsnet.py:source=image_folder,\
-images=dha,labels=dha/labels.csv,months_column=boneage_months,stages=(mask,keypoints,refine),data.stage_options.keypoints.run=RUN,...
-
-Every image of the config's source that TRUTH knows goes through the config's stages, as far as they leave the image as it is
-(up to `crop`, `register`, `region` or `resize`), at its own size. TRUTH: COCO JSON of 21 points and a box a hand, or the
-DHA's CSV of 37 landmarks, here or below $BONEAGE_DATA. Images that a network of the stages was trained on, or that selected
-its checkpoint, are left out and counted. OUTPUT gets hands.csv (a line an image), metrics.json (means with 95% bootstrap
-intervals over images) and sheet.png (the worst images and a sample: mask, points found and true).
-"""
+"""Masks, key points and registration compared with hands that people annotated."""
 
 import json
 import pathlib
+from collections.abc import Iterator, Sequence
 
+import ml_collections
 import numpy as np
 
 from boneage_jax import figures
@@ -22,58 +12,67 @@ from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import hand_mask, keypoints, mask_checks, register
 from boneage_jax.preprocess import transform as transforms
 from boneage_jax.runs import workdir
-from boneage_jax.runtime import files as files_lib
-from boneage_jax.stages import annotations, plan, records
+from boneage_jax.runtime import files, log
+from boneage_jax.stages import annotations, plan, records, registration
 from boneage_jax.tasks import metrics
 
-TIP_WITHIN, CAPITATE_WITHIN = 25, 40  # pixels of the registered image of 2080x1600
-NEAR = 0.01  # of the hand's length, by which a point may lie outside a mask and still be `near` it
+# Pixels of the registered image of 2080x1600.
+TIP_WITHIN = 25
+CAPITATE_WITHIN = 40
+NEAR = 0.01  # of the hand's length, by which a point may be outside a mask and still `near` it
 CHUNK = 16  # images that go through the stages together
 
 
-def evaluate_hands(config, truth, output, data_dir=None):
-    """Writes the check of `config`'s stages against the files `truth` into the folder `output`;
-    returns its metrics.
+def evaluate_hands(
+    config: ml_collections.ConfigDict, truth: Sequence[str], output, data_dir=None
+) -> dict:
+    """Compares what `config`'s stages find with annotated hands; returns the metrics.
 
-    Raises ConfigError where there is nothing to check, UserError for unreadable truth.
+    Every image of the source that `truth` has goes through the stages at its own size, as far as
+    they leave its pixels where they are. Images that a network of the stages has seen are left out.
+
+    Args:
+        config: whose source and stages to evaluate.
+        truth: COCO JSON or landmark CSV files, here or below `data_dir`.
+        output: the folder for hands.csv, metrics.json and sheet.png.
+        data_dir: where raw data is (default: $BONEAGE_DATA).
+
+    Raises:
+        ConfigError: there is nothing to compare, or `output` has results already.
+        UserError: truth that cannot be read.
     """
     output = pathlib.Path(output)
     if (output / 'metrics.json').exists():
         raise ConfigError(f'{output} holds results already; delete it or choose another --output')
-    names = list(config.data.stages)
-    steps = []
-    for step in plan.make_plan(config.data, data_dir):
-        if step.stage.moves_pixels:
-            break
-        steps.append(step)
-    files = [plan.find_file(file, data_dir, '--truth') for file in truth]
-    seen = set().union(*(seen_by(step.options['run']) for step in steps if 'run' in step.options))
-    wanted = set(annotations.names(files))
-    rows, shown, left_out = [], [], 0
-    for examples in _chunks(config.data, data_dir, wanted):
-        left_out += sum(str(example['id']) in seen for example in examples)
-        examples = [example for example in examples if str(example['id']) not in seen]
-        for example in records.apply_stages(examples, steps):
+    steps = _steps_in_place(config.data, data_dir)
+    annotated = [plan.find_file(file, data_dir, '--truth') for file in truth]
+    wanted = set(annotations.names(annotated))
+    seen = set()
+    for step in steps:
+        if 'run' in step.options:
+            seen |= seen_by(step.options['run'])
+    rows = []
+    shown = []
+    left_out = 0
+    for chunk in _chunks(config.data, data_dir, wanted):
+        unseen = [example for example in chunk if str(example['id']) not in seen]
+        left_out += len(chunk) - len(unseen)
+        for example in records.apply_stages(unseen, steps):
             if example is not None:
                 found = annotations.annotation(
-                    str(example['id']), example['image'].shape[:2], files
+                    str(example['id']), example['image'].shape[:2], annotated
                 )
                 rows.append(measure(example, found))
-                shown.append(
-                    figures.hand(
-                        example['image'],
-                        example.get('hand_mask'),
-                        example.get('keypoints'),
-                        found['keypoints'],
-                    )
-                )
+                shown.append(_picture(example, found))
     if not rows:
         raise ConfigError(
             f'none of the {len(wanted)} images of {", ".join(map(str, truth))} is to be checked in '
             f'the source ({left_out} were seen in training); look at data.source and data.folder'
         )
-    if not len(rows[0]) > 1:
-        raise ConfigError(f'data.stages={tuple(names)}: nothing in them finds a mask or key points')
+    if len(rows[0]) == 1:
+        raise ConfigError(
+            f'data.stages={tuple(config.data.stages)}: nothing in them finds a mask or key points'
+        )
     report = {
         'images': len(rows),
         'left_out_as_seen': left_out,
@@ -83,142 +82,184 @@ def evaluate_hands(config, truth, output, data_dir=None):
         **workdir.provenance(),
     }
     output.mkdir(parents=True, exist_ok=True)
-    files_lib.write_rows(output / 'hands.csv', list(rows[0]), rows)
+    files.write_rows(output / 'hands.csv', list(rows[0]), rows)
     figures.hands([row['id'] for row in rows], shown, _badness(rows), output / 'sheet.png')
-    files_lib.write_json(output / 'metrics.json', report)
+    files.write_json(output / 'metrics.json', report)
+    _log(report, output)
     return report
 
 
-def seen_by(run):
-    """The ids of the images that a run was trained on or selected by; phantoms are none, and mined
-    images are theirs.
+def _log(report, output):
+    log.info(
+        f'{report["images"]} images ({report["left_out_as_seen"]} left out: seen in training); '
+        'means, 95% intervals:'
+    )
+    for name, found in report['overall'].items():
+        line = f'  {name:28} {found["value"]:8.3f}  ({found["lower"]:.3f} to {found["upper"]:.3f})'
+        if 'median' in found:
+            line += f'; median {found["median"]:.2f}, 90% {found["p90"]:.2f}'
+        log.info(line)
+    log.info(f'{output}/sheet.png: the worst and a sample')
+
+
+def _steps_in_place(data, data_dir):
+    """The steps of the plan up to the first that moves pixels."""
+    steps = []
+    for step in plan.make_plan(data, data_dir):
+        if step.stage.moves_pixels:
+            break
+        steps.append(step)
+    return steps
+
+
+def seen_by(run) -> set[str]:
+    """The ids of the images that a run was trained on or selected by.
+
+    Phantoms are none. Images that mining added have their own ids.
     """
     run = pathlib.Path(run).expanduser()
-    config, splits = (
-        json.loads((run / name).read_text()) for name in ('config.json', 'splits.json')
-    )
-    ids = {name for split in ('train', 'validation') for name in splits.get(split, ())}
+    config = json.loads((run / 'config.json').read_text())
+    splits = json.loads((run / 'splits.json').read_text())
+    ids = {*splits.get('train', ()), *splits.get('validation', ())}
     mined = {name.removeprefix('mined-') for name in ids if name.startswith('mined-')}
-    return mined if config['data']['source'] == 'hand_phantom' else mined | ids
+    if config['data']['source'] == 'hand_phantom':
+        return mined
+    return mined | ids
 
 
-def _chunks(data, data_dir, wanted):
+def _chunks(data, data_dir, wanted) -> Iterator[list[dict]]:
     """Lists of the source's images that are `wanted` (ids), decoded."""
-    builder, examples = records.build_source(data, data_dir), []
+    builder = records.build_source(data, data_dir)
+    chunk = []
     for split in builder.info.splits:
         for record in builder.as_data_source(split):
             if str(record['id']) in wanted:
-                examples.append(records.decode_record(record))
-            if len(examples) == CHUNK:
-                yield examples
-                examples = []
-    if examples:
-        yield examples
+                chunk.append(records.decode_record(record))
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk
 
 
-def measure(example, truth):
-    """One image's figures, `{'id', ...}`; `truth` as `annotated.annotation` gives it. Lengths in %
-    are of the true hand's.
+def _picture(example, truth):
+    return figures.hand(
+        example['image'],
+        example.get('hand_mask'),
+        example.get('keypoints'),
+        truth['keypoints'],
+    )
 
-    With a mask: `inside`, `near` (all annotated points in it, or within 1%), `area`, `box_iou`
-    where a box was annotated, `flags`. With key points: `error_percent` and its parts,
-    `error_pixels` of 2080x1600, and where the registration by them takes the true points:
-    `tip_off`, `capitate_off` in registered pixels, `registered` (by what).
+
+def measure(example: dict, truth: dict) -> dict:
+    """One image's figures, `{'id', ...}`. Lengths in % are of the true hand's.
+
+    Args:
+        example: with `image`, `id` and what the stages found.
+        truth: as `annotations.annotation` gives it.
+
+    Returns:
+        With a mask: `inside`, `near` (all annotated points in it, or within 1%), `points_outside`,
+        `area`, `box_iou` where a box was annotated, `agreeable` (to the rules of `mask_checks`).
+        With key points: `error_percent` and its parts, `error_pixels` of 2080x1600. With either:
+        where the registration takes the true points (`tip_off`, `capitate_off` in registered
+        pixels, `within`), `registered` (by what), `doubts`, `flags`.
     """
-    row, points = {'id': str(example['id'])}, np.asarray(truth['points'], np.float64)
+    row = {'id': str(example['id'])}
+    points = np.asarray(truth['points'], np.float64)
     points = points[np.isfinite(points).all(1)]
     tip, _, capitate = np.asarray(truth['keypoints'], np.float64)
     length = np.hypot(*(tip - capitate))
     if 'hand_mask' in example:
         row |= _mask_figures(example['hand_mask'] > 0, points, truth['box'], NEAR * length)
     if 'keypoints' in example:
-        shape = example['image'].shape[:2]
-        errors = keypoints.errors(example['keypoints'], truth['keypoints'], shape)
-        percent = np.nan_to_num(
-            np.asarray(errors['percent']), nan=100.0
-        )  # not found: missed by the hand's length
-        row |= {
-            'error_percent': float(percent.mean()),
-            'error_pixels': float(
-                np.nan_to_num(np.asarray(errors['pixels']), nan=min(keypoints.PADDED) / 2).mean()
-            ),
-        }
-        row |= {
-            f'error_percent_{name}': float(value) for name, value in zip(keypoints.NAMES, percent)
-        }
+        row |= _point_figures(example, truth['keypoints'])
     if len(row) > 1:
-        transform, found = register.register_example(example)
-        off = [
-            float(np.hypot(*(transforms.apply(transform, point) - np.array(target))))
-            for point, target in ((tip, register.TIP), (capitate, register.CAPITATE))
-        ]
-        row |= {
-            'tip_off': off[0],
-            'capitate_off': off[1],
-            'within': off[0] <= TIP_WITHIN and off[1] <= CAPITATE_WITHIN,
-            'registered': found['registered'],
-            'doubts': found['doubts'],
-            'flags': str(example.get('flags', '')),
-        }
+        transform, found = registration.find_transform(example)
+        tip_off = np.hypot(*(transforms.apply(transform, tip) - np.array(register.TIP)))
+        capitate_off = np.hypot(
+            *(transforms.apply(transform, capitate) - np.array(register.CAPITATE))
+        )
+        row['tip_off'] = float(tip_off)
+        row['capitate_off'] = float(capitate_off)
+        row['within'] = row['tip_off'] <= TIP_WITHIN and row['capitate_off'] <= CAPITATE_WITHIN
+        row['registered'] = found['registered']
+        row['doubts'] = found['doubts']
+        row['flags'] = str(example.get('flags', ''))
     return row
 
 
 def _mask_figures(mask, points, box, near):
+    """The figures of a mask, bool [H, W]; `near` in pixels."""
     places = np.clip(np.round(points).astype(int), 0, np.array(mask.shape) - 1)
     inside = mask[places[:, 0], places[:, 1]]
     pixels = np.argwhere(mask)
-    away = [
-        np.sqrt(np.square(pixels - point).sum(1).min()) if len(pixels) else np.inf
-        for point in points[~inside]
-    ]
     row = {
         'inside': bool(inside.all()),
-        'near': all(each <= near + 0.5 for each in away),
+        'near': all(_distance(pixels, point) <= near + 0.5 for point in points[~inside]),
         'points_outside': int((~inside).sum()),
         'area': float(mask.mean()),
     }
     if box is not None:
         row['box_iou'] = _box_iou(hand_mask.bounds(mask), box) if len(pixels) else 0.0
-    return row | {'agreeable': not mask_checks.violations(mask)}
+    row['agreeable'] = not mask_checks.violations(mask)
+    return row
+
+
+def _distance(pixels, point):
+    """From a point to the nearest of the pixels [N, 2]; infinite where there are none."""
+    if not len(pixels):
+        return np.inf
+    return np.sqrt(np.square(pixels - point).sum(1).min())
 
 
 def _box_iou(a, b):
-    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    low = np.maximum(a[:2], b[:2])
+    high = np.minimum(a[2:], b[2:])
     both = np.prod(np.maximum(np.subtract(high, low), 0))
-    return float(both / (sum(np.prod(np.subtract(box[2:], box[:2])) for box in (a, b)) - both))
+    areas = [np.prod(np.subtract(box[2:], box[:2])) for box in (a, b)]
+    return float(both / (sum(areas) - both))
 
 
-def summary(rows):
-    """`metrics.intervals` of every numeric column, the medians and 90th percentiles of the offsets,
-    and how images were registered.
+def _point_figures(example, truth):
+    """The errors of three key points; one that was not found misses by the hand's length."""
+    errors = keypoints.errors(example['keypoints'], truth, example['image'].shape[:2])
+    percent = np.nan_to_num(np.asarray(errors['percent']), nan=100.0)
+    pixels = np.nan_to_num(np.asarray(errors['pixels']), nan=min(keypoints.PADDED) / 2)
+    row = {'error_percent': float(percent.mean()), 'error_pixels': float(pixels.mean())}
+    for name, value in zip(keypoints.NAMES, percent):
+        row[f'error_percent_{name}'] = float(value)
+    return row
+
+
+def summary(rows: list[dict]) -> dict[str, dict]:
+    """Means of every numeric column with intervals, and how images were registered.
+
+    Errors and offsets have their medians and 90th percentiles too.
     """
-    numeric = {
-        name: np.array([row[name] for row in rows], np.float64)
-        for name, value in rows[0].items()
-        if isinstance(value, (bool, int, float))
-    }
-    ways = {
-        f'registered_by_{way}': np.array([row['registered'] == way for row in rows], np.float64)
-        for way in sorted({row['registered'] for row in rows})
-    }
+    columns = {}
+    for name, value in rows[0].items():
+        if isinstance(value, (bool, int, float)):
+            columns[name] = np.array([row[name] for row in rows], np.float64)
+    numeric = list(columns)
+    for way in sorted({row['registered'] for row in rows}):
+        by = np.array([row['registered'] == way for row in rows], np.float64)
+        columns[f'registered_by_{way}'] = by
     if 'tip_off' in numeric:
-        ways |= {
-            f'tip_within_{TIP_WITHIN}': numeric['tip_off'] <= TIP_WITHIN,
-            f'capitate_within_{CAPITATE_WITHIN}': numeric['capitate_off'] <= CAPITATE_WITHIN,
-        }
-    report = metrics.intervals(numeric | ways)
+        columns[f'tip_within_{TIP_WITHIN}'] = columns['tip_off'] <= TIP_WITHIN
+        columns[f'capitate_within_{CAPITATE_WITHIN}'] = columns['capitate_off'] <= CAPITATE_WITHIN
+    report = metrics.intervals(columns)
     for name in numeric:
         if name.startswith('error') or name.endswith('_off'):
-            report[name] |= {
-                'median': float(np.median(numeric[name])),
-                'p90': float(np.percentile(numeric[name], 90)),
-            }
+            report[name]['median'] = float(np.median(columns[name]))
+            report[name]['p90'] = float(np.percentile(columns[name], 90))
     return report
 
 
 def _badness(rows):
     """What the sheet sorts by: how wrong each image came out."""
-    return [
-        row.get('error_percent', 0) + 10 * row.get('points_outside', 0) + row['tip_off'] / 15
-        for row in rows
-    ]
+    bad = []
+    for row in rows:
+        error = row.get('error_percent', 0)
+        bad.append(error + 10 * row.get('points_outside', 0) + row['tip_off'] / 15)
+    return bad

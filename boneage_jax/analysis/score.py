@@ -1,20 +1,17 @@
-"""Score a finished run on other images: those of another config's validation, holdout and test
-splits.
+"""A finished run on the images of another config: its validation, holdout and test splits.
 
-    python -m boneage_jax.score --workdir=runs/points --config=configs/keypoints.py:annotated --output=scores/points
-
-The images are prepared as CONFIG says, at the size that the run was trained at; the network, its
-task and the numbers fitted on its training images are the run's. OUTPUT gets predictions.csv,
-metrics.json and figures, like a run's own. Nothing is selected here. Images that the run trained on
-are refused.
+Nothing is selected here. The network, its task and the numbers fitted on its training images are
+the run's.
 """
 
 import pathlib
 
+import ml_collections
 import numpy as np
 
-from boneage_jax import figures
-from boneage_jax.data import duplicates, pipeline, splits
+from boneage_jax import cli, figures
+from boneage_jax.data import duplicates, splits
+from boneage_jax.data.source import Split
 from boneage_jax.errors import ConfigError
 from boneage_jax.runs import workdir
 from boneage_jax.runs.predictor import Predictor
@@ -23,65 +20,82 @@ from boneage_jax.stages import records
 from boneage_jax.training import evaluate
 
 
-def score(run, config, output, data_dir=None):
-    """Writes the run's predictions and metrics on the splits of `config`; returns the content of
-    metrics.json.
+def score(
+    run: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    output: pathlib.Path,
+    data_dir: str | None = None,
+) -> dict:
+    """Writes a run's predictions and metrics on the splits of `config`; returns its metrics.json.
 
-    Raises ConfigError where the images have another size than the run's, are of a sex that it never
-    saw, or were trained on.
+    Args:
+        run: the workdir of the finished run.
+        config: whose images; of the size that the run was trained at.
+        output: folder for the results.
+        data_dir: folder of the raw data.
+
+    Raises:
+        ConfigError: the images have another size than the run's, are of a sex that it never saw,
+            or were trained on; the config is for another task; `output` holds results.
     """
-    output, predictor = pathlib.Path(output), Predictor(run)
-    if tuple(config.data.size) != tuple(predictor.config.data.size):
-        raise ConfigError(
-            f'data.size={tuple(config.data.size)}: {run} was trained on images of '
-            f'{tuple(predictor.config.data.size)}; give that size'
-        )
-    seen = predictor.config.data.sex
-    if seen not in ('both', config.data.sex):
-        raise ConfigError(
-            f'data.sex={config.data.sex}: {run} was trained on {seen} images alone; give data.sex={seen}'
-        )
-    if (output / 'metrics.json').exists():
-        raise ConfigError(f'{output} holds results already; delete it or choose another --output')
+    output = pathlib.Path(output)
+    predictor = Predictor(run)
+    _require_fitting(run, predictor.config, config)
+    cli.refuse_results(output, 'metrics.json')
     setup.set_up_jax(config)
-    if config.task.name != predictor.config.task.name:
-        raise ConfigError(
-            f'{run} was trained for the task {predictor.config.task.name!r}, the config is for '
-            f'{config.task.name!r}'
-        )
+
     opened = records.open_splits(config, data_dir)
     workdir.check_no_leakage(run, config, opened)
-    chosen = {
-        name: split
-        for name, split in opened.items()
-        if name == splits.SELECTING or name in splits.REPORTED
-    }
+    chosen = {}
+    for name, split in opened.items():
+        if name == splits.SELECTING or name in splits.REPORTED:
+            chosen[name] = split
     output.mkdir(parents=True, exist_ok=True)
     scored = {name: (split, _columns(predictor, split)) for name, split in chosen.items()}
     evaluate.write_predictions(output, scored)
+
+    first = next(iter(chosen.values()))
     about = {
         'run': str(run),
         'step': predictor.step,
         'selected_by': 'nothing: a finished run',
         'labels': workdir.label_digests(chosen),
-        'records': next(iter(chosen.values())).folder,
+        'records': first.folder,
         'leaks': duplicates.check(chosen, output),
         **workdir.provenance(),
     }
     report = evaluate.write_metrics(output, scored, predictor.task, opened['train'].months, about)
     figures.from_run(output)
-    for name, split in report['splits'].items():
-        log.info(f'{name} ({split["images"]} images): {predictor.task.summary_line(split)}')
+    for name, found in report['splits'].items():
+        log.info(f'{name} ({found["images"]} images): {predictor.task.summary_line(found)}')
     return report
 
 
-def _columns(predictor, split):
-    """The task's columns `[N]` of every image of a split."""
-    parts, size = [], predictor.batch_size
-    for batch in pipeline.eval_batches(split, batch_size=size):
-        count = int(batch['valid'].sum())
-        batch = {name: array[:count] for name, array in batch.items()}
-        prediction, aux = predictor.predict_tta(batch['image'], batch['male'])
+def _require_fitting(run, trained, config):
+    """Refuses a config whose images or task are not those that the run was trained for."""
+    size = tuple(trained.data.size)
+    if tuple(config.data.size) != size:
+        raise ConfigError(
+            f'data.size={tuple(config.data.size)}: {run} was trained on images of {size}; give '
+            'that size'
+        )
+    sex = trained.data.sex
+    if sex not in ('both', config.data.sex):
+        raise ConfigError(
+            f'data.sex={config.data.sex}: {run} was trained on {sex} images alone; give '
+            f'data.sex={sex}'
+        )
+    if config.task.name != trained.task.name:
+        raise ConfigError(
+            f'{run} was trained for the task {trained.task.name!r}, the config is for '
+            f'{config.task.name!r}'
+        )
+
+
+def _columns(predictor: Predictor, split: Split) -> dict[str, np.ndarray]:
+    """The task's columns `[N]` of every image of a split, as the run's evaluation has them."""
+    parts = []
+    for _, batch, prediction, aux in predictor.over(split, tta=True):
         columns = predictor.task.per_example(prediction, aux, batch)
         parts.append({name: np.asarray(values) for name, values in columns.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,20 +1,21 @@
-"""Finished runs -> the paper's table, ours beside theirs: table.md to read, table.csv to compute
-with.
+"""Finished runs -> the paper's table, ours beside theirs.
+
+`table.md` is to read, `table.csv` to compute with.
 
 A line for each row of the sweep and each split that its runs reported (holdout or test, never
-validation). `ours` is the mean over the seeds of what their metrics.json says; its interval
-resamples images, each image's value being averaged over the seeds; so does the difference to the
+validation). `ours` is the mean over the seeds of the figures in their metrics.json. Its interval
+resamples images, each image's value being averaged over the seeds. So does the difference to the
 reference row, image by image on the same images.
 """
 
-import csv
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from boneage_jax import config as config_lib
 from boneage_jax.analysis import ensemble
 from boneage_jax.data import splits
 from boneage_jax.runs import predictions
@@ -38,83 +39,98 @@ COLUMNS = (
     'minutes',
     'commit',
 )
+_AGREES = 1e-3  # metrics.json and predictions.csv, relative: the latter is rounded
+
+# {split: (ids, values [N])}: a value an image, whose mean is the figure.
+OfImages = dict[str, tuple[list, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A figure that a table can hold, by its name in metrics.json
-    (`splits[split]['overall'][name]`).
+    """A figure that a table can hold, by its name in metrics.json.
 
-    `images(workdir)` and `mean(workdirs)` give `{split: (ids, values [N])}`, a value an image,
-    their mean being the figure: of one run, and of the mean prediction of several (None where
-    predictions cannot be averaged).
+    Attributes:
+        title: what it is called.
+        unit: what it is in.
+        digits: behind the point.
+        images: `(workdir) -> {split: (ids, values [N])}` of one run.
+        mean: `(workdirs) -> ` the same of the mean prediction of several; None where predictions
+            cannot be averaged.
     """
 
     title: str
     unit: str
     digits: int
-    images: Callable
-    mean: Callable | None
+    images: Callable[[pathlib.Path], OfImages]
+    mean: Callable[[Sequence[pathlib.Path]], OfImages] | None
 
 
 def _absolute_errors(workdir):
-    return {
-        split: (images.ids, np.abs(images.errors))
-        for split, images in ensemble.read(workdir).items()
-    }
+    return _sizes(ensemble.read(workdir))
 
 
 def _absolute_errors_of_mean(workdirs):
-    return {
-        split: (images.ids, np.abs(images.errors))
-        for split, images in ensemble.load(workdirs)[1].items()
-    }
+    _, mean, _ = ensemble.load(workdirs)
+    return _sizes(mean)
+
+
+def _sizes(tables):
+    found = {}
+    for split, images in tables.items():
+        found[split] = (images['id'].tolist(), np.abs(ensemble.errors_of(images)))
+    return found
 
 
 def _column(name):
+    """The column `name` of a run's predictions.csv, as `Metric.images` gives it."""
+
     def images(workdir):
-        path, found = pathlib.Path(workdir) / 'predictions.csv', {}
-        with path.open(newline='') as file:
-            for row in csv.DictReader(file):
-                try:
-                    found.setdefault(row['split'], []).append((row['id'], float(row[name])))
-                except (KeyError, ValueError, TypeError) as error:
-                    raise UserError(f'{path}: no {name} to read in {row}') from error
-        return {
-            split: (list(ids), np.asarray(values))
-            for split, (ids, values) in ((split, zip(*pairs)) for split, pairs in found.items())
-        }
+        path = pathlib.Path(workdir) / 'predictions.csv'
+        table = predictions.read(path, required=('id', 'split', name))
+        found = {}
+        for split in predictions.splits(table):
+            rows = predictions.of_split(table, split)
+            found[split] = (rows['id'].tolist(), rows[name])
+        return found
 
     return images
 
 
-def _hits(workdirs):
-    """Whether the likeliest class by the mean of the runs' probabilities is the true one, 0 or 1
-    for each image.
-    """
-    tables, found = (
-        [predictions.read(pathlib.Path(workdir) / 'predictions.csv') for workdir in workdirs],
-        {},
-    )
-    for split in dict.fromkeys(tables[0]['split'].tolist()):
-        first, *others = (predictions.of_split(table, split) for table in tables)
-        names, ids = (
-            [name for name in first if name.startswith('probability_')],
-            first['id'].tolist(),
+def _hits(workdir):
+    return _hits_of_mean([workdir])
+
+
+def _hits_of_mean(workdirs):
+    """Whether the likeliest class by the runs' mean probabilities is the true one, 0 or 1."""
+    tables = []
+    for workdir in workdirs:
+        tables.append(predictions.read(pathlib.Path(workdir) / 'predictions.csv'))
+    names = [name for name in tables[0] if name.startswith('probability_')]
+    if not names or any(not set(names) <= set(table) for table in tables):
+        raise UserError(
+            f'{", ".join(map(str, workdirs))}: not runs that tell the same classes apart'
         )
-        if not names or any(not set(names) <= set(other) for other in others):
-            raise UserError(
-                f'{", ".join(map(str, workdirs))}: not runs that tell the same classes apart'
+    found = {}
+    for split in predictions.splits(tables[0]):
+        first = predictions.of_split(tables[0], split)
+        total = _columns(first, names)
+        for workdir, table in zip(workdirs[1:], tables[1:]):
+            other = predictions.align(
+                predictions.of_split(table, split),
+                first,
+                where=split,
+                name=workdir,
+                other=workdirs[0],
             )
-        total = np.stack([first[name] for name in names], axis=1)
-        for workdir, other in zip(workdirs[1:], others):
-            order = ensemble.align(split, workdirs[0], ids, workdir, other['id'].tolist())
-            total += np.stack([other[name] for name in names], axis=1)[order]
-        chosen = (
-            np.argmax(total, axis=1) if others else first['class']
-        )  # printed probabilities may tie
-        found[split] = ids, (chosen == first['true_class']).astype(float)
+            total += _columns(other, names)
+        # Of one run its own class: printed probabilities may tie.
+        chosen = first['class'] if len(tables) == 1 else np.argmax(total, axis=1)
+        found[split] = (first['id'].tolist(), (chosen == first['true_class']).astype(float))
     return found
+
+
+def _columns(table, names):
+    return np.stack([table[name] for name in names], axis=1)
 
 
 # A config names its table's figure as METRIC; 'mae' where it names none.
@@ -124,242 +140,326 @@ METRICS = {
     'error_percent': Metric(
         'Error', "percent of the hand's length", 2, _column('error_percent'), None
     ),
-    'accuracy': Metric(
-        'Accuracy', 'share of images in their class', 4, lambda workdir: _hits([workdir]), _hits
-    ),
+    'accuracy': Metric('Accuracy', 'share of images in their class', 4, _hits, _hits_of_mean),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One row on one split: `value`, and `values` `[N]` of its images `ids`."""
+    """One row on one split.
+
+    Attributes:
+        row: its name.
+        reference: the row that it is compared with.
+        split: whose images.
+        paper: the published figure, or None.
+        value: ours, the mean over the seeds.
+        ids: the images.
+        values: of each image `[N]`, the mean over the seeds.
+        seeds: how many runs.
+        reports: metrics.json of each run.
+        data: the images in a few words.
+    """
 
     row: str
-    reference: str  # the row that it is compared with
+    reference: str
     split: str
     paper: float | None
     value: float
     ids: list
     values: np.ndarray
     seeds: int
-    reports: list  # metrics.json of each run
+    reports: list
     data: str
 
 
-def results(row, reference, workdirs, name):
-    """The Results of the finished runs (seeds) of one config.Row: each reported split, and the
-    ensemble of several seeds.
+def results(
+    row: config_lib.Row, reference: str, workdirs: Sequence[pathlib.Path], name: str
+) -> list[Result]:
+    """The results of the finished runs of one row: each reported split, and the seeds' ensemble.
 
-    Raises UserError where the seeds' images differ, or a run's predictions.csv does not belong to
-    its metrics.json.
+    Args:
+        row: the row.
+        reference: the name of the row that it is compared with.
+        workdirs: one for each seed.
+        name: of `METRICS`.
+
+    Raises:
+        UserError: the seeds' images differ, or a run's predictions.csv does not belong to its
+            metrics.json.
     """
-    metric, workdirs = METRICS[name], [pathlib.Path(workdir) for workdir in workdirs]
-    reports = [_read(workdir / 'metrics.json') for workdir in workdirs]
+    metric = METRICS[name]
+    workdirs = list(map(pathlib.Path, workdirs))
+    reports = [_read_json(workdir / 'metrics.json') for workdir in workdirs]
     for workdir, report in zip(workdirs, reports):
         splits.refuse_selected(report, workdir)
-    data = describe(_read(workdirs[0] / 'config.json')['data'])
-    images = [metric.images(workdir) for workdir in workdirs]
-    mean = metric.mean(workdirs) if metric.mean and len(workdirs) > 1 else {}
+    data = describe(_read_json(workdirs[0] / 'config.json')['data'])
+    runs = list(map(metric.images, workdirs))
+    mean = {}
+    if metric.mean and len(workdirs) > 1:
+        mean = metric.mean(workdirs)
+
     found = []
-    for split in (
-        name for name, report in reports[0]['splits'].items() if report['role'] == 'reported'
-    ):
-        values, aligned = [], []
-        for workdir, report, run in zip(workdirs, reports, images):
+    for split, entry in reports[0]['splits'].items():
+        if entry['role'] != 'reported':
+            continue
+        figures = []
+        for workdir, report, run in zip(workdirs, reports, runs):
             if split not in run or split not in report['splits']:
                 raise UserError(f'{workdir} reports no {split}, but {workdirs[0]} does')
-            overall, (ids, of_images) = report['splits'][split]['overall'], run[split]
-            if name not in overall:
-                raise UserError(
-                    f'{workdir}: metrics.json has no {name} of {split}; found {", ".join(overall)}'
-                )
-            values.append(overall[name]['value'])
-            if abs(of_images.mean() - values[-1]) > 1e-3 * max(1.0, abs(values[-1])):
-                raise UserError(
-                    f'{workdir}: metrics.json says {values[-1]:.4f} on {split}, predictions.csv '
-                    f'{of_images.mean():.4f}: not of the same run'
-                )
-            first = images[0][split][0]
-            aligned.append(of_images[ensemble.align(split, workdirs[0], first, workdir, ids)])
-        found.append(
-            Result(
-                row.name,
-                reference,
-                split,
-                row.paper_value,
-                float(np.mean(values)),
-                first,
-                np.mean(aligned, axis=0),
-                len(workdirs),
-                reports,
-                data,
-            )
+            figures.append(_figure(workdir, report, run, split, name))
+        ids, _ = runs[0][split]
+        result = Result(
+            row=row.name,
+            reference=reference,
+            split=split,
+            paper=row.paper_value,
+            value=float(np.mean(figures)),
+            ids=ids,
+            values=_mean_of_seeds(split, workdirs, runs),
+            seeds=len(workdirs),
+            reports=reports,
+            data=data,
         )
+        found.append(result)
         if split in mean:
-            ids, of_images = mean[split]
-            found.append(
-                Result(
-                    f'{row.name}, ensemble of {len(workdirs)}',
-                    reference,
-                    split,
-                    None,
-                    float(of_images.mean()),
-                    ids,
-                    of_images,
-                    len(workdirs),
-                    reports,
-                    data,
-                )
+            ids, values = mean[split]
+            of_mean = dataclasses.replace(
+                result,
+                row=f'{row.name}, ensemble of {len(workdirs)}',
+                paper=None,
+                value=float(values.mean()),
+                ids=ids,
+                values=values,
             )
+            found.append(of_mean)
     return found
 
 
-def describe(data):
+def _figure(workdir, report, run, split, name):
+    """The figure of metrics.json, which predictions.csv must bear out."""
+    overall = report['splits'][split]['overall']
+    if name not in overall:
+        raise UserError(
+            f'{workdir}: metrics.json has no {name} of {split}; found {", ".join(overall)}'
+        )
+    reported = overall[name]['value']
+    _, values = run[split]
+    if abs(values.mean() - reported) > _AGREES * max(1.0, abs(reported)):
+        raise UserError(
+            f'{workdir}: metrics.json has {reported:.4f} on {split}, predictions.csv '
+            f'{values.mean():.4f}: not of the same run'
+        )
+    return reported
+
+
+def _mean_of_seeds(split, workdirs, runs):
+    """The value of each image `[N]`, averaged over the runs."""
+    first, _ = runs[0][split]
+    of_runs = []
+    for workdir, run in zip(workdirs, runs):
+        ids, values = run[split]
+        of_runs.append(_in_order(split, workdirs[0], first, workdir, ids, values))
+    return np.mean(of_runs, axis=0)
+
+
+def _in_order(split, first, wanted, name, ids, values):
+    """The values of run `name` in the order of the images `wanted` of run `first`."""
+    table = {'id': np.asarray(ids), 'value': np.asarray(values)}
+    reference = {'id': np.asarray(wanted)}
+    return predictions.align(table, reference, where=split, name=name, other=first)['value']
+
+
+def describe(data: Mapping) -> str:
     """`config.data` in a few words: rsna_bone_age/rsna100 100x100."""
-    place = {
-        'rsna_bone_age': data['folder'],
-        'image_folder': pathlib.Path(data['image_folder']['images']).name,
-    }
-    source = '/'.join(filter(None, (data['source'], place.get(data['source']))))
-    return ' '.join([source, *data['stages'], '{}x{}'.format(*data['size'])])
+    source = data['source']
+    if source == 'rsna_bone_age':
+        place = data['folder']
+    elif source == 'image_folder':
+        place = pathlib.Path(data['image_folder']['images']).name
+    else:
+        place = ''
+    rows, columns = data['size']
+    return ' '.join(
+        [f'{source}/{place}' if place else source, *data['stages'], f'{rows}x{columns}']
+    )
 
 
-def lines(found):
-    """(the lines of table.csv as dicts, notes): Results `found`, each beside the one of its
-    reference.
+def lines(found: Sequence[Result]) -> tuple[list[dict], list[str]]:
+    """(the lines of table.csv, notes): results, each beside the one of its reference.
 
-    A line whose images are not the reference's gets no difference; a note for all lines of the same
-    images says which image was the first to differ.
+    A line whose images are not the reference's gets no difference. A note for all lines of the same
+    images names the first image that differs.
     """
     base = {(result.row, result.split): result for result in found}
-    table, refused = [], {}  # refused: {the images: (rows, why)}
+    table = []
+    refused = {}  # {the images: (rows, reference, why)}
     for result in found:
         lower, upper = metrics.bootstrap(result.values)
-        delta, other = (None,) * 4, base.get((result.reference, result.split))
+        line = dict.fromkeys(COLUMNS)
+        line.update(
+            row=result.row,
+            paper=result.paper,
+            ours=result.value,
+            lower=lower,
+            upper=upper,
+            seeds=result.seeds,
+            split=result.split,
+            data=result.data,
+            minutes=_mean_minutes(result.reports),
+            commit=_commits(result.reports),
+        )
+        other = base.get((result.reference, result.split))
         if other and other is not result:
             try:
-                order = ensemble.align(result.split, other.row, other.ids, result.row, result.ids)
-                delta = other.row, *metrics.paired_difference(result.values[order], other.values)
+                line.update(_difference(result, other))
             except UserError as error:
-                refused.setdefault(
-                    (other.row, result.split, tuple(sorted(result.ids))), ([], error)
-                )[0].append(result.row)
-        minutes = [report['minutes'] for report in result.reports if 'minutes' in report]
-        commits = dict.fromkeys(
-            report['commit'] for report in result.reports if report.get('commit')
-        )
-        values = (
-            result.row,
-            result.paper,
-            result.value,
-            lower,
-            upper,
-            *delta,
-            result.seeds,
-            result.split,
-            result.data,
-            round(float(np.mean(minutes)), 2) if minutes else None,
-            ' '.join(commits),
-        )
-        table.append(dict(zip(COLUMNS, values, strict=True)))
-    return table, [
-        f'{", ".join(rows)}: no difference to {reference}; {why}'
-        for (reference, *_), (rows, why) in refused.items()
-    ]
+                images = (other.row, result.split, tuple(sorted(result.ids)))
+                rows, *_ = refused.setdefault(images, ([], other.row, error))
+                rows.append(result.row)
+        table.append(line)
+    notes = []
+    for rows, reference, why in refused.values():
+        notes.append(f'{", ".join(rows)}: no difference to {reference}; {why}')
+    return table, notes
 
 
-def references(table):
-    """(headings, the cells of each line before its difference): what the lines of `table` say of
-    the rows they are compared with.
+def _difference(result, other):
+    """The cells of a line that compare it with its reference, image by image."""
+    values = _in_order(result.split, other.row, other.ids, result.row, result.ids, result.values)
+    delta, lower, upper = metrics.paired_difference(values, other.values)
+    return {'reference': other.row, 'delta': delta, 'delta_lower': lower, 'delta_upper': upper}
 
-    One row: its name stands in the heading. Several: a column names them.
+
+def _mean_minutes(reports):
+    minutes = [report['minutes'] for report in reports if 'minutes' in report]
+    return round(float(np.mean(minutes)), 2) if minutes else None
+
+
+def _commits(reports):
+    commits = [report['commit'] for report in reports if report.get('commit')]
+    return ' '.join(dict.fromkeys(commits))
+
+
+def references(table: Iterable[Mapping]) -> tuple[list[str], list[list[str]]]:
+    """(headings, the cells of each line before its difference): what lines are compared with.
+
+    One row: its name is in the heading. Several: a column names them.
     """
     names = [line['reference'] or '' for line in table]
-    different = sorted(filter(None, set(names)))
+    different = sorted(set(names) - {''})
     if len(different) > 1:
-        return ['beside', 'difference (95% interval)'], [[name or '–'] for name in names]
-    return [f'minus {different[0] if different else "the reference"} (95% interval)'], [
-        [] for _ in names
-    ]
+        headings = ['beside', 'difference (95% interval)']
+        return headings, [[name or '–'] for name in names]
+    one = different[0] if different else 'the reference'
+    return [f'minus {one} (95% interval)'], [[]] * len(names)
 
 
-def write(workdir, found, *, metric, title, notes=()):
-    """Writes table.md and table.csv into `workdir`; returns the lines. `notes`: sentences below the
-    table.
+def write(
+    workdir: pathlib.Path,
+    found: Sequence[Result],
+    *,
+    metric: str,
+    title: str,
+    notes: Iterable[str] = (),
+) -> list[dict]:
+    """Writes table.md and table.csv into `workdir`; returns the lines.
+
+    Args:
+        workdir: the folder.
+        found: what `results` gave of all rows.
+        metric: of `METRICS`.
+        title: the heading.
+        notes: sentences below the table.
     """
-    workdir, table_metric = pathlib.Path(workdir), METRICS[metric]
+    workdir = pathlib.Path(workdir)
     table, refused = lines(found)
-    digits = table_metric.digits
-    files.write_rows(
-        workdir / 'table.csv', COLUMNS, table, digits=digits + 2, exact=('paper', 'minutes')
-    )
+    figure = METRICS[metric]
+    exact = ('paper', 'minutes')
+    files.write_rows(workdir / 'table.csv', COLUMNS, table, digits=figure.digits + 2, exact=exact)
 
-    def interval(line, value, lower, upper, sign=''):
-        if line[value] is None:
-            return '–'
-        return f'{line[value]:{sign}.{digits}f} ({line[lower]:{sign}.{digits}f} to {line[upper]:{sign}.{digits}f})'
+    header, rows = _cells(table, figure.digits)
+    text = [f'# {title}', '', *_markdown(header, rows), '']
+    for note in [*_about(found, figure), *notes, *dict.fromkeys(refused)]:
+        text.append(f'- {note}')
+    files.write_atomic(workdir / 'table.md', '\n'.join(text) + '\n')
+    return table
 
+
+def _cells(table, digits):
+    """(header, rows) of table.md."""
     several = len({line['data'] for line in table}) > 1
     minus, named = references(table)
-    header = [
-        'row',
-        'paper',
-        'ours (95% interval)',
-        *minus,
-        'seeds',
-        'split',
-        *(['data'] if several else []),
-        'minutes a run',
-        'commit',
-    ]
-    rows = [
-        [
+    header = ['row', 'paper', 'ours (95% interval)', *minus, 'seeds', 'split']
+    if several:
+        header.append('data')
+    header += ['minutes a run', 'commit']
+
+    rows = []
+    for line, reference in zip(table, named):
+        row = [
             line['row'],
-            '–' if line['paper'] is None else f'{line["paper"]:.{digits}f}',
-            interval(line, 'ours', 'lower', 'upper'),
-            *cells,
-            interval(line, 'delta', 'delta_lower', 'delta_upper', '+'),
+            _number(line['paper'], digits),
+            _interval(line, ('ours', 'lower', 'upper'), f'.{digits}f'),
+            *reference,
+            _interval(line, ('delta', 'delta_lower', 'delta_upper'), f'+.{digits}f'),
             str(line['seeds']),
             line['split'],
-            *([line['data']] if several else []),
-            '–' if line['minutes'] is None else f'{line["minutes"]:.1f}',
-            line['commit'] or '–',
         ]
-        for line, cells in zip(table, named)
+        if several:
+            row.append(line['data'])
+        row += [_number(line['minutes'], 1), line['commit'] or '–']
+        rows.append(row)
+    return header, rows
+
+
+def _number(value, digits):
+    return '–' if value is None else f'{value:.{digits}f}'
+
+
+def _interval(line, names, form):
+    value, lower, upper = map(line.get, names)
+    if value is None:
+        return '–'
+    return f'{value:{form}} ({lower:{form}} to {upper:{form}})'
+
+
+def _about(found, figure):
+    """Sentences on what the table holds, on which images, by which machines."""
+    images = [f'{len(result.ids):,} {result.split} images of {result.data}' for result in found]
+    hardware = []
+    for result in found:
+        for report in result.reports:
+            if {'device', 'processor'} <= set(report):
+                hardware.append(f'{report["device"]} ({report["processor"]})')
+    return [
+        f'Ours: {figure.title} in {figure.unit}, the mean over the seeds; intervals by bootstrap '
+        'over images (averaged over the seeds), differences on the same images. Validation '
+        'selected the checkpoints and is not shown.',
+        f'Data: {"; ".join(dict.fromkeys(images))}.',
+        f'Hardware: {"; ".join(dict.fromkeys(hardware)) or "not recorded"}.',
     ]
-    where = dict.fromkeys(f'{len(r.ids):,} {r.split} images of {r.data}' for r in found)
-    hardware = dict.fromkeys(
-        f'{report["device"]} ({report["processor"]})'
-        for r in found
-        for report in r.reports
-        if {'device', 'processor'} <= set(report)
-    )
-    below = [
-        f'Ours: {table_metric.title} in {table_metric.unit}, the mean over the seeds; intervals by bootstrap over images '
-        '(averaged over the seeds), differences on the same images. Validation selected the checkpoints and is not '
-        'shown.',
-        f'Data: {"; ".join(where)}.',
-        f'Hardware: {"; ".join(hardware) or "not recorded"}.',
-        *notes,
-        *dict.fromkeys(refused),
-    ]
-    body = [f'# {title}', '', *_markdown(header, rows), '', *(f'- {note}' for note in below)]
-    files.write_atomic(workdir / 'table.md', '\n'.join(body) + '\n')
-    return table
 
 
 def _markdown(header, rows):
     """A table that is also readable as plain text."""
-    rows = [[cell.replace('|', '\\|') for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    rows.insert(1, ['-' * width for width in widths])
-    return [
-        '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |'
-        for row in rows
-    ]
+    table = []
+    for row in [header, *rows]:
+        table.append(list(map(_escaped, row)))
+    widths = [max(map(len, column)) for column in zip(*table)]
+    table.insert(1, ['-' * width for width in widths])
+    text = []
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        text.append('| ' + ' | '.join(cells) + ' |')
+    return text
 
 
-def _read(path):
+def _escaped(cell):
+    return cell.replace('|', '\\|')
+
+
+def _read_json(path):
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -5,8 +5,8 @@ affine map about the image's centre, so the image is interpolated once), then co
 a clip to [0, 1], gamma. The image is read bilinearly, the mask by nearest neighbour, the key points
 go through the forward map.
 
-Pixel (r, c) has its centre at the coordinates (r, c); the image's centre is ((H - 1) / 2, (W - 1) /
-2).
+Pixel (r, c) has its centre at the coordinates (r, c); the image's centre is
+((H - 1) / 2, (W - 1) / 2).
 
 A flip turns a left hand into the picture of a right one. Nothing is renamed: key points stay in
 their order, because all of them are anatomical ("tip of the thumb"), none says left or right. They
@@ -15,6 +15,8 @@ may leave the image.
 The randomness of an example comes from the key and its position in the global batch alone: it does
 not depend on how the batch is sharded, nor on which options are switched on.
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -29,26 +31,26 @@ OPTIONS = {
     'scale': 'log-uniform between 1 / (1 + scale) and 1 + scale; above 1 the hand grows',
     'shear': 'degrees, uniform in +-shear: columns move by tan(shear) times the row; below 90',
     'gamma': 'exponent log-uniform between 1 / (1 + gamma) and 1 + gamma',
-    'contrast': 'factor on the distance to the mean of the input, uniform in 1 +- contrast; at most 1',
+    'contrast': 'factor on the distance to the mean of the input, in 1 +- contrast; at most 1',
     'brightness': 'added grey, uniform in +-brightness of the full range',
-    'fill': "'zero' (black) or 'nearest' (the border repeated) for what comes from outside the image",
+    'fill': "what comes from outside the image: 'zero' (black) or 'nearest' (the border repeated)",
 }
 _GEOMETRIC = ('rotation', 'shift', 'scale', 'shear')
 _UPPER = {'flip': 1.0, 'shear': 89.0, 'contrast': 1.0}
 
 
-def augment(key, batch, options, *, first=0):
-    """Returns the batch with `image` float32 in [0, 1], randomly transformed; other entries
-    unchanged.
+def augment(key: jax.Array, batch: dict, options: Mapping, *, first: int = 0) -> dict:
+    """The batch with `image` float32 in [0, 1], randomly transformed.
 
     Args:
         key: one key for the batch, normally `fold_in(key, step)`.
         batch: `image` [B, H, W, 1], uint8 or float in [0, 1]; optional `hand_mask` [B, H, W, 1]
-            uint8 and `keypoints` [B, K, 2] float32 (row, column in pixels).
+            uint8 and `keypoints` [B, K, 2] float32 (row, column in pixels), which move with the
+            image. Other entries stay as they are.
         options: a mapping with exactly the keys of `OPTIONS`; plain numbers, 0 is off and costs
-        nothing.
+            nothing.
         first: position of the first example in the global batch (for a batch worked through in
-        pieces).
+            pieces).
 
     Raises:
         UserError: on unknown or missing options, or values out of range.
@@ -62,17 +64,7 @@ def augment(key, batch, options, *, first=0):
     signed = 2 * draws - 1
 
     if options['flip']:
-        mirrored = flip(batch)
-        chosen = draws[:, 0] < options['flip']
-        batch = batch | {
-            name: jnp.where(
-                jnp.reshape(chosen, (size,) + (1,) * (mirrored[name].ndim - 1)),
-                mirrored[name],
-                batch[name],
-            )
-            for name in ('image', 'hand_mask', 'keypoints')
-            if name in batch
-        }
+        batch = _flip_chosen(batch, draws[:, 0] < options['flip'])
     # The mean of the input: that of the warped image makes XLA run the warp several times on a CPU.
     mean = jnp.mean(_unit(batch['image']), axis=(1, 2, 3), keepdims=True)
     if any(options[name] for name in _GEOMETRIC):
@@ -95,8 +87,11 @@ def augment(key, batch, options, *, first=0):
     return batch | {'image': image}
 
 
-def to_float(batch):
-    """The batch with `image` as float32 in [0, 1]; what evaluation sees. Float images pass through."""
+def to_float(batch: dict) -> dict:
+    """The batch with `image` as float32 in [0, 1], as evaluation sees it.
+
+    Float images pass through.
+    """
     return batch | {'image': _unit(batch['image'])}
 
 
@@ -107,24 +102,32 @@ def _unit(image):
     return values * np.float32(1 / 255) if image.dtype == jnp.uint8 else values
 
 
-def flip(batch):
-    """The batch mirrored left to right: image, hand mask and key points; the order of key points
-    stays.
-    """
-    width = batch['image'].shape[2]
-    out = batch | {
-        name: batch[name][:, :, ::-1] for name in ('image', 'hand_mask') if name in batch
-    }
+def flip(batch: dict) -> dict:
+    """The batch mirrored left to right: image, hand mask and key points, which keep their order."""
+    flipped = dict(batch)
+    for name in ('image', 'hand_mask'):
+        if name in batch:
+            flipped[name] = batch[name][:, :, ::-1]
     if 'keypoints' in batch:
+        width = batch['image'].shape[2]
         rows, columns = batch['keypoints'][..., 0], batch['keypoints'][..., 1]
-        out['keypoints'] = jnp.stack([rows, width - 1 - columns], axis=-1)
+        flipped['keypoints'] = jnp.stack([rows, width - 1 - columns], axis=-1)
+    return flipped
+
+
+def _flip_chosen(batch, chosen):
+    """The batch with the examples `chosen` (bool `[B]`) mirrored."""
+    mirrored = flip(batch)
+    out = dict(batch)
+    for name in ('image', 'hand_mask', 'keypoints'):
+        if name in batch:
+            of_example = chosen.reshape(-1, *(1,) * (batch[name].ndim - 1))
+            out[name] = jnp.where(of_example, mirrored[name], batch[name])
     return out
 
 
-def check(options):
-    """Raises UserError where `options` lacks a key of `OPTIONS`, has another, or a value is out of
-    range.
-    """
+def check(options: Mapping):
+    """Raises UserError for options that are missing, unknown or out of range."""
     given = set(options.keys())
     if given != set(OPTIONS):
         raise UserError(
@@ -143,8 +146,9 @@ def check(options):
 
 
 def _affine(signed, sides, options):
-    """The forward map p -> matrix (p - centre) + centre + shift of each example; `signed` [B, 5] in
-    -1..1.
+    """The forward map p -> matrix (p - centre) + centre + shift of each example.
+
+    `signed`: draws [B, 5] in -1..1. Returns (matrix, shift) as `warp` takes them.
     """
     angle = jnp.deg2rad(signed[:, 0] * options['rotation'])
     shift = signed[:, 1:3] * options['shift'] * jnp.asarray(sides, jnp.float32)[None]
@@ -155,55 +159,80 @@ def _affine(signed, sides, options):
     return ((cos - sin * shear, -sin), (sin + cos * shear, cos)), shift
 
 
-def warp(batch, matrix, shift, fill):
-    """Applies one affine map per example to image, hand mask and key points: p -> matrix (p -
-    centre) + centre + shift.
+def warp(batch: dict, matrix: tuple, shift: jax.Array, fill: str) -> dict:
+    """Applies one affine map per example to image, hand mask and key points.
 
-    `matrix`: ((a, b), (c, d)), each [B], on (row, column); `shift` [B, 2] pixels; `fill` as in
-    `OPTIONS`.
+    The map is p -> matrix (p - centre) + centre + shift.
+
+    Args:
+        batch: as `augment` takes it.
+        matrix: ((a, b), (c, d)), each [B], on (row, column).
+        shift: [B, 2] pixels.
+        fill: as in `OPTIONS`.
     """
     height, width = batch['image'].shape[1:3]
     centre = jnp.asarray([(height - 1) / 2, (width - 1) / 2], jnp.float32)
+    rows, columns = _sources(matrix, shift, centre, height, width)
+    if fill == 'nearest':
+        rows = jnp.clip(rows, 0, height - 1)
+        columns = jnp.clip(columns, 0, width - 1)
+
+    out = dict(batch)
+    out['image'] = _bilinear(batch['image'][..., 0], rows, columns)[..., None]
+    if 'hand_mask' in batch:
+        row = jnp.floor(rows + 0.5).astype(jnp.int32)
+        column = jnp.floor(columns + 0.5).astype(jnp.int32)
+        out['hand_mask'] = _take(_pad(batch['hand_mask'][..., 0]), row, column)[..., None]
+    if 'keypoints' in batch:
+        out['keypoints'] = _move_points(batch['keypoints'], matrix, shift, centre)
+    return out
+
+
+def _sources(matrix, shift, centre, height, width):
+    """(rows, columns) [B, H, W] that each pixel of the output is read from: the inverse map."""
     (a, b), (c, d) = matrix
     determinant = a * d - b * c
     inverse = (d / determinant, -b / determinant), (-c / determinant, a / determinant)
+    from_row = (jnp.arange(height, dtype=jnp.float32) - centre[0])[None] - shift[:, :1]
+    from_column = (jnp.arange(width, dtype=jnp.float32) - centre[1])[None] - shift[:, 1:]
 
     # Sums of products by hand, not a matmul: accelerators would round those to bfloat16.
-    rows = (jnp.arange(height, dtype=jnp.float32) - centre[0])[None] - shift[:, :1]
-    columns = (jnp.arange(width, dtype=jnp.float32) - centre[1])[None] - shift[:, 1:]
-    source = [
-        (first[:, None] * rows)[:, :, None] + (second[:, None] * columns)[:, None, :] + middle
-        for (first, second), middle in zip(inverse, centre)
-    ]
-    if fill == 'nearest':
-        source = [jnp.clip(s, 0, side - 1) for s, side in zip(source, (height, width))]
+    def along(axis):
+        by_row, by_column = inverse[axis]
+        of_rows = (by_row[:, None] * from_row)[:, :, None]
+        of_columns = (by_column[:, None] * from_column)[:, None, :]
+        return of_rows + of_columns + centre[axis]
 
-    out = dict(batch)
-    out['image'] = _bilinear(batch['image'][..., 0], *source)[..., None]
-    if 'hand_mask' in batch:
-        index = [jnp.floor(s + 0.5).astype(jnp.int32) for s in source]
-        out['hand_mask'] = _take(_pad(batch['hand_mask'][..., 0]), *index)[..., None]
-    if 'keypoints' in batch:
-        y, x = (batch['keypoints'][..., i] - centre[i] for i in (0, 1))
-        out['keypoints'] = jnp.stack(
-            [
-                a[:, None] * y + b[:, None] * x + centre[0] + shift[:, :1],
-                c[:, None] * y + d[:, None] * x + centre[1] + shift[:, 1:],
-            ],
-            axis=-1,
-        )
-    return out
+    return along(0), along(1)
+
+
+def _move_points(points, matrix, shift, centre):
+    """Key points [B, K, 2] through the forward map."""
+    (a, b), (c, d) = matrix
+    y = points[..., 0] - centre[0]
+    x = points[..., 1] - centre[1]
+    rows = a[:, None] * y + b[:, None] * x + centre[0] + shift[:, :1]
+    columns = c[:, None] * y + d[:, None] * x + centre[1] + shift[:, 1:]
+    return jnp.stack([rows, columns], axis=-1)
 
 
 def _bilinear(image, rows, columns):
     """image [B, H, W] at rows, columns [B, H, W] -> float32 in [0, 1]; black outside."""
     padded = _pad(image)
-    top, left = jnp.floor(rows), jnp.floor(columns)
-    row, column = top.astype(jnp.int32), left.astype(jnp.int32)
-    corners = [_unit(_take(padded, row + i, column + j)) for i in (0, 1) for j in (0, 1)]
-    down, right = rows - top, columns - left
-    upper = corners[0] + right * (corners[1] - corners[0])
-    lower = corners[2] + right * (corners[3] - corners[2])
+    top = jnp.floor(rows)
+    left = jnp.floor(columns)
+    row = top.astype(jnp.int32)
+    column = left.astype(jnp.int32)
+
+    def corner(down, right):
+        return _unit(_take(padded, row + down, column + right))
+
+    upper_left, upper_right = corner(0, 0), corner(0, 1)
+    lower_left, lower_right = corner(1, 0), corner(1, 1)
+    down = rows - top
+    right = columns - left
+    upper = upper_left + right * (upper_right - upper_left)
+    lower = lower_left + right * (lower_right - lower_left)
     return jnp.clip(upper + down * (lower - upper), 0.0, 1.0)
 
 
@@ -213,11 +242,10 @@ def _pad(image):
 
 
 def _take(padded, rows, columns):
-    """padded[b, rows + 2, columns + 2]; indices [B, H, W] far outside are clipped into the black
-    border.
-    """
+    """padded[b, rows + 2, columns + 2]; indices [B, H, W] far outside read the black border."""
     size, height, width = padded.shape
-    rows, columns = jnp.clip(rows + 2, 0, height - 1), jnp.clip(columns + 2, 0, width - 1)
+    rows = jnp.clip(rows + 2, 0, height - 1)
+    columns = jnp.clip(columns + 2, 0, width - 1)
     flat = (rows * width + columns).reshape(size, -1)
     # Batched along axis 1, never one flat index over the batch: this form shards without
     # communication.

@@ -1,8 +1,8 @@
-"""A split as random-access records of fixed-size arrays, with its labels at hand without touching
-an image.
-"""
+"""A split: random-access records of fixed-size arrays, its labels at hand without any image."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,92 +12,118 @@ from tfds_rsna.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """`records[positions[i]]` is example i. `ids` list of str, `months` float32 `[N]`, `male` bool
-    `[N]`; `sources` list of str: where each image comes from, '' where nothing says so.
+    """The images of a split; example i is `records[positions[i]]`.
+
+    Attributes:
+        name: 'train', 'validation', 'holdout' or 'test'.
+        records: random access to the prepared records.
+        positions: int `[N]`.
+        ids: list of str.
+        months: ages, float32 `[N]`.
+        male: bool `[N]`.
+        inputs: what a batch carries besides its labels, of `image`, `hand_mask`, `keypoints`.
+        sources: where each image comes from, list of str, '' where nothing says so.
+        folder: of the prepared records.
     """
 
     name: str
-    records: object
+    records: Any
     positions: np.ndarray
-    ids: list
+    ids: list[str]
     months: np.ndarray
     male: np.ndarray
-    inputs: tuple = (
-        'image',
-    )  # what a batch carries besides its labels, of `image`, `hand_mask`, `keypoints`
-    sources: tuple | list = ()
-    folder: str = ''  # of the prepared records
+    inputs: tuple[str, ...] = ('image',)
+    sources: Sequence[str] = ()
+    folder: str = ''
 
     def __len__(self):
         return len(self.positions)
 
-    def arrays(self, index):
-        """`index` int `[B]` -> the stacked `inputs` of these examples: `image` uint8 `[B, H, W, 1]`
-        and so on.
+    def arrays(self, index: Sequence[int]) -> dict[str, np.ndarray]:
+        """The stacked `inputs` of the examples `index` int `[B]`.
+
+        `image` is uint8 `[B, H, W, 1]`, and so on.
         """
         records = self.records.__getitems__([int(self.positions[i]) for i in index])
         return {name: np.stack([record[name] for record in records]) for name in self.inputs}
 
 
-def open_splits(folder, derive, inputs=('image',)):
-    """The prepared records in `folder`, cut by `derive(labels) -> {name: (source split,
-    positions)}`.
+def open_splits(
+    folder,
+    derive: Callable[[Mapping], dict[str, tuple[str, np.ndarray]]],
+    inputs: tuple[str, ...] = ('image',),
+) -> dict[str, Split]:
+    """The prepared records in `folder`, cut by `derive(labels)` as `splits.derive` cuts them.
 
     Raises UserError where the records lack one of `inputs`.
     """
     opened = prepared.open(folder)
-    splits = {}
-    for split in opened.splits.values():
-        missing = set(inputs) - set(split[0])
+    for records in opened.splits.values():
+        missing = set(inputs) - set(records[0])
         if missing:
             raise UserError(
-                f'{folder}: these images have no {", ".join(sorted(missing))}, which config.task needs; take a '
-                'source that has them (hand_phantom) or a stage that finds them (data.stages)'
+                f'{folder}: these images have no {", ".join(sorted(missing))}, which config.task '
+                'needs; take a source that has them (hand_phantom) or a stage that finds them '
+                '(data.stages)'
             )
+    splits = {}
     for name, (source, positions) in derive(opened.labels).items():
         labels = opened.labels[source]
         splits[name] = Split(
-            name,
-            opened.splits[source],
-            positions,
-            [labels['ids'][i] for i in positions],
-            np.asarray(labels['months'], np.float32)[positions],
-            np.asarray(labels['male'], bool)[positions],
-            inputs,
-            [labels['sources'][i] for i in positions],
-            str(folder),
+            name=name,
+            records=opened.splits[source],
+            positions=positions,
+            ids=[labels['ids'][i] for i in positions],
+            months=np.asarray(labels['months'], np.float32)[positions],
+            male=np.asarray(labels['male'], bool)[positions],
+            inputs=inputs,
+            sources=[labels['sources'][i] for i in positions],
+            folder=str(folder),
         )
     return splits
 
 
-def join(split, others):
-    """`split` with all images of the `others` behind its own: the images of further sources join a
-    training split.
+def join(split: Split, others: Sequence[Split]) -> Split:
+    """`split` with all images of the `others` behind its own.
+
+    So the images of further sources join a training split. Raises UserError where they are of
+    other sizes.
     """
     if not others:
         return split
     every = (split, *others)
-    shapes = [{name: array.shape[1:] for name, array in s.arrays([0]).items()} for s in every]
+    shapes = [_shapes(part) for part in every]
     if any(shape != shapes[0] for shape in shapes):
         raise UserError(
-            f'data.extra_train_folders: its images are of other sizes than those of data.source: {shapes}; prepare them alike'
+            'data.extra_train_folders: its images are of other sizes than those of data.source: '
+            f'{shapes}; prepare them alike'
         )
+    ids = []
+    sources = []
+    positions = []
+    for number, part in enumerate(every):
+        ids += part.ids
+        sources += part.sources
+        positions.append(_Joined.address(number, part.positions))
     return dataclasses.replace(
         split,
-        records=_Joined([s.records for s in every]),
-        positions=np.concatenate(
-            [_Joined.address(number, s.positions) for number, s in enumerate(every)]
-        ),
-        ids=[i for s in every for i in s.ids],
-        sources=[i for s in every for i in s.sources],
-        months=np.concatenate([s.months for s in every]),
-        male=np.concatenate([s.male for s in every]),
+        records=_Joined([part.records for part in every]),
+        positions=np.concatenate(positions),
+        ids=ids,
+        sources=sources,
+        months=np.concatenate([part.months for part in every]),
+        male=np.concatenate([part.male for part in every]),
     )
 
 
-def of_sex(split, sex):
-    """The images of one sex ('male' | 'female'), or all ('both'). UserError where the split has
-    none.
+def _shapes(split):
+    return {name: array.shape[1:] for name, array in split.arrays([0]).items()}
+
+
+def of_sex(split: Split, sex: str) -> Split:
+    """The images of one sex ('male' | 'female'), or all ('both').
+
+    Raises UserError where the split has none.
     """
     if sex == 'both':
         return split

@@ -1,6 +1,6 @@
 """The figures of the papers, drawn from what a run wrote, and sheets of images.
 
-Every figure is its own object (no pyplot: nothing global is left behind) and is written whole or
+Every figure is its own object (no pyplot, so nothing global is left behind) and is written whole or
 not at all. Girls are orange circles, boys blue triangles: apart in colour (Okabe and Ito's
 colour-blind-safe palette), in brightness when printed grey, and in shape.
 """

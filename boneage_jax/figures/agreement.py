@@ -1,6 +1,4 @@
-"""How far predicted ages may lie from the true ones: Bland and Altman's plot, and the errors of
-groups of images.
-"""
+"""Bland and Altman's plot, and the errors of groups of images."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,50 +7,38 @@ from matplotlib.ticker import MultipleLocator
 from boneage_jax.figures import style
 from boneage_jax.tasks import metrics
 
+_LIMITS = {'agreement_upper': 'upper limit', 'bias': 'bias', 'agreement_lower': 'lower limit'}
+_MARKS = 'os^Dv*XP'
+_DASHES = ('-', '--', '-.', ':')
 
-def bland_altman(split, images):
-    """Predicted minus true age over the mean of both (Bland and Altman 1986), with the bias and its
-    limits of agreement.
+
+def bland_altman(split: str, images: dict[str, np.ndarray]) -> Figure:
+    """Predicted minus true age over the mean of both, with the bias and its limits of agreement.
+
+    Bland and Altman 1986. `images` is a table of `runs.predictions`, of one split.
     """
-    error, mean, male = (
-        images['prediction'] - images['age'],
-        (images['prediction'] + images['age']) / 2,
-        images['male'],
-    )
-    found = metrics.age_metrics(images['prediction'], images['age'], male)['overall']
+    prediction, age, male = images['prediction'], images['age'], images['male']
+    error = prediction - age
+    mean = (prediction + age) / 2
+    found = metrics.age_metrics(prediction, age, male)['overall']
     figure = Figure(figsize=(6.4, 4.2))
     axes = figure.subplots()
-    for name, chosen in (('girls', ~male), ('boys', male)):
-        if chosen.any():
-            axes.scatter(
-                mean[chosen],
-                error[chosen],
-                s=9,
-                alpha=0.5,
-                linewidths=0,
-                rasterized=True,
-                label=name,
-                **style.SEXES[name],
-            )
+    for name, chosen in style.by_sex(male):
+        axes.scatter(
+            mean[chosen],
+            error[chosen],
+            s=9,
+            alpha=0.5,
+            linewidths=0,
+            rasterized=True,
+            label=name,
+            **style.SEXES[name],
+        )
     axes.axhline(0, color=style.INK, linewidth=0.5, linestyle=':')
-    names = {'agreement_upper': 'upper limit', 'bias': 'bias', 'agreement_lower': 'lower limit'}
-    for key, what in names.items():
-        of = found[key]
-        axes.axhspan(of['lower'], of['upper'], color='black', alpha=0.12, linewidth=0)
-        axes.axhline(
-            of['value'], color=style.INK, linewidth=1.2, linestyle='-' if key == 'bias' else '--'
-        )
-        axes.annotate(
-            f'{what} {of["value"]:+.1f}',
-            (1, of['value']),
-            (4, 0),
-            xycoords=('axes fraction', 'data'),
-            textcoords='offset points',
-            va='center',
-            fontsize=8,
-            annotation_clip=False,
-        )
-    limit = 1.08 * max(np.abs(error).max(), *(abs(found[key]['value']) for key in names)) + 1
+    for key, name in _LIMITS.items():
+        _draw_level(axes, name, found[key], '-' if key == 'bias' else '--')
+    farthest = max(np.abs(error).max(), *(abs(found[key]['value']) for key in _LIMITS))
+    limit = 1.08 * farthest + 1
     axes.set(
         ylim=(-limit, limit),
         xlabel='mean of predicted and true age (months)',
@@ -64,31 +50,44 @@ def bland_altman(split, images):
     return figure
 
 
-def groups(split, report):
-    """MAE and bias of the groups of one split of metrics.json (sex, stage, source), each with its
-    interval.
+def _draw_level(axes, name, found, linestyle):
+    """A horizontal line at a figure of metrics.json, with its interval as a band, and its name."""
+    value = found['value']
+    axes.axhspan(found['lower'], found['upper'], color='black', alpha=0.12, linewidth=0)
+    axes.axhline(value, color=style.INK, linewidth=1.2, linestyle=linestyle)
+    axes.annotate(
+        f'{name} {value:+.1f}',
+        (1, value),
+        (4, 0),
+        xycoords=('axes fraction', 'data'),
+        textcoords='offset points',
+        va='center',
+        fontsize=8,
+        annotation_clip=False,
+    )
+
+
+def groups(split: str, report: dict) -> Figure:
+    """MAE and bias of the groups of one split of metrics.json, each with its interval.
+
+    Groups are all images, then those by sex, stage of puberty and source.
     """
     rows = [('all images', report['overall'])]
     for key in ('by_sex', 'by_stage', 'by_source'):
-        rows += [(name, of) for name, of in report.get(key, {}).items()]
+        rows += report.get(key, {}).items()
     figure = Figure(figsize=(6.4, 0.9 + 0.27 * len(rows)))
     left, right = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(rows))[::-1]
+    colours = [style.ACCENT, *[style.BLUE] * (len(rows) - 1)]
     for axes, key, title in ((left, 'mae', 'MAE (months)'), (right, 'bias', 'bias (months)')):
-        values = np.array(
-            [[of[key][part] for part in ('value', 'lower', 'upper')] for _, of in rows]
-        )
-        axes.axvline(values[0, 0] if key == 'mae' else 0, color=style.GREY, linewidth=0.8, zorder=0)
+        found = [of[key] for _, of in rows]
+        values = np.array([(one['value'], one['lower'], one['upper']) for one in found])
+        neutral = values[0, 0] if key == 'mae' else 0
+        axes.axvline(neutral, color=style.GREY, linewidth=0.8, zorder=0)
         axes.hlines(places, values[:, 1], values[:, 2], color=style.INK, linewidth=1.2)
-        axes.scatter(
-            values[:, 0],
-            places,
-            s=22,
-            color=[style.ACCENT, *[style.SEXES['boys']['color']] * (len(rows) - 1)],
-            zorder=3,
-        )
+        axes.scatter(values[:, 0], places, s=22, color=colours, zorder=3)
         axes.set(title=title)
-        axes.grid(axis='x', color='#E5E5E5', linewidth=0.6)
+        axes.grid(axis='x', color=style.GRID, linewidth=0.6)
     left.set_xlim(left=0)
     left.set_yticks(places, [f'{name} (n = {of["mae"]["count"]:,})' for name, of in rows])
     left.set_ylim(-0.7, len(rows) - 0.3)
@@ -96,49 +95,41 @@ def groups(split, report):
     return figure
 
 
-def curves(histories, selecting, label):
-    """The validation figure `selecting` of several runs over their epochs; `histories` `{name:
-    lines of the log}`.
+def curves(histories: dict[str, list[dict]], selecting: str, label: str) -> Figure:
+    """The validation figure `selecting` of several runs over their epochs.
+
+    `histories` maps the name of a run to the lines of its metrics.jsonl.
     """
     rows = -(-len(histories) // 3)
     figure = Figure(figsize=(6.4, 3.2 + 0.2 * rows))
     axes = figure.subplots()
-    marks, dashes = 'os^Dv*XP', ('-', '--', '-.', ':')
     for number, (name, lines) in enumerate(histories.items()):
-        curve = np.array(
-            [
-                (line['epoch'], line[selecting])
-                for line in lines
-                if line['kind'] == 'eval' and selecting in line
-            ],
-            np.float64,
-        ).reshape(-1, 2)
+        points = []
+        for line in lines:
+            if line['kind'] == 'eval' and selecting in line:
+                points.append((line['epoch'], line[selecting]))
         axes.plot(
-            *curve.T,
-            marker=marks[number % len(marks)],
+            *np.array(points, np.float64).reshape(-1, 2).T,
+            marker=_MARKS[number % len(_MARKS)],
             markersize=3,
             linewidth=1.2,
-            linestyle=dashes[number // 8 % len(dashes)],
+            linestyle=_DASHES[number // len(_MARKS) % len(_DASHES)],
             color=style.SERIES[number % len(style.SERIES)],
             label=name,
         )
     axes.set(xlabel='epoch', ylabel=label, title='Validation during training')
-    axes.grid(axis='y', color='#E5E5E5', linewidth=0.6)
+    axes.grid(axis='y', color=style.GRID, linewidth=0.6)
     figure.legend(loc='outside lower center', ncols=3)  # below: it would hide curves
     return figure
 
 
-def spread(split, values, title, label):
-    """A histogram of one figure of each image `[N]`, its median marked."""
+def spread(split: str, values: np.ndarray, title: str, label: str) -> Figure:
+    """A histogram of one figure of each image `[N]`, with its median."""
     figure = Figure(figsize=(6.4, 3.0))
     axes = figure.subplots()
-    axes.hist(values, bins=min(40, max(8, len(values) // 8)), color=style.SEXES['boys']['color'])
-    axes.axvline(
-        np.median(values),
-        color=style.ACCENT,
-        linewidth=1.2,
-        label=f'median {np.median(values):.4g}',
-    )
+    axes.hist(values, bins=min(40, max(8, len(values) // 8)), color=style.BLUE)
+    median = np.median(values)
+    axes.axvline(median, color=style.ACCENT, linewidth=1.2, label=f'median {median:.4g}')
     axes.set(
         xlabel=label,
         ylabel='images',

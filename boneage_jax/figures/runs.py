@@ -1,9 +1,9 @@
-"""The figures of one run, from its predictions.csv and metrics.jsonl, and those that need its
-images' ages.
-"""
+"""The figures of one run from its files, and those that a trainer draws of what it holds."""
+
+from __future__ import annotations
 
 import json
-from pathlib import Path
+import pathlib
 
 import numpy as np
 
@@ -12,70 +12,95 @@ from boneage_jax.figures import components as components_lib
 from boneage_jax.runs import predictions
 
 
-def from_run(workdir):
+def from_run(workdir: pathlib.Path) -> list[pathlib.Path]:
     """Draws the figures of the run in `workdir` into `workdir/figures/`; returns their paths.
 
-    From `predictions.csv` (`id,split,male,age,prediction[,lower,upper]`, months), for each split in
-    it: `predictions_SPLIT.png`, `error_by_age_SPLIT.png` and `bland_altman_SPLIT.png`; none where
-    the run predicts no ages; of classes also `confusion_SPLIT.png`. From `metrics.jsonl`, which a
-    classical run does not have: `training.png`.
+    From predictions.csv, for each split in it: `predictions_SPLIT.png`, `error_by_age_SPLIT.png`
+    and `bland_altman_SPLIT.png` where the run predicts ages, for classes also
+    `confusion_SPLIT.png`. From metrics.jsonl, which a classical run does not have: `training.png`.
 
     Raises:
         FileNotFoundError: there is no predictions.csv.
         UserError: it is empty, lacks columns or holds something unreadable; the message names file
-        and line.
+            and line.
     """
-    workdir = Path(workdir)
-    history, folder, paths = workdir / 'metrics.jsonl', workdir / 'figures', []
-    path = workdir / 'predictions.csv'
-    of_points_or_masks = any(
-        name in path.read_text().partition('\n')[0].split(',') for name in ('iou', 'error_percent')
-    )
-    images = {'split': []} if of_points_or_masks else predictions.read(path)
-    for split in dict.fromkeys(images['split']):
-        chosen = predictions.of_split(images, split)
-        paths.append(
-            style.save(
-                ages.predicted_against_true, folder / f'predictions_{split}.png', split, chosen
-            )
-        )
-        paths.append(
-            style.save(ages.error_by_age, folder / f'error_by_age_{split}.png', split, chosen)
-        )
-        paths.append(
-            style.save(agreement.bland_altman, folder / f'bland_altman_{split}.png', split, chosen)
-        )
-        if 'class' in chosen:
-            names = json.loads((workdir / 'metrics.json').read_text())['splits'][split]['by_class']
-            names = [row['months'] for row in names]
-            table = np.zeros((len(names), len(names)), int)
-            np.add.at(table, (chosen['true_class'], chosen['class']), 1)
-            paths.append(
-                style.save(
-                    classes.confusion, folder / f'confusion_{split}.png', split, table, names
-                )
-            )
+    workdir = pathlib.Path(workdir)
+    folder = workdir / 'figures'
+    paths = []
+    if predictions.kind_of(workdir) in ('age', 'age_classes'):
+        table = predictions.read(workdir / 'predictions.csv')
+        for split in predictions.splits(table):
+            paths += _of_split(workdir, split, predictions.of_split(table, split))
+    history = workdir / 'metrics.jsonl'
     if history.exists():
         paths.append(style.save(training.draw, folder / 'training.png', training.read(history)))
     return paths
 
 
-def counts(months, male, edges, path, title='Training images'):
-    """Images `[N]` (months, bool) per year of age and sex, class `edges` (months) as lines, drawn
-    to `path`.
+def _of_split(workdir, split, images):
+    folder = workdir / 'figures'
+    paths = []
+    for name, draw in (
+        ('predictions', ages.predicted_against_true),
+        ('error_by_age', ages.error_by_age),
+        ('bland_altman', agreement.bland_altman),
+    ):
+        paths.append(style.save(draw, folder / f'{name}_{split}.png', split, images))
+    if 'class' in images:
+        report = json.loads((workdir / 'metrics.json').read_text())
+        shown = classes.confusion_of(split, images, report['splits'][split]['by_class'])
+        paths.append(style.save(classes.confusion, folder / f'confusion_{split}.png', *shown))
+    return paths
+
+
+def counts(
+    months: np.ndarray,
+    male: np.ndarray,
+    edges,
+    path: pathlib.Path,
+    title: str = 'Training images',
+) -> pathlib.Path:
+    """Draws the number of images per year of age and sex.
+
+    Args:
+        months: [N].
+        male: [N] bool.
+        edges: class edges in months, drawn as lines; () without classes.
+        path: the PNG to write.
+        title: what the images are.
+
+    Returns:
+        `path`.
     """
-    return style.save(classes.counts, Path(path), months, male, edges, title)
+    return style.save(classes.counts, pathlib.Path(path), months, male, edges, title)
 
 
-def components(model, size, path):
-    """Principal components, weights and errors of a `classical.PCARegression` on images of `size`
-    (rows, columns).
+def components(model, size: tuple[int, int], path: pathlib.Path) -> pathlib.Path:
+    """Draws principal components, weights and errors of a `training.classical.PCARegression`.
+
+    Args:
+        model: the fitted regression.
+        size: (rows, columns) of its images.
+        path: the PNG to write.
+
+    Returns:
+        `path`.
     """
-    return style.save(components_lib.draw, Path(path), model, size)
+    return style.save(components_lib.draw, pathlib.Path(path), model, size)
 
 
-def near_edges(split, lines, names, path):
-    """Accuracy of two runs by distance to the nearest class edge; `lines` as near_edges.by_distance
-    gives them.
+def near_edges(
+    split: str, lines: list[dict], names: tuple[str, str], path: pathlib.Path
+) -> pathlib.Path:
+    """Draws the accuracy of two runs by distance to the nearest class edge.
+
+    Args:
+        split: the split that the images are of.
+        lines: those of `analysis.class_edges`.
+        names: those of the two runs.
+        path: the PNG to write.
+
+    Returns:
+        `path`.
     """
-    return style.save(classes.near_edges, Path(path), split, lines, names)
+    return style.save(classes.near_edges, pathlib.Path(path), split, lines, names)

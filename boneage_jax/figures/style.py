@@ -4,10 +4,13 @@ import io
 import re
 
 import matplotlib
+import numpy as np
+
+from boneage_jax.runtime import files
 
 SEXES = {'girls': {'color': '#E69F00', 'marker': 'o'}, 'boys': {'color': '#0072B2', 'marker': '^'}}
 RANKS = ('#F0E442', '#56B4E9', '#D55E00')  # boxes, best first
-SERIES = (
+SERIES = (  # runs in one chart
     '#0072B2',
     '#D55E00',
     '#009E73',
@@ -16,8 +19,12 @@ SERIES = (
     '#E69F00',
     '#000000',
     '#A6761D',
-)  # runs in one chart
-GREY, INK, ACCENT = '#BBBBBB', '#222222', '#D55E00'
+)
+BLUE = SEXES['boys']['color']  # of what has no sex, too
+GREY = '#BBBBBB'
+INK = '#222222'
+ACCENT = '#D55E00'
+GRID = '#E5E5E5'
 STYLE = {
     'figure.constrained_layout.use': True,
     'figure.dpi': 200,
@@ -40,25 +47,39 @@ STYLE = {
 
 
 def save(draw, path, *arguments):
-    """Draws in this style and writes through a temporary name: `path` is whole or absent."""
+    """Writes the figure that `draw(*arguments)` returns, whole or not at all; returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    with matplotlib.rc_context(STYLE):
-        try:
-            draw(*arguments).savefig(temporary, format=path.suffix[1:] or 'png')
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with matplotlib.rc_context(STYLE), files.replacing(path) as temporary:
+        draw(*arguments).savefig(temporary, format=path.suffix[1:] or 'png')
     return path
 
 
-def svg(draw, *arguments):
-    """The figure as the text of an SVG, the same for the same data: for a page that holds its
-    pictures itself.
-    """
+def svg(draw, *arguments) -> str:
+    """The figure as the text of an SVG, the same for the same data, to be held by a page."""
     file = io.StringIO()
     with matplotlib.rc_context(STYLE | {'svg.hashsalt': 'boneage_jax'}):
-        draw(*arguments).savefig(
-            file, format='svg', dpi=130, metadata={'Date': None, 'Creator': None}
-        )
+        figure = draw(*arguments)
+        figure.savefig(file, format='svg', dpi=130, metadata={'Date': None, 'Creator': None})
     return re.sub(r'^.*?(?=<svg)', '', file.getvalue(), flags=re.DOTALL)
+
+
+def by_sex(male: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """(name, [N] bool) for each sex that has images: 'girls', then 'boys'."""
+    sexes = (('girls', ~male), ('boys', male))
+    return [(name, chosen) for name, chosen in sexes if chosen.any()]
+
+
+def white(pixels: np.ndarray) -> int:
+    """The value of white in an image: 255 of uint8, 1 of floats."""
+    return 255 if pixels.dtype == np.uint8 else 1
+
+
+def tight(figure):
+    """Leaves hardly any room between the axes of a sheet of images."""
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+
+
+def bare(axes):
+    """Takes ticks and frame off axes that show an image."""
+    axes.set(xticks=[], yticks=[])
+    axes.set_frame_on(False)

@@ -1,0 +1,1 @@
+"""Images in, ages out: prediction with intervals, and calibration to a site's readings."""

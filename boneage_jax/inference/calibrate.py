@@ -1,73 +1,69 @@
-"""Calibrate a run to a site's own readings: a straight line for each sex, judged on images that it
-did not see.
+"""A run calibrated to a site's own readings: images are read, lines are fitted and judged.
 
-    python -m boneage_jax.calibrate --workdir=runs/a --input=images/ --labels=site.csv --output=site.json
-    python -m boneage_jax.calibrate --workdir=runs/a --predictions=ages.csv --output=site.json
-
-OUTPUT is what `predict --calibration=site.json` takes; beside it `site_images.csv` holds every
-image before and after, the latter by the line of all other images. Images come as files with a
-table of sexes and ages, or as the CSV of `predict` or `score` with ages in it. Images of a split
-that this project reports (holdout, test) are refused: what is calibrated on them cannot be measured
-on them. A sex needs 20 images.
+`calibration` holds the line itself; what is written here is what `predict` takes.
 """
 
-import csv
 import pathlib
 import tempfile
+from collections.abc import Mapping
 
 import numpy as np
 
+from boneage_jax import cli
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import calibration, predict
+from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.runs import predictor
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log
 from tfds_rsna.errors import UserError
-from tfds_rsna.labels import MALE
 
+_NEEDED = ('id', 'male', 'age', 'prediction')
 _COLUMNS = ('id', 'male', 'age', 'before', 'after')
 
 
 def calibrate(
-    workdir,
-    output,
+    workdir: pathlib.Path,
+    output: pathlib.Path,
     *,
-    place=None,
-    labels=None,
-    predictions=None,
-    split='validation',
-    overwrite=False,
+    place: pathlib.Path | None = None,
+    labels: pathlib.Path | None = None,
+    predictions: pathlib.Path | None = None,
+    split: str = 'validation',
+    overwrite: bool = False,
     **options,
-):
-    """Fits, judges and writes; returns the report.
+) -> dict:
+    """Fits a line for each sex, judges it, and writes both; returns the report.
 
     Args:
-        place, labels: images and the table of their sexes and ages; `options` (`columns`,
-            `age_unit`, `batch_size`) as `predict.predict` takes them.
-        predictions: instead of these a CSV with `id`, `male`, `age`, `prediction`; of one with a
-            column `split` the images of `split` count.
+        workdir: the run.
+        output: the calibration to write, a JSON file; `..._images.csv` goes beside it.
+        place: the site's images.
+        labels: the table of their sexes and ages.
+        predictions: instead of these two, a CSV with `id`, `male`, `age`, `prediction`.
+        split: of a CSV with a column `split`, the images that count.
+        overwrite: replace an output that exists.
+        options: `columns`, `age_unit`, `batch_size` as `predict.predict` takes them.
+
+    Raises:
+        UserError: arguments that do not fit together, too few images, or a reported split.
     """
     output = pathlib.Path(output)
     if (place is None) == (predictions is None):
         raise UserError('give either --input with --labels, or --predictions')
-    if output.exists() and not overwrite:
-        raise UserError(f'{output} exists; give another --output, or --overwrite')
+    cli.refuse_existing(output, overwrite)
     step = predictor.step_of(workdir)
-    if predictions is None:
-        if labels is None:
-            raise UserError('--labels: give the table with the sex and age of each image')
-        with tempfile.TemporaryDirectory() as folder:
-            predictions = pathlib.Path(folder) / 'ages.csv'
-            try:
-                predict.predict(workdir, place, predictions, labels=labels, **options)
-            except UnreadableError as error:  # the others are there
-                log.info(str(error))
-            images = read(predictions, split)
-    else:
+    if predictions is not None:
         images = read(predictions, split)
+    elif labels is None:
+        raise UserError('--labels: give the table with the sex and age of each image')
+    else:
+        images = _predicted(workdir, place, labels, options)
+
+    name = calibration.identify(workdir, step)
     fitted, report, after = calibration.fit(
-        images['prediction'], images['age'], images['male'], calibration.identify(workdir, step)
+        images['prediction'], images['age'], images['male'], name
     )
     about = {
         'workdir': str(workdir),
@@ -76,87 +72,81 @@ def calibrate(
         'commit': workdir_lib.provenance()['commit'],
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    files.write_table(
-        output.with_name(f'{output.stem}_images.csv'),
-        _COLUMNS,
-        [
-            (name, bool(male), f'{age:.2f}', f'{before:.2f}', f'{late:.2f}')
-            for name, male, age, before, late in zip(
-                images['id'], images['male'], images['age'], images['prediction'], after
-            )
-        ],
-    )
+    _write_images(output.with_name(f'{output.stem}_images.csv'), images, after)
     calibration.write(output, fitted, report, about)
-    _say(fitted, report, output)
+    _print(fitted, report, output)
     return report
 
 
-def read(path, split):
-    """`{'id', 'male', 'age', 'prediction'}` of the images of a CSV whose age and sex are known.
+def _predicted(workdir, place, labels, options):
+    """The site's images as `read` gives them, predicted now."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / 'ages.csv'
+        try:
+            predict.predict(workdir, place, path, labels=labels, **options)
+        except UnreadableError as error:  # the others are there
+            log.info(str(error))
+        return read(path, 'validation')
 
-    Raises UserError where columns lack, no image has an age, or the images are of a split that is
-    reported.
+
+def read(path: pathlib.Path, split: str) -> dict[str, np.ndarray]:
+    """The images of a CSV whose age and sex are known: `id`, `male`, `age`, `prediction`, `[N]`.
+
+    Of a CSV with a column `split` only the images of `split` count. Raises UserError where columns
+    are missing, no image has an age, or the images are of a split that is reported.
     """
     path = pathlib.Path(path)
     try:
-        with path.open(newline='') as file:
-            reader = csv.DictReader(file)
-            names, rows = reader.fieldnames or [], list(reader)
+        images = predictions_lib.read(path, required=_NEEDED, skip_incomplete=True)
     except OSError as error:
         raise UserError(
             f'{path}: {error.strerror}; give the CSV that predict or score wrote'
         ) from error
-    missing = [name for name in ('id', 'male', 'age', 'prediction') if name not in names]
-    if missing:
+    except UserError as error:
         raise UserError(
-            f'{path}: no column {", ".join(missing)}; found {", ".join(names) or "nothing"}. Ages come into the '
-            'CSV of predict with --labels'
-        )
-    if 'split' in names:
+            f'{error} The images that count have an age and a sex; ages come into the CSV of '
+            'predict with --labels'
+        ) from error
+    if 'split' in images:
         splits_lib.selecting(split, 'the calibration')
-        found = dict.fromkeys(row['split'] for row in rows)
-        rows = [row for row in rows if row['split'] == split]
-        if not rows:
+        found = predictions_lib.splits(images)
+        if split not in found:
             raise UserError(
                 f'{path}: no image of the split {split}; it has {", ".join(found)} (--split)'
             )
-    images = []
-    for line, row in enumerate(rows, 2):
-        male = MALE.get((row['male'] or '').strip().lower())
-        try:
-            if row['age'] and male is not None:
-                images.append((row['id'], male, float(row['age']), float(row['prediction'])))
-        except (TypeError, ValueError) as error:
-            raise UserError(f'{path}, row {line}: cannot read {row} ({error})') from error
-    if not images:
-        raise UserError(f'{path}: no image whose age and sex are known')
-    ids, male, age, prediction = zip(*images)
-    return {
-        'id': list(ids),
-        'male': np.array(male),
-        'age': np.array(age),
-        'prediction': np.array(prediction),
-    }
+        images = predictions_lib.of_split(images, split)
+    return images
 
 
-def _say(fitted, report, output):
-    def show(found):
-        return f'{found["value"]:+.2f} ({found["lower"]:+.2f} to {found["upper"]:+.2f})'
+def _write_images(path, images, after):
+    rows = []
+    columns = (images[name] for name in _NEEDED)
+    for image, male, age, before, left_out in zip(*columns, after):
+        rows.append((image, bool(male), f'{age:.2f}', f'{before:.2f}', f'{left_out:.2f}'))
+    files.write_table(path, _COLUMNS, rows)
 
-    for name, of in report.items():
-        line = fitted.lines.get(name)
-        log.info(
-            f'{name}, {of["images"]} images'
-            + (f': age = {line[0]:+.1f} + {line[1]:.3f} x prediction' if line else '')
-        )
-        for figure, unit in (('mae', 'MAE'), ('bias', 'bias')):
+
+def _print(fitted: calibration.Calibration, report: Mapping, output):
+    for group, found in report.items():
+        line = f'{group}, {found["images"]} images'
+        if group in fitted.lines:
+            intercept, slope = fitted.lines[group]
+            line += f': age = {intercept:+.1f} + {slope:.3f} x prediction'
+        log.info(line)
+        for figure, name in (('mae', 'MAE'), ('bias', 'bias')):
+            before = _with_interval(found['before'][figure])
+            after = _with_interval(found['after'][figure])
             log.info(
-                f'  {unit}, months (95% interval): before {show(of["before"][figure])}, after, left out one by one, '
-                f'{show(of["after"][figure])}'
+                f'  {name}, months (95% interval): before {before}, after, left out one by one, '
+                f'{after}'
             )
-        log.info(f'  difference of the MAE: {show(of["mae_difference"])}')
+        log.info(f'  difference of the MAE: {_with_interval(found["mae_difference"])}')
     if report['overall']['mae_difference']['upper'] >= 0:
         log.info(
             'The gain is not certain: its interval holds zero. More images of the site would tell.'
         )
     log.info(f'{output}; use it with predict --calibration={output}')
+
+
+def _with_interval(found):
+    return f'{found["value"]:+.2f} ({found["lower"]:+.2f} to {found["upper"]:+.2f})'

@@ -1,16 +1,16 @@
-"""Straight lines, one for each sex, from a run's ages to a site's own readings; made by
-`calibrate`, used by `predict`.
+"""Straight lines, one for each sex, from a run's ages to a site's own readings.
 
-A site reads images its own way and has its own population: a network trained elsewhere may be off
-there by a shift and a slope. age = intercept + slope x prediction, by least squares on images of
-that site. What it is worth is said by leaving out each image once: the line of the others judges
-it.
+`calibrate` makes them and `predict` uses them. A site reads images its own way and has its own
+population: a network trained elsewhere may be off there by a shift and a slope. So
+age = intercept + slope x prediction, by least squares on images of that site. What the line is
+worth comes from leaving out each image once: the line of the others judges it.
 """
 
 import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,9 +24,13 @@ FEWEST = 20  # images of a sex: below that the line's own error is of the size o
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """`lines` {sex: (intercept months, slope)} of the sexes that the site gave images of; `half`
-    {sex: months to either side that held 90% of the left-out images}; `run`: what `identify` says
-    of the network that it belongs to.
+    """A site's lines for the network of one run.
+
+    Attributes:
+        lines: {sex: (intercept months, slope)} of the sexes that the site gave images of.
+        half: {sex: months to either side that held 90% of the left-out images}.
+        counts: {sex: the site's images}.
+        run: what `identify` gives for the network.
     """
 
     lines: dict
@@ -34,26 +38,23 @@ class Calibration:
     counts: dict
     run: str
 
-    def apply(self, prediction, male):
+    def apply(self, prediction: Sequence, male: Sequence) -> np.ndarray:
         """Months `[N]` calibrated; `male` `[N]` bool. UserError for a sex without a line."""
-        prediction, male = np.asarray(prediction, np.float64), np.asarray(male, bool)
-        lacking = [
-            sex
-            for sex, value in intervals.SEXES.items()
-            if (male == value).any() and sex not in self.lines
-        ]
-        if lacking:
-            raise UserError(
-                f'the calibration has no line for {lacking[0]} images: the site gave none; calibrate with images '
-                'of both sexes'
-            )
+        prediction = np.asarray(prediction, np.float64)
+        male = np.asarray(male, bool)
+        for sex, value in intervals.SEXES.items():
+            if (male == value).any() and sex not in self.lines:
+                raise UserError(
+                    f'the calibration has no line for {sex} images: the site gave none; calibrate '
+                    'with images of both sexes'
+                )
         out = prediction.copy()
         for sex, (intercept, slope) in self.lines.items():
             chosen = male == intervals.SEXES[sex]
             out[chosen] = np.maximum(intercept + slope * prediction[chosen], 0.0)
         return out
 
-    def intervals(self):
+    def intervals(self) -> intervals.Intervals:
         """90% intervals around calibrated ages, from the errors of the left-out images."""
         wider = max(self.half.values())
         return intervals.Intervals(
@@ -63,53 +64,89 @@ class Calibration:
         )
 
 
-def fit(prediction, age, male, run):
-    """(Calibration, report, left-out ages `[N]`) from a site's images: months `[N]`, `[N]`, bool
-    `[N]`.
+def fit(
+    prediction: Sequence, age: Sequence, male: Sequence, run: str
+) -> tuple[Calibration, dict, np.ndarray]:
+    """Fits a line for each sex to a site's images, and judges it on images left out.
 
-    `report`: for all images and each sex MAE and bias before and after, the latter of left-out
-    images, and the paired difference of the MAE, each with its 95% interval. Raises UserError where
-    a sex has fewer than FEWEST images or all its predictions are the same.
+    Args:
+        prediction: months `[N]`.
+        age: the site's own readings, months `[N]`.
+        male: bool `[N]`.
+        run: what `identify` gives for the network.
+
+    Returns:
+        The calibration, a report, and each image's age by the line of all others `[N]`. The
+        report holds, for all images and each sex, MAE and bias before and after, the latter of
+        left-out images, and the paired difference of the MAE, each with its 95% interval.
+
+    Raises:
+        UserError: a sex has fewer than FEWEST images, or all its predictions are the same.
     """
-    prediction, age, male = (np.asarray(x) for x in (prediction, age, male))
+    prediction = np.asarray(prediction)
+    age = np.asarray(age)
+    male = np.asarray(male)
     counts = {sex: int((male == value).sum()) for sex, value in intervals.SEXES.items()}
-    few = {sex: count for sex, count in counts.items() if 0 < count < FEWEST}
-    if few or not any(counts.values()):
-        raise UserError(
-            'too few images to calibrate with: '
-            + ', '.join(f'{count} {sex}' for sex, count in counts.items())
-            + f'; each sex needs {FEWEST} at least (or none: then images of that sex cannot be calibrated)'
-        )
-    lines, half, left_out = {}, {}, np.zeros(len(age))
+    _require_enough(counts)
+
+    lines = {}
+    half = {}
+    left_out = np.zeros(len(age))
+    groups = {'overall': np.ones(len(age), bool)}
     for sex, value in intervals.SEXES.items():
         if not counts[sex]:
             continue
         chosen = male == value
+        groups[sex] = chosen
         lines[sex], left_out[chosen] = _line(prediction[chosen], age[chosen], sex)
         half[sex] = intervals.quantile(np.abs(left_out[chosen] - age[chosen]), intervals.LEVEL)
-    groups = {
-        'overall': np.ones(len(age), bool),
-        **{sex: male == intervals.SEXES[sex] for sex in lines},
-    }
+
     report = {}
     for name, chosen in groups.items():
-        before, after = prediction[chosen] - age[chosen], left_out[chosen] - age[chosen]
-        delta, lower, upper = metrics.paired_difference(after, before)
-        report[name] = {
-            'images': int(chosen.sum()),
-            'before': metrics.intervals({'mae': np.abs(before), 'bias': before}),
-            'after': metrics.intervals({'mae': np.abs(after), 'bias': after}),
-            'mae_difference': {
-                'value': delta,
-                'lower': lower,
-                'upper': upper,
-                'count': int(chosen.sum()),
-            },
-        }
-    return Calibration(lines, half, {sex: counts[sex] for sex in lines}, run), report, left_out
+        report[name] = _judged(prediction[chosen] - age[chosen], left_out[chosen] - age[chosen])
+    fitted = Calibration(lines, half, {sex: counts[sex] for sex in lines}, run)
+    return fitted, report, left_out
 
 
-def identify(workdir, step):
+def _require_enough(counts):
+    few = any(0 < count < FEWEST for count in counts.values())
+    if few or not any(counts.values()):
+        found = ', '.join(f'{count} {sex}' for sex, count in counts.items())
+        raise UserError(
+            f'too few images to calibrate with: {found}; each sex needs {FEWEST} at least (or '
+            'none: then images of that sex cannot be calibrated)'
+        )
+
+
+def _judged(before, after):
+    """The report of a group, from its errors `[N]` before and after."""
+    delta, lower, upper = metrics.paired_difference(after, before)
+    return {
+        'images': len(before),
+        'before': metrics.intervals({'mae': np.abs(before), 'bias': before}),
+        'after': metrics.intervals({'mae': np.abs(after), 'bias': after}),
+        'mae_difference': {'value': delta, 'lower': lower, 'upper': upper, 'count': len(before)},
+    }
+
+
+def _line(x, y, sex):
+    """((intercept, slope), each image's age by the line of all others [N])."""
+    spread = ((x - x.mean()) ** 2).sum()
+    if spread < 1e-6:
+        raise UserError(
+            f'all {len(x)} {sex} images have the same predicted age ({x[0]:.1f} months): no line '
+            'can be fitted'
+        )
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / spread
+    fitted = y.mean() + slope * (x - x.mean())
+    leverage = 1 / len(x) + (x - x.mean()) ** 2 / spread
+    # Leaving an image out changes its residual by the factor 1 / (1 - leverage) (Allen 1974): no
+    # refitting.
+    left_out = np.maximum(y - (y - fitted) / (1 - np.minimum(leverage, 0.999)), 0.0)
+    return (float(y.mean() - slope * x.mean()), float(slope)), left_out
+
+
+def identify(workdir: pathlib.Path, step: int) -> str:
     """Names the network of a run: its configuration and the step of its checkpoint."""
     try:
         config = (pathlib.Path(workdir) / 'config.json').read_bytes()
@@ -120,20 +157,22 @@ def identify(workdir, step):
     return f'{hashlib.sha256(config).hexdigest()[:16]}-{step}'
 
 
-def write(path, calibration, report, about):
-    files.write_json(
-        pathlib.Path(path),
-        {**about, **dataclasses.asdict(calibration), 'level': intervals.LEVEL, 'report': report},
-    )
+def write(path: pathlib.Path, calibration: Calibration, report: Mapping, about: Mapping) -> None:
+    """Writes a calibration with the report that `fit` gave, and `about`: how it was made."""
+    found = {**about, **dataclasses.asdict(calibration), 'level': intervals.LEVEL, 'report': report}
+    files.write_json(pathlib.Path(path), found)
 
 
-def read(path, run):
-    """The Calibration in a file, for the network `run`; UserError where it is none, or of another
-    network.
+def read(path: pathlib.Path, run: str) -> Calibration:
+    """The calibration in a file, for the network `run`.
+
+    Raises UserError where the file holds none, or that of another network.
     """
     try:
         found = json.loads(pathlib.Path(path).read_text())
-        lines = {sex: tuple(map(float, line)) for sex, line in found['lines'].items()}
+        lines = {}
+        for sex, (intercept, slope) in found['lines'].items():
+            lines[sex] = (float(intercept), float(slope))
         calibration = Calibration(lines, found['half'], found['counts'], found['run'])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -141,23 +180,7 @@ def read(path, run):
         ) from error
     if calibration.run != run:
         raise UserError(
-            f'{path} was made for another network ({calibration.run}, here {run}): a line fitted to its errors '
-            'says nothing of these; calibrate this run'
+            f'{path} was made for another network ({calibration.run}, here {run}): a line fitted '
+            'to its errors says nothing of these; calibrate this run'
         )
     return calibration
-
-
-def _line(x, y, sex):
-    """((intercept, slope), what the line of all other images says of each image [N])."""
-    spread = ((x - x.mean()) ** 2).sum()
-    if spread < 1e-6:
-        raise UserError(
-            f'all {len(x)} {sex} images have the same predicted age ({x[0]:.1f} months): no line can be fitted'
-        )
-    slope = ((x - x.mean()) * (y - y.mean())).sum() / spread
-    fitted = y.mean() + slope * (x - x.mean())
-    leverage = 1 / len(x) + (x - x.mean()) ** 2 / spread
-    # Leaving an image out changes its residual by the factor 1 / (1 - leverage) (Allen 1974): no
-    # refitting.
-    left_out = np.maximum(y - (y - fitted) / (1 - np.minimum(leverage, 0.999)), 0.0)
-    return (float(y.mean() - slope * x.mean()), float(slope)), left_out

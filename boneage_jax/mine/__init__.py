@@ -4,7 +4,3 @@ Rounds of: train, predict every image, keep the largest component, review by rul
 the training set. `rounds` is the loop, `images` what is masked and where the first masks come from,
 `verdicts` the review by rule and its bookkeeping, `page` the review by eye in a local web page.
 """
-
-from boneage_jax.mine.rounds import mine
-
-__all__ = ['mine']

@@ -1,15 +1,16 @@
 """Grow a segmenter's training set in rounds of prediction and review.
 
-    python -m boneage_jax.mine --config=configs/unet.py:rsna100 --workdir=runs/mine --seed_masks=none
-    python -m boneage_jax.mine --config=configs/unet.py --workdir=runs/mine --seed_masks=masks/ --review=web
+    python -m boneage_jax.mine --config=configs/unet.py:rsna100 --workdir=runs/mine
+    python -m boneage_jax.mine --config=configs/unet.py --workdir=runs/mine --seed_masks=masks/ \\
+        --review=web
 
 `--seed_masks`: a folder of mask images named by image, a COCO JSON, or a folder of labelme or
 Supervisely files; 'none' begins with phantoms, and with the classical masks with which their
 network agrees. The images to be masked are `mine.source` and `mine.folder` of the config. Each
-round leaves `round_N/`: `review.csv`, `verdicts.csv` (by eye), `accepted.csv`, `accepted/`
+round writes `round_N/`: `review.csv`, `verdicts.csv` (by eye), `accepted.csv`, `accepted/`
 (prepared records for `data.extra_train_folders`), `metrics.json`, `accepted.png`, `refused.png`,
-and the run in `train/`. Running the same command again goes on where it stopped; a larger
-`--rounds` adds rounds.
+and the run in `train/`. The same command continues a mining that was stopped; a larger `--rounds`
+adds rounds.
 """
 
 from boneage_jax import cli

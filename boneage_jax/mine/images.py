@@ -1,11 +1,10 @@
-"""The images that mining masks, their classical masks, and the masks that a person drew to begin
-with.
-"""
+"""The images that mining masks, their classical masks, and the masks that a person drew."""
 
 import copy
 import functools
 import json
 import pathlib
+from collections.abc import Collection, Iterator
 
 import ml_collections
 import numpy as np
@@ -25,26 +24,27 @@ SPLIT = 'train'  # test and validation images of a source take no part
 
 
 class MiningImages:
-    """The chosen images as prepared records: `images[i]`, `len(images)`, `images.ids`,
-    `images.images(positions)`.
+    """The chosen images as prepared records: `images[i]`, `len(images)`, `images.ids`.
 
-    They are those of `config.mine` (source, folder, resize) at `config.data.size`, `mine.count` of
-    them drawn by `config.seed` without those in `without` (ids that have a drawn mask).
+    They are those of `config.mine` (source, folder, resize) at `config.data.size`. `mine.count` of
+    them are drawn by `config.seed`, without those in `without` (ids that have a drawn mask).
     """
 
-    def __init__(self, config, data_dir, without=()):
+    def __init__(self, config: ml_collections.ConfigDict, data_dir, without: Collection[str] = ()):
         self.folder = records_lib.get_records(native_data(config), data_dir)
         opened = prepared.open(self.folder)
-        self._records, ids = opened.splits[SPLIT], opened.labels[SPLIT]['ids']
-        positions = np.array(
-            [i for i, name in enumerate(ids) if name not in set(without)], np.int64
-        )
+        self._records = opened.splits[SPLIT]
+        ids = opened.labels[SPLIT]['ids']
+        without = set(without)
+        positions = [i for i, name in enumerate(ids) if name not in without]
+        positions = np.array(positions, np.int64)
         if config.mine.count:
             generator = np.random.default_rng([config.seed, len(positions)])
             positions = np.sort(generator.permutation(positions)[: config.mine.count])
         if not len(positions):
             raise UserError(f'{self.folder}: no images to mine')
-        self.positions, self.ids = positions, [ids[i] for i in positions]
+        self.positions = positions
+        self.ids = [ids[i] for i in positions]
 
     def __len__(self):
         return len(self.positions)
@@ -52,11 +52,11 @@ class MiningImages:
     def __getitem__(self, i):
         return self._records[int(self.positions[i])]
 
-    def images(self, chosen):
+    def images(self, chosen: Collection[int]) -> np.ndarray:
         """uint8 `[N, H, W, 1]` of the images at `chosen`."""
         return np.stack([self[i]['image'] for i in chosen])
 
-    def classical(self, folder):
+    def classical(self, folder: pathlib.Path) -> None:
         """Fills `folder` with the images' classical masks, resumable, on all cores."""
         counts = {SPLIT: len(self)}
         if cache.is_complete(folder, counts):
@@ -66,16 +66,14 @@ class MiningImages:
         cache.fill(folder, counts, look, workers=pools.cores() if len(self) > 100 else 1)
 
 
-def native_data(config):
+def native_data(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """`config.data` for the images that are to be masked."""
     data = ml_collections.ConfigDict(copy.deepcopy(config.data.to_dict()))
-    data.update(
-        source=config.mine.source,
-        folder=config.mine.folder,
-        fit=config.mine.resize,
-        stages=(),
-        extra_train_folders=(),
-    )
+    data.source = config.mine.source
+    data.folder = config.mine.folder
+    data.resize = config.mine.resize
+    data.stages = ()
+    data.extra_train_folders = ()
     return data
 
 
@@ -86,83 +84,90 @@ def _open(folder):
 
 def _classical(folder, positions, job):
     """The classical masks of a chunk of images; runs in a worker."""
+    _, chunk = job
     records = _open(folder)
-    return [
-        {
-            'hand_mask': hand_mask.classical(records[int(positions[i])]['image'][..., 0]).astype(
-                np.uint8
-            )
-        }
-        for i in job[1]
-    ]
+    found = []
+    for i in chunk:
+        image = records[int(positions[i])]['image'][..., 0]
+        found.append({'hand_mask': hand_mask.classical(image).astype(np.uint8)})
+    return found
 
 
-def write_seeds(config, path, folder, data_dir):
-    """Prepared records of the images that have a drawn mask at `path`, in `folder`; returns their
-    ids.
+def write_seeds(
+    config: ml_collections.ConfigDict, path, folder: pathlib.Path, data_dir
+) -> list[str]:
+    """Writes prepared records of the images that have a drawn mask; returns their ids.
+
+    Args:
+        config: of the mining.
+        path: of the masks, see `tfds_rsna.annotations.mask_files.read`.
+        folder: of the records.
+        data_dir: where raw data is.
 
     Raises:
         UserError: hardly any image has a mask there, or a mask is empty or has another shape than
-        its image.
+            its image.
     """
     source = records_lib.get_records(native_data(config), data_dir)
     opened = prepared.open(source)
-    records, labels = opened.splits[SPLIT], opened.labels[SPLIT]
+    records = opened.splits[SPLIT]
+    ids = opened.labels[SPLIT]['ids']
     drawn = mask_files.read(path)
-    chosen = [i for i, name in enumerate(labels['ids']) if name in drawn]
+    chosen = [i for i, name in enumerate(ids) if name in drawn]
     if len(chosen) < FEWEST_SEEDS:
         raise UserError(
-            f'{path}: {len(drawn)} masks, of which {len(chosen)} are of images in {source}; at least '
-            f'{FEWEST_SEEDS} are needed, or --seed_masks=none. Masks are named by image: found '
-            f'{", ".join(list(drawn)[:4])}; images are {", ".join(labels["ids"][:4])}'
+            f'{path}: {len(drawn)} masks, of which {len(chosen)} are of images in {source}; at '
+            f'least {FEWEST_SEEDS} are needed, or --seed_masks=none. Masks are named by image: '
+            f'found {", ".join(list(drawn)[:4])}; images are {", ".join(ids[:4])}'
         )
     if len(chosen) < len(drawn):
         log.info(
-            f'{len(drawn) - len(chosen)} of {len(drawn)} masks in {path} belong to no image of the source: left out.'
+            f'{len(drawn) - len(chosen)} of {len(drawn)} masks in {path} belong to no image of the '
+            'source: left out.'
         )
 
     def examples():
         for i in chosen:
             example = records[i]
-            yield example | {'hand_mask': _fitted(drawn[example['id']](), example, config)}
+            mask = drawn[example['id']]()
+            yield example | {'hand_mask': _fitted(mask, example, config)}
 
     if not (folder / prepared.MARKER).exists():
         prepared.write(folder, {SPLIT: examples()}, metadata={'seed_masks': str(path)})
-    return [labels['ids'][i] for i in chosen]
+    return [ids[i] for i in chosen]
 
 
 def _fitted(mask, example, config):
-    """A mask as it was drawn -> uint8 `[H, W, 1]` that lies on the prepared image."""
-    native = int(example['height']), int(example['width'])
-    stretch = mask.shape[0] * native[1] / (mask.shape[1] * native[0])
+    """A mask as it was drawn -> uint8 `[H, W, 1]` on the prepared image."""
+    height = int(example['height'])
+    width = int(example['width'])
+    stretch = mask.shape[0] * width / (mask.shape[1] * height)
     if config.mine.resize == 'pad' and not 0.98 < stretch < 1.02:
         raise UserError(
-            f'image {example["id"]}: its mask is {mask.shape[0]}x{mask.shape[1]}, the image {native[0]}x{native[1]}: '
-            'another shape; draw masks on the whole image'
+            f'image {example["id"]}: its mask is {mask.shape[0]}x{mask.shape[1]}, the image '
+            f'{height}x{width}: another shape; draw masks on the whole image'
         )
     if not mask.any():
         raise UserError(f'image {example["id"]}: its drawn mask is empty; leave it out')
     pixels = mask.astype(np.uint8)
-    return resize.resize(
-        {'image': pixels, 'hand_mask': pixels}, tuple(config.data.size), config.mine.resize
-    )['hand_mask']
+    both = {'image': pixels, 'hand_mask': pixels}
+    return resize.resize(both, tuple(config.data.size), config.mine.resize)['hand_mask']
 
 
-def read_masks(folder, count):
-    """Yields every image's findings in order: dicts with `hand_mask` uint8 `[H, W]` and what else
-    was found.
-    """
+def read_masks(folder: pathlib.Path, count: int) -> Iterator[dict]:
+    """Yields every image's annotations in order: `hand_mask` uint8 `[H, W]` and what else is."""
     for i in range(count):
         yield cache.read(folder, SPLIT, i)
 
 
-def write_or_check(path, wanted):
+def write_or_check(path: pathlib.Path, wanted: dict) -> None:
     """Writes `path` (JSON), or raises UserError where it holds another mining's settings."""
     path = pathlib.Path(path)
     if not path.exists():
         files.write_json(path, wanted)
         return
-    if changed := config_lib.differences(json.loads(path.read_text()), wanted):
+    changed = config_lib.differences(json.loads(path.read_text()), wanted)
+    if changed:
         raise UserError(
             f'{path.parent} holds another mining:\n  '
             + '\n  '.join(changed)

@@ -1,9 +1,8 @@
-"""The rounds of positive mining: train -> predict -> largest component -> review -> grow (Iglovikov
-2018, section 3.2).
+"""The rounds of positive mining: train, predict, keep the largest component, review, grow.
 
-Whatever a round has finished is on disk and is not done again: its run, its masks (in chunks), its
-review, its verdicts by eye, its accepted set. metrics.json is written last and says that the round
-is over.
+Iglovikov 2018, section 3.2. Whatever a round has finished is on disk and is not done again: its
+run, its masks (in chunks), its review, its verdicts by eye, its accepted set. metrics.json is
+written last: with it the round is over.
 """
 
 import collections
@@ -46,16 +45,21 @@ MEASURES = (
 )
 
 
-def checked(config, *, rounds=None, review=None):
-    """The config with `mine.rounds` and `mine.review` replaced where given; ConfigError where it
-    cannot be mined with.
+def checked(
+    config: ml_collections.ConfigDict, *, rounds: int | None = None, review: str | None = None
+) -> ml_collections.ConfigDict:
+    """The config with `mine.rounds` and `mine.review` replaced where given.
+
+    Raises ConfigError where it cannot be mined with.
     """
     config = config.copy_and_resolve_references()
     if 'mine' not in config or config.task.name != 'segmentation':
         raise ConfigError('this config mines no masks; take configs/unet.py')
     with config.unlocked():
-        config.mine.rounds = config.mine.rounds if rounds is None else rounds
-        config.mine.review = review or config.mine.review
+        if rounds is not None:
+            config.mine.rounds = rounds
+        if review:
+            config.mine.review = review
     for key, holds, expected in (
         ('rounds', lambda x: x >= 1, 'at least 1'),
         ('epochs', lambda x: x >= 1, 'at least 1'),
@@ -71,32 +75,34 @@ def checked(config, *, rounds=None, review=None):
     return config
 
 
-def mine(config, workdir, data_dir=None, seed_masks=None):
-    """Runs (or goes on with) the rounds in `workdir`; returns the metrics of every round, a list of
-    dicts.
+def mine(config: ml_collections.ConfigDict, workdir, data_dir=None, seed_masks=None) -> list[dict]:
+    """Runs the rounds in `workdir`, or continues them; returns the metrics of every round.
 
-    `config` as `checked` gives it; `seed_masks`: the path of masks that were drawn (see
-    `tfds_rsna.mask_files.read`), or None for phantoms. Returns fewer rounds where a training was
-    asked to stop. Raises UserError where the workdir holds another mining, where masks cannot be
-    read, where a round accepts nothing.
+    Args:
+        config: as `checked` gives it.
+        workdir: folder of the rounds.
+        data_dir: where raw data is (default: $BONEAGE_DATA).
+        seed_masks: path of masks that were drawn (see `tfds_rsna.annotations.mask_files.read`), or
+            None for phantoms.
+
+    Returns:
+        Dicts; fewer than `mine.rounds` where a training was asked to stop.
+
+    Raises:
+        UserError: the workdir holds another mining, masks cannot be read, or a round accepts
+            nothing.
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with lock.exclusive(workdir / '.lock', wait=False):
-        plain = json.loads(config.to_json())
-        plain['mine'] = {
-            key: value
-            for key, value in plain['mine'].items()
-            if key not in ('rounds', 'review', 'port')
-        }
-        images_lib.write_or_check(
-            workdir / 'mine.json', plain | {'seed_masks': str(seed_masks or 'none')}
-        )
-        drawn = (
-            images_lib.write_seeds(config, seed_masks, workdir / 'seeds', data_dir)
-            if seed_masks
-            else []
-        )
+        settings = json.loads(config.to_json())
+        for key in ('rounds', 'review', 'port'):  # these may differ when a mining is continued
+            del settings['mine'][key]
+        settings['seed_masks'] = str(seed_masks or 'none')
+        images_lib.write_or_check(workdir / 'mine.json', settings)
+        drawn = []
+        if seed_masks:
+            drawn = images_lib.write_seeds(config, seed_masks, workdir / 'seeds', data_dir)
         examples = images_lib.MiningImages(config, data_dir, without=drawn)
         examples.classical(workdir / 'classical')
         done = []
@@ -106,30 +112,34 @@ def mine(config, workdir, data_dir=None, seed_masks=None):
                 done.append(json.loads((folder / 'metrics.json').read_text()))
                 continue
             log.info(f'Round {number} of {config.mine.rounds}.')
-            report = loop.train(
-                run_config(config, workdir, number, len(drawn)), folder / 'train', data_dir
-            )
+            run = run_config(config, workdir, number, len(drawn))
+            report = loop.train(run, folder / 'train', data_dir)
             if report is None:  # asked to stop
                 return done
             done.append(_Round(config, workdir, number, examples, bool(drawn)).finish(report))
         return done
 
 
-def run_config(config, workdir, number, drawn=0):
-    """The config of the training of round `number`; `drawn`: how many masks it began with, 0 for
-    phantoms.
+def run_config(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, number: int, drawn: int = 0
+) -> ml_collections.ConfigDict:
+    """The config of the training of round `number`.
+
+    `drawn` is how many masks it began with, 0 for phantoms.
     """
     plain = copy.deepcopy(config.to_dict())
     plain.pop('mine')
     run = ml_collections.ConfigDict(plain)
     if drawn:
         tenth = max(1, drawn // 10)
-        run.data.update(
-            source='prepared', folder=str(workdir / 'seeds'), validation=tenth, holdout=tenth
-        )
+        run.data.source = 'prepared'
+        run.data.folder = str(workdir / 'seeds')
+        run.data.validation = tenth
+        run.data.holdout = tenth
     if number > 1:
-        run.data.extra_train_folders = (str(workdir / f'round_{number - 1}' / 'accepted'),)
-        run.init_from = str(workdir / f'round_{number - 1}' / 'train')
+        before = workdir / f'round_{number - 1}'
+        run.data.extra_train_folders = (str(before / 'accepted'),)
+        run.init_from = str(before / 'train')
         run.init_map = {}
         run.epochs = config.mine.epochs
     return run.lock()
@@ -138,68 +148,57 @@ def run_config(config, workdir, number, drawn=0):
 class _Round:
     """One round after its training: `finish(report of the training) -> its metrics`."""
 
-    def __init__(self, config, workdir, number, examples, drawn):
-        self.config, self.workdir, self.number, self.images, self.drawn = (
-            config,
-            workdir,
-            number,
-            examples,
-            drawn,
-        )
-        self.folder, self.began = workdir / f'round_{number}', time.monotonic()
+    def __init__(self, config, workdir, number, images, drawn):
+        self.config = config
+        self.workdir = workdir
+        self.number = number
+        self.images = images
+        self.drawn = drawn  # whether the mining began with drawn masks
+        self.folder = workdir / f'round_{number}'
+        self.began = time.monotonic()
 
     def finish(self, report):
         self._predict()
         rows = self._review()
-        ids, eye = self.images.ids, verdicts.Verdicts(self.folder / 'verdicts.csv')
+        ids = self.images.ids
+        eye = verdicts.Verdicts(self.folder / 'verdicts.csv')
         if self.config.mine.review == 'web':
             page.review(
                 self.images,
-                lambda i: self._mask(self.number, i),
+                self._current_mask,
                 rows,
                 eye,
                 port=self.config.mine.port,
                 title=f'round {self.number}',
             )
-        before = self.workdir / f'round_{self.number - 1}' / 'accepted.csv'
-        kept = verdicts.read_accepted(before) if self.number > 1 else {}
+        kept = {}
+        if self.number > 1:
+            kept = verdicts.read_accepted(self.workdir / f'round_{self.number - 1}/accepted.csv')
         refused = {row['id']: row['reasons'] for row in rows}
+        classical = self.number == 1 and not self.drawn
         accepted = verdicts.combine(
-            ids,
-            refused,
-            eye.current,
-            kept,
-            self.number,
-            classical=self.number == 1 and not self.drawn,
+            ids, refused, eye.current, kept, self.number, classical=classical
         )
         files.write_table(
             self.folder / 'accepted.csv',
             ('id', 'round', 'by'),
-            [(i, *accepted[i]) for i in ids if i in accepted],
+            [(name, *accepted[name]) for name in ids if name in accepted],
         )
-        sheets.draw(self.images, lambda i: self._mask(self.number, i), rows, accepted, self.folder)
+        sheets.draw(self.images, self._current_mask, rows, accepted, self.folder)
         if not accepted:
             raise UserError(
-                f'{self.folder}: none of {len(ids)} masks was accepted; look at refused.png and review.csv '
-                'there for the reasons. Lower mine.agreement, begin with drawn masks, or accept some by eye '
-                '(--review=web)'
+                f'{self.folder}: none of {len(ids)} masks was accepted; look at refused.png and '
+                'review.csv there for the reasons. Lower mine.agreement, begin with drawn masks, '
+                'or accept some by eye (--review=web)'
             )
         self._write_records(accepted)
         metrics = self._metrics(rows, accepted, kept, eye.current, report)
         files.write_json(self.folder / 'metrics.json', metrics)
-        log.info(
-            f'Round {self.number}: {len(accepted):,} of {len(ids):,} masks accepted ({metrics["new"]:,} new, '
-            f'{metrics["dropped"]:,} dropped); mean IoU with the classical masks {metrics["iou_with_classical"]:.3f}'
-            + (
-                f', with round {self.number - 1} {metrics["iou_with_previous"]:.3f}'
-                if self.number > 1
-                else ''
-            )
-        )
+        self._log(metrics)
         return metrics
 
     def _predict(self):
-        """Fills `masks/`: the largest component of each prediction, and the number of its pieces."""
+        """Fills `masks/`: the largest component of each prediction, and how many pieces it had."""
         counts = {images_lib.SPLIT: len(self.images)}
         if cache.is_complete(self.folder / 'masks', counts):
             return
@@ -212,50 +211,40 @@ class _Round:
         cache.fill(self.folder / 'masks', counts, lambda job: list(job[1]), answer=answer)
 
     def _mask(self, number, i):
-        folder = (
-            self.workdir / f'round_{number}' / 'masks' if number else self.workdir / 'classical'
-        )
+        """The mask of image i of a round; of round 0, its classical mask."""
+        if number:
+            folder = self.workdir / f'round_{number}' / 'masks'
+        else:
+            folder = self.workdir / 'classical'
         return cache.read(folder, images_lib.SPLIT, i)['hand_mask']
 
+    def _current_mask(self, i):
+        return self._mask(self.number, i)
+
     def _review(self):
-        """Every image's measures and reasons by rule; review.csv."""
+        """Every image's measures and reasons by rule; writes review.csv."""
         count = len(self.images)
-        before = self.workdir / f'round_{self.number - 1}' / 'masks'
-        masks = (
-            images_lib.read_masks(self.folder / 'masks', count),
-            images_lib.read_masks(self.workdir / 'classical', count),
-        )
-        befores = (
-            images_lib.read_masks(before, count)
-            if self.number > 1
-            else itertools.repeat({'hand_mask': None}, count)
-        )
+        masks = images_lib.read_masks(self.folder / 'masks', count)
+        classical = images_lib.read_masks(self.workdir / 'classical', count)
+        if self.number > 1:
+            before = self.workdir / f'round_{self.number - 1}' / 'masks'
+            previous = images_lib.read_masks(before, count)
+        else:
+            previous = itertools.repeat({'hand_mask': None}, count)
         rows = []
-        for i, (found, classical, previous) in enumerate(zip(*masks, befores, strict=True)):
+        for name, found, first, last in zip(
+            self.images.ids, masks, classical, previous, strict=True
+        ):
             measured, reasons = verdicts.by_rule(
                 found['hand_mask'],
                 int(found['pieces']),
-                classical['hand_mask'],
-                previous['hand_mask'],
+                first['hand_mask'],
+                last['hand_mask'],
                 self.config.mine,
             )
-            rows.append({'id': self.images.ids[i], 'measures': measured, 'reasons': reasons})
-        files.write_table(
-            self.folder / 'review.csv',
-            ('id', 'accepted', *MEASURES, 'reasons'),
-            [
-                (
-                    row['id'],
-                    not row['reasons'],
-                    *(
-                        f'{row["measures"][m]:.4f}' if m in row['measures'] else ''
-                        for m in MEASURES
-                    ),
-                    '; '.join(row['reasons']),
-                )
-                for row in rows
-            ],
-        )
+            rows.append({'id': name, 'measures': measured, 'reasons': reasons})
+        columns = ('id', 'accepted', *MEASURES, 'reasons')
+        files.write_table(self.folder / 'review.csv', columns, map(_review_line, rows))
         return rows
 
     def _write_records(self, accepted):
@@ -264,10 +253,8 @@ class _Round:
         Their ids begin with 'mined-': phantoms have numbers for ids too, and a run that takes one
         image for another refuses.
         """
-        target, about = (
-            self.folder / 'accepted',
-            {'accepted': {name: list(of) for name, of in sorted(accepted.items())}},
-        )
+        target = self.folder / 'accepted'
+        about = {'accepted': {name: list(of) for name, of in sorted(accepted.items())}}
         if (target / prepared.MARKER).exists():
             if prepared.read_metadata(target) == about:
                 return
@@ -276,19 +263,19 @@ class _Round:
         def examples():
             for i, name in enumerate(self.images.ids):
                 if name in accepted:
-                    yield self.images[i] | {
-                        'id': f'mined-{name}',
-                        'hand_mask': self._mask(accepted[name][0], i)[..., None],
-                    }
+                    number, _ = accepted[name]
+                    mask = self._mask(number, i)[..., None]
+                    yield self.images[i] | {'id': f'mined-{name}', 'hand_mask': mask}
 
         prepared.write(target, {images_lib.SPLIT: examples()}, metadata=about)
 
     def _metrics(self, rows, accepted, kept, eye, report):
-        column = {
-            m: np.array([row['measures'].get(m, np.nan) for row in rows])
-            for m in ('agreement', 'stability')
-        }
+        agreement = _column(rows, 'agreement')
+        stability = _column(rows, 'stability')
         inside = np.array([row['id'] in accepted for row in rows])
+        rules = collections.Counter()
+        for row in rows:
+            rules.update(reason.partition(':')[0] for reason in row['reasons'])
         metrics = {
             'round': self.number,
             'images': len(rows),
@@ -298,19 +285,15 @@ class _Round:
             'rejected_by_eye': sum(verdict == 'reject' for verdict in eye.values()),
             'new': len(set(accepted) - set(kept)),
             'dropped': len(set(kept) - set(accepted)),
-            'refused_by_rule': dict(
-                collections.Counter(
-                    reason.partition(':')[0] for row in rows for reason in row['reasons']
-                )
-            ),
-            'iou_with_classical': float(column['agreement'].mean()),
-            'iou_with_classical_accepted': float(column['agreement'][inside].mean()),
+            'refused_by_rule': dict(rules),
+            'iou_with_classical': float(agreement.mean()),
+            'iou_with_classical_accepted': float(agreement[inside].mean()),
         }
         if self.number > 1:
             metrics |= {
-                'iou_with_previous': float(column['stability'].mean()),
-                'iou_with_previous_accepted': float(column['stability'][inside].mean()),
-                'unchanged': float((column['stability'] > 0.99).mean()),
+                'iou_with_previous': float(stability.mean()),
+                'iou_with_previous_accepted': float(stability[inside].mean()),
+                'unchanged': float((stability > 0.99).mean()),
             }
         held_out = {name: split['overall']['iou'] for name, split in report['splits'].items()}
         return metrics | {
@@ -319,10 +302,33 @@ class _Round:
             'minutes_of_the_rest': round((time.monotonic() - self.began) / 60, 2),
         }
 
+    def _log(self, metrics):
+        line = (
+            f'Round {self.number}: {metrics["accepted"]:,} of {metrics["images"]:,} masks accepted '
+            f'({metrics["new"]:,} new, {metrics["dropped"]:,} dropped); mean IoU with the '
+            f'classical masks {metrics["iou_with_classical"]:.3f}'
+        )
+        if self.number > 1:
+            line += f', with round {self.number - 1} {metrics["iou_with_previous"]:.3f}'
+        log.info(line)
+
+
+def _review_line(row):
+    """A line of review.csv."""
+    measured = row['measures']
+    figures = [f'{measured[name]:.4f}' if name in measured else '' for name in MEASURES]
+    return (row['id'], not row['reasons'], *figures, '; '.join(row['reasons']))
+
+
+def _column(rows, measure):
+    """One measure of every image, NaN where it was not taken."""
+    return np.array([row['measures'].get(measure, np.nan) for row in rows])
+
 
 def _component(predicted):
-    """The findings of a predicted mask [H, W]: its largest component, and its number of larger
-    pieces.
+    """What is kept of a predicted mask [H, W]: its largest component, and its number of pieces.
+
+    Pieces are those that are large beside it.
     """
     mask = hand_mask.largest_component(predicted)
     labels, _ = ndimage.label(predicted, structure=np.ones((3, 3)))

@@ -3,15 +3,26 @@
 import csv
 import io
 import os
+import pathlib
 import threading
 import time
+from collections.abc import Sequence
+
+import ml_collections
+import numpy as np
 
 from boneage_jax.preprocess import mask_checks
 
 VERDICTS = ('accept', 'reject', 'undo')
 
 
-def by_rule(mask, pieces, classical, before, options):
+def by_rule(
+    mask: np.ndarray,
+    pieces: int,
+    classical: np.ndarray,
+    before: np.ndarray | None,
+    options: ml_collections.ConfigDict,
+) -> tuple[dict[str, float], list[str]]:
     """(measures, reasons) of an image's mask: accepted by rule where there are no reasons.
 
     Args:
@@ -20,68 +31,71 @@ def by_rule(mask, pieces, classical, before, options):
         classical: the image's classical mask, `[H, W]`.
         before: its mask of the round before, or None.
         options: `config.mine`: the mask must agree with the classical one, or be as it was the
-        round before.
+            round before.
     """
     measured = mask_checks.measures(mask, classical)
     if measured['area']:
         measured['components'] = float(pieces)
     if before is not None:
         measured['stability'] = mask_checks.iou(mask, before)
-    agreement, stability = measured['agreement'], measured.get('stability', 0.0)
-    reasons = mask_checks.reasons(
-        {k: v for k, v in measured.items() if k not in ('agreement', 'stability')}
-    )
+    agreement = measured['agreement']
+    stability = measured.get('stability', 0.0)
+    alone = {
+        name: value for name, value in measured.items() if name not in ('agreement', 'stability')
+    }
+    reasons = mask_checks.reasons(alone)
     if agreement < options.agreement and stability < options.stability:
-        reasons.append(
+        reason = (
             f'agreement: {agreement:.2f} with the classical mask, not {options.agreement:g} or more'
-            + (
-                f'; {stability:.2f} with the round before, not {options.stability:g}'
-                if before is not None and options.stability <= 1
-                else ''
-            )
         )
+        if before is not None and options.stability <= 1:
+            reason += f'; {stability:.2f} with the round before, not {options.stability:g}'
+        reasons.append(reason)
     return measured, reasons
 
 
 class Verdicts:
-    """What a person said, in a CSV `id,verdict,time`: each verdict is on disk before `add` returns,
-    the last one counts.
+    """A person's verdicts, in a CSV `id,verdict,time`; of several on an image the last one counts.
+
+    Each verdict is on disk before `add` returns. `current` is `{id: 'accept' | 'reject'}`.
     """
 
-    def __init__(self, path):
-        self.path, self._lock = path, threading.Lock()
+    def __init__(self, path: pathlib.Path):
+        self.path = path
         self.current = read(path)
+        self._lock = threading.Lock()
 
-    def add(self, image, verdict):
+    def add(self, image: str, verdict: str) -> None:
         if verdict not in VERDICTS:
             raise ValueError(f'verdict {verdict!r}: expected one of {", ".join(VERDICTS)}')
         with self._lock:
-            begin = not self.path.exists() or not self.path.stat().st_size
-            torn = not begin and not self.path.read_bytes().endswith(
-                b'\n'
-            )  # a line cut short by a full disk or a kill
+            before = self.path.read_bytes() if self.path.exists() else b''
             text = io.StringIO()
-            rows = [('id', 'verdict', 'time')] * begin + [
-                (image, verdict, time.strftime('%Y-%m-%dT%H:%M:%S'))
-            ]
-            csv.writer(text, lineterminator='\n').writerows(rows)
+            writer = csv.writer(text, lineterminator='\n')
+            if not before:
+                writer.writerow(('id', 'verdict', 'time'))
+            elif not before.endswith(b'\n'):  # a line cut short by a full disk or a kill
+                text.write('\n')
+            writer.writerow((image, verdict, time.strftime('%Y-%m-%dT%H:%M:%S')))
             with self.path.open('a', newline='') as file:
-                file.write('\n' * torn + text.getvalue())
+                file.write(text.getvalue())
                 file.flush()
                 os.fsync(file.fileno())
             _apply(self.current, image, verdict)
 
 
-def read(path):
-    """`{id: 'accept' | 'reject'}` of a verdicts CSV; nothing where there is none. Lines cut short
-    are passed over.
+def read(path: pathlib.Path) -> dict[str, str]:
+    """`{id: 'accept' | 'reject'}` of a verdicts CSV; nothing where there is none.
+
+    Lines cut short are passed over.
     """
     current = {}
-    if path.exists():
-        with path.open(newline='') as file:
-            for row in csv.DictReader(file):
-                if row.get('verdict') in VERDICTS and row.get('time'):
-                    _apply(current, row['id'], row['verdict'])
+    if not path.exists():
+        return current
+    with path.open(newline='') as file:
+        for row in csv.DictReader(file):
+            if row.get('verdict') in VERDICTS and row.get('time'):
+                _apply(current, row['id'], row['verdict'])
     return current
 
 
@@ -92,19 +106,33 @@ def _apply(current, image, verdict):
         current[image] = verdict
 
 
-def combine(ids, refused, eye, kept, number, *, classical):
-    """`{id: (round of the mask, 'rule' | 'eye')}` of the accepted images; round 0 is the image's
-    classical mask.
+def combine(
+    ids: Sequence[str],
+    refused: dict[str, list[str]],
+    eye: dict[str, str],
+    kept: dict[str, tuple[int, str]],
+    number: int,
+    *,
+    classical: bool,
+) -> dict[str, tuple[int, str]]:
+    """`{id: (round of the mask, 'rule' | 'eye')}` of the accepted images.
 
-    `refused` `{id: reasons}` by rule, `eye` this round's verdicts, `kept` the accepted of the round
-    before. A verdict by eye goes over the rule, and a mask accepted by eye stays with the image
-    until another verdict. `classical`: what the rule accepts enters with its classical mask. So
-    begins mining from nothing, whose first network has seen phantoms alone: it tells good classical
-    masks from bad ones, but they follow a real hand's skin better than its own.
+    Round 0 is the image's classical mask. A verdict by eye goes over the rule, and a mask accepted
+    by eye stays with the image until another verdict.
 
     An image stays with the mask that it was first accepted with. A network that trains on its own
     latest masks drifts: of 600 RSNA images the masks swelled from the fourth round on, and the
     accepted went from 527 in the third down to 451.
+
+    Args:
+        ids: of all images.
+        refused: `{id: reasons}` by rule.
+        eye: this round's verdicts.
+        kept: the accepted of the round before.
+        number: of this round.
+        classical: whether what the rule accepts enters with its classical mask. Mining from nothing
+            begins so. Its first network has seen phantoms alone: it tells good classical masks from
+            bad ones, but they follow a real hand's skin better than its own.
     """
     accepted = {}
     for image in ids:
@@ -119,7 +147,7 @@ def combine(ids, refused, eye, kept, number, *, classical):
     return accepted
 
 
-def read_accepted(path):
+def read_accepted(path: pathlib.Path) -> dict[str, tuple[int, str]]:
     """`{id: (round of the mask, 'rule' | 'eye')}` of an accepted.csv."""
     with path.open(newline='') as file:
         return {row['id']: (int(row['round']), row['by']) for row in csv.DictReader(file)}

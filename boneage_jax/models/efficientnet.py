@@ -85,7 +85,9 @@ class MBConv(nnx.Module):
         for inner, inner_norm in widened:
             y = jax.nn.silu(inner_norm(inner(y)))
         y = norm(conv(excite(y)))
-        return self.drop(y, rngs=rngs) + x if self.residual else y
+        if self.residual:
+            return self.drop(y, rngs=rngs) + x
+        return y
 
 
 class EfficientNet(nnx.Module):
@@ -126,14 +128,17 @@ class EfficientNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         layers.require_stem(stem)
-        small = stem == 'small'
         self.channels = channels
-        self.strides = (1, 2, 4, 8, 16) if small else (2, 4, 8, 16, 32)
+        self.strides = (2, 4, 8, 16, 32)
+        first_stride = 2
+        if stem == 'small':
+            self.strides = (1, 2, 4, 8, 16)
+            first_stride = 1
         counts = [depth or row[-1] for row in STAGES]
         inputs = rounded(width)
         self.body = nnx.List()  # torchvision's `features`, place by place
         self.body.append(
-            conv_norm(channels, inputs, 3, stride=1 if small else 2, dtype=dtype, rngs=rngs)
+            conv_norm(channels, inputs, 3, stride=first_stride, dtype=dtype, rngs=rngs)
         )
         widths = []  # of the map at each stride
         done = 0  # blocks so far
@@ -204,4 +209,6 @@ def rounded(channels: float) -> int:
     As in Tan and Le's code.
     """
     near = max(8, int(channels + 4) // 8 * 8)
-    return near + 8 if near < 0.9 * channels else near
+    if near < 0.9 * channels:
+        near += 8
+    return near

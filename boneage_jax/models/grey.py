@@ -31,8 +31,9 @@ def as_colours(image: jax.Array, backbone: str) -> jax.Array:
 
     The image is repeated, and normalised as in the ImageNet training of the backbone so named.
     """
-    mean = INCEPTION_MEAN if backbone == 'inception_v3' else MEAN
-    std = INCEPTION_STD if backbone == 'inception_v3' else STD
+    mean, std = MEAN, STD
+    if backbone == 'inception_v3':
+        mean, std = INCEPTION_MEAN, INCEPTION_STD
     return (image - jnp.asarray(mean).reshape(1, 1, 1, 3)) / jnp.asarray(std).reshape(1, 1, 1, 3)
 
 

@@ -289,9 +289,18 @@ class InceptionV3(nnx.Module):
         self.small_stem = stem == 'small'
         self.channels = channels
         self.deterministic = False  # eval() and train() set it, as in nnx.Dropout
-        self.strides = (1, 1, 2, 4, 8) if self.small_stem else (2, 4, 8, 16, 32)
-        self.smallest_side = 21 if self.small_stem else 75
-        self.smallest_side_aux = 77 if self.small_stem else 299
+        if self.small_stem:
+            stride = 1
+            self.strides = (1, 1, 2, 4, 8)
+            self.first_places = (2, 3, 4, 6, 10)
+            self.smallest_side = 21
+            self.smallest_side_aux = 77
+        else:
+            stride = 2
+            self.strides = (2, 4, 8, 16, 32)
+            self.first_places = (3, 9, 13, 21, 37)
+            self.smallest_side = 75
+            self.smallest_side_aux = 299
         finest = 256 if depth == 1 else 288  # channels of the 35x35 grid
         self.widths = tuple(scaled(channels) for channels in (64, 192, finest, 768, 2048))
         self.features = self.widths[-1]
@@ -299,7 +308,7 @@ class InceptionV3(nnx.Module):
             channels,
             scaled(32),
             3,
-            stride=1 if self.small_stem else 2,
+            stride=stride,
             padding=0,
             dtype=dtype,
             rngs=rngs,
@@ -337,8 +346,7 @@ class InceptionV3(nnx.Module):
 
         Nothing there is padded.
         """
-        first = (2, 3, 4, 6, 10) if self.small_stem else (3, 9, 13, 21, 37)
-        return first[level]
+        return self.first_places[level]
 
     def stages(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> list[jax.Array]:
         """`[B, H, W, channels]` -> five maps `[B, h, w, c]` in the compute type."""
@@ -371,7 +379,9 @@ class InceptionV3(nnx.Module):
         if self.fc is None:
             return features
         logits = self.fc(self.dropout(features, rngs=rngs))
-        return (logits, self.AuxLogits(maps[-2])) if auxiliary else logits
+        if auxiliary:
+            return logits, self.AuxLogits(maps[-2])
+        return logits
 
 
 def _grids(finest, depth):

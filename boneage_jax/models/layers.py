@@ -49,10 +49,10 @@ def conv(
     """
     if isinstance(size, int):
         size = (size, size)
-    pads = []
-    for side in size:
-        zeros = side // 2 if padding is None else padding
-        pads.append((zeros, zeros))
+    if padding is None:
+        pads = [(side // 2, side // 2) for side in size]
+    else:
+        pads = [(padding, padding) for _ in size]
     return nnx.Conv(
         inputs,
         outputs,

@@ -132,7 +132,9 @@ def load_arrays(
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
     _put(model, state, translate(given, _shapes(state), source=source))
     stem = _grey_stem(model)
-    colours = given.get(foreign_name(f'{stem}.kernel')) if stem else None
+    colours = None
+    if stem:
+        colours = given.get(foreign_name(f'{stem}.kernel'))
     if fold_normalisation and colours is not None and colours.shape[1] == 3:
         mean, std = grey.MEAN, grey.STD
         if describe(given) == 'Inception-V3':
@@ -149,7 +151,9 @@ def to_torchvision(arrays: Mapping[str, np.ndarray], names: str = 'auto') -> dic
     for name, value in arrays.items():
         if not name.endswith('num_batches_tracked'):
             given[name.removeprefix('module.')] = np.asarray(value)
-    return given if names == 'torchvision' else from_timm(given)
+    if names == 'torchvision':
+        return given
+    return from_timm(given)
 
 
 def translate(
@@ -239,8 +243,10 @@ class _Wrong:
         lines = [self.what]
         for kind, names in self.names.items():
             if names:
-                more = '; ...' if len(names) > self.LISTED else ''
-                lines.append(f'{len(names)} {kind}: {"; ".join(names[: self.LISTED])}{more}')
+                listed = names[: self.LISTED]
+                if len(names) > self.LISTED:
+                    listed.append('...')
+                lines.append(f'{len(names)} {kind}: {"; ".join(listed)}')
         if len(lines) > 1:
             raise UserError('\n  '.join(lines))
 
@@ -292,7 +298,9 @@ def _replace(model, path, function):
 
 
 def _child(module, key):
-    return module[int(key)] if key.isdecimal() else getattr(module, key)
+    if key.isdecimal():
+        return module[int(key)]
+    return getattr(module, key)
 
 
 def foreign_name(name: str) -> str:
@@ -309,7 +317,8 @@ def from_timm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """`arrays` under torchvision's names; those that timm names alike stay as they are."""
     if not any(name.startswith(('conv_stem.', 'pre_logits.')) for name in arrays):
         return arrays
-    tops = _TIMM['efficientnet' if 'conv_stem.weight' in arrays else 'vgg']
+    network = 'efficientnet' if 'conv_stem.weight' in arrays else 'vgg'
+    tops = _TIMM[network]
     named = {}
     for name, value in arrays.items():
         part, _, leaf = name.rpartition('.')
@@ -331,7 +340,9 @@ def describe(names: Collection[str]) -> str:
     if any('.block.' in name for name in names):
         return 'EfficientNet'
     if 'features.0.weight' in names:
-        return 'VGG with batch normalisation' if 'features.1.running_mean' in names else 'VGG'
+        if 'features.1.running_mean' in names:
+            return 'VGG with batch normalisation'
+        return 'VGG'
     blocks = {
         name.split('.conv1')[0] for name in names if re.match(r'layer\d+\.\d+\.conv1\.', name)
     }
@@ -367,4 +378,6 @@ def _foreign_shape(shape):
     if len(shape) == 4:
         rows, columns, inputs, outputs = shape
         return outputs, inputs, rows, columns
-    return shape[::-1] if len(shape) == 2 else shape
+    if len(shape) == 2:
+        return shape[::-1]
+    return shape

@@ -118,14 +118,21 @@ class ResNet(nnx.Module):
             blocks = (depth,) * len(blocks)
         self.channels = channels
         self.small_stem = stem == 'small'
-        self.strides = (1, 2, 4, 8) if self.small_stem else (4, 8, 16, 32)
+        if self.small_stem:
+            size = 3
+            stride = 1
+            self.strides = (1, 2, 4, 8)
+        else:
+            size = 7
+            stride = 2
+            self.strides = (4, 8, 16, 32)
         self.widths = tuple(block.expansion * width << level for level in range(len(blocks)))
         self.features = self.widths[-1]
         self.stem = layers.conv(
             channels,
             width,
-            3 if self.small_stem else 7,
-            stride=1 if self.small_stem else 2,
+            size,
+            stride=stride,
             dtype=dtype,
             rngs=rngs,
         )
@@ -164,7 +171,9 @@ class ResNet(nnx.Module):
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         features = layers.global_average_pool(self.stages(x)[-1])
-        return features if self.head is None else self.head(features)
+        if self.head is None:
+            return features
+        return self.head(features)
 
 
 def build(name: str, **options) -> ResNet:

@@ -56,10 +56,10 @@ class VGG(nnx.Module):
     ):
         layers.require_stem(stem)
         self.channels = channels
-        self.strides = (1, 2, 4, 8, 16) if stem == 'small' else (2, 4, 8, 16, 32)
+        self.small_stem = stem == 'small'
+        self.strides = (1, 2, 4, 8, 16) if self.small_stem else (2, 4, 8, 16, 32)
         self.widths = tuple(width << min(level, 3) for level in range(len(CONVOLUTIONS)))
         self.features = self.widths[-1]
-        self.small_stem = stem == 'small'
         self.body = nnx.List()  # torchvision's `features`, place by place
         inputs = channels
         for outputs, count in zip(self.widths, CONVOLUTIONS):

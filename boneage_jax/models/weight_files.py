@@ -95,12 +95,13 @@ def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str
             f'{path}: is a web page or a pointer of git-lfs, not the weights themselves. '
             'Fetch it again'
         )
+    metadata = {}
     if path.suffix == '.safetensors':
         arrays, metadata = _read_safetensors(path)
     elif path.suffix == '.npz':
-        arrays, metadata = _read_npz(path), {}
+        arrays = _read_npz(path)
     else:
-        arrays, metadata = _read_torch(path), {}
+        arrays = _read_torch(path)
     if not arrays:
         raise UserError(f'{path}: holds no arrays')
     return arrays, metadata
@@ -175,7 +176,9 @@ def _read_torch(path):
         )
     arrays = {}
     for name, value in tensors.items():
-        arrays[name] = (value.float() if value.is_floating_point() else value).numpy()
+        if value.is_floating_point():
+            value = value.float()
+        arrays[name] = value.numpy()
     return arrays
 
 

@@ -1,1 +1,4 @@
-"""Preprocessing of images, arrays in, arrays out: no files, no training."""
+"""Preprocessing of images: arrays in, arrays out, no files, no training.
+
+`transform.transform_example` and `resize.resize` alone take an image dict, for what moves with it.
+"""

@@ -1,28 +1,36 @@
-"""Contrast of the hand alone: a linear percentile stretch inside the mask, background 0 (SYSTEMS.md
-1).
+"""Contrast of the hand alone: a linear percentile stretch inside the mask, background 0.
 
-Iglovikov et al. (2018) normalise the contrast right after masking. They do not say how; their own
-registered images show no histogram equalisation, and p1 / p50 / p99 near 11 / 132 / 245 inside the
-hand. So the defaults bring the 1st percentile to 11 and the 99th to 245; the median then follows
-from the image.
+Iglovikov et al. (2018) normalise the contrast right after masking and do not describe how. Their
+own registered images show no histogram equalisation, and p1 / p50 / p99 near 11 / 132 / 245 inside
+the hand. So the stage's options (ours) bring the 1st percentile to 11 and the 99th to 245; the
+median then follows from the image.
 """
 
 import numpy as np
 
 from tfds_rsna.errors import UserError
 
-OPTIONS = {'low': 1.0, 'high': 99.0, 'bottom': 11.0, 'top': 245.0, 'background': 0}
 
-
-def stretch(image, mask, *, low=1.0, high=99.0, bottom=11.0, top=245.0, background=0):
+def stretch(
+    image: np.ndarray,
+    mask: np.ndarray,
+    *,
+    low: float,
+    high: float,
+    bottom: float,
+    top: float,
+    background: int | None,
+) -> np.ndarray:
     """The image with its hand spread over the greys and everything else at `background`.
 
     Args:
         image: uint8 [H, W].
-        mask: bool or uint8 [H, W], non-zero inside the hand. low, high: percentiles of the greys
-        inside the mask that become `bottom` and `top`; what lies beyond them
-            goes on linearly and is clipped to 0..255.
-        bottom, top: greys of the result, 0 to 255.
+        mask: bool or uint8 [H, W], non-zero inside the hand.
+        low: percentile of the greys inside the mask that becomes `bottom`.
+        high: percentile that becomes `top`. Greys beyond the two are stretched the same way and
+            clipped to 0..255.
+        bottom: grey of the result, 0 to 255.
+        top: grey of the result, 0 to 255.
         background: grey outside the mask; None leaves the outside stretched like the hand.
 
     Returns:
@@ -34,13 +42,13 @@ def stretch(image, mask, *, low=1.0, high=99.0, bottom=11.0, top=245.0, backgrou
     mask = np.asarray(mask) > 0
     if image.dtype != np.uint8 or image.ndim != 2 or mask.shape != image.shape:
         raise UserError(
-            f'contrast: image {image.dtype} {list(image.shape)} and mask {list(mask.shape)}: give a uint8 '
-            'image [H, W] and a mask of the same shape'
+            f'contrast: image {image.dtype} {list(image.shape)} and mask {list(mask.shape)}: give '
+            'a uint8 image [H, W] and a mask of the same shape'
         )
     if not 0 <= low < high <= 100 or not 0 <= bottom < top <= 255:
         raise UserError(
-            f'contrast: low={low}, high={high}, bottom={bottom}, top={top}: low must lie below high '
-            '(0 to 100) and bottom below top (0 to 255)'
+            f'contrast: low={low}, high={high}, bottom={bottom}, top={top}: low must lie below '
+            'high (0 to 100) and bottom below top (0 to 255)'
         )
     if not mask.any():
         raise UserError(
@@ -56,22 +64,3 @@ def stretch(image, mask, *, low=1.0, high=99.0, bottom=11.0, top=245.0, backgrou
     if background is not None:
         result[~mask] = background
     return result
-
-
-def contrast_stage(example, **options):
-    """The image (a dict with `image` and `hand_mask`, uint8 [H, W]) with the contrast of its hand
-    normalised.
-
-    Raises:
-        UserError: it has no mask (the mask stage comes first), or as `stretch`; names the image.
-    """
-    if 'hand_mask' not in example:
-        raise UserError(
-            f'contrast: image {example.get("id", "")} has no hand_mask; put the mask stage before this one'
-        )
-    try:
-        return example | {
-            'image': stretch(example['image'], example['hand_mask'], **(OPTIONS | options))
-        }
-    except UserError as error:
-        raise UserError(f'image {example.get("id", "")}: {error}') from error

@@ -1,6 +1,6 @@
 """Review of hand masks by rule: what a mask must look like before mining may train on it.
 
-Every rule is a measured number with a least and a largest value (`LIMITS`), so a refusal says what
+Every rule is a measured number with a least and a largest value (`LIMITS`), so a refusal names what
 was found and what would have passed. The measures are taken on a grid of at most 128 pixels, so
 they hardly depend on the image's size.
 """
@@ -12,7 +12,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 _SIDE = 128
 
-#: name -> (least, largest, what the measure is)
+# name -> (least, largest, what the measure is)
 LIMITS = {
     'area': (0.04, 0.80, 'share of the image that is hand'),
     'border': (0.0, 0.40, "share of the mask's outline that lies on the image's border"),
@@ -25,7 +25,7 @@ LIMITS = {
 }
 
 
-def measures(mask, other=None):
+def measures(mask: np.ndarray, other: np.ndarray | None = None) -> dict[str, float]:
     """The measures of `LIMITS` as a dict of floats.
 
     Args:
@@ -44,62 +44,70 @@ def measures(mask, other=None):
     if not size:
         return found
     filled = ndimage.binary_fill_holes(small)
-    edges = small[0].mean(), small[-1].mean(), small[:, 0].mean(), small[:, -1].mean()
+    covered = [small[0].mean(), small[-1].mean(), small[:, 0].mean(), small[:, -1].mean()]
     on_border = small[0].sum() + small[-1].sum() + small[1:-1, 0].sum() + small[1:-1, -1].sum()
-    outline = (
-        filled & ~ndimage.binary_erosion(filled)
-    ).sum()  # pixels on the border count as outline
+    # Pixels on the border count as outline.
+    outline = (filled & ~ndimage.binary_erosion(filled)).sum()
     labels, _ = ndimage.label(small, structure=np.ones((3, 3)))
     pieces = np.bincount(labels.ravel())[1:]
-    soft = (
-        ndimage.gaussian_filter(small.astype(np.float32), 0.02 * np.sqrt(size), mode='nearest')
-        > 0.5
-    )
+    smooth = ndimage.gaussian_filter(small.astype(np.float32), 0.02 * np.sqrt(size), mode='nearest')
     found.update(
         border=float(on_border / outline),
-        sides=float(sum(edge >= 0.1 for edge in edges)),
+        sides=float(sum(share >= 0.1 for share in covered)),
         components=float(max(1, (pieces > 0.01 * size).sum())),
         holes=float((filled.sum() - size) / size),
-        smoothness=iou(small, soft),
+        smoothness=iou(small, smooth > 0.5),
         solidity=solidity(filled),
     )
     return found
 
 
-def violations(mask, other=None, limits=None):
-    """Why a mask is refused: one sentence a broken rule, an empty list where it passes.
+def violations(
+    mask: np.ndarray,
+    other: np.ndarray | None = None,
+    limits: dict[str, tuple[float, float]] | None = None,
+) -> list[str]:
+    """Why a mask is refused: one sentence for each broken rule, an empty list where it passes.
 
-    `limits` replaces single entries of `LIMITS`, `{name: (least, largest)}`; the other arguments
-    are `measures`'s.
+    Args:
+        mask: as for `measures`.
+        other: as for `measures`.
+        limits: replaces single entries of `LIMITS`, `{name: (least, largest)}`.
     """
     return reasons(measures(mask, other), limits)
 
 
-def reasons(measured, limits=None):
-    """The sentences of `plausible` from `measures`, so that limits can be tried without measuring
-    again.
-    """
-    chosen = {name: (low, high) for name, (low, high, _) in LIMITS.items()} | dict(limits or {})
+def reasons(
+    measured: dict[str, float], limits: dict[str, tuple[float, float]] | None = None
+) -> list[str]:
+    """The sentences of `violations`, from `measures` that were taken before."""
+    chosen = {name: (least, largest) for name, (least, largest, _) in LIMITS.items()}
+    chosen.update(limits or {})
     unknown = set(chosen) - set(LIMITS)
     if unknown:
         raise ValueError(f'no such rule: {", ".join(sorted(unknown))}; known: {", ".join(LIMITS)}')
     if not measured['area']:
         return ['area: the mask is empty']
-    return [
-        f'{name}: {value:.3g} ({LIMITS[name][2]}), not {chosen[name][0]:g} to {chosen[name][1]:g}'
-        for name, value in measured.items()
-        if not chosen[name][0] <= value <= chosen[name][1]
-    ]
+    sentences = []
+    for name, value in measured.items():
+        least, largest = chosen[name]
+        if not least <= value <= largest:
+            what = LIMITS[name][2]
+            sentences.append(f'{name}: {value:.3g} ({what}), not {least:g} to {largest:g}')
+    return sentences
 
 
-def iou(mask, other):
+def iou(mask: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two masks [H, W]; two empty masks agree (1)."""
-    mask, other = np.asarray(mask) > 0, np.asarray(other) > 0
+    mask = np.asarray(mask) > 0
+    other = np.asarray(other) > 0
     union = np.count_nonzero(mask | other)
-    return np.count_nonzero(mask & other) / union if union else 1.0
+    if not union:
+        return 1.0
+    return np.count_nonzero(mask & other) / union
 
 
-def solidity(mask):
+def solidity(mask: np.ndarray) -> float:
     """Share of its convex hull that a mask [H, W] fills; 1 for what is too small to have a hull."""
     rows, columns = np.nonzero(mask & ~ndimage.binary_erosion(mask))
     corners = np.array([(-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5)])
@@ -110,12 +118,13 @@ def solidity(mask):
         return 1.0
 
 
-def reduced(mask, side=_SIDE):
+def reduced(mask: np.ndarray, side: int = _SIDE) -> np.ndarray:
     """A mask [H, W] on a grid of at most `side` pixels: a pixel is in where most of its area is."""
     factor = side / max(mask.shape)
     if factor >= 1:
         return mask
-    rows, columns = (max(1, round(length * factor)) for length in mask.shape)
+    rows = max(1, round(mask.shape[0] * factor))
+    columns = max(1, round(mask.shape[1] * factor))
     grey = Image.fromarray(mask.astype(np.uint8) * 255).resize(
         (columns, rows), Image.Resampling.BOX
     )

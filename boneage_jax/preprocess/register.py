@@ -1,11 +1,12 @@
 """Registration of a hand by a similarity from its key points (Iglovikov et al. 2018, section 2.2).
 
 The tip of the middle finger goes to (row 100, column 800) and the capitate's centre to (row 1600,
-column 800) of 2080 x 1600 pixels, mirrored where needed so that the thumb ends on the right; the
-aspect ratio is kept. Key points are [3, 2] (row, column), in the order of `keypoints.NAMES`. Where
-they cannot be right, the hand's mask stands in, and the image says so.
+column 800) of 2080 x 1600 pixels. The image is mirrored where needed so that the thumb ends on the
+right; the aspect ratio is kept. Key points are [3, 2] (row, column), in the order of
+`keypoints.NAMES`. Where they cannot be right, the hand's mask is used instead, with the reasons.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
@@ -15,72 +16,83 @@ from boneage_jax.preprocess import transform as transforms
 from tfds_rsna.errors import UserError
 
 SIZE = (2080, 1600)  # rows x columns of a registered image
-TIP, CAPITATE = (100, 800), (1600, 800)  # targets, in pixels of SIZE
+TIP = (100, 800)  # target of the middle fingertip, in pixels of SIZE
+CAPITATE = (1600, 800)  # target of the capitate's centre
 
-# What real hands show, in 534 annotated RSNA images and 45 of the DHA (extremes in brackets), with
-# room beyond:
+# Limits for key points: what 534 annotated RSNA images and 45 of the DHA show (extremes in
+# brackets), with room beyond.
 _LENGTH = (0.20, 1.0)  # fingertip to capitate, of the image's longer side (0.28 to 0.76)
 _THUMB_REACH = (0.50, 0.90)  # capitate to thumb tip, of that length (0.59 to 0.79)
-_THUMB_ANGLE = (
-    12,
-    95,
-)  # degrees between the thumb tip and the fingertip, seen from the capitate (21 to 85)
-# ... and what masks show, of 150 phantoms and of the 45 DHA images (there grown from the landmarks by a watershed):
+# degrees between the thumb tip and the fingertip, seen from the capitate (21 to 85)
+_THUMB_ANGLE = (12, 95)
+# Limits for masks: what those of 150 phantoms and of the 45 DHA images show (there grown from the
+# landmarks by a watershed).
 _LENGTH_OF_MASK = (0.80, 1.80)  # length by the square root of the mask's area (1.15 to 1.46)
-_BEYOND = (
-    0.04,
-    0.08,
-)  # mask beyond the fingertip: share of its area, reach by length (0.025, 0.06)
-_OUTSIDE = 0.05  # of the length, by which a point may lie outside the mask
-_EDGE = 0.02  # of the image's longer side, by which a point may lie outside the image
-# In the mask: the centre of the largest circle in it lies in the palm, the mask's farthest point on
-# the middle finger. Medians over the authors' 20 registered images.
-_PALM_TO_CAPITATE = 0.245  # of the way from farthest point to palm, to be gone on beyond the palm
+# mask beyond the fingertip: share of its area, reach by length (0.025, 0.06)
+_BEYOND = (0.04, 0.08)
+_OUTSIDE = 0.05  # of the length, by which a point may be outside the mask
+_EDGE = 0.02  # of the image's longer side, by which a point may be outside the image
+# In a mask, the centre of the largest circle is in the palm and the farthest point is on the middle
+# finger. Medians over the authors' 20 registered images.
+_PALM_TO_CAPITATE = 0.245  # from the palm on, of the way from the farthest point to the palm
 _FINGER = 0.3  # of the palm's radius: wider than a finger, narrower than a forearm
 _SKIN = 0.02  # of the hand's length, between farthest point and the phalanx's tip
-_WHOLE = 0.98  # share of the image from which on a mask says nothing
+_WHOLE = 0.98  # share of the image from which on a mask tells nothing
+_WORDS = ('fingertip', 'thumb tip', 'capitate')  # the three key points in sentences
 _COARSE = 256  # longer side to which masks are thinned for these questions
 
 
-def similarity(tip, capitate, mirrored, size=SIZE):
-    """The [3, 3] transform that takes a fingertip and a capitate (row, column) to their targets on
-    `size`.
+def similarity(
+    tip: np.ndarray, capitate: np.ndarray, mirrored: bool, size: tuple[int, int] = SIZE
+) -> np.ndarray:
+    """The [3, 3] transform that takes a fingertip and a capitate to their targets.
 
-    `mirrored`: whether to mirror the hand. A `size` other than 2080x1600 takes the scaled targets:
-    aspect kept, centred.
+    Args:
+        tip: (row, column) in pixels of the image.
+        capitate: (row, column) in pixels of the image.
+        mirrored: whether to mirror the hand.
+        size: of the registered image. Another one than 2080x1600 takes the scaled targets: aspect
+            kept, centred.
+
+    Raises:
+        UserError: the points are the same, or not finite.
     """
     source = np.array([tip, capitate], np.float64)
     target = np.array([TIP, CAPITATE], np.float64)
     flip = np.diag([1.0, -1.0 if mirrored else 1.0])
-    a, b = flip @ (source[0] - source[1]), target[0] - target[1]
+    a = flip @ (source[0] - source[1])
+    b = target[0] - target[1]
     length = a @ a
     if not np.isfinite(length) or length < 1e-12:
         raise UserError(
-            'fingertip and capitate are the same point, or not finite: no similarity follows from them'
+            'fingertip and capitate are the same point, or not finite: no similarity follows from '
+            'them'
         )
-    # The rotation and zoom that take a to b, as complex numbers do it.
-    cos, sin = (a @ b) / length, (a[0] * b[1] - a[1] * b[0]) / length
+    # The rotation and zoom that take a to b: b / a, as complex numbers.
+    cos = (a @ b) / length
+    sin = (a[0] * b[1] - a[1] * b[0]) / length
     out = np.eye(3)
     out[:2, :2] = np.array([[cos, -sin], [sin, cos]]) @ flip
     out[:2, 2] = target[1] - out[:2, :2] @ source[1]
     return transforms.fit(SIZE, size) @ out
 
 
-def from_keypoints(keypoints, size=SIZE):
+def from_keypoints(keypoints: np.ndarray, size: tuple[int, int] = SIZE) -> np.ndarray:
     """The [3, 3] registration of an image from its three key points, thumb to the right."""
     tip, thumb, capitate = np.asarray(keypoints, np.float64)
     return similarity(tip, capitate, _thumb_is_left(tip, thumb, capitate), size)
 
 
 def _thumb_is_left(tip, thumb, capitate):
-    """Whether the thumb lies left of the axis for who looks from the capitate to the fingertip,
-    this being up.
-    """
-    up, out = tip - capitate, thumb - capitate
+    """Whether the thumb is left of the axis, the fingertip being straight above the capitate."""
+    up = tip - capitate
+    out = thumb - capitate
     return bool(up[0] * out[1] - up[1] * out[0] > 0)
 
 
-def implausible(keypoints, mask, shape):
+def implausible(
+    keypoints: np.ndarray, mask: np.ndarray | None, shape: tuple[int, int]
+) -> list[str]:
     """Why key points cannot be right.
 
     Args:
@@ -93,25 +105,16 @@ def implausible(keypoints, mask, shape):
         the thumb alone begin with 'thumb'.
     """
     points = np.asarray(keypoints, np.float64)
-    if not np.isfinite(points).all():
-        missing = [
-            name for name, point in zip(keypoints_lib.NAMES, points) if not np.isfinite(point).all()
-        ]
-        return [
-            (
-                'thumb tip not found'
-                if missing == ['thumb_tip']
-                else f'not found: {", ".join(missing)}'
-            )
-        ]
-    names = ('fingertip', 'thumb tip', 'capitate')
+    present = np.isfinite(points).all(1)
+    if not present.all():
+        missing = [name for name, here in zip(keypoints_lib.NAMES, present) if not here]
+        if missing == ['thumb_tip']:
+            return ['thumb tip not found']
+        return [f'not found: {", ".join(missing)}']
     tip, thumb, capitate = points
     length = np.hypot(*(tip - capitate))
     longer = max(shape)
-    reasons = []
-    for name, point in zip(names, points):
-        if (point < -_EDGE * longer).any() or (point > np.array(shape) - 1 + _EDGE * longer).any():
-            reasons.append(f'{name} outside the image')
+    reasons = _outside_the_image(points, shape)
     if not _within(length / longer, _LENGTH):
         return [*reasons, f'hand as long as {length / longer:.2f} of the image']
     reach = np.hypot(*(thumb - capitate)) / length
@@ -121,26 +124,36 @@ def implausible(keypoints, mask, shape):
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
     if not _within(angle, _THUMB_ANGLE):
         reasons.append(f'thumb at {angle:.0f} degrees from the middle finger')
-    return (
-        reasons if mask is None else reasons + _against_mask(points, np.asarray(mask) > 0, length)
-    )
+    if mask is not None:
+        reasons += _against_mask(points, np.asarray(mask) > 0, length)
+    return reasons
 
 
 def _within(value, limits):
     return limits[0] <= value <= limits[1]
 
 
+def _outside_the_image(points, shape):
+    room = _EDGE * max(shape)
+    highest = np.array(shape) - 1 + room
+    reasons = []
+    for name, point in zip(_WORDS, points):
+        if (point < -room).any() or (point > highest).any():
+            reasons.append(f'{name} outside the image')
+    return reasons
+
+
 def _against_mask(points, mask, length):
     mask, factor = _thinned(mask)
     if not mask.any():
         return ['the mask is empty']
-    points, length = (points + 0.5) / factor - 0.5, length / factor
+    points = (points + 0.5) / factor - 0.5
+    length = length / factor
     reasons = []
-    away = np.hypot(*(points[:, :, None, None] - np.indices(mask.shape)).transpose(1, 0, 2, 3))
-    for name, distance in zip(
-        ('fingertip', 'thumb tip', 'capitate'), np.where(mask, away, np.inf).min((1, 2))
-    ):
-        if distance > _OUTSIDE * length + 1:
+    places = np.indices(mask.shape)
+    for name, point in zip(_WORDS, points):
+        away = np.hypot(*(point[:, None, None] - places))
+        if np.where(mask, away, np.inf).min() > _OUTSIDE * length + 1:
             reasons.append(f'{name} outside the hand')
     size = length / np.sqrt(mask.sum())
     if not _within(size, _LENGTH_OF_MASK):
@@ -159,15 +172,14 @@ def _thinned(mask):
     return mask[step // 2 :: step, step // 2 :: step], step
 
 
-def axis_of_mask(mask):
-    """Fingertip and capitate as the mask [H, W] of a hand lets one guess them, or None where it is
-    empty.
+def axis_of_mask(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Fingertip and capitate as guessed from a hand's mask [H, W]; None where it is empty.
 
-    The largest circle inside the hand lies in the palm. On the side where a disc of 0.3 times that
-    radius does not fit into the hand (into a forearm it does) are the fingers, and there the point
+    The largest circle inside the hand is in the palm. The fingers are on the side where a disc of
+    0.3 times that radius does not fit into the hand (into a forearm it does), and there the point
     farthest from the palm is the middle one's end. Which side the thumb is on, a mask tells too
-    badly (its third moment across the axis: 15 of the authors' 20), and 19 RSNA images in 20 are
-    left hands, with the thumb to the right already.
+    badly (its third moment across the axis is right for 15 of the authors' 20), and 19 RSNA images
+    in 20 are left hands, with the thumb to the right already.
 
     Errors in % of the hand's length, median / 90%: fingertip 1.2 / 2.7, capitate 5.3 / 7.4 on the
     45 DHA images (masks grown from their landmarks); 1.7 / 5.1 and 3.0 / 8.7 on 49 RSNA images with
@@ -180,22 +192,19 @@ def axis_of_mask(mask):
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     palm = np.array(np.unravel_index(depth.argmax(), depth.shape), np.float64)
     thin = np.argwhere(_thin_parts(mask, depth, _FINGER * depth.max()))
-    towards = (
-        thin.mean(0) - palm if len(thin) else np.array([-1.0, 0.0])
-    )  # fingers closed: a hand points up
+    # Where the fingers are closed, a hand points up.
+    towards = thin.mean(0) - palm if len(thin) else np.array([-1.0, 0.0])
     fingers = inside[(inside - palm) @ towards >= 0]
     far = fingers[np.square(fingers - palm).sum(1).argmax()].astype(np.float64)
     if np.hypot(*(far - palm)) < 1:
         return None
     capitate = palm - _PALM_TO_CAPITATE * (far - palm)
     tip = far - _SKIN * (far - capitate)
-    return tuple((point + 0.5) * factor - 0.5 for point in (tip, capitate))
+    return (tip + 0.5) * factor - 0.5, (capitate + 0.5) * factor - 0.5
 
 
 def _thin_parts(mask, depth, radius):
-    """Where no disc of `radius` fits into the mask, without crumbs (what a disc leaves of a
-    corner).
-    """
+    """Where no disc of `radius` fits into the mask, without what a disc leaves of a corner."""
     core = depth > radius
     thin = mask & (ndimage.distance_transform_edt(~core) > radius)
     labels, count = ndimage.label(thin)
@@ -203,8 +212,19 @@ def _thin_parts(mask, depth, radius):
     return thin & (sizes[labels] > 2 * radius**2)
 
 
-def register(shape, keypoints=None, mask=None, size=SIZE):
+def register(
+    shape: tuple[int, int],
+    keypoints: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    size: tuple[int, int] = SIZE,
+) -> tuple[np.ndarray, str, list[str]]:
     """How to register an image.
+
+    Args:
+        shape: (rows, columns) of the image.
+        keypoints: [3, 2] in its pixels, or None.
+        mask: the hand's mask [H, W], or None.
+        size: (rows, columns) of the registered image.
 
     Returns:
         (transform [3, 3], how, reasons). `how`: 'keypoints'; 'axis' where fingertip and capitate
@@ -220,55 +240,34 @@ def register(shape, keypoints=None, mask=None, size=SIZE):
     if all(reason.startswith('thumb') for reason in reasons):
         tip, _, capitate = np.asarray(keypoints, np.float64)
         return similarity(tip, capitate, False, size), 'axis', reasons
-    axis = None if mask is None else axis_of_mask(mask)
+    if mask is None:
+        return transforms.fit(shape, size), 'none', [*reasons, 'no mask']
+    axis = axis_of_mask(mask)
     if axis is None:
-        return (
-            transforms.fit(shape, size),
-            'none',
-            [*reasons, 'no mask' if mask is None else 'the mask has no hand'],
-        )
+        return transforms.fit(shape, size), 'none', [*reasons, 'the mask has no hand']
     return similarity(*axis, False, size), 'mask', reasons
-
-
-def register_stage(example, *, size=SIZE):
-    """An image dict -> the registered image of `size`: image, mask, points and boxes carried along,
-    one resampling.
-
-    A mask with `mask_doubts` speaks neither against the key points nor in their stead. Adds
-    `registered` (see `register`), `doubts` (why not by the key points, '' otherwise) and
-    `transform` [3, 3].
-    """
-    transform, found = register_example(example, size)
-    return transforms.transform_example(example, transform, size) | found
-
-
-def register_example(example, size=SIZE):
-    """`register` for an image dict: the transform, and the entries `registered` and `doubts`."""
-    mask = None if example.get('mask_doubts') else example.get('hand_mask')
-    transform, how, reasons = register(
-        example['image'].shape[:2], example.get('keypoints'), mask, size
-    )
-    return transform, {'registered': how, 'doubts': '; '.join(reasons)}
 
 
 # The similarity as five numbers, for a network that regresses it (Bae et al. 2018). Coordinates are
 # centred and in units of half the longer side, on both sides: an image of `shape` -> the registered
-# image. No mirror: five numbers hold none, and `from_parameters` takes it apart.
+# image. No mirror: five numbers hold none, and `from_parameters` is told of it.
 
 
-def parameters(keypoints, shape):
-    """(log-scale, cos, sin, dx, dy) float32 [..., 5] of the registration, from key points [..., 3,
-    2] in pixels.
+def parameters(keypoints, shape: tuple[int, int]) -> jax.Array:
+    """(log-scale, cos, sin, dx, dy) float32 [..., 5] of the registration, from key points.
 
-    `shape` is that of the image which they lie in, (rows, columns). In jnp, batched, so that
-    targets follow the augmented key points on the device. dx is along columns, dy along rows.
+    `keypoints` are [..., 3, 2] in pixels of an image of `shape` (rows, columns). In jnp, batched,
+    so that targets follow the augmented key points on the device. dx is along columns, dy along
+    rows.
     """
-    source, half = _centred(jnp.asarray(keypoints, jnp.float32), shape)
-    tip, capitate = source[..., 0, :], source[..., 2, :]
-    target_tip, target_capitate = (
-        _centred(jnp.asarray(point, jnp.float32), SIZE)[0] for point in (TIP, CAPITATE)
-    )
-    a, b = tip - capitate, target_tip - target_capitate
+    source = _centred(keypoints, shape)
+    tip = source[..., 0, :]
+    capitate = source[..., 2, :]
+    target_tip = _centred(TIP, SIZE)
+    target_capitate = _centred(CAPITATE, SIZE)
+    # The rotation and zoom that take a to b: b / a, as complex numbers.
+    a = tip - capitate
+    b = target_tip - target_capitate
     length = jnp.sqrt(jnp.sum(a**2, -1))
     size = jnp.sqrt(jnp.sum(b**2))
     cos = (a[..., 0] * b[0] + a[..., 1] * b[1]) / (length * size)
@@ -279,75 +278,87 @@ def parameters(keypoints, shape):
     return jnp.stack([jnp.log(scale), cos, sin, dx, dy], -1)
 
 
-def moved(values, points, shape):
-    """Points [..., K, 2] of an image of `shape` under five numbers [..., 5]: centred, in units of
-    half SIZE's longer side.
+def moved(values, points, shape: tuple[int, int]) -> jax.Array:
+    """Points of an image under five numbers, centred, in units of half SIZE's longer side.
 
-    In jnp, batched; what `from_parameters` does to one image (cos and sin need no unit length),
-    without a mirror.
+    In jnp, batched: what `from_parameters` does to one image, without a mirror.
+
+    Args:
+        values: [..., 5]; cos and sin need no unit length.
+        points: [..., K, 2] in pixels of the image.
+        shape: (rows, columns) of the image.
+
+    Returns:
+        [..., K, 2].
     """
-    points, (log_scale, cos, sin, dx, dy) = (
-        _centred(points, shape)[0],
-        (values[..., i, None] for i in range(5)),
-    )
+    points = _centred(points, shape)
+    rows = points[..., 0]
+    columns = points[..., 1]
+    log_scale, cos, sin, dx, dy = (values[..., i, None] for i in range(5))
     zoom = jnp.exp(log_scale) / jnp.sqrt(jnp.maximum(cos**2 + sin**2, 1e-12))
-    rows, columns = points[..., 0], points[..., 1]
-    return jnp.stack(
-        [zoom * (cos * rows - sin * columns) + dy, zoom * (sin * rows + cos * columns) + dx], -1
-    )
+    down = zoom * (cos * rows - sin * columns) + dy
+    across = zoom * (sin * rows + cos * columns) + dx
+    return jnp.stack([down, across], -1)
 
 
-def unflip(values):
-    """The five numbers [..., 5] of an image, from those of its mirror image: the axis stands on one
-    column for both.
+def unflip(values) -> jax.Array:
+    """The five numbers [..., 5] of an image, from those of its mirror image.
+
+    The registered axis is on the same column for both.
     """
     log_scale, cos, sin, dx, dy = (values[..., i] for i in range(5))
-    column = _centred(jnp.asarray(CAPITATE, jnp.float32), SIZE)[0][1]
+    column = _centred(CAPITATE, SIZE)[1]
     return jnp.stack([log_scale, cos, -sin, 2 * column - dx, dy], -1)
 
 
-def axis_points(values, shape):
-    """Key points float32 [3, 2] in pixels of an image of `shape`, from its five numbers: fingertip
-    and capitate, no thumb (NaN).
+def axis_points(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Key points float32 [3, 2] in pixels of an image of `shape`, from its five numbers.
 
-    All NaN where the hand would be of a length that no real hand has: `register` then turns to the
-    mask.
+    They are fingertip and capitate; the thumb is NaN. All are NaN where the hand would be of a
+    length that no real hand has: `register` then takes the mask.
     """
+    missing = np.full((3, 2), np.nan, np.float32)
     if not np.isfinite(values).all() or np.hypot(*values[1:3]) < 1e-6:
-        return np.full((3, 2), np.nan, np.float32)
+        return missing
     tip, capitate = transforms.apply(np.linalg.inv(from_parameters(values, shape)), [TIP, CAPITATE])
-    likely = _within(np.hypot(*(tip - capitate)) / max(shape), _LENGTH)
-    return np.stack([tip, np.full(2, np.nan), capitate]).astype(np.float32) * (
-        1 if likely else np.nan
-    )
+    if not _within(np.hypot(*(tip - capitate)) / max(shape), _LENGTH):
+        return missing
+    return np.stack([tip, np.full(2, np.nan), capitate]).astype(np.float32)
 
 
-def from_parameters(values, shape, mirrored=False, size=SIZE):
-    """The [3, 3] transform of an image of `shape` onto `size`, from one image's five numbers.
+def from_parameters(
+    values: np.ndarray,
+    shape: tuple[int, int],
+    mirrored: bool = False,
+    size: tuple[int, int] = SIZE,
+) -> np.ndarray:
+    """The [3, 3] transform of an image onto the registered one, from the image's five numbers.
 
-    cos and sin need no unit length. `mirrored` mirrors the registered image: the axis lies on
-    column 800, which stays.
+    Args:
+        values: [5]; cos and sin need no unit length.
+        shape: (rows, columns) of the image.
+        mirrored: whether to mirror the registered image; the axis is on column 800, which stays.
+        size: (rows, columns) of the registered image.
     """
     log_scale, cos, sin, dx, dy = np.asarray(values, np.float64)
     norm = np.hypot(cos, sin)
-    cos, sin = np.exp(log_scale) * cos / norm, np.exp(log_scale) * sin / norm
+    cos = np.exp(log_scale) * cos / norm
+    sin = np.exp(log_scale) * sin / norm
     move = np.array([[cos, -sin, dy], [sin, cos, dx], [0, 0, 1]])
-    into, out = _to_centred(shape), np.linalg.inv(_to_centred(SIZE))
     flip = transforms.mirror(2 * CAPITATE[1] + 1) if mirrored else np.eye(3)
-    return transforms.fit(SIZE, size) @ flip @ out @ move @ into
+    back = np.linalg.inv(_to_centred(SIZE))
+    return transforms.fit(SIZE, size) @ flip @ back @ move @ _to_centred(shape)
 
 
 def _to_centred(shape):
+    """[3, 3] that does to pixels of an image what `_centred` does."""
     half = max(shape) / 2
-    return np.diag([1 / half, 1 / half, 1]) @ transforms.shift(
-        -(shape[0] - 1) / 2, -(shape[1] - 1) / 2
-    )
+    centre = transforms.shift(-(shape[0] - 1) / 2, -(shape[1] - 1) / 2)
+    return np.diag([1 / half, 1 / half, 1]) @ centre
 
 
 def _centred(points, shape):
-    """Points [..., 2] in pixels -> centred, in units of half the longer side; and that half."""
-    half = max(shape) / 2
-    centre = jnp.broadcast_to(
-        jnp.asarray([(shape[0] - 1) / 2, (shape[1] - 1) / 2], jnp.float32), points.shape
-    )
-    return (points - centre) / half, half
+    """Points [..., 2] in pixels -> float32, centred, in units of half the longer side."""
+    points = jnp.asarray(points, jnp.float32)
+    centre = jnp.asarray([(shape[0] - 1) / 2, (shape[1] - 1) / 2], jnp.float32)
+    return (points - jnp.broadcast_to(centre, points.shape)) / (max(shape) / 2)

@@ -1,90 +1,82 @@
-"""An image at the size that a network sees, its masks, points and boxes carried along."""
+"""An image at the size that a network sees, and the way back."""
+
+import functools
 
 import numpy as np
 from PIL import Image
 
+from boneage_jax.preprocess import transform as transforms
 
-def inner(shape, size, fit):
-    """(rows, columns) that an image of `shape` takes of `size`, and (row, column) where it begins
-    there.
+
+def inner(
+    shape: tuple[int, int], size: tuple[int, int], fit: str
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(rows, columns) that an image of `shape` takes of `size`, and the (row, column) it begins at.
+
+    `fit`: 'pad' keeps the aspect ratio and centres the image, 'stretch' fills the `size`.
     """
     rows, columns = size
-    if fit == 'pad':
-        factor = min(rows / shape[0], columns / shape[1])
-        taken = (
-            min(rows, max(1, round(shape[0] * factor))),
-            min(columns, max(1, round(shape[1] * factor))),
-        )
-    else:
-        taken = (rows, columns)
+    if fit != 'pad':
+        return (rows, columns), (0, 0)
+    factor = min(rows / shape[0], columns / shape[1])
+    taken = (
+        min(rows, max(1, round(shape[0] * factor))),
+        min(columns, max(1, round(shape[1] * factor))),
+    )
     return taken, ((rows - taken[0]) // 2, (columns - taken[1]) // 2)
 
 
-def resize(example, size, fit):
-    """The image at `size` (rows, columns): images `[rows, columns, 1]`, points and boxes carried
-    along.
+def resize(example: dict, size: tuple[int, int], fit: str) -> dict:
+    """An image dict at `size` (rows, columns): images `[rows, columns, 1]`, points moved along.
 
     `pad` keeps the aspect ratio, centres the image and fills with zeros; `stretch` stretches it.
     Images are averaged down (antialiased bilinear), masks take the nearest pixel; an image that has
     the size already is left untouched. Pixel (r, c) has its centre at (r, c), so a point moves as
-    (p + 1/2) scale - 1/2 + offset. An image that was stretched before it came here says so in
-    `native_shape` (rows, columns): `pad` gives it that aspect ratio back.
+    (p + 1/2) scale - 1/2 + offset. An image that was stretched before it came here has its former
+    shape in `native_shape` (rows, columns): `pad` gives it that aspect ratio back.
     """
-    rows, columns = size
-    height, width = example['image'].shape[:2]
+    shape = example['image'].shape[:2]
     example = dict(example)
-    taken, offset = inner(example.pop('native_shape', (height, width)), size, fit)
-    scale = np.array([taken[0] / height, taken[1] / width], np.float32)
-    for name, method in (
-        ('image', Image.Resampling.BILINEAR),
-        ('hand_mask', Image.Resampling.NEAREST),
-    ):
-        if name in example:
-            pixels = example[name]
-            if pixels.shape[:2] != taken:
-                gap = 3.0 if name == 'image' else None
-                pixels = np.asarray(
-                    Image.fromarray(pixels).resize(taken[::-1], method, reducing_gap=gap)
-                )
-            canvas = np.zeros((rows, columns, 1), np.uint8)
-            canvas[offset[0] : offset[0] + taken[0], offset[1] : offset[1] + taken[1], 0] = pixels
-            example[name] = canvas
-    for name in ('keypoints', 'coco_keypoints', 'bone_boxes'):
-        if name in example:
-            points = np.asarray(example[name], np.float32)
-            moved = (points.reshape(-1, 2) + 0.5) * scale - 0.5 + np.array(offset, np.float32)
-            example[name] = moved.reshape(points.shape).astype(np.float32)
-    return example
+    taken, offset = inner(example.pop('native_shape', shape), size, fit)
+    scale = np.array([taken[0] / shape[0], taken[1] / shape[1]], np.float32)
+
+    def move(points):
+        points = np.asarray(points, np.float32)
+        moved = (points.reshape(-1, 2) + 0.5) * scale - 0.5 + np.array(offset, np.float32)
+        return moved.reshape(points.shape).astype(np.float32)
+
+    place = functools.partial(_place, taken=taken, offset=offset, size=size)
+    return transforms.move_example(
+        example,
+        image=functools.partial(place, method=Image.Resampling.BILINEAR, reducing_gap=3.0),
+        mask=functools.partial(place, method=Image.Resampling.NEAREST),
+        points=move,
+        boxes=move,
+    )
 
 
-def resize_stage(example, size, fit):
-    """`resize` in the middle of other stages, where images are `[rows, columns]`."""
-    example = resize(example, size, fit)
-    return example | {
-        name: example[name][..., 0] for name in ('image', 'hand_mask') if name in example
-    }
+def _place(pixels, *, taken, offset, size, method, reducing_gap=None):
+    """Pixels [H, W] resized to `taken` and placed at `offset` of an empty [rows, columns, 1]."""
+    if pixels.shape[:2] != taken:
+        image = Image.fromarray(pixels)
+        pixels = np.asarray(image.resize(taken[::-1], method, reducing_gap=reducing_gap))
+    canvas = np.zeros((*size, 1), np.uint8)
+    top, left = offset
+    canvas[top : top + taken[0], left : left + taken[1], 0] = pixels
+    return canvas
 
 
-def aspect_stage(example, *, ratio):
-    """The image stretched to rows = `ratio` x columns, its columns as they are: for images whose
-    aspect was lost.
-    """
-    size = (max(1, round(ratio * example['image'].shape[1])), example['image'].shape[1])
-    return resize_stage(example, size, 'stretch')
-
-
-def restore_points(points, shape, size, fit):
-    """The inverse for points (row, column) `[..., 2]`: from the resized image to pixels of the
-    image of `shape`.
-    """
+def restore_points(
+    points: np.ndarray, shape: tuple[int, int], size: tuple[int, int], fit: str
+) -> np.ndarray:
+    """Points (row, column) `[..., 2]` of the resized image in pixels of the image of `shape`."""
     taken, offset = inner(shape, size, fit)
     scale = np.array([taken[0] / shape[0], taken[1] / shape[1]], np.float32)
-    return (
-        (np.asarray(points, np.float32) - np.array(offset, np.float32) + 0.5) / scale - 0.5
-    ).astype(np.float32)
+    placed = np.asarray(points, np.float32) - np.array(offset, np.float32)
+    return ((placed + 0.5) / scale - 0.5).astype(np.float32)
 
 
-def uncovered(pixels, shape, fit):
-    """`[rows, columns]` of a resized image without the padding: what the image of `shape` covered."""
+def uncovered(pixels: np.ndarray, shape: tuple[int, int], fit: str) -> np.ndarray:
+    """`[rows, columns]` of a resized image without padding: what the image of `shape` covered."""
     taken, offset = inner(shape, pixels.shape[:2], fit)
     return pixels[offset[0] : offset[0] + taken[0], offset[1] : offset[1] + taken[1]]

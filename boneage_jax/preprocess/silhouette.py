@@ -1,10 +1,9 @@
-"""Where on an image the hand is, on a coarse grid: many thresholds, and the components that look
-most like a hand.
+"""Where on an image the hand is, on a coarse grid: many thresholds, and the most hand-like parts.
 
-Thresholds are laid through the image itself, through the image minus its ground (a grey opening
-wider than a palm), and through the image in units of its local spread; before that, a grey opening
-cuts thin bright rims off. Opening and threshold commute, so every threshold costs one labelling. A
-component is judged by what holds for any hand (`MEASURES`); the best ones vote.
+Thresholds are taken of the image itself, of the image minus its ground (a grey opening wider than a
+palm), and of the image in units of its local spread. Before that, a grey opening cuts thin bright
+rims off. Opening and threshold commute, so every threshold costs one labelling. A component is
+judged by what holds for any hand (`MEASURES`); the best ones vote.
 """
 
 import functools
@@ -21,16 +20,14 @@ _LEVELS = 14
 _RADII = (0, 1.5, 2.5)  # of the opening that removes rims, coarse pixels
 _AREA = (0.03, 0.80)
 
-# : What a component is judged by, with mean and standard deviation over 45,000 components of real
-# images.
+# What a component is judged by, with mean and standard deviation over 45,000 components of real
+# radiographs.
 MEASURES = {
     'area': (-1.689, 1.014),  # logarithm of the share of the image
     'residue': (0.326, 0.217),  # root of the share no disc wider than a finger reaches
     'solidity': (0.718, 0.192),  # share of the convex hull
-    'edge': (
-        0.577,
-        0.265,
-    ),  # mean slope of the image across the outline, positive inwards, clipped to -1..1
+    # mean slope of the image across the outline, positive inwards, clipped to -1..1
+    'edge': (0.577, 0.265),
     'weakest': (0.283, 0.305),  # its 15th percentile: a component that leaks is open somewhere
     'outline': (3.886, 0.834),  # logarithm of outline squared by area
     'border': (0.254, 0.259),  # root of the share of the outline that lies on the image's border
@@ -51,13 +48,12 @@ _WEIGHTS = np.array(
     ]
 )
 _VOTERS = 16  # components that vote, best first
-_SHARE = (
-    0.2  # of the votes that makes a pixel hand: high scores go to thresholds that lose thin skin
-)
+# of the votes that makes a pixel hand: high scores go to thresholds that lose thin skin
+_SHARE = 0.2
 _NEAR = 0.6  # of the best score: who has less does not vote
 
 
-def find(image):
+def find(image: np.ndarray) -> tuple[np.ndarray, float, bool]:
     """The hand's silhouette on a coarse image.
 
     Args:
@@ -68,137 +64,138 @@ def find(image):
         hand; its score, about 1 for a hand and below `DOUBTFUL` for what is hardly one; whether the
         hand is darker than its ground.
     """
-    example = ndimage.gaussian_filter(image.astype(np.float32), 0.8)
-    mask, bright = _best(example)
+    grey = ndimage.gaussian_filter(image.astype(np.float32), 0.8)
+    mask, bright = _best(grey)
     found = [(mask, bright, False)]
     if bright < DOUBTFUL:
-        found.append((*_best(255 - example), True))
-    if bright < _SURE and (field := _field(example)) is not None:
-        edge = np.median(example[field & (_inside(field) < 3)])
-        found.append((*_best(np.where(field, example, edge), field), False))
+        found.append((*_best(255 - grey), True))
+    field = _field(grey) if bright < _SURE else None
+    if field is not None:
+        edge = np.median(grey[field & (_inside(field) < 3)])
+        found.append((*_best(np.where(field, grey, edge), field), False))
     return max(found, key=lambda one: one[1])
 
 
-def _field(example):
-    """The collimator's field: the largest part with even outline that fills its convex hull,
-    shrunk; None if none.
-    """
+def _field(grey):
+    """The collimator's field, shrunk: the largest part that fills its convex hull; None if none."""
     best = None
     for sign in (1, -1):
-        for mask in _components(sign * example):
+        for mask in _components(sign * grey):
             mask = ndimage.binary_fill_holes(mask)
-            if (
-                0.12 < mask.mean() < 0.9
-                and mask_checks.solidity(mask) > 0.9
-                and (best is None or mask.sum() > best.sum())
-            ):
+            even = 0.12 < mask.mean() < 0.9 and mask_checks.solidity(mask) > 0.9
+            if even and (best is None or mask.sum() > best.sum()):
                 best = mask
-    field = None if best is None else _inside(best) > 4
-    return field if field is not None and field.any() else None
+    if best is None:
+        return None
+    field = _inside(best) > 4
+    return field if field.any() else None
 
 
-def _best(example, field=None):
+def _best(grey, field=None):
     """The mask on which the best components agree, and the best one's score."""
-    slopes = _slopes(example)
+    slopes = _slopes(grey)
     voters = []
-    for mask in _components(example, field):
+    for mask in _components(grey, field):
+        # Ground, or a forearm, which takes 0.6 at most. This saves a third of the time.
         if _on_border(mask) > 1.5 * np.sqrt(np.count_nonzero(mask)):
-            continue  # ground; a forearm takes 0.6 at most. Saves a third of the time
+            continue
         mask = ndimage.binary_fill_holes(mask)
-        if value := score(mask, slopes):
+        value = score(mask, slopes)
+        if value:
             voters.append((value, mask))
     if not voters:
-        return np.zeros(example.shape, bool), 0.0
+        return np.zeros(grey.shape, bool), 0.0
     voters = sorted(voters, key=lambda voter: -voter[0])[:_VOTERS]
-    best = voters[0][1]
-    votes = [
-        (value, mask)
-        for value, mask in voters
-        if value > _NEAR * voters[0][0] and mask_checks.iou(mask, best) > 0.7
-    ]
+    highest, best = voters[0]
+    votes = []
+    for value, mask in voters:
+        if value > _NEAR * highest and mask_checks.iou(mask, best) > 0.7:
+            votes.append((value, mask))
     share = sum(value * mask for value, mask in votes) / sum(value for value, _ in votes)
-    return share > _SHARE, float(voters[0][0])
+    return share > _SHARE, float(highest)
 
 
-def _components(example, field=None):
-    """Every component, of the size of a hand, of every threshold set; levels are quantiles, of the
-    `field` if given.
+def _components(grey, field=None):
+    """Every component of the size of a hand, of every threshold.
+
+    Levels are quantiles of the image, or of its `field` where that is given.
     """
-    size = example.size
-    for flat in _flattened(example):
-        levels = np.quantile(
-            flat if field is None else flat[field], np.linspace(0.15, 0.95, _LEVELS)
-        )
+    least, largest = (share * grey.size for share in _AREA)
+    for flat in _flattened(grey):
+        measured = flat if field is None else flat[field]
+        levels = np.quantile(measured, np.linspace(0.15, 0.95, _LEVELS))
         for radius in _RADII:
             opened = ndimage.grey_opening(flat, footprint=_disc(radius)) if radius else flat
-            last = (0, 0)
+            last = [0, 0]
             for level in levels:
                 labels, count = ndimage.label(opened > level)
                 areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
                 for rank, i in enumerate(np.argsort(-areas)[:2]):
-                    if (
-                        _AREA[0] * size <= areas[i] <= _AREA[1] * size
-                        and abs(areas[i] - last[rank]) > 0.01 * areas[i]
-                    ):
-                        last = (areas[i], last[1]) if rank == 0 else (last[0], areas[i])
+                    area = areas[i]
+                    # Of the same component at a level that hardly changes it, one is enough.
+                    changed = abs(area - last[rank]) > 0.01 * area
+                    if least <= area <= largest and changed:
+                        last[rank] = area
                         yield labels == i + 1
 
 
-def _flattened(example):
+def _flattened(grey):
     """The image, the image minus its ground, and the image in units of its local spread."""
-    side = max(example.shape)
+    side = max(grey.shape)
     blur = functools.partial(ndimage.gaussian_filter, mode='nearest')
-    ground = ndimage.grey_opening(example, size=(int(0.35 * side) | 1,) * 2)
-    mean = blur(example, 0.12 * side)
-    spread = np.sqrt(np.maximum(blur((example - mean) ** 2, 0.12 * side), 1))
-    return example, example - blur(ground, 0.05 * side), (example - mean) / (spread + 3)
+    ground = ndimage.grey_opening(grey, size=(int(0.35 * side) | 1,) * 2)
+    mean = blur(grey, 0.12 * side)
+    spread = np.sqrt(np.maximum(blur((grey - mean) ** 2, 0.12 * side), 1))
+    return grey, grey - blur(ground, 0.05 * side), (grey - mean) / (spread + 3)
 
 
-def _slopes(example):
-    """(down, across, cap): the image's gradient by Sobel, and the steepness from which on more does
-    not count.
-    """
-    down, across = ndimage.sobel(example, 0) / 8, ndimage.sobel(example, 1) / 8
+def _slopes(grey):
+    """(down, across, cap): the image's gradient by Sobel, and the steepness that counts at most."""
+    down = ndimage.sobel(grey, 0) / 8
+    across = ndimage.sobel(grey, 1) / 8
     return down, across, np.quantile(np.hypot(down, across), 0.9) + 0.3
 
 
-def measures(mask, slopes):
-    """The `MEASURES` of a filled component, bool [h, w], on an image with these `_slopes`; float64
-    [7], in their order.
+def measures(mask: np.ndarray, slopes: tuple) -> np.ndarray:
+    """The `MEASURES` of a filled component, float64 [7], in their order.
+
+    `mask` is bool [h, w], on an image with these `_slopes`.
     """
     down, across, cap = slopes
     size = np.count_nonzero(mask)
-    core = _inside(mask) > 0.105 * np.sqrt(size)  # of a hand, the palm and the forearm
-    reached = (
-        mask & (ndimage.distance_transform_edt(~core) <= 0.105 * np.sqrt(size))
-        if core.any()
-        else core
-    )
+    reach = 0.105 * np.sqrt(size)
+    core = _inside(mask) > reach  # of a hand, the palm and the forearm
+    if core.any():
+        reached = np.count_nonzero(mask & (ndimage.distance_transform_edt(~core) <= reach))
+    else:
+        reached = 0
     soft = ndimage.uniform_filter(mask.astype(np.float32), 3, mode='nearest')
-    inwards = ndimage.sobel(soft, 0), ndimage.sobel(soft, 1)
-    length = np.hypot(*inwards)
+    in_down = ndimage.sobel(soft, 0)
+    in_across = ndimage.sobel(soft, 1)
+    length = np.hypot(in_down, in_across)
     outline = length > 0.5 * length.max()
-    fall = (
-        (down[outline] * inwards[0][outline] + across[outline] * inwards[1][outline])
-        / length[outline]
-        / cap
-    )
+    along = down[outline] * in_down[outline] + across[outline] * in_across[outline]
+    fall = along / length[outline] / cap
     long = np.count_nonzero(outline) / 2 + 1
     on_border = _on_border(mask)
+    edge = weakest = 0
+    if fall.size:
+        edge = np.clip(fall, -1, 1).mean()
+        weakest = np.quantile(fall, 0.15)
     return np.array(
         [
             np.log(size / mask.size),
-            np.sqrt(1 - np.count_nonzero(reached) / size),
+            np.sqrt(1 - reached / size),
             mask_checks.solidity(mask),
-            np.clip(fall, -1, 1).mean() if fall.size else 0,
-            np.quantile(fall, 0.15) if fall.size else 0,
+            edge,
+            weakest,
             np.log(long**2 / size),
             np.sqrt(on_border / (on_border + long)),
         ]
     )
 
 
-def score(mask, slopes):
+def score(mask: np.ndarray, slopes: tuple) -> float:
     """The probability (0 to 1) that a component is a hand."""
     values = measures(mask, slopes)
     if values[1] > 0.85:  # thin all over: a rim
@@ -215,11 +212,9 @@ def _on_border(mask):
 
 def _inside(mask):
     """Distance of a mask's pixels to its outline; the image's border is none."""
-    return (
-        ndimage.distance_transform_edt(np.pad(mask, 1, mode='edge'))[1:-1, 1:-1]
-        if not mask.all()
-        else np.full(mask.shape, float(max(mask.shape)))
-    )
+    if mask.all():
+        return np.full(mask.shape, float(max(mask.shape)))
+    return ndimage.distance_transform_edt(np.pad(mask, 1, mode='edge'))[1:-1, 1:-1]
 
 
 @functools.cache
@@ -228,11 +223,13 @@ def _disc(radius):
     return reach[:, None] ** 2 + reach[None] ** 2 <= radius**2
 
 
-def signed_distance(mask):
-    """Distance to the outline of a mask [h, w] in pixels, positive inside; the image's border is no
-    outline.
+def signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Distance to the outline of a mask [h, w] in pixels, positive inside.
+
+    The image's border is no outline.
     """
     if mask.all() or not mask.any():
         return np.where(mask, 1.0, -1.0) * max(mask.shape)
-    inside, outside = ndimage.distance_transform_edt(mask), ndimage.distance_transform_edt(~mask)
+    inside = ndimage.distance_transform_edt(mask)
+    outside = ndimage.distance_transform_edt(~mask)
     return np.where(mask, inside - 0.5, 0.5 - outside)

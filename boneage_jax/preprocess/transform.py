@@ -6,6 +6,7 @@ native -> padded -> registered -> region is one matrix, and `warp` reads the nat
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -13,58 +14,58 @@ from PIL import Image
 from tfds_rsna.errors import UserError
 
 
-def shift(rows, columns):
+def shift(rows: float, columns: float) -> np.ndarray:
     """[3, 3] that moves by (rows, columns) pixels."""
     return np.array([[1, 0, rows], [0, 1, columns], [0, 0, 1]], np.float64)
 
 
-def zoom(rows, columns):
-    """[3, 3] that enlarges the pixel grid by these factors: edges stay edges, so p -> (p + 1/2)
-    factor - 1/2.
+def zoom(rows: float, columns: float) -> np.ndarray:
+    """[3, 3] that enlarges the pixel grid by these factors.
+
+    Edges stay edges, so p -> (p + 1/2) factor - 1/2.
     """
     return np.array(
         [[rows, 0, (rows - 1) / 2], [0, columns, (columns - 1) / 2], [0, 0, 1]], np.float64
     )
 
 
-def mirror(width):
+def mirror(width: int) -> np.ndarray:
     """[3, 3] that mirrors an image of `width` columns left to right."""
     return np.array([[1, 0, 0], [0, -1, width - 1], [0, 0, 1]], np.float64)
 
 
-def fit(shape, size):
-    """[3, 3] from an image of `shape` (rows, columns) into `size`: aspect kept, centred, the rest
-    is padding.
-    """
+def fit(shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """[3, 3] from an image of `shape` (rows, columns) into `size`, centred, its aspect kept."""
     factor = min(size[0] / shape[0], size[1] / shape[1])
-    return shift(*((side - factor * old) / 2 for side, old in zip(size, shape))) @ zoom(
-        factor, factor
-    )
+    centre = shift((size[0] - factor * shape[0]) / 2, (size[1] - factor * shape[1]) / 2)
+    return centre @ zoom(factor, factor)
 
 
-def apply(transform, points):
+def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Points [..., 2] (row, column) moved, float32; NaN stays NaN."""
     points = np.asarray(points, np.float64)
     return (points @ transform[:2, :2].T + transform[:2, 2]).astype(np.float32)
 
 
-def apply_boxes(transform, boxes):
-    """Boxes [..., 4] (row0, column0, row1, column1): the upright box around the moved corners,
-    float32.
+def apply_boxes(transform: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Boxes [..., 4] (row0, column0, row1, column1) moved, float32.
+
+    A moved box is the upright one around its moved corners.
     """
     corners = np.asarray(boxes)[..., [[0, 1], [0, 3], [2, 1], [2, 3]]]
     moved = apply(transform, corners)
     return np.concatenate([moved.min(-2), moved.max(-2)], -1)
 
 
-def magnification(transform):
+def magnification(transform: np.ndarray) -> float:
     """Pixels of the target per pixel of the source (the geometric mean over directions)."""
     return math.sqrt(abs(np.linalg.det(transform[:2, :2])))
 
 
-def warp(image, transform, size, *, fill=0, method=None):
-    """The image under `transform` on a canvas of `size` (rows, columns), read once from its own
-    pixels.
+def warp(
+    image: np.ndarray, transform: np.ndarray, size: tuple[int, int], *, fill=0, method=None
+) -> np.ndarray:
+    """The image under `transform` on a canvas of `size`, read once from its own pixels.
 
     Where the image shrinks by a factor f, it is read on a grid ceil(f) times finer than the target
     and averaged down: the area average, at any angle. Bicubic up to f = 2; beyond, bilinear does as
@@ -75,9 +76,9 @@ def warp(image, transform, size, *, fill=0, method=None):
 
     Args:
         image: uint8 [H, W].
-        transform: source -> target, as above.
-        size: of the target.
-        fill: grey of what lies outside the image.
+        transform: [3, 3], source -> target.
+        size: (rows, columns) of the target.
+        fill: grey of what is outside the image.
         method: of the read, one of Pillow's; None chooses as above.
 
     Returns:
@@ -98,44 +99,63 @@ def warp(image, transform, size, *, fill=0, method=None):
     # Pillow's affine works on (x, y) with pixel centres at halves.
     back = shift(0.5, 0.5) @ back @ shift(-0.5, -0.5)
     data = (back[1, 1], back[1, 0], back[1, 2], back[0, 1], back[0, 0], back[0, 2])
-    if method is None:
-        method = Image.Resampling.BICUBIC if finer <= 2 else Image.Resampling.BILINEAR
+    if method is None and finer <= 2:
+        method = Image.Resampling.BICUBIC
+    elif method is None:
+        method = Image.Resampling.BILINEAR
     out = Image.fromarray(image).transform(
         (columns * finer, rows * finer), Image.Transform.AFFINE, data, method, fillcolor=fill
     )
-    return np.asarray(out.reduce(finer) if finer > 1 else out)
+    if finer > 1:
+        out = out.reduce(finer)
+    return np.asarray(out)
 
 
-def warp_mask(mask, transform, size):
-    """As `warp` for a mask: uint8 [rows, columns] of 0 and 1, 1 where at least half of the pixel is
-    hand.
-    """
-    grey = warp(
-        np.where(mask, np.uint8(255), np.uint8(0)),
-        transform,
-        size,
-        method=Image.Resampling.BILINEAR,
-    )
+def warp_mask(mask: np.ndarray, transform: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """As `warp` for a mask: uint8 [rows, columns], 1 where at least half of the pixel is hand."""
+    grey = np.where(mask, np.uint8(255), np.uint8(0))
+    grey = warp(grey, transform, size, method=Image.Resampling.BILINEAR)
     return (grey >= 128).astype(np.uint8)
 
 
-def transform_example(example, transform, size):
-    """An image dict under `transform`: image, `hand_mask`, points and boxes; `transform` in it
-    takes this one on top.
+def move_example(
+    example: dict, *, image: Callable, mask: Callable, points: Callable, boxes: Callable
+) -> dict:
+    """An image dict with everything moved that moves with its image: the one list of it.
 
-    `image['transform']`, float32 [3, 3], leads from the image as it was before the first such step
-    to the image as it is: what a model finds can be drawn on the native image through its inverse.
+    Args:
+        example: `image` uint8 [H, W], and any others; entries that are absent are passed over.
+        image: how the pixels of `image` move.
+        mask: how those of `hand_mask` move.
+        points: how `keypoints` and `coco_keypoints` [..., 2] (row, column) move.
+        boxes: how `bone_boxes` [..., 4] (row0, column0, row1, column1) move.
+
+    Returns:
+        A new dict; the other entries are as they were.
     """
-    out = dict(example)
-    out['image'] = warp(example['image'], transform, size)
-    if 'hand_mask' in example:
-        out['hand_mask'] = warp_mask(example['hand_mask'], transform, size)
-    for name in ('keypoints', 'coco_keypoints'):
-        if name in example:
-            out[name] = apply(transform, example[name])
-    if 'bone_boxes' in example:
-        out['bone_boxes'] = apply_boxes(transform, example['bone_boxes'])
-    out['transform'] = (
-        transform @ np.asarray(example.get('transform', np.eye(3)), np.float64)
-    ).astype(np.float32)
-    return out
+    moves = {
+        'image': image,
+        'hand_mask': mask,
+        'keypoints': points,
+        'coco_keypoints': points,
+        'bone_boxes': boxes,
+    }
+    moved = {name: move(example[name]) for name, move in moves.items() if name in example}
+    return example | moved
+
+
+def transform_example(example: dict, transform: np.ndarray, size: tuple[int, int]) -> dict:
+    """An image dict under `transform` on a canvas of `size`, with all that moves with its image.
+
+    Its entry `transform`, float32 [3, 3], leads from the image before the first such step to the
+    image as it is now. What a model finds can be drawn on the native image through its inverse.
+    """
+    moved = move_example(
+        example,
+        image=lambda pixels: warp(pixels, transform, size),
+        mask=lambda mask: warp_mask(mask, transform, size),
+        points=lambda points: apply(transform, points),
+        boxes=lambda boxes: apply_boxes(transform, boxes),
+    )
+    before = np.asarray(example.get('transform', np.eye(3)), np.float64)
+    return moved | {'transform': (transform @ before).astype(np.float32)}

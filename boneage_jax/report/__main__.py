@@ -1,13 +1,13 @@
-"""One self-contained HTML page over any set of runs: tables, curves, errors by group, worst images,
-provenance.
+"""One self-contained HTML page over any set of runs.
 
     python -m boneage_jax.report --workdir=runs/prsnet --output=report.html
-    python -m boneage_jax.report --workdir=runs/prsnet,runs/masks,runs/tsne --output=report.html --title='Our hospital'
+    python -m boneage_jax.report --workdir=runs/prsnet,runs/masks --output=report.html --title=Ours
 
-Takes workdirs of any task, sweeps' folders, ensembles, scores, and what `inside`, `embeddings`,
-`stress` and `near_edges` left, however deep below the folders. Figures come from metrics.json,
-predictions.csv and table.csv; what an older release left out is computed by the same functions, and
-the page says so. It opens from disk without a network and prints.
+It shows tables, curves, errors by group, the worst images and how the runs were made. It takes
+workdirs of any task, folders of sweeps, ensembles, scores, and what `interpret`, `embeddings`,
+`robustness` and `compare_classes` left, however deep below the folders. Figures come from
+metrics.json, predictions.csv and table.csv. What an older release left out is computed by the same
+functions, and the page says so. It opens from disk without a network and prints.
 """
 
 from boneage_jax import cli

@@ -1,9 +1,10 @@
-"""What lies below the folders of a report: runs, sweeps' tables, and what other commands left
-beside them.
+"""What is below the folders of a report: runs, sweeps' tables, and what other commands left.
 
-Nothing here fails on a folder that an older release wrote, or a run that was cut off: what cannot
-be read becomes a note.
+Nothing here fails on a folder that an older release wrote, or on a run that was cut off: what
+cannot be read becomes a note.
 """
+
+from __future__ import annotations
 
 import csv
 import dataclasses
@@ -12,6 +13,9 @@ import json
 import os
 import pathlib
 
+import numpy as np
+
+from boneage_jax import renamed
 from boneage_jax.analysis import table
 from boneage_jax.figures import training
 from boneage_jax.runs import predictions
@@ -19,73 +23,77 @@ from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 
 DEPTH = 4  # folders below a given one
+_SKIPPED = ('checkpoints', 'figures', 'tensorboard', 'accepted')  # folders without runs
 # What other commands leave: the file that tells, and how the section is called.
 EXTRAS = {
-    'orderedness.json': 'Embeddings',
-    'stress.csv': 'Robustness',
-    'near_edges.csv': 'Near class edges',
+    'distance_age_correlation.json': 'Embeddings',
+    'orderedness.json': 'Embeddings',  # of releases before 0.2
+    'robustness.csv': 'Robustness',
+    'class_edges.csv': 'Near class edges',
     'parts.json': 'Inside the network',
 }
-KINDS = {
-    'accuracy': 'classes',
-    'mae': 'ages',
-    'iou': 'masks',
-    'error_percent': 'points',
-}  # by what metrics.json holds
+AGES = ('age', 'age_classes')  # kinds of runs that predict ages
+# What a page shows of each image, by the kind of other runs: a column of predictions.csv.
+VALUES = {'segmentation': 'iou', 'keypoints': 'error_percent', 'similarity': 'error_percent'}
+# What decides, beside the stages, which images a run saw.
+_DATA_KEYS = ('source', 'folder', 'stages', 'size', 'resize')
+_SOURCE_OPTIONS = {'hand_phantom': 'phantom', 'image_folder': 'image_folder'}
 
 
 @dataclasses.dataclass
 class Run:
-    """A workdir, or a folder that reads like one (an ensemble, a score). `config`, `report`: its
-    JSON, or None.
+    """A workdir, or a folder that reads like one (an ensemble, a score).
+
+    Attributes:
+        place: the folder.
+        config: config.json, None where there is none.
+        report: metrics.json, None where there is none.
+        notes: what could not be read.
+        name: how the page calls it.
+        kin: runs of the same images, whose records serve as well.
+        older: {what metrics.json lacks: the splits in which it does}.
     """
 
     place: pathlib.Path
     config: dict | None
     report: dict | None
-    notes: list
+    notes: list[str]
     name: str = ''
-    kin: list = dataclasses.field(
-        default_factory=list
-    )  # runs of the same images, whose records serve as well
-    older: dict = dataclasses.field(
-        default_factory=dict
-    )  # {what metrics.json lacks: the splits in which it does}
+    kin: list[Run] = dataclasses.field(default_factory=list)
+    older: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     @property
-    def splits(self):
+    def splits(self) -> dict[str, dict]:
         return (self.report or {}).get('splits', {})
 
     @functools.cached_property
-    def kind(self):
-        """'ages', 'classes', 'masks', 'points', or None where nothing was reported yet."""
-        overall = next((of.get('overall', {}) for of in self.splits.values()), {})
-        return next((kind for key, kind in KINDS.items() if key in overall), None)
+    def kind(self) -> str | None:
+        """What it predicts, as `tasks.Task.kind`; None where nothing was reported yet."""
+        return predictions.kind_in(self.report or {})
 
     @functools.cached_property
-    def images(self):
-        """{split: {column: [N]}} of predictions.csv, of whatever columns it has; {} where it cannot
-        be read.
+    def images(self) -> dict[str, dict[str, np.ndarray]]:
+        """{split: {column: [N]}} of predictions.csv; {} where it cannot be read.
+
+        A run that predicts no ages has `value`, the figure of each image.
         """
-        path = self.place / 'predictions.csv'
+        required = predictions.COLUMNS
+        if self.kind in VALUES:
+            required = ('id', 'split', VALUES[self.kind])
         try:
-            if self.kind in ('ages', 'classes'):
-                images = predictions.read(path)
-                return {
-                    split: predictions.of_split(images, split)
-                    for split in dict.fromkeys(images['split'].tolist())
-                }
-            name = 'iou' if self.kind == 'masks' else 'error_percent'
-            return {
-                split: {'id': ids, 'value': values}
-                for split, (ids, values) in table.METRICS[name].images(self.place).items()
-            }
-        except (UserError, OSError, KeyError, ValueError) as error:
+            images = predictions.read(self.place / 'predictions.csv', required)
+        except (UserError, OSError, ValueError) as error:
             self.notes.append(f'predictions.csv cannot be read: {error}')
             return {}
+        if self.kind in VALUES:
+            images['value'] = images[VALUES[self.kind]]
+        found = {}
+        for split in predictions.splits(images):
+            found[split] = predictions.of_split(images, split)
+        return found
 
     @functools.cached_property
-    def history(self):
+    def history(self) -> list[dict]:
         """The lines of metrics.jsonl, [] where there are none."""
         path = self.place / 'metrics.jsonl'
         try:
@@ -95,35 +103,33 @@ class Run:
             return []
 
     @functools.cached_property
-    def complete(self):
-        """`splits` with what an older release left out of them, computed from predictions.csv by
-        the same functions.
-        """
+    def complete(self) -> dict[str, dict]:
+        """`splits` with what an older release left out, computed by the same functions."""
         filled = {}
-        for split, of in self.splits.items():
+        for split, of_split in self.splits.items():
             images = self.images.get(split)
-            if self.kind not in ('ages', 'classes') or images is None:
-                filled[split] = of
-                continue
-            anew = metrics.age_metrics(images['prediction'], images['age'], images['male'])
-            said, here = of['overall']['mae']['value'], anew['overall']['mae']['value']
-            if abs(said - here) > 1e-3 * max(1.0, abs(said)):
-                self.notes.append(
-                    f'metrics.json says MAE {said:.3f} on {split}, predictions.csv {here:.3f}: not of the '
-                    'same run.'
-                )
-            elif missing := sorted(set(anew['overall']) - set(of['overall'])):
-                self.older.setdefault(', '.join(missing), []).append(split)
-            filled[split] = of | {
-                'overall': anew['overall'] | of['overall'],
-                **{
-                    key: {
-                        name: anew[key].get(name, {}) | values
-                        for name, values in of.get(key, {}).items()
-                    }
-                    for key in ('by_sex', 'by_stage')
-                },
-            }
+            if self.kind in AGES and images is not None:
+                of_split = self._fill(split, of_split, images)
+            filled[split] = of_split
+        return filled
+
+    def _fill(self, split, of_split, images):
+        anew = metrics.age_metrics(images['prediction'], images['age'], images['male'])
+        reported = of_split['overall']['mae']['value']
+        computed = anew['overall']['mae']['value']
+        missing = sorted(set(anew['overall']) - set(of_split['overall']))
+        if abs(reported - computed) > 1e-3 * max(1.0, abs(reported)):
+            self.notes.append(
+                f'metrics.json says MAE {reported:.3f} on {split}, predictions.csv '
+                f'{computed:.3f}: not of the same run.'
+            )
+        elif missing:
+            self.older.setdefault(', '.join(missing), []).append(split)
+        filled = of_split | {'overall': anew['overall'] | of_split['overall']}
+        for key in ('by_sex', 'by_stage'):
+            filled[key] = {}
+            for group, values in of_split.get(key, {}).items():
+                filled[key][group] = anew[key].get(group, {}) | values
         return filled
 
 
@@ -132,9 +138,9 @@ class Sweep:
     """A folder with table.csv: `lines` as dicts of texts, `title` and `notes` from table.md."""
 
     place: pathlib.Path
-    lines: list
+    lines: list[dict[str, str]]
     title: str
-    notes: list
+    notes: list[str]
     name: str = ''
 
 
@@ -148,47 +154,61 @@ class Extra:
     name: str = ''
 
 
-def find(folders):
-    """(runs, sweeps, extras) below `folders`, each place once, in order; UserError where there is
-    none at all.
+def find(folders: list) -> tuple[list[Run], list[Sweep], list[Extra]]:
+    """What is below `folders`, each place once, in order.
+
+    Raises UserError for a folder that does not exist, and where nothing at all is found.
     """
-    found, seen = [], set()
-    for folder in folders:
-        folder = pathlib.Path(folder)
+    found = []
+    seen = set()
+    for folder in map(pathlib.Path, folders):
         if not folder.is_dir():
             raise UserError(f'--workdir={folder}: no such folder')
         _look(folder, DEPTH, found, seen)
     if not found:
         raise UserError(
-            f'--workdir={",".join(map(str, folders))}: neither runs (config.json, metrics.json) nor tables '
-            '(table.csv) lie there'
+            f'--workdir={",".join(map(str, folders))}: neither runs (config.json, metrics.json) '
+            'nor tables (table.csv) lie there'
         )
+    _name(found)
+    runs = [thing for thing in found if isinstance(thing, Run)]
+    _join_kin(runs)
+    sweeps = [thing for thing in found if isinstance(thing, Sweep)]
+    extras = [thing for thing in found if isinstance(thing, Extra)]
+    return runs, sweeps, extras
+
+
+def _name(found):
+    """Calls each thing by its path below the folder that all of them share."""
     places = [str(thing.place.absolute()) for thing in found]
     common = os.path.commonpath(places)
     for thing, place in zip(found, places):
         name = os.path.relpath(place, common)
         thing.name = pathlib.Path(common).name if name == '.' else name
-    for run in found:
-        if isinstance(run, Run) and (images := _images(run)):
-            run.kin = [
-                other
-                for other in found
-                if isinstance(other, Run) and other is not run and _images(other) == images
-            ]
-    return [[thing for thing in found if isinstance(thing, kind)] for kind in (Run, Sweep, Extra)]
+
+
+def _join_kin(runs):
+    for run in runs:
+        images = _images(run)
+        if not images:
+            continue
+        for other in runs:
+            if other is not run and _images(other) == images:
+                run.kin.append(other)
 
 
 def _images(run):
     """Which images a run saw, as far as its config says: runs that agree have the same records."""
     try:
         data = run.config['data']
-        return (
-            [data[key] for key in ('source', 'folder', 'stages', 'size', 'resize')]
-            + [data['stage'][name] for name in data['stages'] if name in data['stage']]
-            + [data.get(data['source'])]
-        )
+        options = data['stage_options']
+        seen = [data[key] for key in _DATA_KEYS]
+        seen += [options[name] for name in data['stages'] if name in options]
+        if data['source'] in _SOURCE_OPTIONS:
+            seen.append(data[_SOURCE_OPTIONS[data['source']]])
     except (KeyError, TypeError):
         return None
+    return seen
 
 
 def _look(folder, depth, found, seen):
@@ -196,34 +216,32 @@ def _look(folder, depth, found, seen):
     if place in seen:
         return
     seen.add(place)
-    is_run = (folder / 'config.json').is_file() or (folder / 'metrics.json').is_file()
-    if is_run:
+    if (folder / 'config.json').is_file() or (folder / 'metrics.json').is_file():
         found.append(_run(folder))
-    if (sweep := _sweep(folder)) is not None:
+    sweep = _sweep(folder)
+    if sweep is not None:
         found.append(sweep)
-    found.extend(
-        Extra(folder, kind, folder / file)
-        for file, kind in EXTRAS.items()
-        if (folder / file).is_file()
-    )
-    if depth:
-        for inner in sorted(folder.iterdir()):
-            if (
-                inner.is_dir()
-                and not inner.name.startswith('.')
-                and inner.name not in ('checkpoints', 'figures', 'tensorboard', 'accepted')
-            ):
-                _look(inner, depth - 1, found, seen)
+    for file, kind in EXTRAS.items():
+        if (folder / file).is_file():
+            found.append(Extra(folder, kind, folder / file))
+    if not depth:
+        return
+    for inner in sorted(folder.iterdir()):
+        if inner.is_dir() and not inner.name.startswith('.') and inner.name not in _SKIPPED:
+            _look(inner, depth - 1, found, seen)
 
 
 def _run(folder):
     notes = []
-    config, report = (_json(folder / f'{name}.json', notes) for name in ('config', 'metrics'))
-    if report is not None and not isinstance(report.get('splits'), dict):
+    config = read_json(folder / 'config.json', notes)
+    if config is not None:
+        config = renamed.config(config)
+    report = read_report(folder / 'metrics.json', notes)
+    if report is None:
+        notes.append('Not finished: there is no metrics.json.')
+    elif not isinstance(report.get('splits'), dict):
         notes.append('metrics.json is not that of a run: it has no splits.')
         report = None
-    elif report is None:
-        notes.append('Not finished: there is no metrics.json.')
     return Run(folder, config, report, notes)
 
 
@@ -236,12 +254,21 @@ def _sweep(folder):
         if not set(table.COLUMNS) <= set(reader.fieldnames or ()):
             return None
         lines = list(reader)
-    text = (folder / 'table.md').read_text().splitlines() if (folder / 'table.md').is_file() else []
-    title = next((line[2:] for line in text if line.startswith('# ')), folder.name)
-    return Sweep(folder, lines, title, [line[2:] for line in text if line.startswith('- ')])
+    page = folder / 'table.md'
+    text = page.read_text().splitlines() if page.is_file() else []
+    titles = [line[2:] for line in text if line.startswith('# ')]
+    notes = [line[2:] for line in text if line.startswith('- ')]
+    return Sweep(folder, lines, titles[0] if titles else folder.name, notes)
 
 
-def _json(path, notes):
+def read_report(path: pathlib.Path, notes: list[str]) -> dict | None:
+    """A JSON file of figures with the names of today; None as `read_json` gives it."""
+    report = read_json(path, notes)
+    return None if report is None else renamed.report(report)
+
+
+def read_json(path: pathlib.Path, notes: list[str]) -> dict | None:
+    """A JSON object; None, and a line in `notes`, where it cannot be read, None without a file."""
     if not path.is_file():
         return None
     try:

@@ -7,60 +7,56 @@ class Html(str):
     """Text that is HTML already."""
 
 
-def raw(text):
+def raw(text: str) -> Html:
     """`text` taken as HTML: for what this program drew itself."""
     return Html(text)
 
 
-def escaped(child):
-    """A child of an element: Html as it is, None as nothing, lists joined, anything else as escaped
-    text.
+def escaped(child) -> Html:
+    """A child of an element as HTML.
+
+    Html stays as it is, None is nothing, lists are joined, anything else becomes escaped text.
     """
     if isinstance(child, Html):
         return child
     if child is None:
         return Html('')
     if isinstance(child, list | tuple):
-        return Html(''.join(escaped(one) for one in child))
+        return Html(''.join(map(escaped, child)))
     return Html(html.escape(str(child)))
 
 
-def tag(name, *children, **attributes):
+def tag(name: str, *children, **attributes) -> Html:
     """An element; `class_='x'` gives class="x", an attribute that is None or False is left out."""
-    written = ''.join(
-        f' {key.rstrip("_").replace("_", "-")}'
-        + ('' if value is True else f'="{html.escape(str(value))}"')
-        for key, value in attributes.items()
-        if value is not None and value is not False
-    )
-    return Html(
-        f'<{name}{written}>'
-        if name in ('img', 'br')
-        else f'<{name}{written}>{escaped(children)}</{name}>'
-    )
+    opening = name
+    for key, value in attributes.items():
+        if value is None or value is False:
+            continue
+        opening += f' {key.rstrip("_").replace("_", "-")}'
+        if value is not True:
+            opening += f'="{html.escape(str(value))}"'
+    if name in ('img', 'br'):
+        return Html(f'<{opening}>')
+    return Html(f'<{opening}>{escaped(children)}</{name}>')
 
 
-def table(header, rows, *, numbers=(), class_=None):
-    """A table in a box of its own that scrolls sideways on a phone; `numbers`: columns that are set
-    right-aligned.
+def table(header: list, rows: list, *, numbers=(), class_: str | None = None) -> Html:
+    """A table in a box of its own that scrolls sideways on a phone.
+
+    Args:
+        header: the cells of the first line.
+        rows: the cells of the others.
+        numbers: the columns that are set right-aligned.
+        class_: of the table.
     """
+    body = [_line('td', row, numbers) for row in rows]
+    head = tag('thead', _line('th', header, numbers))
+    inner = tag('table', head, tag('tbody', body), class_=class_)
+    return tag('div', inner, class_='scroll')
 
-    def line(kind, cells):
-        return tag(
-            'tr',
-            [
-                tag(kind, cell, class_='number' if i in numbers else None)
-                for i, cell in enumerate(cells)
-            ],
-        )
 
-    return tag(
-        'div',
-        tag(
-            'table',
-            tag('thead', line('th', header)),
-            tag('tbody', [line('td', row) for row in rows]),
-            class_=class_,
-        ),
-        class_='scroll',
-    )
+def _line(kind, cells, numbers):
+    line = []
+    for i, cell in enumerate(cells):
+        line.append(tag(kind, cell, class_='number' if i in numbers else None))
+    return tag('tr', line)

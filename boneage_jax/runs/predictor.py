@@ -82,7 +82,7 @@ class Predictor:
         prediction, aux = self(images, male)
         if self.config.flip_tta:
             mirrored, _ = self(np.asarray(images)[:, :, ::-1], male)
-            prediction = (prediction + self.task.unflip(mirrored)) / 2
+            prediction = self.task.average_with_mirrored(prediction, mirrored)
         return prediction, aux
 
     def over(

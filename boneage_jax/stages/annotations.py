@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,28 +12,36 @@ from tfds_rsna.annotations import hand_landmarks, hand_points
 STRETCHED = 0.02  # by which aspect ratios differ before an image counts as stretched
 
 
-def points_stage(example, *, files):
-    """The image with `keypoints` float32 `[3, 2]` in its own pixels; None (left out) where the
-    `files` lack it, or one of the points that the three are derived from was not annotated.
+def points_stage(example: dict, *, files: Sequence) -> dict | None:
+    """The image with `keypoints` float32 `[3, 2]` in its own pixels; None (left out) without them.
 
-    An image that was stretched since it was annotated says so in `native_shape` (see `resize`).
+    An image is left out where the `files` lack it, or lack one of the points that the three are
+    derived from. One that was stretched since it was annotated gets `native_shape` (see `resize`).
     """
-    found = annotation(str(example['id']), example['image'].shape[:2], files)
+    shape = example['image'].shape[:2]
+    found = annotation(str(example['id']), shape, files)
     if found is None or not np.isfinite(found['keypoints']).all():
         return None
     example = example | {'keypoints': found['keypoints']}
-    shape, native = example['image'].shape[:2], found['native_shape']
-    stretched = abs(native[0] * shape[1] / (native[1] * shape[0]) - 1) > STRETCHED
-    return example | {'native_shape': native} if stretched else example
+    native = found['native_shape']
+    stretch = native[0] * shape[1] / (native[1] * shape[0])
+    if abs(stretch - 1) > STRETCHED:
+        example['native_shape'] = native
+    return example
 
 
-def annotation(name, shape, files):
-    """What `files` say of an image: `keypoints` [3, 2], `points` [N, 2] (all that were annotated),
-    `box` [4] or None, in pixels of the image of `shape`, and the `native_shape` that was annotated;
-    None where they do not know it.
+def annotation(name: str, shape: tuple[int, int], files: Sequence) -> dict | None:
+    """What people annotated on an image; None where it is in none of the files.
 
-    `files` ending in .csv hold the DHA's landmarks, in pixels of the image as it is; others are
-    COCO JSON.
+    Args:
+        name: the image's id.
+        shape: (rows, columns) of the image.
+        files: paths. Those ending in .csv hold the DHA's landmarks, in pixels of the image as it
+            is; the others are COCO JSON.
+
+    Returns:
+        `keypoints` [3, 2], `points` [N, 2] (all that were annotated), `box` [4] or None, in pixels
+        of the image, and the `native_shape` that was annotated.
     """
     coco, landmarks = _read(tuple(map(str, files)))
     if name in coco:
@@ -54,7 +63,7 @@ def annotation(name, shape, files):
     return None
 
 
-def names(files):
+def names(files: Sequence) -> list[str]:
     """The ids of all images that `files` know."""
     coco, landmarks = _read(tuple(map(str, files)))
     return [*coco, *landmarks]
@@ -62,10 +71,12 @@ def names(files):
 
 @functools.cache
 def _read(files):
+    """(hands of the COCO files, landmarks of the CSV files), each by image."""
+    coco = []
     landmarks = {}
     for file in files:
         if pathlib.Path(file).suffix == '.csv':
             landmarks |= hand_landmarks.read(file)
-    return hand_points.read(
-        *(file for file in files if pathlib.Path(file).suffix != '.csv')
-    ), landmarks
+        else:
+            coco.append(file)
+    return hand_points.read(*coco), landmarks

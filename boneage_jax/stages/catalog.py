@@ -77,13 +77,13 @@ STAGES = {
     ),
     # Cut to the box of the mask.
     'crop': Stage(
-        transform='boneage_jax.preprocess.hand_mask:crop_stage',
+        transform=f'{_HERE}.appearance:crop',
         options={'margin': 0.02, 'mask': True},
         moves_pixels=True,
     ),
     # Percentiles of the greys inside the mask (Iglovikov 2018).
     'contrast': Stage(
-        transform='boneage_jax.preprocess.contrast:contrast_stage',
+        transform=f'{_HERE}.appearance:contrast',
         options={'low': 1.0, 'high': 99.0, 'bottom': 11.0, 'top': 245.0, 'background': 0},
     ),
     # Key points from annotation files; images without are left out.
@@ -125,7 +125,7 @@ STAGES = {
     ),
     # Stretched to rows = ratio x columns, where images lost their aspect.
     'aspect': Stage(
-        transform='boneage_jax.preprocess.resize:aspect_stage',
+        transform=f'{_HERE}.appearance:aspect',
         options={'ratio': 1.0},
         unseen_by_networks=True,
     ),
@@ -138,7 +138,7 @@ STAGES = {
     ),
     # Six filters in the order of Hamrouni 2023; after 'resize', as in the paper.
     'enhance': Stage(
-        transform='boneage_jax.preprocess.enhance:enhance_stage',
+        transform=f'{_HERE}.appearance:enhance',
         options={
             'bilateral': True,
             'bilateral_radius': 2,
@@ -157,7 +157,7 @@ STAGES = {
     ),
     # To data.size; implied at the end where it is not named.
     'resize': Stage(
-        transform='boneage_jax.preprocess.resize:resize_stage',
+        transform=f'{_HERE}.appearance:resize',
         data_options={'size': 'size', 'fit': 'resize'},
         moves_pixels=True,
         unseen_by_networks=True,

@@ -1,161 +1,194 @@
-"""Stages that ask a trained network: the U-Net's hand mask, the key-point network's three points.
+"""Stages that ask a trained network: a U-Net's hand mask, a key-point network's three points.
 
-A worker shows the network its image at the size that the network's run was trained at (`look`); the
-answers come back to the image's own pixels.
+A worker prepares an image at the size that the network's run was trained at (`look`). What the
+network answers is brought back to the image's own pixels.
 """
 
 import functools
 import json
 import pathlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy import ndimage
 
+from boneage_jax import renamed
 from boneage_jax.preprocess import hand_mask, resize
 from boneage_jax.preprocess import transform as transforms
 
-_TURN, _ZOOM, _MOVE = (
-    6.0,
-    0.08,
-    0.02,
-)  # degrees, share, share of the longer side: how far the views of `look_again` differ
+# How far the views of `look_again` differ.
+_TURN = 6.0  # degrees
+_ZOOM = 0.08  # share
+_MOVE = 0.02  # share of the longer side
 _SECOND = 0.3  # of the hand's area: a marker's letters are smaller
 _TRUST = 0.06  # of the hand's length, by which a second look may move a point
 
 
-def look(example, run, **_):
-    """The image as the network of `run` takes it, uint8 `[rows, columns, 1]`, and the image's own
-    shape.
-    """
+def look(example: dict, run: str, **_) -> dict:
+    """The image as the network of `run` takes it, uint8 `[rows, columns, 1]`, and its own shape."""
     size, fit = _input(run)
-    shape = example['image'].shape[:2]
-    return {
-        'image': resize.resize({'image': example['image']}, size, fit)['image'],
-        'shape': np.array(shape, np.int32),
-    }
+    resized = resize.resize({'image': example['image']}, size, fit)
+    shape = np.array(example['image'].shape[:2], np.int32)
+    return {'image': resized['image'], 'shape': shape}
 
 
-def masks(predictor, looks, *, threshold, run):
-    """The largest component above `threshold` (probability) of each image, at the network's scale:
-    `hand_mask`, `flags`.
+def masks(predictor: Callable, looks: list[dict], *, threshold: float, run: str) -> list[dict]:
+    """The hand mask of each image, the largest component, at the network's scale.
 
-    Its holes are filled: networks leave out a carpus now and then, and what lies between touching
-    fingers does no harm. Flags: 'no_hand' where there is none, 'second_hand' where another
-    component has `_SECOND` of its area or more.
+    Its holes are filled: networks leave out a carpus now and then, and what is between touching
+    fingers does no harm.
+
+    Args:
+        predictor: images -> (logits [N, rows, columns], ...).
+        looks: what `look` gave.
+        threshold: probability from which on a pixel is hand.
+        run: the workdir of the network's run.
+
+    Returns:
+        A dict for each image: `hand_mask` uint8, and `flags`: 'no_hand' where there is none,
+        'second_hand' where another component has `_SECOND` of its area or more.
     """
-    fit, limit = _input(run)[1], np.log(threshold / (1 - threshold))
-    logits, _ = predictor(np.stack([x['image'] for x in looks]))
+    _, fit = _input(run)
+    limit = np.log(threshold / (1 - threshold))
+    logits, _ = predictor(_images(looks))
     found = []
-    for logit, x in zip(logits, looks, strict=True):
-        hand = resize.uncovered(logit > limit, x['shape'], fit)
+    for logit, look in zip(logits, looks, strict=True):
+        hand = resize.uncovered(logit > limit, look['shape'], fit)
         mask = hand_mask.largest_component(hand)
         second = hand_mask.largest_component(hand & ~mask).sum() > _SECOND * mask.sum()
-        found.append(
-            {
-                'hand_mask': ndimage.binary_fill_holes(mask).astype(np.uint8),
-                'flags': 'second_hand' if second else '' if mask.any() else 'no_hand',
-            }
-        )
+        if second:
+            flags = 'second_hand'
+        elif mask.any():
+            flags = ''
+        else:
+            flags = 'no_hand'
+        filled = ndimage.binary_fill_holes(mask).astype(np.uint8)
+        found.append({'hand_mask': filled, 'flags': flags})
     return found
 
 
-def points(predictor, looks, *, run, least):
-    """The three key points of each image, in its own pixels: `keypoints` float32 `[3, 2]`, `flags`.
+def points(predictor: Callable, looks: list[dict], *, run: str, least: float) -> list[dict]:
+    """The three key points of each image, in its own pixels.
 
-    A point whose heat map peaks below `least` (share of the map's sum at its highest pixel) was not
-    found: NaN, and the image is flagged 'points_doubtful'. Networks without heat maps always find
-    all three.
+    Args:
+        predictor: images -> (points in [0, 1], aux); aux has `heights` where there are heat maps.
+        looks: what `look` gave.
+        run: the workdir of the network's run.
+        least: a point whose heat map peaks below it (share of the map's sum at its highest pixel)
+            was not found. Networks without heat maps always find all three.
+
+    Returns:
+        A dict for each image: `keypoints` float32 `[3, 2]`, NaN for a point that was not found, and
+        `flags`, then 'points_doubtful'.
     """
-    from boneage_jax.preprocess import (
-        keypoints,
-    )  # not above: it brings JAX, which workers do without
+    # Imported here: it brings JAX, which workers do without.
+    from boneage_jax.preprocess import keypoints
 
     size, fit = _input(run)
-    prediction, aux = predictor(np.stack([x['image'] for x in looks]))
+    prediction, aux = predictor(_images(looks))
     found = np.asarray(keypoints.denormalise(prediction, size))
-    faint = (
-        np.asarray(aux['heights']) < least if 'heights' in aux else np.zeros(found.shape[:2], bool)
-    )
+    if 'heights' in aux:
+        faint = np.asarray(aux['heights']) < least
+    else:
+        faint = np.zeros(found.shape[:2], bool)
     found = np.where(faint[..., None], np.nan, found)
-    return [
-        {
-            'keypoints': resize.restore_points(p, x['shape'], size, fit),
-            'flags': 'points_doubtful' if missed.any() else '',
-        }
-        for p, x, missed in zip(found, looks, faint, strict=True)
-    ]
+    answers = []
+    for each, look, missed in zip(found, looks, faint, strict=True):
+        answers.append(
+            {
+                'keypoints': resize.restore_points(each, look['shape'], size, fit),
+                'flags': 'points_doubtful' if missed.any() else '',
+            }
+        )
+    return answers
 
 
-def look_again(example, run, *, views):
-    """The image registered by the key points that it has, as the network of `run` would take it,
-    `views` times with small turns, zooms and shifts and every other one mirrored: uint8 `[views,
-    rows, columns, 1]` and the transforms `[views, 3, 3]` that lead there. `{}` where the points are
-    implausible: nothing is seen again then.
+def look_again(example: dict, run: str, *, views: int) -> dict:
+    """The image registered by the key points that it has, as the network of `run` would take it.
+
+    There are several views of it, with small turns, zooms and shifts, every other one mirrored.
+
+    Args:
+        example: with `image` and `keypoints`.
+        run: the workdir of the network's run.
+        views: how many.
+
+    Returns:
+        `image` uint8 `[views, rows, columns, 1]`, `transform` `[views, 3, 3]` that leads there, and
+        the `keypoints`. `{}` where the points are implausible: nothing is seen again then.
     """
     from boneage_jax.preprocess import register
 
-    points, shape = example['keypoints'], example['image'].shape[:2]
-    if register.implausible(points, None, shape):
+    points = example['keypoints']
+    if register.implausible(points, None, example['image'].shape[:2]):
         return {}
-    size = _input(run)[0]
+    size, _ = _input(run)
     onto = register.from_keypoints(points, size)
     seen = [view @ onto for view in _views(size, views)]
+    images = [transforms.warp(example['image'], each, size) for each in seen]
     return {
-        'image': np.stack([transforms.warp(example['image'], each, size) for each in seen])[
-            ..., None
-        ],
+        'image': np.stack(images)[..., None],
         'transform': np.stack(seen).astype(np.float32),
         'keypoints': np.asarray(points, np.float32),
     }
 
 
-def _views(size, count):
-    """`count` transforms of a registered image of `size`, the first of which leaves it as it is;
-    the same for every image.
+def _views(size, count) -> Iterator[np.ndarray]:
+    """`count` transforms of a registered image of `size`, the same for every image.
+
+    The first leaves the image as it is, and every other one mirrors it.
     """
     generator = np.random.default_rng(0)
-    centre = transforms.shift(*((side - 1) / 2 for side in size))
+    centre = transforms.shift((size[0] - 1) / 2, (size[1] - 1) / 2)
     for i in range(count):
-        turn, zoom = (
-            np.radians(generator.uniform(-_TURN, _TURN)),
-            generator.uniform(1 - _ZOOM, 1 + _ZOOM),
-        )
+        turn = np.radians(generator.uniform(-_TURN, _TURN))
+        zoom = generator.uniform(1 - _ZOOM, 1 + _ZOOM)
         move = generator.uniform(-_MOVE, _MOVE, 2) * max(size)
-        cos, sin = zoom * np.cos(turn), zoom * np.sin(turn)
-        change = (
-            transforms.shift(*move)
-            @ centre
-            @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-            @ np.linalg.inv(centre)
-        )
-        yield (transforms.mirror(size[1]) if i % 2 else np.eye(3)) @ (change if i else np.eye(3))
+        cos = zoom * np.cos(turn)
+        sin = zoom * np.sin(turn)
+        turned = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+        change = transforms.shift(*move) @ centre @ turned @ np.linalg.inv(centre)
+        if i == 0:
+            yield np.eye(3)
+        elif i % 2:
+            yield transforms.mirror(size[1]) @ change
+        else:
+            yield change
 
 
-def points_again(predictor, looks, *, run, views):
-    """Fingertip and capitate of each image, in its own pixels, as the median over its views:
-    `keypoints` float32 `[3, 2]`.
+def points_again(predictor: Callable, looks: list[dict], *, run: str, views: int) -> list[dict]:
+    """Fingertip and capitate of each image, in its own pixels, as the median over its views.
 
-    A point that would move by more than `_TRUST` of the hand's length stays where it was, and so
-    does the thumb: the views may cut it off, and only the side that it is on counts.
+    A point that would move by more than `_TRUST` of the hand's length stays where it was. So does
+    the thumb: the views may cut it off, and only the side that it is on counts.
+
+    Args:
+        predictor: images -> (points in [0, 1], ...).
+        looks: what `look_again` gave.
+        run: the workdir of the network's run.
+        views: how many there are of each image.
+
+    Returns:
+        A dict for each image: `keypoints` float32 `[3, 2]`.
     """
     from boneage_jax.preprocess import keypoints
 
-    size = _input(run)[0]
-    prediction, _ = predictor(np.concatenate([x['image'] for x in looks]))
+    size, _ = _input(run)
+    prediction, _ = predictor(np.concatenate([look['image'] for look in looks]))
     found = np.asarray(keypoints.denormalise(prediction, size)).reshape(len(looks), views, -1, 2)
-    back = [
-        [transforms.apply(np.linalg.inv(view), p) for view, p in zip(x['transform'], points)]
-        for x, points in zip(looks, found, strict=True)
-    ]
-    return [
-        {'keypoints': _taken(x['keypoints'], np.median(each, axis=0))}
-        for x, each in zip(looks, back, strict=True)
-    ]
+    answers = []
+    for look, seen in zip(looks, found, strict=True):
+        back = []
+        for view, points in zip(look['transform'], seen):
+            back.append(transforms.apply(np.linalg.inv(view), points))
+        answers.append({'keypoints': _taken(look['keypoints'], np.median(back, axis=0))})
+    return answers
 
 
 def _taken(first, again):
-    """The points [3, 2] of the first look where the second one says something else altogether, or
-    sees the thumb.
+    """The points [3, 2] of the second look, or of the first where the two are far apart.
+
+    The thumb is always the first look's.
     """
     length = np.hypot(*(first[0] - first[2]))
     keep = np.hypot(*(again - first).T) > _TRUST * length
@@ -163,24 +196,30 @@ def _taken(first, again):
     return np.where(keep[:, None], first, again).astype(np.float32)
 
 
-def aligned(predictor, looks, *, run):
-    """Fingertip and capitate of each image as a transformation network places them, in its own
-    pixels: `keypoints` float32 `[3, 2]`, the thumb NaN, with which `register` turns, zooms and
-    centres the image and does not mirror it.
+def aligned(predictor: Callable, looks: list[dict], *, run: str) -> list[dict]:
+    """Fingertip and capitate of each image as a transformation network places them.
+
+    They are in the image's own pixels: `keypoints` float32 `[3, 2]`, the thumb NaN. With these
+    `register` turns, zooms and centres the image and does not mirror it.
     """
     from boneage_jax.preprocess import register
 
     size, fit = _input(run)
-    values, _ = predictor(np.stack([x['image'] for x in looks]))
-    found = [register.axis_points(value, size) for value in values]
-    return [
-        {'keypoints': resize.restore_points(p, x['shape'], size, fit)}
-        for p, x in zip(found, looks, strict=True)
-    ]
+    values, _ = predictor(_images(looks))
+    answers = []
+    for look, value in zip(looks, values, strict=True):
+        found = register.axis_points(value, size)
+        answers.append({'keypoints': resize.restore_points(found, look['shape'], size, fit)})
+    return answers
+
+
+def _images(looks):
+    return np.stack([look['image'] for look in looks])
 
 
 @functools.cache
 def _input(run):
     """(size, fit) of the images that the run was trained on."""
-    data = json.loads((pathlib.Path(run).expanduser() / 'config.json').read_text())['data']
+    saved = json.loads((pathlib.Path(run).expanduser() / 'config.json').read_text())
+    data = renamed.config(saved)['data']
     return tuple(data['size']), data['resize']

@@ -1,10 +1,9 @@
-"""The stages of a configuration, `config.data.stages`, in the order that the user gave: what each
-does to an image, and with which network.
+"""The stages of a configuration, `config.data.stages`, as steps that can be applied to an image.
 
-Every stage sees the image as the stages before it left it. So the final pass replays them on the
-source's image, at its own size, and resamples once. What a stage costs much to find is stored by
-`cache`; a stage with a network prepares the network's input in a worker process, and its output is
-taken in the main one.
+They come in the order that the user gave. Every stage sees the image as the stages before it left
+it. So the final pass replays them on the source's image, at its own size, and resamples once. What
+a stage costs much to find is stored by `cache`; a stage with a network prepares the network's input
+in a worker process, and its output is taken in the main one.
 """
 
 import dataclasses
@@ -173,10 +172,10 @@ def _weights(name, run, before):
     folder = pathlib.Path(run).expanduser()
     if not (folder / 'metrics.json').exists():
         raise ConfigError(
-            f'{key}={run!r}: no finished run lies there (no metrics.json); train it first'
+            f'{key}={run!r}: no finished run is there (no metrics.json); train it first'
         )
     trained = json.loads((folder / 'config.json').read_text())['data']
-    # Phantoms stand in for images of any preparation.
+    # Phantoms take the place of images of any preparation.
     if trained['source'] != 'hand_phantom':
         seen = _seen_by_networks(trained['stages'])
         given = _seen_by_networks(before)

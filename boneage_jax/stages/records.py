@@ -1,13 +1,8 @@
-"""Ensure the records: source -> named stages -> fixed-size records, each step built once and
-cached.
-
-    python -m boneage_jax.prepare --config=configs/prsnet.py:rsna100
-    python -m boneage_jax.prepare --config=configs/prsnet.py --runner=beam --beam_options='--runner=FlinkRunner ...'
+"""From a source through the stages to fixed-size records, each step built once and cached.
 
 A step's folder name ends in a fingerprint of what went into it (the source's files and options,
 stages, size, versions), so a changed option or file builds anew beside the old one. The cache is
-$BONEAGE_CACHE, by default ~/.cache/boneage_jax. `main` calls `ensure` before it trains; this
-command does the same and prints where they lie.
+$BONEAGE_CACHE, by default ~/.cache/boneage_jax.
 """
 
 import dataclasses
@@ -17,9 +12,9 @@ import itertools
 import json
 import os
 import pathlib
-import shutil
 import time
 
+import ml_collections
 import tensorflow_datasets as tfds
 
 import tfds_rsna
@@ -39,36 +34,56 @@ POOL_SECONDS = 20  # below that a pool of processes costs more than it saves
 CHUNK = 16  # images that a worker takes at once
 
 
-def get_records(data, data_dir=None):
-    """The folder of prepared records for `config.data`; builds what is missing and says so.
+def get_records(data: ml_collections.ConfigDict, data_dir=None) -> pathlib.Path:
+    """The folder of prepared records for `config.data`; builds what is missing and logs it.
 
-    `data_dir` (default: $BONEAGE_DATA) is where raw data lies. Raises ConfigError where the source
-    needs it and has none, and the builders' own errors, which name the file.
+    Args:
+        data: `config.data`.
+        data_dir: where raw data is (default: $BONEAGE_DATA).
+
+    Raises:
+        ConfigError: the source needs raw data and has none. The builders raise their own errors,
+            which name the file.
     """
     if data.source == 'prepared':
         return _given(data)
-    folder, steps, recipe = _places(data, _options(data, data_dir), data_dir)
-    if (folder / prepared.MARKER).exists():
+    fetch(data, data_dir)
+    folder, steps, recipe = _places(data, data_dir)
+    marker = folder / prepared.MARKER
+    if marker.exists():
         return folder
     with lock.exclusive(
         folder.with_name(f'.{folder.name}.lock'),
         wait=True,
         on_wait=lambda: log.info(f'Waiting for another process that prepares {folder}.'),
     ):
-        if not (folder / prepared.MARKER).exists():
+        if not marker.exists():
             builder = build_source(data, data_dir)
             for i, step in enumerate(steps):
-                if not plan.STAGES[step.name].transform:
-                    _find(builder, steps[:i], step)
+                if not step.stage.transform:
+                    _annotate(builder, steps[:i], step)
             _write_records(builder, folder, data, steps, recipe)
     return folder
 
 
-def open_splits(config, data_dir=None):
-    """Ensures the records and cuts them into splits of `data.sex`; the images of
-    `data.extra_train_folders` join the training split.
+def existing_records(data: ml_collections.ConfigDict, data_dir=None) -> pathlib.Path | None:
+    """The folder that `get_records` would give where its records are there already, else None.
+
+    Builds and fetches nothing.
     """
-    data, inputs = config.data, tasks.inputs(config.task)
+    if data.source == 'prepared':
+        return _given(data)
+    folder, _, _ = _places(data, data_dir)
+    return folder if (folder / prepared.MARKER).exists() else None
+
+
+def open_splits(config: ml_collections.ConfigDict, data_dir=None) -> dict[str, source.Split]:
+    """Gets the records and cuts them into splits of the images that `data.sex` names.
+
+    The images of `data.extra_train_folders` join the training split.
+    """
+    data = config.data
+    inputs = tasks.inputs(config.task)
     derive = functools.partial(
         splits_lib.derive,
         validation=data.validation,
@@ -77,21 +92,29 @@ def open_splits(config, data_dir=None):
         official=data.official_splits,
     )
     splits = source.open_splits(get_records(data, data_dir), derive, inputs)
-    splits['train'] = source.join(
-        splits['train'],
-        [
-            split
-            for folder in data.extra_train_folders
-            for split in source.open_splits(folder, splits_lib.whole, inputs).values()
-        ],
-    )
+    extra = []
+    for folder in data.extra_train_folders:
+        extra += source.open_splits(folder, splits_lib.whole, inputs).values()
+    splits['train'] = source.join(splits['train'], extra)
     splits = {name: source.of_sex(split, data.sex) for name, split in splits.items()}
     tasks.validate_labels(config.task, splits)
     return splits
 
 
-def build_source(data, data_dir=None):
+def fetch(data: ml_collections.ConfigDict, data_dir=None) -> None:
+    """Downloads the files of the source (11 GB) where `data.download` asks for it.
+
+    Files that are there are kept.
+    """
+    if data.source == 'rsna_bone_age' and data.download:
+        folder = _raw_folder(data, data_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        tfds_rsna.RsnaBoneAge.fetch(folder)
+
+
+def build_source(data: ml_collections.ConfigDict, data_dir=None):
     """The TFDS builder of the source of `config.data`, its files written where they are not yet."""
+    fetch(data, data_dir)
     options = _options(data, data_dir)
     described = tfds_rsna.builder_class(data.source).describe(**options)
     folder = files.cache_folder() / 'sources' / f'{data.source}-{_fingerprint(described)}'
@@ -104,94 +127,71 @@ def build_source(data, data_dir=None):
     return builder
 
 
-def native_images(data, count, data_dir=None):
-    """At most `count` training images of the source, evenly spaced, as they came: dicts with
-    `image` uint8 `[H, W]`, `id`.
+def native_images(data: ml_collections.ConfigDict, count: int, data_dir=None) -> list[dict]:
+    """Training images of the source, at most `count`, evenly spaced, as they came.
+
+    Returns:
+        Dicts with `image` uint8 `[H, W]`, `id` and the labels.
     """
     if data.source == 'prepared':
         raise ConfigError(
             "data.source='prepared' holds no images as they came; name their own source"
         )
     records = _open_split(str(build_source(data, data_dir).data_path), 'train')
-    chosen = sorted(
-        {round(i * (len(records) - 1) / max(count - 1, 1)) for i in range(min(count, len(records)))}
-    )
+    wanted = min(count, len(records))
+    step = (len(records) - 1) / max(count - 1, 1)
+    chosen = sorted({round(i * step) for i in range(wanted)})
     return [decode_record(records[i]) for i in chosen]
 
 
-def existing_records(data, data_dir=None):
-    """The folder that `ensure` would give where its records are there already, else None; builds
-    and fetches nothing.
+def process(examples: list[dict], data: ml_collections.ConfigDict) -> list[dict | None]:
+    """A few images prepared as `config.data` says, here and now; nothing is stored.
+
+    Args:
+        examples: dicts with `image` uint8 `[H, W]`, `id` and so on, any sizes.
+        data: `config.data`.
+
+    Returns:
+        The prepared images; None for one that a stage left out.
     """
-    if data.source == 'prepared':
-        return _given(data)
-    if data.download:
-        data = data.copy_and_resolve_references()
-        with data.unlocked():
-            data.download = False
-    folder = _places(data, _options(data, data_dir), data_dir)[0]
-    return folder if (folder / prepared.MARKER).exists() else None
+    processed = []
+    for example in apply_stages(examples, plan.make_plan(data)):
+        if example is not None:
+            example = resize.resize(example, tuple(data.size), data.resize)
+        processed.append(example)
+    return processed
 
 
-def _places(data, options, data_dir):
-    """(folder of the records, the stages' steps with their folders, recipe of the records)."""
-    source, steps = data.source, plan.make_plan(data, data_dir)
-    described = tfds_rsna.builder_class(source).describe(**options)
-    steps = [
-        dataclasses.replace(
-            step,
-            folder=str(
-                files.cache_folder()
-                / 'findings'
-                / f'{step.name}-{source}-{_fingerprint([described, *(s.described for s in steps[: i + 1])])}'
-            ),
-        )
-        for i, step in enumerate(steps)
-    ]
-    recipe = {
-        'source': described,
-        'stages': [step.described for step in steps],
-        'size': list(data.size),
-        'fit': data.resize,
-        'version': VERSION,
-    }
-    rows, columns = data.size
-    folder = files.cache_folder() / 'records' / f'{source}-{rows}x{columns}-{_fingerprint(recipe)}'
-    return folder, steps, recipe
-
-
-def process(examples, data):
-    """Images (dicts with `image` uint8 `[H, W]`, `id` and so on, any sizes) prepared as
-    `config.data` says, here and now.
-
-    An image that a stage leaves out comes back as None. For a few images: nothing is stored.
-    """
-    examples = apply_stages(examples, plan.make_plan(data))
-    return [
-        None if example is None else resize.resize(example, tuple(data.size), data.resize)
-        for example in examples
-    ]
-
-
-def apply_stages(examples, steps):
-    """Images after `steps` at their own size, networks included; None for one that a stage left
-    out.
-    """
+def apply_stages(examples: list[dict], steps: list[plan.Step]) -> list[dict | None]:
+    """Images after `steps` at their own size, networks included; None for one that was left out."""
+    examples = list(examples)
     for step in steps:
-        answer = plan.make_annotator(step)
-        here = [example for example in examples if example is not None]
-        if answer is None:
-            changed = iter([plan.apply_steps(example, [step]) for example in here])
+        annotate = plan.make_annotator(step)
+        places = [i for i, example in enumerate(examples) if example is not None]
+        given = [examples[i] for i in places]
+        if annotate is None:
+            changed = [plan.apply_steps(example, [step]) for example in given]
         else:
-            found = answer([plan.look(example, step) for example in here]) if here else []
-            changed = map(plan.merge_annotations, here, found)
-        examples = [None if example is None else next(changed) for example in examples]
+            found = annotate([plan.look(example, step) for example in given])
+            changed = map(plan.merge_annotations, given, found)
+        for i, example in zip(places, changed, strict=True):
+            examples[i] = example
     return examples
 
 
+def decode_record(record: dict) -> dict:
+    """A source record with its encoded images decoded: `image` (and `hand_mask`) uint8 `[H, W]`."""
+    example = dict(record)
+    for name in ('image', 'hand_mask'):
+        if name in example:
+            example[name] = decoding.decode(example[name], name=f'{name} of {example["id"]}')
+    return example
+
+
 def _given(data):
-    """The folder of `source='prepared'`, its images as they are: refused where stages or another
-    size are asked for.
+    """The folder of `source='prepared'`, whose images are taken as they are.
+
+    Refused where stages or another size are asked for.
     """
     folder = pathlib.Path(data.folder).expanduser()
     opened = prepared.open(folder)
@@ -205,88 +205,122 @@ def _given(data):
     return folder
 
 
+def _places(data, data_dir):
+    """(folder of the records, the stages' steps with their folders, recipe of the records)."""
+    described = tfds_rsna.builder_class(data.source).describe(**_options(data, data_dir))
+    steps = []
+    sofar = [described]
+    for step in plan.make_plan(data, data_dir):
+        sofar.append(step.described)
+        name = f'{step.name}-{data.source}-{_fingerprint(sofar)}'
+        folder = files.cache_folder() / 'findings' / name
+        steps.append(dataclasses.replace(step, folder=str(folder)))
+    recipe = {
+        'source': described,
+        'stages': [step.described for step in steps],
+        'size': list(data.size),
+        'fit': data.resize,
+        'version': VERSION,
+    }
+    rows, columns = data.size
+    name = f'{data.source}-{rows}x{columns}-{_fingerprint(recipe)}'
+    return files.cache_folder() / 'records' / name, steps, recipe
+
+
 def _options(data, data_dir):
-    """The builder's options for `config.data`."""
+    """The builder's options for `config.data`; fetches nothing."""
     if data.source == 'hand_phantom':
         return {**data.phantom, 'size': tuple(data.phantom['size'])}
     if data.source == 'image_folder':
-        options = {key: value for key, value in data.image_folder.items() if value}
-        for key, what in {'images': 'folder of images', 'labels': 'CSV of labels'}.items():
-            if key not in options:
-                raise ConfigError(f'data.image_folder.{key} is empty: give the path of your {what}')
-            if not pathlib.Path(options[key]).expanduser().exists():
-                raise ConfigError(
-                    f'data.image_folder.{key}={options[key]!r}: no such file or folder'
-                )
-        return options | {'on_error': data.on_error}
+        return _folder_options(data)
+    folder = _raw_folder(data, data_dir)
+    if not folder.is_dir():
+        raise ConfigError(
+            f'{folder}: no such folder; set BONEAGE_DATA (or --data_dir) and data.folder, '
+            'or data.download=true to fetch the official files into it'
+        )
+    return {'source': str(folder), 'on_error': data.on_error}
+
+
+def _folder_options(data):
+    options = {key: value for key, value in data.image_folder.items() if value}
+    for key, what in (('images', 'folder of images'), ('labels', 'CSV of labels')):
+        if key not in options:
+            raise ConfigError(f'data.image_folder.{key} is empty: give the path of your {what}')
+        if not pathlib.Path(options[key]).expanduser().exists():
+            raise ConfigError(f'data.image_folder.{key}={options[key]!r}: no such file or folder')
+    return options | {'on_error': data.on_error}
+
+
+def _raw_folder(data, data_dir):
+    """Where the files of RSNA are, or will be downloaded to."""
     root = data_dir or os.environ.get('BONEAGE_DATA')
     if not root:
         raise ConfigError(
-            "data.source='rsna_bone_age' needs the folder of the RSNA files: set BONEAGE_DATA or pass --data_dir; "
-            'without data, try the preset phantom: --config=configs/prsnet.py:phantom'
+            "data.source='rsna_bone_age' needs the folder of the RSNA files: set BONEAGE_DATA or "
+            'pass --data_dir; without data, try the preset phantom: '
+            '--config=configs/prsnet.py:phantom'
         )
-    source = pathlib.Path(root).expanduser() / data.folder
-    if data.download:
-        source.mkdir(parents=True, exist_ok=True)
-        tfds_rsna.RsnaBoneAge.fetch(source)
-    if not source.is_dir():
-        raise ConfigError(
-            f'{source}: no such folder; set BONEAGE_DATA (or --data_dir) and data.folder, '
-            'or data.download=true to fetch the official files into it'
-        )
-    return {'source': str(source), 'on_error': data.on_error}
+    return pathlib.Path(root).expanduser() / data.folder
 
 
 def _fingerprint(description):
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _find(builder, before, step):
-    """Fills the folder of a finding step: chunks of images on as many cores as it is worth, its
-    network in this process.
-    """
-    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+def _counts(builder):
+    return {split: info.num_examples for split, info in builder.info.splits.items()}
+
+
+def _annotate(builder, before, step):
+    """Fills the folder of a step that annotates: many processes, but its network in this one."""
+    counts = _counts(builder)
     if cache.is_complete(step.folder, counts):
         return
     look = functools.partial(annotate_chunk, str(builder.data_path), before, step)
-    seconds, total = _time(look, counts), sum(counts.values())
-    workers = pools.cores() if seconds > POOL_SECONDS else 1
+    workers, left = _workers(look, counts)
     log.info(
-        f'Stage {step.name}: {total} images into {step.folder}: about {log.duration(seconds / workers)} on {workers} '
-        f'core{"s" if workers > 1 else ""} (once; it goes on where it was stopped).'
+        f'Stage {step.name}: {sum(counts.values())} images into {step.folder}: about {left} '
+        '(once; if it is stopped, the next start continues it).'
     )
     cache.fill(step.folder, counts, look, answer=plan.make_annotator(step), workers=workers)
 
 
-def _time(do, counts):
-    """Seconds that `do` would take for all images on one core, from a first chunk."""
-    first = next(iter(counts))
-    sample, begin = range(min(CHUNK, counts[first])), time.monotonic()
-    do((first, sample))
-    return (time.monotonic() - begin) / len(sample) * sum(counts.values())
+def _workers(do, counts):
+    """(number of worker processes that `do` is worth, the time that it will take in words)."""
+    split = next(iter(counts))
+    sample = range(min(CHUNK, counts[split]))
+    begin = time.monotonic()
+    do((split, sample))
+    seconds = (time.monotonic() - begin) / len(sample) * sum(counts.values())
+    workers = pools.cores() if seconds > POOL_SECONDS else 1
+    cores = 'cores' if workers > 1 else 'core'
+    return workers, f'{log.duration(seconds / workers)} on {workers} {cores}'
 
 
 def _write_records(builder, folder, data, steps, recipe):
-    """Runs every image of every split through the stages and the resize, on as many cores as it is
-    worth.
-    """
+    """Runs every image of every split through the stages and the resize, on many cores."""
+    rows, columns = data.size
     do = functools.partial(
-        prepare_chunk, str(builder.data_path), steps, tuple(data.size), data.resize
+        prepare_chunk, str(builder.data_path), steps, (rows, columns), data.resize
     )
-    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
-    total, pixels = sum(counts.values()), data.size[0] * data.size[1]
-    _check_space(folder, 2 * total * pixels)  # image and, where there is one, mask
-    seconds, dropped = _time(do, counts), []
-    workers = pools.cores() if seconds > POOL_SECONDS else 1
-    log.info(
-        f'Preparing {total} images at {data.size[0]}x{data.size[1]} into {folder}: '
-        f'about {log.duration(seconds / workers)} on {workers} core{"s" if workers > 1 else ""} (once).'
+    counts = _counts(builder)
+    total = sum(counts.values())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    files.check_free_space(
+        folder.parent,
+        2 * total * rows * columns,  # image and, where there is one, mask
+        'the records',
+        'free some space or set BONEAGE_CACHE to another disk',
     )
+    workers, left = _workers(do, counts)
+    log.info(f'Preparing {total} images at {rows}x{columns} into {folder}: about {left} (once).')
+    dropped = []
 
     def examples(split):
-        jobs = [
-            (split, range(i, min(i + CHUNK, counts[split]))) for i in range(0, counts[split], CHUNK)
-        ]
+        jobs = []
+        for start in range(0, counts[split], CHUNK):
+            jobs.append((split, range(start, min(start + CHUNK, counts[split]))))
         for example in itertools.chain.from_iterable(pools.ordered(do, jobs, workers=workers)):
             if isinstance(example, str):
                 dropped.append(example)
@@ -303,19 +337,8 @@ def _write_records(builder, folder, data, steps, recipe):
             ) from error
         raise
     if dropped:
-        log.info(
-            f'{len(dropped)} of {total} images were left out by a stage; first: {", ".join(dropped[:5])}'
-        )
-
-
-def _check_space(folder, needed):
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
-    if free < needed:
-        raise ConfigError(
-            f'{folder.parent}: the records may need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB '
-            'are free; free some space or set BONEAGE_CACHE to another disk'
-        )
+        first = ', '.join(dropped[:5])
+        log.info(f'{len(dropped)} of {total} images were left out by a stage; first: {first}')
 
 
 @functools.cache
@@ -323,43 +346,55 @@ def _open_split(folder, split):
     return tfds.builder_from_directory(folder).as_data_source(split)
 
 
-def prepare_chunk(folder, steps, size, fit, job):
-    """The prepared images of one chunk, `job` = (split, positions), and the id alone of an image
-    that a stage left out.
+def prepare_chunk(
+    folder: str, steps: list[plan.Step], size: tuple[int, int], fit: str, job: tuple
+) -> list[dict | str]:
+    """The prepared images of one chunk; runs in a worker, which keeps its sources open.
 
-    Runs in a worker, which keeps its sources open.
+    Args:
+        folder: of the source's builder.
+        steps: of the plan.
+        size: (rows, columns) of the records.
+        fit: 'pad' or 'stretch'.
+        job: (split, positions).
+
+    Returns:
+        The images, and the id alone of one that a stage left out.
     """
     split, positions = job
     made = []
     for i in positions:
         example = decode_record(_open_split(folder, split)[i])
-        after = plan.apply_steps(
-            example, steps, lambda step, i=i: cache.read(step.folder, split, i)
-        )
+        after = plan.apply_steps(example, steps, _reader(split, i))
         made.append(str(example['id']) if after is None else resize.resize(after, size, fit))
     return made
 
 
-def annotate_chunk(folder, before, step, job):
-    """What the finding `step` finds, or lets its network see, on the images of one chunk; `{}` for
-    one left out before.
+def annotate_chunk(folder: str, before: list[plan.Step], step: plan.Step, job: tuple) -> list[dict]:
+    """What `step` finds on the images of one chunk, or what its network is to see of them.
+
+    Args:
+        folder: of the source's builder.
+        before: the steps before this one.
+        step: one that annotates.
+        job: (split, positions).
+
+    Returns:
+        A dict for each image; `{}` for one that a step before left out.
     """
     split, positions = job
     looks = []
     for i in positions:
-        example = plan.apply_steps(
-            decode_record(_open_split(folder, split)[i]),
-            before,
-            lambda earlier, i=i: cache.read(earlier.folder, split, i),
-        )
+        example = decode_record(_open_split(folder, split)[i])
+        example = plan.apply_steps(example, before, _reader(split, i))
         looks.append({} if example is None else plan.look(example, step))
     return looks
 
 
-def decode_record(record):
-    """A source record with its encoded images decoded: `image` (and `hand_mask`) uint8 `[H, W]`."""
-    example = dict(record)
-    for name in ('image', 'hand_mask'):
-        if name in example:
-            example[name] = decoding.decode(example[name], name=f'{name} of {example["id"]}')
-    return example
+def _reader(split, position):
+    """`read(step)`: the stored annotations of one image."""
+
+    def read(step):
+        return cache.read(step.folder, split, position)
+
+    return read

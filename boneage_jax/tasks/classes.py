@@ -96,8 +96,8 @@ def age_classes(
         del aux
         if logits.shape[-1] != count:
             raise UserError(
-                f'this network has {logits.shape[-1]} classes but task.classes={count}: take a '
-                'network of as many'
+                f'this network has {logits.shape[-1]} classes but task.classes={count}: '
+                'take a network of as many'
             )
         truth = true_class(batch)
         valid = batch['valid'].astype(jnp.float32)

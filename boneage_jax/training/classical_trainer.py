@@ -1,6 +1,4 @@
-"""A run without a network: the records read, `classical.py` fitted, the same report as of a
-network.
-"""
+"""A run without a network: `classical.py` fitted on the records, reported as a network is."""
 
 import dataclasses
 import functools
@@ -20,48 +18,49 @@ from boneage_jax.training.finalize import finalize
 class ClassicalTrainer:
     """Principal components and a regression: nothing to resume, minutes at most."""
 
-    about = {}  # what metrics.json says of the images: set before `go`
-
-    def __init__(self, config, workdir, splits):
-        self.config, self.workdir, self.splits = config, workdir, splits
+    def __init__(self, config, workdir, splits, about=None):
+        self.config = config
+        self.workdir = workdir
+        self.splits = splits
+        self.about = about or {}
 
     @staticmethod
     def check(config, *, fresh):
+        del fresh
         if config.model.name not in classical.MODELS:
             raise ConfigError(
-                f"model.name={config.model.name!r}: trainer='classical' knows "
+                f"model.name={config.model.name!r}: trainer='classical' has "
                 + ', '.join(classical.MODELS)
             )
         classical.MODELS[config.model.name](config.model)
 
     def run(self):
-        splits, began = self.splits, time.monotonic()
-        train = splits['train']
+        began = time.monotonic()
+        train = self.splits['train']
         log.info(f'Fitting {self.config.model.name} on {len(train):,} images.')
-        if self.config.model.name == 'pca_logistic' and (
-            above := int((train.months > classical.MONTHS[1]).sum())
-        ):
-            log.info(
-                f'{above:,} training images older than {classical.MONTHS[1]} months count to the class of '
-                f'{classical.MONTHS[1]} months; errors are against the true ages.'
-            )
-        images = {name: split.arrays(range(len(split)))['image'] for name, split in splits.items()}
+        if self.config.model.name == 'pca_logistic':
+            _tell_of_the_oldest(train.months)
+        images = {}
+        for name, split in self.splits.items():
+            images[name] = split.arrays(range(len(split)))['image']
+
+        def labelled(name):
+            return images[name], self.splits[name].months, self.splits[name].male
+
         selecting = splits_lib.selecting(splits_lib.SELECTING, 'the number of components')
-        data = [
-            (images[name], splits[name].months, splits[name].male) for name in ('train', selecting)
-        ]
-        model = classical.fit(*data, self.config.model, seed=self.config.seed)
-        kept = {'male' if sex else 'female': n for sex, n in model.components.items()}
-        log.info(f'Components kept by validation MAE: {kept}')
-        figures.components(
-            model, images['train'].shape[1:3], self.workdir / 'figures' / 'components.png'
+        model = classical.fit(
+            labelled('train'), labelled(selecting), self.config.model, seed=self.config.seed
         )
-        figures.counts(train.months, train.male, (), self.workdir / 'figures' / 'counts.png')
+        kept = {'male' if sex else 'female': count for sex, count in model.components.items()}
+        log.info(f'Components kept by validation MAE: {kept}')
+        folder = self.workdir / 'figures'
+        figures.components(model, images['train'].shape[1:3], folder / 'components.png')
+        figures.counts(train.months, train.male, (), folder / 'counts.png')
         task = tasks.build(self.config.task, tasks.fit(self.config.task, train.months))
         return finalize(
             self.workdir,
             dataclasses.replace(task, report=functools.partial(_with_readings, task.report)),
-            splits,
+            self.splits,
             lambda split: model.predict(images[split.name], split.male),
             **self.about,
             components=kept,
@@ -69,13 +68,23 @@ class ClassicalTrainer:
         )
 
 
-def _with_readings(of_task, columns, split, train_months):
+def _tell_of_the_oldest(months):
+    oldest = classical.MONTHS[1]
+    above = int((months > oldest).sum())
+    if above:
+        log.info(
+            f'{above:,} training images older than {oldest} months count to the class of {oldest} '
+            'months; errors are against the true ages.'
+        )
+
+
+def _with_readings(report_of_task, columns, split, train_months):
     """The task's report, and the MAE of each other reading of the classes."""
-    found = of_task(columns, split, train_months)
-    errors = {
-        f'{name}_mae': np.abs(columns[name] - split.months)
-        for name in ('argmax', 'expectation')
-        if name in columns
-    }
-    found['overall'] |= metrics.intervals(errors) if errors else {}
-    return found
+    report = report_of_task(columns, split, train_months)
+    errors = {}
+    for name in ('argmax', 'expectation'):
+        if name in columns:
+            errors[f'{name}_mae'] = np.abs(columns[name] - split.months)
+    if errors:
+        report['overall'] |= metrics.intervals(errors)
+    return report

@@ -1,22 +1,39 @@
-"""The end of every run: each split predicted once, its files, its figures, and the words at the
-terminal.
-"""
+"""The end of every run: each split predicted once, its files, its figures, a summary."""
+
+import pathlib
+from collections.abc import Callable
 
 import jax
+import numpy as np
 
-from boneage_jax import figures
+from boneage_jax import figures, tasks
 from boneage_jax.data import splits as splits_lib
+from boneage_jax.data.source import Split
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import log, sharding
 from boneage_jax.training import evaluate
 
 
-def finalize(workdir, task, splits, predict, **about):
-    """Predicts the selecting split and each reported split once; writes predictions.csv,
-    metrics.json, the figures.
+def finalize(
+    workdir: pathlib.Path,
+    task: tasks.Task,
+    splits: dict[str, Split],
+    predict: Callable[[Split], dict[str, np.ndarray]],
+    **about,
+) -> dict | None:
+    """Predicts the selecting and the reported splits, once; writes results and figures.
 
-    `predict(split) -> {column: [N]}` is called on every host; the main one writes. metrics.json
-    says that the run is finished: a figure that cannot be drawn takes nothing back.
+    metrics.json says that the run is finished: a figure that cannot be drawn takes nothing back.
+
+    Args:
+        workdir: the folder of the run; gets predictions.csv, metrics.json and figures/.
+        task: gives the report.
+        splits: the run's splits; that of training gives its ages.
+        predict: gives the columns `[N]` of a split. It is called on every host.
+        about: what metrics.json shall say besides.
+
+    Returns:
+        The content of metrics.json; None on all hosts but the main one, which writes.
     """
     names = [name for name in (splits_lib.SELECTING, *splits_lib.REPORTED) if name in splits]
     predictions = {name: (splits[name], predict(splits[name])) for name in names}
@@ -31,9 +48,9 @@ def finalize(workdir, task, splits, predict, **about):
     written = evaluate.write_metrics(workdir, predictions, task, splits['train'].months, about)
     figures.from_run(workdir)
     for name, split in written['splits'].items():
-        log.info(f'{name} ({split["role"]}, {split["images"]} images): {task.summary_line(split)}')
-    log.info(
-        f'All figures: {workdir / "metrics.json"}\nEvery prediction: {workdir / "predictions.csv"}\n'
-        f'Pictures: {workdir / "figures"}'
-    )
+        summary = task.summary_line(split)
+        log.info(f'{name} ({split["role"]}, {split["images"]} images): {summary}')
+    log.info(f'All figures: {workdir / "metrics.json"}')
+    log.info(f'Every prediction: {workdir / "predictions.csv"}')
+    log.info(f'Pictures: {workdir / "figures"}')
     return written

@@ -2,22 +2,28 @@
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 
-def schedule(options, *, steps_per_epoch, total_steps):
-    """`step -> learning rate`, steps counted from 0. Warm-up multiplies the schedule, it does not
-    shift it.
+def schedule(
+    options: ml_collections.ConfigDict, *, steps_per_epoch: int, total_steps: int
+) -> optax.Schedule:
+    """`step -> learning rate`, steps counted from 0.
 
-    `plateau` is constant here: its factor lives in the run's memory (`step.remember`).
+    Warm-up multiplies the schedule, it does not shift it. `plateau` is constant here: its factor is
+    `lr_scale` of the loop's state (`step.update_loop_state`).
+
+    Args:
+        options: `config.optimizer`.
+        steps_per_epoch: steps of an epoch.
+        total_steps: steps of the whole run.
     """
     peak = options.learning_rate
-    if (
-        options.schedule == 'one_cycle'
-    ):  # has its own warm-up: 30% of the steps, then cosine to nearly zero
-        return optax.cosine_onecycle_schedule(
-            max(total_steps, 4), peak
-        )  # shorter cycles divide by zero in optax
+    if options.schedule == 'one_cycle':
+        # It has its own warm-up: 30% of the steps, then cosine to nearly zero. Shorter cycles than
+        # 4 steps divide by zero in optax.
+        return optax.cosine_onecycle_schedule(max(total_steps, 4), peak)
     if options.schedule == 'cosine':
         main = optax.cosine_decay_schedule(peak, total_steps)
     elif options.schedule == 'step':
@@ -35,21 +41,26 @@ def schedule(options, *, steps_per_epoch, total_steps):
     return lambda step: main(step) * jnp.minimum((step + 1) / warmup, 1.0)
 
 
-def build(options, learning_rate):
+def build(
+    options: ml_collections.ConfigDict, learning_rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
     """The optax transformation for `config.optimizer`; `learning_rate` as `schedule` gives it.
 
     Weight decay spares biases and norms (every parameter of rank below 2), the field's habit.
     """
-    decay = optax.add_decayed_weights(
-        options.weight_decay, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
-    )
-    rate = optax.scale_by_learning_rate(learning_rate)
+
+    def is_decayed(params):
+        return jax.tree.map(lambda x: x.ndim > 1, params)
+
+    decay = optax.add_decayed_weights(options.weight_decay, mask=is_decayed)
     adam = optax.scale_by_adam(b1=options.momentum, b2=options.b2)
-    parts = {
-        'sgd': [decay, optax.trace(decay=options.momentum), rate],
-        'adam': [decay, adam, rate],
-        'adamw': [adam, decay, rate],
-    }[options.name]
+    rate = optax.scale_by_learning_rate(learning_rate)
+    if options.name == 'sgd':
+        parts = [decay, optax.trace(decay=options.momentum), rate]
+    elif options.name == 'adam':
+        parts = [decay, adam, rate]
+    else:
+        parts = [adam, decay, rate]  # adamw
     if options.grad_clip_norm:
         parts = [optax.clip_by_global_norm(options.grad_clip_norm), *parts]
     return optax.chain(*parts)

@@ -188,7 +188,7 @@ def make_eval_step(graphdefs: GraphDefs, task: tasks.Task, *, flip_tta: bool) ->
         prediction, aux = predict(model, batch)
         if flip_tta:
             mirrored, _ = model(augment.flip(batch)['image'], batch['male'])
-            prediction = (prediction + task.unflip(mirrored)) / 2
+            prediction = task.average_with_mirrored(prediction, mirrored)
         _, metrics = task.loss(prediction, aux, batch)
         return {'columns': task.per_example(prediction, aux, batch), 'metrics': metrics}
 

@@ -1,5 +1,6 @@
-"""Reads the 37 landmarks of the Digital Hand Atlas (Payer et al., Medical Image Analysis 2019) from
-their CSV.
+"""Reads the 37 landmarks of the Digital Hand Atlas from their CSV.
+
+Payer et al., Medical Image Analysis 2019.
 """
 
 import csv
@@ -12,19 +13,18 @@ from tfds_rsna.errors import UserError
 
 COUNT = 37
 THUMB_TIP, MIDDLE_TIP = 20, 28  # tips of the distal phalanges
-BESIDE_CAPITATE = (10, 15)  # the capitate's centre lies midway between them
+BESIDE_CAPITATE = (10, 15)  # the capitate's centre is midway between them
 
 
-def read(path) -> dict[str, np.ndarray]:
-    """{image id: float32 [37, 2] (row, column)} in pixels of the native image, pixel (r, c) having
-    its centre at (r, c).
+def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """The landmarks in a CSV: {image id: float32 [37, 2] (row, column)}.
 
-    The CSV has a header `id,x0,y0,...,x36,y36`, or is as its authors give it: no header, the same
-    columns.
+    They are in pixels of the native image; pixel (r, c) has its centre at (r, c). The CSV has a
+    header `id,x0,y0,...,x36,y36`, or is as its authors give it: no header, the same columns.
 
     Raises:
         UserError: a file that is missing or holds something else, or an image twice; names file and
-        line.
+            line.
     """
     path = pathlib.Path(path)
     try:
@@ -50,14 +50,14 @@ def read(path) -> dict[str, np.ndarray]:
     return landmarks
 
 
-def _points(texts, where):
+def _points(texts: list[str], where: str) -> np.ndarray:
     try:
         values = [float(text) for text in texts]
     except ValueError as error:
         raise UserError(f'{where}: {error}; expected an id and {2 * COUNT} numbers') from error
     if len(values) != 2 * COUNT or not all(map(math.isfinite, values)):
         raise UserError(
-            f'{where}: expected an id and {2 * COUNT} finite numbers (x, y of {COUNT} landmarks), found '
-            f'{len(values)}'
+            f'{where}: expected an id and {2 * COUNT} finite numbers (x, y of {COUNT} landmarks), '
+            f'found {len(values)}'
         )
     return np.array(values, np.float32).reshape(COUNT, 2)[:, ::-1]

@@ -8,15 +8,9 @@ import numpy as np
 
 from tfds_rsna.errors import UserError
 
+_FINGERS = ('thumb', 'forefinger', 'middle_finger', 'ring_finger', 'pinky_finger')
 #: The order of the points: the wrist, then each finger from its base to its tip.
-NAMES = (
-    'wrist',
-    *(
-        f'{finger}{joint}'
-        for finger in ('thumb', 'forefinger', 'middle_finger', 'ring_finger', 'pinky_finger')
-        for joint in range(1, 5)
-    ),
-)
+NAMES = ('wrist', *(f'{finger}{joint}' for finger in _FINGERS for joint in range(1, 5)))
 
 
 class HandPoints(NamedTuple):
@@ -27,18 +21,18 @@ class HandPoints(NamedTuple):
     size: tuple[int, int]  # (rows, columns) of the native image
     left: bool
 
-    def scaled(self, size):
+    def scaled(self, size: tuple[int, int]) -> 'HandPoints':
         """The same hand on the image resampled to `size` (rows, columns), edge to edge."""
         factor = np.array(size, np.float32) / np.array(self.size, np.float32)
-        move = [(values.reshape(-1, 2) + 0.5) * factor - 0.5 for values in (self.points, self.box)]
+        points = (self.points + 0.5) * factor - 0.5
+        corners = (self.box.reshape(2, 2) + 0.5) * factor - 0.5
         return self._replace(
-            points=move[0], box=move[1].reshape(4), size=(int(size[0]), int(size[1]))
+            points=points, box=corners.reshape(4), size=(int(size[0]), int(size[1]))
         )
 
 
-def read(*paths) -> dict[str, HandPoints]:
-    """The hands of COCO JSON files, {image id: `HandPoints`}; of several hands on an image the
-    largest.
+def read(*paths: str | pathlib.Path) -> dict[str, HandPoints]:
+    """The hands of COCO JSON files, {image id: `HandPoints`}; of several on an image the largest.
 
     The points are read from `keypoints` (COCO) or from `lefthand_kpts` / `righthand_kpts`
     (COCO-WholeBody), whichever the annotation marks as valid.
@@ -50,7 +44,8 @@ def read(*paths) -> dict[str, HandPoints]:
     hands = {}
     for path in map(pathlib.Path, paths):
         new = _read(path)
-        if twice := sorted(set(new) & set(hands)):
+        twice = sorted(set(new) & set(hands))
+        if twice:
             raise UserError(
                 f'{path}: {len(twice)} images are annotated in another of these files too, first '
                 f'{twice[0]}; leave one of the files out'
@@ -59,14 +54,12 @@ def read(*paths) -> dict[str, HandPoints]:
     return hands
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> dict[str, HandPoints]:
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
         images = {image['id']: image for image in content['images']}
         hands = {}
-        for annotation in sorted(
-            content['annotations'], key=lambda found: found['bbox'][2] * found['bbox'][3]
-        ):
+        for annotation in sorted(content['annotations'], key=_area):
             image = images[annotation['image_id']]
             hands[pathlib.Path(str(image['file_name'])).stem] = _hand(annotation, image)
         return hands
@@ -77,29 +70,33 @@ def _read(path):
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         what = f'has no {error}' if isinstance(error, KeyError) else str(error)
         raise UserError(
-            f'{path}: not a COCO JSON of hand key points ({what}); needed are images (id, file_name, '
-            'width, height) and annotations (image_id, bbox, and 21 points as x, y, visibility)'
+            f'{path}: not a COCO JSON of hand key points ({what}); needed are images (id, '
+            'file_name, width, height) and annotations (image_id, bbox, and 21 points as x, y, '
+            'visibility)'
         ) from error
 
 
-def _hand(annotation, image):
+def _area(annotation: dict) -> float:
+    return annotation['bbox'][2] * annotation['bbox'][3]
+
+
+def _hand(annotation: dict, image: dict) -> HandPoints:
     left = bool(annotation.get('lefthand_valid', True))
-    for name in ('keypoints', 'lefthand_kpts' if left else 'righthand_kpts'):
-        if name in annotation:
-            values = np.asarray(annotation[name], np.float64)
-            break
+    of_side = 'lefthand_kpts' if left else 'righthand_kpts'
+    if 'keypoints' in annotation:
+        numbers = annotation['keypoints']
+    elif of_side in annotation:
+        numbers = annotation[of_side]
     else:
         raise KeyError('keypoints')
+    values = np.asarray(numbers, np.float64)
     if values.shape != (3 * len(NAMES),):
         raise ValueError(
-            f'image {annotation["image_id"]} has {values.size} numbers instead of 21 x (x, y, visibility)'
+            f'image {annotation["image_id"]} has {values.size} numbers instead of 21 x (x, y, '
+            'visibility)'
         )
     values = values.reshape(-1, 3)
     points = np.where(values[:, 2:] > 0, values[:, 1::-1], np.nan).astype(np.float32)
     x, y, width, height = annotation['bbox']
-    return HandPoints(
-        points,
-        np.array([y, x, y + height, x + width], np.float32),
-        (int(image['height']), int(image['width'])),
-        left,
-    )
+    box = np.array([y, x, y + height, x + width], np.float32)
+    return HandPoints(points, box, (int(image['height']), int(image['width'])), left)

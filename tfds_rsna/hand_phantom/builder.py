@@ -1,6 +1,8 @@
 """TFDS builder of the hand phantoms: rendered on all cores, written in order."""
 
 import io
+import os
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,16 +19,21 @@ _FEW = 64  # images that are rendered before a pool of processes has started
 
 
 class HandPhantom(streamed_builder.StreamedBuilder):
-    """`count` procedural hand radiographs, one split 'train', ids '0', '1', ... (a run splits it
-    later).
+    """`count` procedural hand radiographs in one split 'train', which a run splits later.
 
-    The same (count, size, seed) gives the same records.
+    The ids are '0', '1', and so on. The same (count, size, seed) gives the same records.
     """
 
     VERSION = tfds.core.Version('1.1.0')
 
     def __init__(
-        self, *, data_dir=None, count: int = 4000, size: tuple = (512, 512), seed: int = 0, **kwargs
+        self,
+        *,
+        data_dir: str | os.PathLike | None = None,
+        count: int = 4000,
+        size: tuple[int, int] = (512, 512),
+        seed: int = 0,
+        **kwargs,
     ):
         """A builder.
 
@@ -35,14 +42,18 @@ class HandPhantom(streamed_builder.StreamedBuilder):
             count: number of images.
             size: (rows, columns) in pixels.
             seed: of the series; image `index` of a series is the same however many are made.
+            **kwargs: TFDS's own.
         """
         self._count, self._size, self._seed = _checked(count, size, seed)
         super().__init__(data_dir=data_dir, **kwargs)
 
     @classmethod
-    def describe(cls, *, count: int = 4000, size: tuple = (512, 512), seed: int = 0) -> dict:
-        """A JSON-ready description that changes whenever the records could; UserError as the
-        builder.
+    def describe(
+        cls, *, count: int = 4000, size: tuple[int, int] = (512, 512), seed: int = 0
+    ) -> dict:
+        """A JSON-ready description that changes whenever the records could.
+
+        It takes the builder's options, and raises UserError as the builder does.
         """
         count, size, seed = _checked(count, size, seed)
         return {
@@ -55,7 +66,7 @@ class HandPhantom(streamed_builder.StreamedBuilder):
         }
 
     def _info(self) -> tfds.core.DatasetInfo:
-        def points(*shape):
+        def points(*shape: int) -> tfds.features.Tensor:
             return tfds.features.Tensor(shape=shape, dtype=np.float32, encoding='bytes')
 
         return tfds.core.DatasetInfo(
@@ -73,13 +84,15 @@ class HandPhantom(streamed_builder.StreamedBuilder):
     def _options(self) -> dict:
         return {'count': self._count, 'size': list(self._size), 'seed': self._seed}
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager) -> dict[str, '_Images']:
         del dl_manager  # nothing to download
         return {'train': _Images(self._seed, self._count, self._size)}
 
 
 def _checked(count: int, size: tuple, seed: int) -> tuple[int, tuple[int, int], int]:
-    count, size, seed = int(count), (int(size[0]), int(size[1])), int(seed)
+    count = int(count)
+    size = (int(size[0]), int(size[1]))
+    seed = int(seed)
     if count < 1:
         raise UserError(f'hand_phantom: count is {count}; give at least 1 image')
     if min(size) < 16:
@@ -90,9 +103,7 @@ def _checked(count: int, size: tuple, seed: int) -> tuple[int, tuple[int, int], 
 
 
 class _Images:
-    """The images of a series in order as (key, example), rendered on every core this process may
-    use.
-    """
+    """The images of a series in order as (key, example), rendered on all cores."""
 
     def __init__(self, seed: int, count: int, size: tuple):
         self._jobs = [(seed, index, size) for index in range(count)]
@@ -100,12 +111,13 @@ class _Images:
     def __length_hint__(self) -> int:
         return len(self._jobs)
 
-    def __iter__(self):
-        return pools.ordered(_example, self._jobs, workers=1 if len(self._jobs) <= _FEW else None)
+    def __iter__(self) -> Iterator[tuple[int, dict]]:
+        workers = 1 if len(self._jobs) <= _FEW else None
+        return pools.ordered(_example, self._jobs, workers=workers)
 
 
-def _example(job: tuple) -> tuple:
-    """(seed, index, size) -> (key, example); at module level, so that a spawned process finds it."""
+def _example(job: tuple[int, int, tuple[int, int]]) -> tuple[int, dict]:
+    """(seed, index, size) -> (key, example)."""
     seed, index, size = job
     example = phantom(seed, index, size)
     return index, example | {

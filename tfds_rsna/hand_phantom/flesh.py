@@ -4,8 +4,8 @@ import numpy as np
 
 from tfds_rsna.hand_phantom.shapes import Capsule, turn, unit
 
-# : COCO-hand's 21 points: wrist, then four of the thumb and of each finger, base to tip; (x, y) in
-# hand units.
+#: COCO-hand's 21 points, (x, y) in hand units: the wrist, then four of the thumb and of each
+#: finger, base to tip.
 JOINTS = np.array(
     [
         (0, 0),
@@ -31,17 +31,18 @@ JOINTS = np.array(
         (-0.356, 0.727),
     ]
 )
+# Of the metacarpals.
 _BASES = {
     2: (0.081, 0.187),
     3: (0.019, 0.184),
     4: (-0.035, 0.181),
     5: (-0.086, 0.166),
-}  # of the metacarpals
+}
 #: Thickness of a finger relative to the middle one.
 GIRTH = {1: 1.0, 2: 0.97, 3: 1.0, 4: 0.93, 5: 0.80}
 
 
-def pose(rng):
+def pose(rng: np.random.Generator) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Draws one posture: joints [21, 2] and the metacarpals' bases {finger: [2]}, hand units."""
     spread = np.clip(rng.normal(0, 0.055), -0.11, 0.13)
     lean = {
@@ -53,12 +54,17 @@ def pose(rng):
     }
     bend = rng.normal(0, 0.028, (6, 4))
     length = np.clip(rng.normal(1, 0.018, (6, 4)), 0.95, 1.05)
-    joints, bases = JOINTS.copy(), {finger: np.array(base) for finger, base in _BASES.items()}
+    joints = JOINTS.copy()
+    bases = {finger: np.array(base) for finger, base in _BASES.items()}
     for finger in range(1, 6):
         rows = slice(4 * finger - 3, 4 * finger + 1)
-        chain = JOINTS[rows] if finger == 1 else np.vstack([bases[finger], JOINTS[rows]])
         # A finger leans mostly at its knuckle, the thumb where it meets the wrist.
-        angle = lean[1] if finger == 1 else 0.25 * lean[finger] + 0.3 * bend[finger, 0]
+        if finger == 1:
+            chain = JOINTS[rows]
+            angle = lean[1]
+        else:
+            chain = np.vstack([bases[finger], JOINTS[rows]])
+            angle = 0.25 * lean[finger] + 0.3 * bend[finger, 0]
         new = [chain[0]]
         for k, step in enumerate(np.diff(chain, axis=0)):
             if k == 1 and finger != 1:
@@ -70,19 +76,25 @@ def pose(rng):
     return joints, bases | {1: joints[1]}
 
 
-def flesh(joints, bases, bent, rng):
-    """Draws the skin's outline as a list of `Capsule`s; `bent` is the forearm's turn in radians."""
-    plump, wrist = (
-        np.clip(rng.normal(1.06, 0.08), 0.88, 1.24),
-        np.clip(rng.normal(1, 0.05), 0.88, 1.12),
-    )
+def flesh(
+    joints: np.ndarray, bases: dict[int, np.ndarray], bent: float, rng: np.random.Generator
+) -> list[Capsule]:
+    """Draws the skin's outline.
+
+    Args:
+        joints: [21, 2], from `pose`.
+        bases: of the metacarpals, {finger: [2]}, from `pose`.
+        bent: the forearm's turn in radians.
+        rng: draws the thickness of all parts and of the wrist.
+    """
+    plump = np.clip(rng.normal(1.06, 0.08), 0.88, 1.24)
+    wrist = np.clip(rng.normal(1, 0.05), 0.88, 1.12)
     parts = []
 
     def add(start, stop, first, last, depth):
-        radii = (first * plump, last * plump)
-        parts.append(
-            Capsule(np.asarray(start, float), np.asarray(stop, float), radii, depth * plump)
-        )
+        start = np.asarray(start, float)
+        stop = np.asarray(stop, float)
+        parts.append(Capsule(start, stop, (first * plump, last * plump), depth * plump))
 
     for finger in range(2, 6):
         knuckle, middle, last, tip = joints[4 * finger - 3 : 4 * finger + 1]

@@ -1,12 +1,11 @@
-"""Metacarpals, phalanges, radius and ulna: shaft, epiphysis, and the bridge that closes the growth
-plate.
-"""
+"""Metacarpals, phalanges, radius and ulna: shaft, epiphysis, and the bridge between them."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from tfds_rsna.hand_phantom.flesh import GIRTH
+from tfds_rsna.hand_phantom.schedule import Stage
 from tfds_rsna.hand_phantom.shapes import Strip, turn, unit
 
 _SAMPLES = 49
@@ -64,26 +63,24 @@ _FOREARM = {
 
 
 class Frame(NamedTuple):
-    """Where a long bone lies: origin at the joint on the growth plate's side, `axis` into the bone."""
+    """Where a long bone is."""
 
-    origin: np.ndarray
-    axis: np.ndarray
+    origin: np.ndarray  # the joint on the growth plate's side
+    axis: np.ndarray  # into the bone
     side: np.ndarray
     length: float
 
 
 class Form(NamedTuple):
-    """What a long bone looks like: half widths of its profile, waist and epiphysis, `room` =
-    distance from joint to shaft (child, adult), cortex relative to the usual, and the details of
-    its epiphysis.
-    """
+    """What a long bone looks like."""
 
-    half: np.ndarray
-    waist: float
-    width: float
-    room: tuple
-    cortex: np.ndarray
-    joint: float
+    half: np.ndarray  # half widths along the shaft
+    waist: float  # half width
+    width: float  # half width of the epiphysis
+    room: tuple  # distance from the joint to the shaft, of a child and of an adult
+    cortex: np.ndarray  # along the shaft, as a share of the waist
+    joint: float  # cartilage
+    # The epiphysis's outline, its full width relative to `width`, and how it is tilted.
     dome: float = 3.0
     full: float = 1.14
     density: float = 0.9
@@ -97,82 +94,101 @@ def _smooth(places, values):
 
 
 def _cortex(share, reach=1.0):
-    """Dense bone as a share of the waist's half width, thickest in mid-shaft, `reach` = 1 or
-    sooner.
-    """
+    """Dense bone as a share of the waist's half width, thickest in mid-shaft, up to `reach`."""
     places = np.array((0, 0.10, 0.33, 0.70, 0.88, 1)) * reach
-    return np.interp(
-        np.linspace(0, 1, _SAMPLES), places, np.array((0.09, 0.14, 0.42, 0.40, 0.15, 0.10)) * share
-    )
+    values = np.array((0.09, 0.14, 0.42, 0.40, 0.15, 0.10)) * share
+    return np.interp(np.linspace(0, 1, _SAMPLES), places, values)
 
 
-def _grown(bone, frame, form, near):
+def _grown(bone: str, frame: Frame, form: Form, near: Stage) -> list[Strip]:
     """The strips of one bone whose growth plate has come to the `Stage` near."""
     origin, axis, side, length = frame
     room = form.room[0] + (form.room[1] - form.room[0]) * near.growth
     gap = (0.0050 + 0.010 * (1 - near.growth)) * (1 - near.fusion)
     plate = 0.0032 * (1 - 0.7 * near.fusion)  # what is left of it after fusion is the scar
     cortex = np.maximum(form.cortex * form.waist, 0.0016)
-    strips = [
-        Strip(
-            bone, origin, axis, side, room, length, form.half, cortex, (plate, 0.0026), form.density
-        )
-    ]
+    shaft = Strip(
+        bone, origin, axis, side, room, length, form.half, cortex, (plate, 0.0026), form.density
+    )
     if not near.present:
-        return strips
-    width = (
-        form.width
-        * (0.20 + (form.full - 0.20) * (1 - (1 - near.growth) ** 1.7))
-        * (1 - 0.08 * near.fusion)
-    )
+        return [shaft]
+    grown = 0.20 + (form.full - 0.20) * (1 - (1 - near.growth) ** 1.7)
+    width = form.width * grown * (1 - 0.08 * near.fusion)
     space = room - form.joint - gap
-    thick, middle = space * (0.35 + 0.65 * near.growth**0.7), form.joint + space / 2
+    thick = space * (0.35 + 0.65 * near.growth**0.7)
+    middle = form.joint + space / 2
     dome = (1 - np.abs(np.linspace(-1, 1, _SAMPLES)) ** form.dome) ** (1 / form.dome)
-    strips.append(
-        Strip(
-            f'{bone}_epiphysis',
-            origin,
-            axis,
-            side,
-            middle - thick / 2,
-            middle + thick / 2,
-            width * dome,
-            np.full(_SAMPLES, 0.0022),
-            (0.0026, plate),
-            form.density,
-            form.wedge * near.growth,
-        )
+    epiphysis = Strip(
+        f'{bone}_epiphysis',
+        origin,
+        axis,
+        side,
+        start=middle - thick / 2,
+        stop=middle + thick / 2,
+        half=width * dome,
+        cortex=np.full(_SAMPLES, 0.0022),
+        plates=(0.0026, plate),
+        density=form.density,
+        wedge=form.wedge * near.growth,
     )
-    if near.fusion > 0:
-        bridge = np.linspace(width * 0.97, form.half[0], _SAMPLES)
-        strips.append(
-            Strip(
-                bone,
-                origin,
-                axis,
-                side,
-                middle,
-                room + 0.012,
-                bridge,
-                np.full(_SAMPLES, 0.0020),
-                (0, 0),
-                form.density * near.fusion,
-            )
-        )
-    return strips
+    if near.fusion == 0:
+        return [shaft, epiphysis]
+    bridge = Strip(
+        bone,
+        origin,
+        axis,
+        side,
+        start=middle,
+        stop=room + 0.012,
+        half=np.linspace(width * 0.97, form.half[0], _SAMPLES),
+        cortex=np.full(_SAMPLES, 0.0020),
+        plates=(0, 0),
+        density=form.density * near.fusion,
+    )
+    return [shaft, epiphysis, bridge]
 
 
-def _region(frame, reach, half):
+def _region(frame: Frame, reach: float, half: float) -> np.ndarray:
     """Corners [4, 2] of the growth plate's region, from just beyond the joint to `reach`."""
-    corners = [(u, v) for u in (-0.015, reach) for v in (-half, half)]
-    return np.array([frame.origin + u * frame.axis + v * frame.side for u, v in corners])
+    corners = []
+    for u in (-0.015, reach):
+        for v in (-half, half):
+            corners.append(frame.origin + u * frame.axis + v * frame.side)
+    return np.array(corners)
 
 
-def fingers(joints, bases, stages, open_joint, rng):
-    """(strips, regions) of metacarpals and phalanges; `open_joint`: the cartilage of a child's
-    joint.
+def fingers(
+    joints: np.ndarray,
+    bases: dict[int, np.ndarray],
+    stages: dict[str, Stage],
+    open_joint: float,
+    rng: np.random.Generator,
+) -> tuple[list[Strip], dict[str, np.ndarray]]:
+    """Draws metacarpals and phalanges.
+
+    Args:
+        joints: [21, 2], from `flesh.pose`.
+        bases: of the metacarpals, {finger: [2]}, from `flesh.pose`.
+        stages: of the epiphyses.
+        open_joint: the cartilage of a child's joint.
+        rng: draws how stout and how dense the bones are.
+
+    Returns:
+        The strips, and the regions of the growth plates {name: corners [4, 2]}.
     """
-    stout, dense = np.clip(rng.normal(1, 0.05), 0.88, 1.12), np.clip(rng.normal(1, 0.12), 0.7, 1.3)
+    stout = np.clip(rng.normal(1, 0.05), 0.88, 1.12)
+    dense = np.clip(rng.normal(1, 0.12), 0.7, 1.3)
+    strips = []
+    regions = {}
+    for bone, (start, stop) in _ends(joints, bases).items():
+        frame, form = _finger_bone(bone, start, stop, open_joint, stout, dense)
+        strips += _grown(bone, frame, form, stages[f'{bone}_epiphysis'])
+        regions[f'{bone}_growth_plate'] = _region(frame, form.room[0] + 0.025, 0.042)
+    return strips, regions
+
+
+def _ends(joints: np.ndarray, bases: dict[int, np.ndarray]) -> dict[str, tuple]:
+    """{bone: (start, stop)} of metacarpals and phalanges."""
     ends = {
         'mc1': (joints[1], joints[2]),
         'pp1': (joints[2], joints[3]),
@@ -180,53 +196,62 @@ def fingers(joints, bases, stages, open_joint, rng):
     }
     for finger in range(2, 6):
         points = [bases[finger], *joints[4 * finger - 3 : 4 * finger + 1]]
-        ends |= {
-            f'{kind}{finger}': points[k : k + 2] for k, kind in enumerate(('mc', 'pp', 'mp', 'dp'))
-        }
-    strips, regions = [], {}
-    for bone, (start, stop) in ends.items():
-        kind, finger = bone[:2], int(bone[2])
-        widths = np.array(_WIDTHS.get(bone, _WIDTHS[kind])) * GIRTH[finger] * stout
-        widths = dict(zip(('base', 'waist', 'head'), widths))
-        axis, length = unit(stop - start), np.hypot(*(stop - start))
-        side = np.array([axis[1], -axis[0]])
-        if (
-            kind == 'mc' and finger > 1
-        ):  # its plate lies at the head: described from the knuckle down
-            frame = Frame(stop, -axis, -side, length - 0.003 - 0.6 * open_joint)
-            profile, width, room = _PROFILES['mc'], widths['head'], (0.064, 0.048)
-            look = {'dome': 2.3, 'full': 1.10}
-        else:
-            short = 0.001 if kind == 'dp' else 0.004 + 0.7 * open_joint
-            frame = Frame(start, axis, side, length - short)
-            profile, width, look = _PROFILES['dp' if kind == 'dp' else 'pp'], widths['base'], {}
-            room = (0.020 + 0.127 * length, 0.0142 + 0.104 * length)
-        half = _smooth(
-            [p for p, _, _ in profile], [widths[which] * share for _, which, share in profile]
-        )
-        form = Form(
-            half, widths['waist'], width, room, _cortex(dense), 0.005 + 0.5 * open_joint, **look
-        )
-        strips += _grown(bone, frame, form, stages[f'{bone}_epiphysis'])
-        regions[f'{bone}_growth_plate'] = _region(frame, room[0] + 0.025, 0.042)
-    return strips, regions
+        for kind, start, stop in zip(('mc', 'pp', 'mp', 'dp'), points[:-1], points[1:]):
+            ends[f'{kind}{finger}'] = (start, stop)
+    return ends
 
 
-def forearm(stages, bent, rng):
-    """(strips, regions) of radius and ulna, running off the image; `bent` is the forearm's turn in
-    radians.
-    """
+def _finger_bone(
+    bone: str,
+    start: np.ndarray,
+    stop: np.ndarray,
+    open_joint: float,
+    stout: float,
+    dense: float,
+) -> tuple[Frame, Form]:
+    """Where one metacarpal or phalanx is, and what it looks like."""
+    kind = bone[:2]
+    finger = int(bone[2])
+    widths = np.array(_WIDTHS.get(bone, _WIDTHS[kind])) * GIRTH[finger] * stout
+    widths = dict(zip(('base', 'waist', 'head'), widths))
+    axis = unit(stop - start)
+    length = np.hypot(*(stop - start))
+    side = np.array([axis[1], -axis[0]])
+    if kind == 'mc' and finger > 1:
+        # Its plate is at the head: it is described from the knuckle down.
+        frame = Frame(stop, -axis, -side, length - 0.003 - 0.6 * open_joint)
+        profile = _PROFILES['mc']
+        width = widths['head']
+        room = (0.064, 0.048)
+        look = {'dome': 2.3, 'full': 1.10}
+    else:
+        short = 0.001 if kind == 'dp' else 0.004 + 0.7 * open_joint
+        frame = Frame(start, axis, side, length - short)
+        profile = _PROFILES['dp'] if kind == 'dp' else _PROFILES['pp']
+        width = widths['base']
+        room = (0.020 + 0.127 * length, 0.0142 + 0.104 * length)
+        look = {}
+    places = [place for place, _, _ in profile]
+    half = _smooth(places, [widths[which] * share for _, which, share in profile])
+    joint = 0.005 + 0.5 * open_joint
+    return frame, Form(half, widths['waist'], width, room, _cortex(dense), joint, **look)
+
+
+def forearm(
+    stages: dict[str, Stage], bent: float, rng: np.random.Generator
+) -> tuple[list[Strip], dict[str, np.ndarray]]:
+    """(strips, regions) of radius and ulna, which run off the image; `bent`: turn in radians."""
     dense = np.clip(rng.normal(1, 0.12), 0.7, 1.3)
-    strips, regions = [], {}
+    strips = []
+    regions = {}
     for bone, (origin, lean, room, (end, shaft), flare, wedge) in _FOREARM.items():
         axis = turn(unit(np.array([lean, -1.0])), bent)
         side = np.array([-axis[1], axis[0]])  # towards the thumb: the axis points down
         frame = Frame(turn(np.array(origin), bent), axis, side, 1.5)
+        places = (0, 0.012, flare * 0.12, flare * 0.3, flare * 0.55, flare, 1)
         flaring = np.array((0.95, 0.97, 0.9, 0.55, 0, 0, 0)) * end
-        half = _smooth(
-            (0, 0.012, flare * 0.12, flare * 0.3, flare * 0.55, flare, 1),
-            flaring + np.array((0, 0, 0.1, 0.45, 1.18, 1, 1)) * shaft,
-        )
+        straight = np.array((0, 0, 0.1, 0.45, 1.18, 1, 1)) * shaft
+        half = _smooth(places, flaring + straight)
         form = Form(half, shaft, end, room, _cortex(dense, 0.45), 0.001, density=0.5, wedge=wedge)
         strips += _grown(bone, frame, form, stages[f'{bone}_epiphysis'])
         regions[f'{bone}_growth_plate'] = _region(frame, 0.10, 1.25 * end)

@@ -1,6 +1,4 @@
-"""The lead marker: the side's letter and the technician's initials as strokes, so that no font is
-needed.
-"""
+"""The lead marker: the side's letter and the technician's initials, drawn without a font."""
 
 import numpy as np
 
@@ -31,7 +29,7 @@ _LETTERS = {
 _INITIALS = tuple(_LETTERS)
 
 
-def strokes(letter):
+def strokes(letter: str) -> np.ndarray:
     """[N, 2, 2] segments of a letter in a unit square."""
     segments = []
     for stroke in _LETTERS[letter].split():
@@ -40,46 +38,53 @@ def strokes(letter):
     return np.array(segments)
 
 
-def _layout(side, initials, stacked):
+def _layout(side: str, initials: str, stacked: bool) -> tuple[np.ndarray, np.ndarray]:
     """Segments [N, 2, 2] (x, y) with the side's letter 1 high, and the whole's (width, height)."""
     parts = [strokes(side) * (0.55, 1)]
     for k, letter in enumerate(initials):
-        size, place = (
-            ((0.32, 0.40), (0.10, 1.2 + 0.55 * k)) if stacked else ((0.28, 0.45), (0.42 * k, 1.25))
-        )
+        if stacked:
+            size = (0.32, 0.40)
+            place = (0.10, 1.2 + 0.55 * k)
+        else:
+            size = (0.28, 0.45)
+            place = (0.42 * k, 1.25)
         parts.append(strokes(letter) * size + place)
     segments = np.concatenate(parts)
     return segments, segments.max((0, 1))
 
 
-def _seat(joints, reach, mirror, size, rng):
-    """A place (x, y) on the little finger's side, clear of the hand if any of the places drawn is."""
-    side, frame = min(size), np.array(size[::-1])
+def _seat(joints, reach, mirror, size, rng) -> np.ndarray:
+    """A place (x, y) on the little finger's side, clear of the hand if any place drawn is."""
+    side = min(size)
+    frame = np.array(size[::-1])
     seats = rng.uniform((0.01, 0.05), (0.24, 0.95), (24, 2))
     if mirror < 0:
         seats[:, 0] = 1 - seats[:, 0]
     seats = np.clip(seats * side + (frame - side) / 2, reach, frame - 1 - reach)
     clear = np.hypot(*(seats[:, None] - joints[None]).T).min(0) - reach
     free = np.flatnonzero(clear > 0.07 * side)
-    return seats[free[0] if free.size else clear.argmax()]
+    if free.size:
+        return seats[free[0]]
+    return seats[clear.argmax()]
 
 
-def mark(grey, joints, mirror, rng):
-    """Draws a marker on grey [H, W] in place; `joints` [N, 2] (x, y) pixels are what it keeps away
-    from.
+def mark(grey: np.ndarray, joints: np.ndarray, mirror: int, rng: np.random.Generator) -> None:
+    """Draws a marker on an image, in place.
+
+    Args:
+        grey: float32 [H, W].
+        joints: [N, 2] (x, y) in pixels, which the marker keeps away from.
+        mirror: -1 for a right hand.
+        rng: draws the letters, their size and their place.
     """
     side = min(grey.shape)
     initials = ''.join(rng.choice(_INITIALS, rng.integers(1, 4)))
     segments, extent = _layout('L' if mirror > 0 else 'R', initials, rng.random() < 0.3)
-    height, angle = (
-        rng.uniform(0.045, 0.085) * side,
-        rng.normal(0, 0.22) + rng.choice([0, 0, 0, 0, 0.6]),
-    )
-    plate, lead, stroke = (
-        rng.random() < 0.6,
-        rng.uniform(185, 255),
-        rng.uniform(0.11, 0.17) * height,
-    )
+    height = rng.uniform(0.045, 0.085) * side
+    angle = rng.normal(0, 0.22) + rng.choice([0, 0, 0, 0, 0.6])
+    plate = rng.random() < 0.6
+    lead = rng.uniform(185, 255)
+    stroke = rng.uniform(0.11, 0.17) * height
     extent = extent * height
     reach = np.hypot(*extent) / 2 + 0.2 * height
     seat = _seat(joints, reach, mirror, grey.shape, rng)
@@ -90,10 +95,8 @@ def mark(grey, joints, mirror, rng):
     x = np.arange(area.shape[1], dtype=np.float32)[None, :] + low[0]
     y = np.arange(area.shape[0], dtype=np.float32)[:, None] + low[1]
     if plate:
-        u, v = (
-            np.abs(c * (x - seat[0]) + s * (y - seat[1])),
-            np.abs(c * (y - seat[1]) - s * (x - seat[0])),
-        )
+        u = np.abs(c * (x - seat[0]) + s * (y - seat[1]))
+        v = np.abs(c * (y - seat[1]) - s * (x - seat[0]))
         inside = np.minimum(extent[0] / 2 + 0.16 * height - u, extent[1] / 2 + 0.16 * height - v)
         area += np.clip(inside + 0.5, 0, 1) * np.float32(6 + 0.08 * lead)
     nearest = np.full(area.shape, np.inf, np.float32)
@@ -101,7 +104,6 @@ def mark(grey, joints, mirror, rng):
         dx, dy = x1 - x0, y1 - y0
         t = np.clip(((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy), 0, 1)
         np.minimum(nearest, np.hypot(x - x0 - t * dx, y - y0 - t * dy), out=nearest)
-    cover = np.clip(stroke / 2 - nearest + 0.5, 0, 1) * min(
-        stroke, 1
-    )  # thinner than a pixel: fainter
+    faint = min(stroke, 1)  # where it is thinner than a pixel
+    cover = np.clip(stroke / 2 - nearest + 0.5, 0, 1) * faint
     area += (np.float32(lead) - area) * cover

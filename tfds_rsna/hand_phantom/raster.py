@@ -4,43 +4,54 @@ from functools import lru_cache
 
 import numpy as np
 
+from tfds_rsna.hand_phantom.shapes import Hand
+
 _BLEND = 0.0085  # hand units over which neighbouring soft parts melt into one another (the webs)
 _CORTICAL, _SPONGY = 1.0, 0.22  # attenuation per hand unit, relative to dense bone
 
 
 class View:
-    """Where the hand lies: hand units -> pixels (x right, y down), centres of pixels at whole
-    numbers.
+    """Where the hand is: hand units -> pixels (x right, y down), their centres at whole numbers.
 
-    `scale` is pixels per hand unit, `angle` radians clockwise, `mirror` -1 for a right hand.
+    Attributes:
+        scale: pixels per hand unit.
+        shift: [2], the pixel of the origin, the wrist.
+        turn: [2, 2], directions in hand units -> directions in pixels, without the scale.
     """
 
-    def __init__(self, scale, angle, mirror, shift):
+    def __init__(self, scale: float, angle: float, mirror: int, shift: tuple | np.ndarray):
+        """`angle`: radians clockwise; `mirror`: -1 for a right hand."""
         c, s = np.cos(angle), np.sin(angle)
-        self.scale, self.shift = scale, np.asarray(shift, float)
+        self.scale = scale
+        self.shift = np.asarray(shift, float)
         self.turn = np.array([[mirror * c, s], [mirror * s, -c]])
 
-    def points(self, points):
+    def points(self, points: np.ndarray) -> np.ndarray:
         """[..., 2] hand units -> [..., 2] (x, y) pixels."""
         return np.asarray(points) @ self.turn.T * self.scale + self.shift
 
-    def vector(self, vector):
+    def vector(self, vector: np.ndarray) -> np.ndarray:
+        """[2] direction in hand units -> [2] direction in pixels, the length kept."""
         return self.turn @ vector
 
 
 def _box(points, margin, shape):
     """Slices of the pixels around [N, 2] points, or None outside the image."""
-    low, high = (
-        np.floor(points.min(0) - margin).astype(int),
-        np.ceil(points.max(0) + margin).astype(int) + 1,
-    )
-    x0, y0, x1, y1 = max(low[0], 0), max(low[1], 0), min(high[0], shape[1]), min(high[1], shape[0])
-    return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
+    low = np.floor(points.min(0) - margin).astype(int)
+    high = np.ceil(points.max(0) + margin).astype(int) + 1
+    x0 = max(low[0], 0)
+    y0 = max(low[1], 0)
+    x1 = min(high[0], shape[1])
+    y1 = min(high[1], shape[0])
+    if x0 >= x1 or y0 >= y1:
+        return None
+    return slice(y0, y1), slice(x0, x1)
 
 
 def _local(view, box, origin, axis):
     """Coordinates along one hand-unit axis of the box's pixels, float32 [h, w]."""
-    (x, y), (dx, dy) = view.points(origin), view.vector(axis) / view.scale
+    x, y = view.points(origin)
+    dx, dy = view.vector(axis) / view.scale
     columns = (np.arange(box[1].start, box[1].stop) - x) * dx
     rows = (np.arange(box[0].start, box[0].stop) - y) * dy
     return rows.astype(np.float32)[:, None] + columns.astype(np.float32)[None, :]
@@ -57,9 +68,10 @@ def _spongiosa():
 
 
 def _texture(along, across, view):
-    """Spongiosa at the bone's own coordinates, fading where the pixels are too coarse to show it."""
+    """Spongiosa at the bone's own coordinates, fading where pixels are too coarse to show it."""
     shown = np.clip(view.scale / 250 - 0.3, 0, 1)
-    i, j = (along * 330).astype(np.int32) & 255, (across * 620).astype(np.int32) & 255
+    i = (along * 330).astype(np.int32) & 255
+    j = (across * 620).astype(np.int32) & 255
     return 1 + (_spongiosa()[i, j] - 1) * shown
 
 
@@ -67,7 +79,8 @@ def _strip(strip, view, shape):
     box = _box(view.points(strip.outline()), 1.5, shape)
     if box is None:
         return None, None
-    u, v = _local(view, box, strip.origin, strip.axis), _local(view, box, strip.origin, strip.side)
+    u = _local(view, box, strip.origin, strip.axis)
+    v = _local(view, box, strip.origin, strip.side)
     if strip.wedge:
         middle = (strip.start + strip.stop) / 2
         u = middle + (u - middle) / np.clip(1 + strip.wedge * v / strip.half.max(), 0.4, 2)
@@ -75,13 +88,15 @@ def _strip(strip, view, shape):
     np.clip(place, 0, len(strip.half) - 1.001, out=place)
     cell = place.astype(np.int32)
     place -= cell
-    half, cortex = strip.half.astype(np.float32), strip.cortex.astype(np.float32)
+    half = strip.half.astype(np.float32)
+    cortex = strip.cortex.astype(np.float32)
     wide = half[cell] + place * np.diff(half, append=half[-1:])[cell]
     v2 = v * v
     whole = np.sqrt(np.maximum(wide * wide - v2, 0))
     inner = np.maximum(wide - cortex[cell], 0)
     core = np.sqrt(np.maximum(inner * inner - v2, 0))
-    first, last = u - strip.start, strip.stop - u
+    first = u - strip.start
+    last = strip.stop - u
     for plate, depth in zip(strip.plates, (first, last)):
         if plate:
             core *= np.clip(depth / plate, 0, 1)
@@ -94,8 +109,10 @@ def _blob(blob, view, shape):
     box = _box(view.points(blob.outline()), 2, shape)
     if box is None:
         return None, None
-    u, v = _local(view, box, blob.centre, blob.axis), _local(view, box, blob.centre, blob.side)
-    a, b = u / blob.radii[1], v / blob.radii[0]
+    u = _local(view, box, blob.centre, blob.axis)
+    v = _local(view, box, blob.centre, blob.side)
+    a = u / blob.radii[1]
+    b = v / blob.radii[0]
     radius = blob.swell(np.arctan2(a, b)) if blob.harmonics else np.float32(1)
     rho2 = (a * a + b * b) / (radius * radius)
     depth = 0.85 * min(blob.radii)
@@ -105,10 +122,8 @@ def _blob(blob, view, shape):
     return box, 2 * depth * (_CORTICAL * (whole - core) + _SPONGY * core * _texture(u, v, view))
 
 
-def bone(hand, view, shape):
-    """Attenuation of all bones, float32 [H, W]: pieces of one bone join, short bones lie over one
-    another.
-    """
+def bone(hand: Hand, view: View, shape: tuple[int, int]) -> np.ndarray:
+    """Attenuation of all bones, float32 [H, W]: pieces of one bone join, short bones overlap."""
     total = np.zeros(shape, np.float32)
     for strip in hand.strips:
         box, piece = _strip(strip, view, shape)
@@ -118,19 +133,19 @@ def bone(hand, view, shape):
         box, piece = _blob(blob, view, shape)
         if box is not None:
             below = total[box]
-            total[box] = np.maximum(below, piece) + 0.5 * np.minimum(
-                below, piece
-            )  # overlaps stay readable
+            # Half of what is underneath, so that overlaps stay readable.
+            total[box] = np.maximum(below, piece) + 0.5 * np.minimum(below, piece)
     return total
 
 
-def flesh(hand, view, shape):
+def flesh(hand: Hand, view: View, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """(thickness float32 [H, W] in hand units, inside bool [H, W]) of the soft tissue.
 
-    The capsules melt into one another: signed distance -k log(sum exp(-d_i / k)), the depth blended
-    with the same weights; the edge is rounded with the depth's radius.
+    The capsules melt into one another: the signed distance is -k log(sum exp(-d_i / k)), and the
+    depth is blended with the same weights. The edge is rounded with the depth's radius.
     """
-    total, depth = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    total = np.zeros(shape, np.float32)
+    depth = np.zeros(shape, np.float32)
     for part in hand.flesh:
         ends = view.points([part.start, part.stop])
         box = _box(ends, (max(part.radii) + 3.5 * _BLEND) * view.scale, shape)

@@ -17,8 +17,9 @@ import numpy as np
 
 
 class Centre(NamedTuple):
-    """One ossification centre's schedule in months. A carpal bone never fuses: its `begin` and
-    `end` are the ages at which it has its adult shape (begin = end).
+    """One ossification centre's schedule in months.
+
+    A carpal bone never fuses: its `begin` and `end` are both the age of its adult shape.
     """
 
     appears: float
@@ -26,7 +27,7 @@ class Centre(NamedTuple):
     end: float
 
 
-def _row(boys, girls):
+def _row(boys: tuple, girls: tuple) -> dict[bool, Centre]:
     return {True: Centre(*boys), False: Centre(*girls)}
 
 
@@ -66,31 +67,28 @@ SCHEDULE = {
 
 
 class Stage(NamedTuple):
-    """How far one centre has come: `present`, `growth` (0 at its appearance to 1 at its full size)
-    and `fusion` (0 = open growth plate to 1 = one bone).
-    """
+    """How far one centre has come."""
 
     present: bool
-    growth: float
-    fusion: float
+    growth: float  # 0 at its appearance to 1 at its full size
+    fusion: float  # 0 = open growth plate to 1 = one bone
 
 
-def stage(name, months, male):
+def stage(name: str, months: float, male: bool) -> Stage:
     """The `Stage` of one centre at a bone age in months.
 
     Raises:
-      KeyError: the name is not in `SCHEDULE`.
+        KeyError: the name is not in `SCHEDULE`.
     """
     centre = SCHEDULE[name][bool(male)]
     growth = np.clip((months - centre.appears) / (centre.begin - centre.appears), 0, 1)
     span = max(centre.end - centre.begin, 1)
-    fusion = np.clip((months - centre.begin) / span, 0, 1)
-    return Stage(
-        bool(months >= centre.appears), float(growth), float(fusion * fusion * (3 - 2 * fusion))
-    )
+    fused = np.clip((months - centre.begin) / span, 0, 1)
+    fusion = fused * fused * (3 - 2 * fused)
+    return Stage(bool(months >= centre.appears), float(growth), float(fusion))
 
 
-def maturity(months, male):
+def maturity(months: float, male: bool) -> float:
     """0 at birth to 1 when the last growth plate but the radius's has closed."""
     return float(np.clip(months / SCHEDULE['ulna_epiphysis'][bool(male)].end, 0, 1))
 
@@ -104,7 +102,7 @@ _MONTHS = {
 _MALE_SHARE = 0.54
 
 
-def draw(rng):
+def draw(rng: np.random.Generator) -> tuple[float, bool]:
     """Draws (months, male) as RSNA's training set has them: whole months, 1-228, 54% male."""
     male = bool(rng.random() < _MALE_SHARE)
     return float(np.round(np.interp(rng.random(), _SHARE, _MONTHS[male]))), male

@@ -11,9 +11,7 @@ AGES = (12, 36, 72, 108, 144, 180, 216)
 
 
 def sheet(pixels: int = 180, seed: int = 0) -> Image.Image:
-    """Rows: one boy and one girl at `AGES` months, then twice as many random images of the series
-    `seed`.
-    """
+    """A boy and a girl at `AGES` months, a row each, then two rows of random images of `seed`."""
     picture = Image.new('L', (pixels * len(AGES), pixels * 4))
     for row, (male, child) in enumerate(((True, 2), (False, 9))):  # two that are well exposed
         for column, months in enumerate(AGES):
@@ -21,9 +19,8 @@ def sheet(pixels: int = 180, seed: int = 0) -> Image.Image:
             streams = np.random.SeedSequence([0, child]).spawn(3)
             rngs = (np.random.Generator(np.random.Philox(stream)) for stream in streams)
             image = Image.fromarray(draw(months, male, *rngs, (pixels, pixels))['image'])
-            ImageDraw.Draw(image).text(
-                (4, pixels - 14), f'{"boy" if male else "girl"} {months}', fill=255
-            )
+            name = 'boy' if male else 'girl'
+            ImageDraw.Draw(image).text((4, pixels - 14), f'{name} {months}', fill=255)
             picture.paste(image, (column * pixels, row * pixels))
     for index in range(2 * len(AGES)):
         place = (index % len(AGES) * pixels, (2 + index // len(AGES)) * pixels)

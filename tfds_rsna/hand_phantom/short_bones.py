@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from tfds_rsna.hand_phantom.schedule import Stage
 from tfds_rsna.hand_phantom.shapes import Blob, turn, unit
 
-# Centre x, y; half axes across and along; turn in degrees towards the thumb; outline harmonics
-# (order, share, phase in degrees, 0 = thumb side, 90 = fingertips) that make the adult's shape out
-# of the child's round one.
+# Centre x, y; half axes across and along; turn in degrees towards the thumb; outline harmonics,
+# which make the adult's shape out of the child's round one: (order, share, phase in degrees, 0 =
+# thumb side, 90 = fingertips).
 _CARPALS = {
     'capitate': (0.022, 0.124, 0.0345, 0.0580, 0, ((4, 0.05, 180), (3, 0.03, 90))),
     'hamate': (-0.045, 0.131, 0.0400, 0.0470, 12, ((3, 0.13, 90), (5, 0.03, 0))),
@@ -22,30 +23,17 @@ CARPALS = tuple(_CARPALS)
 CARPUS = np.array([(-0.130, 0), (0.172, 0), (0.172, 0.190), (-0.130, 0.190)])
 
 
-def short_bones(joints, stages, rng):
+def short_bones(
+    joints: np.ndarray, stages: dict[str, Stage], rng: np.random.Generator
+) -> tuple[list[Blob], np.ndarray]:
     """(blobs of the centres that have appeared, the capitate's centre [2])."""
-    blobs, capitate = [], None
+    blobs = []
+    centres = {}
     jitter = rng.normal(0, 1, (len(_CARPALS), 5))
-    for (bone, (x, y, across, along, angle, shape)), noise in zip(_CARPALS.items(), jitter):
-        centre, near = np.array([x, y]) + noise[:2] * 0.003, stages[bone]
-        capitate = centre if bone == 'capitate' else capitate
-        if not near.present:
-            continue
-        size, ripe, mean = (
-            0.20 + 0.80 * near.growth**0.62,
-            0.45 + 0.55 * near.growth,
-            np.sqrt(across * along),
-        )
-        # a young centre is rounder than the bone that it becomes
-        radii = tuple(
-            size * (1 + 0.03 * wobble) * (radius * ripe + mean * (1 - ripe))
-            for radius, wobble in zip((across, along), noise[3:])
-        )
-        axis = turn(np.array([0.0, 1.0]), np.radians(angle + 3 * noise[2]))
-        shape = tuple(
-            (order, share * near.growth, np.radians(phase)) for order, share, phase in shape
-        )
-        blobs.append(Blob(bone, centre, axis, np.array([axis[1], -axis[0]]), radii, shape, 0.0035))
+    for (bone, form), noise in zip(_CARPALS.items(), jitter):
+        centres[bone] = np.array(form[:2]) + noise[:2] * 0.003
+        if stages[bone].present:
+            blobs.append(_carpal(bone, centres[bone], stages[bone].growth, noise[2:]))
     near = stages['sesamoid']
     if near.present:
         axis = unit(joints[2] - joints[1])
@@ -53,4 +41,22 @@ def short_bones(joints, stages, rng):
         size = 0.007 + 0.006 * near.growth**0.6
         centre = joints[2] - side * 0.042 - axis * 0.004
         blobs.append(Blob('sesamoid', centre, axis, side, (size, size * 1.25), (), 0.003))
-    return blobs, capitate
+    return blobs, centres['capitate']
+
+
+def _carpal(bone: str, centre: np.ndarray, growth: float, noise: np.ndarray) -> Blob:
+    """One carpal; `noise` [3]: of its turn and of its two half axes."""
+    _, _, across, along, angle, harmonics = _CARPALS[bone]
+    # A young centre is rounder than the bone that it becomes.
+    size = 0.20 + 0.80 * growth**0.62
+    ripe = 0.45 + 0.55 * growth
+    mean = np.sqrt(across * along)
+    radii = []
+    for radius, wobble in zip((across, along), noise[1:]):
+        radii.append(size * (1 + 0.03 * wobble) * (radius * ripe + mean * (1 - ripe)))
+    shape = []
+    for order, share, phase in harmonics:
+        shape.append((order, share * growth, np.radians(phase)))
+    axis = turn(np.array([0.0, 1.0]), np.radians(angle + 3 * noise[0]))
+    side = np.array([axis[1], -axis[0]])
+    return Blob(bone, centre, axis, side, tuple(radii), tuple(shape), 0.0035)

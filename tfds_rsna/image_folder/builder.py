@@ -1,6 +1,7 @@
 """The TFDS builder for a user's own images."""
 
 import dataclasses
+import os
 import pathlib
 
 import tensorflow_datasets as tfds
@@ -22,7 +23,13 @@ class ImageFolder(streamed_builder.StreamedBuilder):
     VERSION = tfds.core.Version('1.1.0')
 
     def __init__(
-        self, *, data_dir=None, on_error: str = 'stop', config=None, version=None, **source
+        self,
+        *,
+        data_dir: str | os.PathLike | None = None,
+        on_error: str = 'stop',
+        config=None,
+        version=None,
+        **source,
     ):
         """A builder.
 
@@ -44,7 +51,7 @@ class ImageFolder(streamed_builder.StreamedBuilder):
         It takes the builder's options.
 
         Raises:
-            UserError: what the build would say about missing places, columns and units.
+            UserError: missing places, columns and units, as the build would report them.
         """
         return {
             'builder': cls.name,

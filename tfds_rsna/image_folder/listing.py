@@ -1,4 +1,4 @@
-"""Images to be read by a network: found as the builder finds them, labelled as far as a table goes."""
+"""Images for a network to read: found as the builder finds them, with what labels there are."""
 
 import dataclasses
 import pathlib
@@ -146,7 +146,7 @@ def _choose_columns(
 def _fill_ages(
     rows: list[dict[str, str]], columns: Columns
 ) -> tuple[list[dict[str, str]], set[str]]:
-    """The rows with '0' for every missing age, which the parser wants, and the ids of those rows."""
+    """The rows, a missing age being the '0' that the parser needs, and the ids of such rows."""
     filled = []
     ageless = set()
     for row in rows:

@@ -105,7 +105,11 @@ class FolderSource:
         return path
 
     def pairs(self, archive: Archive, problems: Problems) -> list[tuple[Label, Entry]]:
-        """The images with their labels in the order of the table; `problems` takes what does not fit.
+        """The images with their labels, in the order of the table.
+
+        Args:
+            archive: keeps zips open while the images are read.
+            problems: takes what does not fit.
 
         Raises:
             DataError: no such folder or file, a table that cannot be read or lacks columns, ages in

@@ -1,10 +1,9 @@
-"""The files under a folder, those inside zips (and inside zips inside zips) included, without
-unpacking.
-"""
+"""The files under a folder, those inside of zips (and their zips) included, without unpacking."""
 
 import contextlib
 import dataclasses
 import io
+import operator
 import os
 import pathlib
 import posixpath
@@ -23,11 +22,14 @@ _LOCAL_HEADER = struct.Struct('<4s22xHH')
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file: `path` as people would write it ('outer.zip/inner.zip/image.png'), below the folder
-    looked into.
+    """A file on disk or inside a zip.
 
-    `read` gives its bytes and may be called from any thread; `file` is the file on disk, of a zip's
-    member the outermost zip; `packed` is a member's size, None where the file itself lies on disk.
+    Attributes:
+        path: as people would write it ('outer.zip/inner.zip/image.png'), below the folder that was
+            looked into.
+        read: gives its bytes; may be called from any thread.
+        file: the file on disk, of a zip's member the outermost zip.
+        packed: the size of a zip's member, None for a file on disk.
     """
 
     path: str
@@ -54,7 +56,7 @@ class Archive(contextlib.ExitStack):
     """Keeps the opened zips open: use it as a context manager, or `close()` it.
 
     With `listing=True` zips that are compressed inside of zips are entries themselves: to look into
-    one means to unpack it, and whoever wants names only need not wait for that.
+    one means to unpack it, which takes too long where only names are needed.
     """
 
     def __init__(self, *, listing: bool = False):
@@ -86,7 +88,7 @@ class Archive(contextlib.ExitStack):
             archive = self.enter_context(zipfile.ZipFile(file))
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(f'{full}: not a whole zip ({error}); download it again') from error
-        for info in sorted(archive.infolist(), key=lambda info: info.filename):
+        for info in sorted(archive.infolist(), key=operator.attrgetter('filename')):
             inner = f'{path}/{info.filename}'
             check_member(info.filename, full)
             if info.is_dir() or '__MACOSX' in inner or info.filename.startswith('.'):
@@ -95,49 +97,50 @@ class Archive(contextlib.ExitStack):
                 raise DataError(
                     f'{full}/{info.filename}: encrypted; unpack the zip with its password first'
                 )
+            is_zip = info.filename.lower().endswith('.zip')
             packed = info.compress_type != zipfile.ZIP_STORED
-            if info.filename.lower().endswith('.zip') and not (packed and self._listing):
-                yield from self._inside(
-                    self._open_inner(file, archive, info), inner, outer, f'{full}/{info.filename}'
-                )
+            if is_zip and not (packed and self._listing):
+                inner_file = self._open_inner(file, archive, info)
+                yield from self._inside(inner_file, inner, outer, f'{full}/{info.filename}')
             else:
                 yield Entry(inner, _reader(archive, info, inner), outer, info.file_size)
 
-    def _open(self, path: pathlib.Path):
+    def _open(self, path: pathlib.Path) -> io.BufferedReader:
         try:
-            return self.enter_context(open(path, 'rb'))
+            return self.enter_context(path.open('rb'))
         except OSError as error:
             raise DataError(
-                f'{path}: cannot be opened ({error.strerror}); mend its permissions, or move it away'
+                f'{path}: cannot be opened ({error.strerror}); mend its permissions, or move it '
+                'away'
             ) from error
 
     def _open_inner(self, file, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
-        """A zip inside a zip: where it is stored, a window into the outer file; else unpacked to a
-        temporary one.
-        """
+        """A zip inside a zip: a window into the outer file, or unpacked into a temporary one."""
         if info.compress_type == zipfile.ZIP_STORED:
             header = Window(file, info.header_offset, _LOCAL_HEADER.size).read()
             _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
             start = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
             return Window(file, start, info.file_size)
-        unpacked = self.enter_context(tempfile.TemporaryFile())
+        unpacked = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115, the stack closes it
         with archive.open(info) as source:
             shutil.copyfileobj(source, unpacked, 1 << 20)
         return unpacked
 
 
 class Window(io.RawIOBase):
-    """`size` bytes of a file (or of another window) from `start` on, as a read-only file of its
-    own.
+    """`size` bytes of a file (or of another window) from `start` on, as a read-only file.
 
     Reads with `os.pread`, so that the windows of one file do not disturb each other from different
     threads.
     """
 
     def __init__(self, file, start: int, size: int):
-        self._start = start + (file._start if isinstance(file, Window) else 0)
+        self._start = start
+        if isinstance(file, Window):
+            self._start += file._start
         self._descriptor = file.fileno()
-        self._size, self._at = size, 0
+        self._size = size
+        self._at = 0
 
     def fileno(self) -> int:
         return self._descriptor
@@ -152,9 +155,8 @@ class Window(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(
-            0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        )
+        origins = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}
+        self._at = max(0, offset + origins[whence])
         return self._at
 
     def readinto(self, buffer) -> int:
@@ -166,7 +168,7 @@ class Window(io.RawIOBase):
 
 
 def check_member(member: str, archive: str) -> None:
-    """DataError for a member path that would be written outside of the folder it is unpacked into."""
+    """DataError for a member whose path leads out of the folder that it is unpacked into."""
     parts = re.split(r'[/\\]', member)
     if '..' in parts or member.startswith(('/', '\\')) or re.match(r'[A-Za-z]:', member):
         raise DataError(
@@ -175,7 +177,7 @@ def check_member(member: str, archive: str) -> None:
         )
 
 
-def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str):
+def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             return archive.read(info)
@@ -194,9 +196,9 @@ def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str):
 def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for root, folders, files in os.walk(folder, followlinks=True):
         depth = len(pathlib.Path(root).relative_to(folder).parts)
-        folders[:] = (
-            sorted(name for name in folders if not name.startswith('.'))
-            if depth < MAX_DEPTH
-            else []
-        )
-        yield from (pathlib.Path(root, name) for name in files if not name.startswith('.'))
+        shown = sorted(name for name in folders if not name.startswith('.'))
+        # os.walk goes into the folders that are left in its list.
+        folders[:] = shown if depth < MAX_DEPTH else []
+        for name in files:
+            if not name.startswith('.'):
+                yield pathlib.Path(root, name)

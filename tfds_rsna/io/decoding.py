@@ -1,11 +1,11 @@
 """Any image file (PNG, JPEG, TIFF, DICOM) -> 8-bit grey, bright bone on dark ground.
 
 The rules, in one place:
-- More than 8 bits: linear, `grey = 255 * value / (2**depth - 1)`. `depth` is the least of 8, 10, 12,
-  14, 16 bits that holds the image's largest value, unless `depth=` says otherwise. So a 12-bit image
-  in a 16-bit file is not black, and no contrast is stretched by more than the unused bits. Floats
-  and negative values have no depth: they go linearly from the image's own least to its largest
-  value.
+- More than 8 bits: linear, `grey = 255 * value / (2**depth - 1)`. `depth` is the least of 8, 10,
+  12, 14, 16 bits that holds the image's largest value, unless `depth=` gives another. So a 12-bit
+  image in a 16-bit file is not black, and no contrast is stretched by more than the unused bits.
+  Floats and negative values have no depth: they go linearly from the image's own least to its
+  largest value.
 - TIFF WhiteIsZero and DICOM MONOCHROME1 are inverted.
 - DICOM: modality rescale, then the first VOI window.
 - Colour becomes ITU-R 601 luma. Transparency is laid over black; an alpha that is the same
@@ -145,11 +145,10 @@ def _luma(image: Image.Image) -> np.ndarray:
     """Grey of an image of 8 bits a channel, its transparency laid over black."""
     if image.mode == 'L':
         return np.asarray(image)
+    one_is_clear = image.mode in ('P', 'RGB') and 'transparency' in image.info
     if image.mode in ('La', 'LA'):
         image = image.convert('LA')
-    elif image.mode in ('PA', 'RGBA', 'RGBa'):
-        image = image.convert('RGBA')
-    elif image.mode in ('P', 'RGB') and 'transparency' in image.info:
+    elif image.mode in ('PA', 'RGBA', 'RGBa') or one_is_clear:
         image = image.convert('RGBA')
     grey = np.asarray(image.convert('L'))
     if image.mode in ('LA', 'RGBA'):
@@ -166,7 +165,7 @@ def _is_deep_colour_png(data: bytes) -> bool:
 
 
 def _describe(data: bytes) -> str:
-    """What a file's first bytes say that it is, for messages."""
+    """What a file is by its first bytes, for messages."""
     head = data[:16].lstrip().lower()
     for magic, kind in _KINDS.items():
         if head.startswith(magic):

@@ -99,7 +99,7 @@ def _window(dataset, values: np.ndarray, depth: int | None) -> np.ndarray:
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
         return scale(pixels.apply_voi_lut(rescaled, dataset, index=0), bits)
     if dataset.get('WindowWidth') is None or dataset.get('WindowCenter') is None:
-        # A slope makes floats of integers; the depth rule wants them back.
+        # A slope makes floats of integers; the rule of depths needs integers.
         if np.array_equal(rescaled, np.rint(rescaled)):
             rescaled = rescaled.astype(np.int32)
         return scale(rescaled, depth)

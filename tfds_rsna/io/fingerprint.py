@@ -11,8 +11,8 @@ from tfds_rsna.io.archive import Entry
 def of_files(entries: Iterable[Entry], place: pathlib.Path) -> dict:
     """{'files', 'bytes', 'sha256'} of the files on disk that hold `entries`, each once.
 
-    The digest is over their names below `place`, sizes and times of change (ns), not over their
-    content: the whole RSNA set is 11 GB. A zip counts as a whole.
+    The digest is over the files' names below `place`, their sizes and their times of change (ns),
+    not over their content: the whole RSNA set is 11 GB. A zip counts as a whole.
     """
     rows = []
     for path in sorted({entry.file for entry in entries}):

@@ -10,7 +10,7 @@ DEPTHS = (8, 10, 12, 14, 16)
 
 
 class ImageError(UserError):
-    """An image that cannot be read: says which file, what was found, and what to do."""
+    """An image that cannot be read; the message names the file, what was found, what to do."""
 
 
 def scale(values: np.ndarray, depth: int | None = None) -> np.ndarray:

@@ -1,13 +1,13 @@
-"""The work of `pools.ordered` under Apache Beam, for many machines: any runner of Beam's, the same
-results in the same order.
+"""The work of `pools.ordered` under Apache Beam, on many machines, with the same results in order.
 
-    with pools.engine(functools.partial(beam.ordered, folder=FOLDER,
-    options=['--runner=DirectRunner'])): ...
+    options = ['--runner=DirectRunner']  # or any other of Beam's runners
+    with pools.engine(functools.partial(beam.ordered, folder=FOLDER, options=options)):
+        ...
 
 Beam gives no order and takes no answer back to the process that asked. So each job's result becomes
-one file in `folder`, and this process reads them in order and deletes them. Workers need this
-package, and must see `folder` (a path or an address that Beam's file systems know, as gs://...) and
-whatever else the jobs name: a shared disk, mostly.
+one file in `folder`, and this process reads the files in order and deletes them. Workers need this
+package. They must see `folder` (a path or an address that Beam's file systems understand, as
+gs://...) and whatever else the jobs name: a shared disk, mostly.
 """
 
 import pickle
@@ -18,12 +18,16 @@ from tfds_rsna.errors import UserError
 
 
 def ordered(function: Callable, jobs: Iterable, *, folder: str, options: list[str]) -> Iterator:
-    """Yields `function(job)` of every job in the order of the jobs, computed by a Beam pipeline
-    with these `options`.
+    """Yields `function(job)` of every job, in the order of the jobs, from a Beam pipeline.
+
+    Args:
+        function: at the top level of a module: a worker imports it.
+        jobs: picklable.
+        folder: where the results pass through.
+        options: of the pipeline.
 
     Raises:
-        UserError: Beam is not installed, or what a job itself raised so. Other errors come as Beam
-        shows them.
+        UserError: Beam is not installed, or a job raised it. Other errors come as Beam shows them.
     """
     try:
         import apache_beam as beam
@@ -34,7 +38,8 @@ def ordered(function: Callable, jobs: Iterable, *, folder: str, options: list[st
             f'Apache Beam is not installed ({error}); give it an environment of its own: '
             'pip install -r requirements-beam.lock'
         ) from error
-    jobs, place = list(enumerate(jobs)), FileSystems.join(str(folder), f'beam-{uuid.uuid4().hex}')
+    jobs = list(enumerate(jobs))
+    place = FileSystems.join(str(folder), f'beam-{uuid.uuid4().hex}')
     FileSystems.mkdirs(place)
     try:
         with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
@@ -64,7 +69,7 @@ def _store(numbered, function: Callable, place: str) -> None:
         result = function(job)
     except UserError as error:  # its message is for the user: not into one of Beam's tracebacks
         result = error
-    path, attempt = _path(place, number), f'{place}/{uuid.uuid4().hex}'
+    attempt = f'{place}/{uuid.uuid4().hex}'
     with FileSystems.create(attempt) as file:
         pickle.dump(result, file)
-    FileSystems.rename([attempt], [path])
+    FileSystems.rename([attempt], [_path(place, number)])

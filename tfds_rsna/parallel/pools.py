@@ -1,6 +1,4 @@
-"""Work on all cores, results in order, memory flat, and no process left behind however the caller
-ends.
-"""
+"""Work on all cores: results in order, memory flat, no process left however the caller ends."""
 
 import collections
 import contextlib
@@ -23,17 +21,15 @@ _engines: list[Callable] = []
 
 
 def cores() -> int:
-    """How many cores this process may use; containers and batch systems often give fewer than the
-    machine has.
-    """
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    """How many cores this process may use: containers often give fewer than the machine has."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager
-def engine(other: Callable):
-    """Inside this `with`, `ordered(function, jobs)` is `other(function, jobs)`: another engine's
-    workers do the work.
-    """
+def engine(other: Callable[[Callable, Iterable], Iterator]) -> Iterator[None]:
+    """Inside this `with`, `ordered(function, jobs)` is `other(function, jobs)`."""
     _engines.append(other)
     try:
         yield
@@ -78,7 +74,8 @@ def ordered(
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context('spawn'), _start, (os.getpid(), initializer, initargs)
     )
-    waiting, jobs = collections.deque(), iter(jobs)
+    jobs = iter(jobs)
+    waiting = collections.deque()
     try:
         while True:
             for job in itertools.islice(jobs, AHEAD * workers - len(waiting)):
@@ -96,9 +93,10 @@ def ordered(
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable, job):
-    """Submits a job with SIGINT blocked in this thread: a worker that this starts inherits that
-    from its first moment on, so Ctrl-C in a terminal, which goes to all processes, is the caller's
-    alone to answer.
+    """Submits a job with SIGINT blocked in this thread.
+
+    A worker that this starts inherits that from its first moment on. So Ctrl-C in a terminal, which
+    goes to all processes, is the caller's alone to answer.
     """
     # Its own start would unblock the signal again.
     resource_tracker.ensure_running()
@@ -112,22 +110,19 @@ def _submit(pool: ProcessPoolExecutor, function: Callable, job):
 _failed: list[Exception] = []  # what a worker's initializer raised
 
 
-def _start(parent: int, initializer, initargs) -> None:
+def _start(parent: int, initializer: Callable[..., None] | None, initargs: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
         if initializer:
             initializer(*initargs)
-    except (
-        Exception
-    ) as error:  # the first job raises it; from here it would reach the caller as a broken pool
+    except Exception as error:
+        # The first job raises it; from here it would reach the caller as a broken pool.
         _failed.append(error)
 
 
 def _end_with(parent: int) -> None:
-    """Ends this worker when its parent is gone, also where that was killed: else it would wait for
-    jobs for ever.
-    """
+    """Ends this worker when its parent is gone: else it would wait for jobs for ever."""
     while os.getppid() == parent:
         time.sleep(_POLL_SECONDS)
     os._exit(1)

@@ -1,5 +1,6 @@
 """The TFDS builder behind `prepared.write` and `prepared.open`."""
 
+import os
 import pathlib
 from collections.abc import Iterable, Mapping
 
@@ -20,8 +21,8 @@ class PreparedError(UserError):
 class Prepared(streamed_builder.StreamedBuilder):
     """Images of one fixed size as raw arrays.
 
-    `Prepared(data_dir=FOLDER)` opens a folder that `prepared.write` wrote. Arrays are `Tensor(encoding='bytes')`: a read is one copy of the array, not a Python list of its
-    numbers.
+    `Prepared(data_dir=FOLDER)` opens a folder that `prepared.write` wrote. Arrays are
+    `Tensor(encoding='bytes')`: a read is one copy of the array, not a Python list of its numbers.
     """
 
     VERSION = tfds.core.Version('1.0.0')
@@ -31,7 +32,7 @@ class Prepared(streamed_builder.StreamedBuilder):
     def __init__(
         self,
         *,
-        data_dir,
+        data_dir: str | os.PathLike,
         features: tfds.features.FeaturesDict | None = None,
         splits: Mapping[str, Iterable[dict]] | None = None,
         description: str = '',
@@ -51,7 +52,7 @@ class Prepared(streamed_builder.StreamedBuilder):
         )
 
     def _log_download_bytes(self) -> None:
-        """Prints nothing: the caller tells what it prepares, and this folder's name is temporary."""
+        """Prints nothing: the caller tells what it prepares, and this folder is temporary."""
 
     _log_download_done = _log_built = _log_download_bytes
 

@@ -20,7 +20,7 @@ class PreparedRecords:
         splits: {split: `Records`}.
         labels: {split: columns}, in the order of `splits`, read without touching an image. The
             columns are 'months' float32 [N], 'male' bool [N], 'width' and 'height' int32 [N], and
-            the lists of str 'ids', 'flags', 'groups' (the patient, '' where nothing says so) and
+            the lists of str 'ids', 'flags', 'groups' (the patient, '' where unknown) and
             'sources' (where an image comes from, or '').
         metadata: what `write` was given.
     """

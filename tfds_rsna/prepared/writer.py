@@ -40,7 +40,7 @@ def write(
         images) and `prepared.json` (`metadata`, `counts`).
 
     Raises:
-        PreparedError: something lies in `folder` already.
+        PreparedError: `folder` holds something already.
         ValueError: a split without examples, or an example unlike the first; the message names
             both.
     """
@@ -59,7 +59,7 @@ def write(
         os.rename(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        # Of the small files, that is: a shard's error is the builder's, which names the disk itself.
+        # A full disk under one of the small files: the builder itself reports one under the shards.
         if isinstance(error, OSError) and is_disk_full(error):
             raise PreparedError(
                 f'{folder}: the disk became full ({error.strerror}); make room'

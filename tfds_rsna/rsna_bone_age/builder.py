@@ -14,10 +14,11 @@ from tfds_rsna.labels import Label
 from tfds_rsna.problems import DataError, Problems
 from tfds_rsna.rsna_bone_age import official, sources
 
+_HOMEPAGE = 'https://www.rsna.org/rsnai/ai-image-challenge/rsna-pediatric-bone-age-challenge-2017'
 _CITATION = """\
 @article{halabi2019rsna, title={The RSNA Pediatric Bone Age Machine Learning Challenge},
-  author={Halabi, Safwan S and others}, journal={Radiology}, volume={290}, number={2}, pages={498--503},
-  year={2019}}"""
+  author={Halabi, Safwan S and others}, journal={Radiology}, volume={290}, number={2},
+  pages={498--503}, year={2019}}"""
 
 
 class RsnaBoneAge(streamed_builder.StreamedBuilder):
@@ -33,8 +34,8 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
     def __init__(
         self,
         *,
-        data_dir=None,
-        source=None,
+        data_dir: str | os.PathLike | None = None,
+        source: str | os.PathLike | None = None,
         on_error: str = 'stop',
         download: bool = False,
         **kwargs,
@@ -55,13 +56,19 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
         super().__init__(data_dir=data_dir, **kwargs)
 
     @classmethod
-    def describe(cls, *, source=None, on_error: str = 'stop', download: bool = False) -> dict:
+    def describe(
+        cls,
+        *,
+        source: str | os.PathLike | None = None,
+        on_error: str = 'stop',
+        download: bool = False,
+    ) -> dict:
         """A JSON-ready description that changes whenever the records could.
 
         It takes the builder's options. What `download` would bring is not in it: `fetch` first.
 
         Raises:
-            UserError: what the build would say about missing files and wrong tables.
+            UserError: missing files and wrong tables, as the build would report them.
         """
         del download
         folder = source_folder(source)
@@ -81,7 +88,7 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
         }
 
     @staticmethod
-    def fetch(source=None) -> None:
+    def fetch(source: str | os.PathLike | None = None) -> None:
         """Downloads the official zips of the splits that are not in `source`.
 
         The folder is made where it is missing.
@@ -101,7 +108,7 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
             builder=self,
             description='RSNA Pediatric Bone Age Challenge 2017.',
             citation=_CITATION,
-            homepage='https://www.rsna.org/rsnai/ai-image-challenge/rsna-pediatric-bone-age-challenge-2017',
+            homepage=_HOMEPAGE,
             features=streamed_builder.image_features(),
             disable_shuffling=True,
         )
@@ -130,7 +137,7 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
         return self._images
 
 
-def source_folder(source=None) -> pathlib.Path:
+def source_folder(source: str | os.PathLike | None = None) -> pathlib.Path:
     """The folder with the RSNA files: `source`, else $BONEAGE_DATA.
 
     Raises:

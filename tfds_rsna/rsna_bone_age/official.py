@@ -1,4 +1,4 @@
-"""The official RSNA files and where they lie."""
+"""The official RSNA files and where to get them."""
 
 import dataclasses
 import pathlib
@@ -12,7 +12,7 @@ BASE = 'https://s3.amazonaws.com/east1.public.rsna.org/AI/2017/'
 
 @dataclasses.dataclass(frozen=True)
 class OfficialFile:
-    """A file of the challenge: its name under `BASE`, its SHA-256 where known, its size for people."""
+    """A file of the challenge: its name under `BASE`, SHA-256 where known, and size in words."""
 
     name: str
     sha256: str | None
@@ -43,13 +43,19 @@ FILES = {
 }
 
 
-def download(folder, splits: Iterable[str] = tuple(FILES), *, base: str = BASE) -> None:
-    """Downloads the official zips of `splits` into `folder`; finished ones stay, cut ones are
-    continued.
+def download(
+    folder: str | pathlib.Path, splits: Iterable[str] = tuple(FILES), *, base: str = BASE
+) -> None:
+    """Downloads the official zips of `splits`: finished ones stay, cut ones are continued.
+
+    Args:
+        folder: where to.
+        splits: keys of `FILES`.
+        base: the address of the folder with the files.
 
     Raises:
-        downloads.DownloadError: as `downloads.fetch`; also a zip without a known SHA-256 that does
-        not test well.
+        downloads.DownloadError: as `downloads.fetch`; also a zip without a known SHA-256 that fails
+            the zip's own test.
     """
     for split in splits:
         for file in FILES[split]:

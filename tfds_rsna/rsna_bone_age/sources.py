@@ -1,4 +1,4 @@
-"""Finds the RSNA images and labels in a folder, whatever of the known layouts lies there.
+"""Finds the RSNA images and labels in a folder of any of the known layouts.
 
 Known layouts (SHA-256 of the official zips in `official.py`), zipped or unpacked, folder names
 single or doubled: the official training zip with `train.csv` (bare or in the annotations zip), the
@@ -81,7 +81,7 @@ def find(
         quiet: prints nothing about places not taken and images left out.
 
     Raises:
-        DataError: none found (lists what was looked for and what lies there), a split with images
+        DataError: none found (lists what was looked for and what is there), a split with images
             but no usable labels or the other way round where that cannot be meant, a bad zip, the
             wrong test labels.
     """
@@ -115,7 +115,7 @@ def _find_split(
     name = max(places, key=lambda place: (len(places[place]), place))
     images = places[name]
     if len(places) > 1 and not quiet:
-        print(f'{split}: images lie in {", ".join(sorted(places))}; taking {name}', flush=True)
+        print(f'{split}: images are in {", ".join(sorted(places))}; taking {name}', flush=True)
     tables = [entry for entry in entries if _TABLES[split].search(entry.name)]
     table = _table(tables, split)
     if table is not None:

@@ -1,4 +1,4 @@
-"""Masks, key points and registration checked against annotated hands."""
+"""Masks, key points and registration evaluated against annotated hands."""
 
 import csv
 import json
@@ -10,9 +10,9 @@ from PIL import Image
 from boneage_jax import config as c
 from boneage_jax.analysis import evaluate_hands
 from boneage_jax.errors import ConfigError
-from boneage_jax.preprocess import keypoints, register, transform
+from boneage_jax.preprocess import keypoints, transform
 from boneage_jax.runs import predictor
-from boneage_jax.stages import networks, plan
+from boneage_jax.stages import networks, plan, registration
 from tfds_rsna.annotations import hand_landmarks
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.render import phantom
@@ -30,11 +30,13 @@ def site(hands, tmp_path, monkeypatch):
     """A folder of images with labels, and their key points in COCO's manner."""
     monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
     (tmp_path / 'images').mkdir()
-    images, annotations = [], []
+    images = []
+    annotations = []
     for i, (name, hand) in enumerate(hands.items()):
         Image.fromarray(hand['image']).save(tmp_path / 'images' / f'{name}.png')
         points = hand['coco_keypoints']
-        low, high = points.min(0) - 3, points.max(0) + 3
+        low = points.min(0) - 3
+        high = points.max(0) + 3
         images.append({'id': i, 'file_name': f'{name}.png', 'height': SIZE[0], 'width': SIZE[1]})
         annotations.append(
             {
@@ -51,7 +53,10 @@ def site(hands, tmp_path, monkeypatch):
 
 
 def config(site, chosen, **options):
-    given = f'source=image_folder,images={site}/images,labels={site}/labels.csv,size=(64,64),stages=({chosen})'
+    given = (
+        f'source=image_folder,images={site}/images,labels={site}/labels.csv,size=(64,64),'
+        f'stages=({chosen})'
+    )
     return c.build(
         c.base(),
         ','.join([given, *(f'data.stage_options.{k}={v}' for k, v in options.items())]),
@@ -59,7 +64,7 @@ def config(site, chosen, **options):
     )
 
 
-def test_classical_masks_are_measured(site):
+def test_classical_masks_are_measured(site, capsys):
     report = evaluate_hands.evaluate_hands(
         config(site, 'mask,contrast,crop'), [site / 'truth.json'], site / 'out'
     )
@@ -69,6 +74,11 @@ def test_classical_masks_are_measured(site):
         report['overall']['registered_by_mask']['value'] == 1
         and 'error_percent' not in report['overall']
     )
+    said = capsys.readouterr().err
+    assert '3 images (0 left out: seen in training); means, 95% intervals:' in said
+    for name in report['overall']:
+        assert f'  {name} ' in said
+    assert 'median' in said and 'sheet.png: the worst and a sample' in said
     with (site / 'out' / 'hands.csv').open() as file:
         assert [row['id'] for row in csv.DictReader(file)] == ['904', '905', '909']
     with Image.open(site / 'out' / 'sheet.png') as sheet:
@@ -86,7 +96,8 @@ class Oracle:
     decides.
     """
 
-    ERROR, SIZE = 3.0, (104, 80)
+    ERROR = 3.0
+    SIZE = (104, 80)
 
     def __init__(self, workdir):
         self.truth = json.loads((workdir / 'truth.json').read_text())
@@ -98,7 +109,9 @@ class Oracle:
 
 def test_points_seen_again_are_the_median_of_their_views(hands, tmp_path, monkeypatch):
     monkeypatch.setattr(networks, '_input', lambda run: (Oracle.SIZE, 'pad'))
-    truth, looks, examples = {}, [], []
+    truth = {}
+    looks = []
+    examples = []
     generator = np.random.default_rng(0)
     for hand in hands.values():
         example = {
@@ -132,8 +145,9 @@ def test_what_networks_hardly_see_is_flagged(monkeypatch):
     monkeypatch.setattr(networks, '_input', lambda run: ((40, 40), 'pad'))
     looks = [{'image': np.zeros((40, 40, 1), np.uint8), 'shape': np.array([40, 40])}] * 3
     logits = np.full((3, 40, 40), -5.0)
-    logits[0, 5:30, 2:18], logits[0, 5:30, 22:36] = 5, 5  # two hands
-    logits[1, 5:30, 2:18], logits[1, 35:38, 35:38] = 5, 5  # a hand and a marker
+    logits[:2, 5:30, 2:18] = 5  # a hand on two images
+    logits[0, 5:30, 22:36] = 5  # and a second hand
+    logits[1, 35:38, 35:38] = 5  # and a marker
     logits[1, 10:15, 8:12] = -5  # and no carpus
     found = networks.masks(lambda images: (logits, {}), looks, threshold=0.5, run='run')
     assert [each['flags'] for each in found] == ['second_hand', '', 'no_hand']
@@ -189,7 +203,7 @@ def test_images_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
     )
 
 
-def test_measures_of_a_image():
+def test_measures_of_an_image():
     mask = np.zeros((100, 80), np.uint8)
     mask[10:90, 20:60] = 1
     points = np.array([[12, 40], [40, 58], [80, 40], [50, 61]], np.float32)
@@ -250,7 +264,7 @@ def test_registration_by_a_check_is_that_of_the_stage(hands):
     assert row['tip_off'] < 0.01 and row['capitate_off'] < 0.01 and row['within']
     assert (
         row['registered']
-        == register.register_stage(
+        == registration.registered(
             {'image': hand['image'], 'keypoints': hand['keypoints'], 'id': '1'}
         )['registered']
     )

@@ -3,14 +3,9 @@
 import json
 
 import numpy as np
-import optax
 import pytest
 
-from boneage_jax import config as c
 from boneage_jax.analysis import interpret
-from boneage_jax.runs import predictor
-from boneage_jax.runs import state as state_lib
-from boneage_jax.runtime import checkpoint
 from tfds_rsna.errors import UserError
 
 
@@ -31,17 +26,8 @@ def test_corners_are_near_both_borders():
     np.testing.assert_array_equal(interpret.in_corner(boxes, (100, 100)), [[True, False, True]])
 
 
-def test_figures_and_the_share_of_parts_on_bones(tmp_path, monkeypatch):
-    monkeypatch.setenv('BONEAGE_CACHE', str(tmp_path / 'cache'))
-    run, config = tmp_path / 'run', c.load('configs/prsnet.py:tiny,row=full')[1]
-    run.mkdir()
-    (run / 'config.json').write_text(config.to_json())
-    (run / 'task.json').write_text('{"centre": 120.0, "scale": 40.0}')
-    state, _ = state_lib.create_state(
-        predictor.build_model(config), optax.sgd(1.0)
-    )  # parts of a network that has learnt nothing
-    with checkpoint.Checkpoints(run) as checkpoints:
-        checkpoints.save(1, state, 30.0)
+def test_figures_and_the_share_of_parts_on_bones(tmp_path, finished_run):
+    run = finished_run('configs/prsnet.py:tiny,row=full')
     report = interpret.interpret(run, tmp_path / 'out', split='holdout', count=3)
     assert report == json.loads((tmp_path / 'out' / 'parts.json').read_text())
     assert (

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from boneage_jax.analysis import ensemble, regional_table, sweep
+from boneage_jax.runs import predictions
 from boneage_jax.runtime import files
 from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
@@ -24,24 +25,30 @@ def finish(run, splits=('holdout',)):
     larger the later the region.
     """
     draw = np.random.default_rng(5)
-    months, male = draw.integers(30, 220, IMAGES).astype(float), draw.random(IMAGES) < 0.5
+    months = draw.integers(30, 220, IMAGES).astype(float)
+    male = draw.random(IMAGES) < 0.5
     spread = 4.0 * ('ABC'.index(run.row.name[-1]) + 1)
     noise = np.random.default_rng(sum(map(ord, run.row.name))).normal(0, spread, IMAGES)
-    sex, predictions = run.config.data.sex, {}
+    sex = run.config.data.sex
+    ids = {'train': ['a']}
+    scored = {}
     for split in ('validation', *splits):
-        images = ensemble.Predictions(
-            [f'{split[0]}{i}' for i in range(IMAGES)], male, months, months + noise
-        )
-        images = images if sex == 'both' else ensemble.of_sex(images, sex == 'male')
-        predictions[split] = images, {'prediction': images.prediction}
+        images = {
+            'id': np.array([f'{split[0]}{i}' for i in range(IMAGES)]),
+            'male': male,
+            'age': months,
+            'prediction': months + noise,
+        }
+        if sex != 'both':
+            images = predictions.of_sex(images, sex == 'male')
+        labels = ensemble.labels_of(split, images)
+        ids[split] = labels.ids
+        scored[split] = (labels, {'prediction': images['prediction']})
     run.workdir.mkdir(parents=True)
     files.write_json(run.workdir / 'config.json', json.loads(run.config.to_json()))
-    files.write_json(
-        run.workdir / 'splits.json',
-        {'train': ['a'], **{split: f.ids for split, (f, _) in predictions.items()}},
-    )
-    evaluate.write_predictions(run.workdir, predictions)
-    evaluate.write_metrics(run.workdir, predictions, ensemble.TASK, np.array([100.0]), {})
+    files.write_json(run.workdir / 'splits.json', ids)
+    evaluate.write_predictions(run.workdir, scored)
+    evaluate.write_metrics(run.workdir, scored, ensemble.TASK, np.array([100.0]), {})
 
 
 def swept(workdir, names, **options):
@@ -100,7 +107,7 @@ def test_a_whole_grid(tmp_path):
     ]
     total = {}
     for member in members:
-        for image, error in zip(member.ids, member.errors):
+        for image, error in zip(member['id'], ensemble.errors_of(member)):
             total.setdefault(image, []).append(error)
     assert overall['ours'] == pytest.approx(
         np.mean([abs(np.mean(errors)) for errors in total.values()]), abs=1e-3
@@ -146,7 +153,8 @@ def test_what_is_missing_is_empty_and_named(tmp_path):
 def test_nothing_finished_says_what_to_do(tmp_path):
     with pytest.raises(
         UserError,
-        match='no row of .*/configs/regions.py:tiny is finished with seed 0; train them first: python',
+        match='no row of .*/configs/regions.py:tiny is finished with seed 0; '
+        'train them first: python',
     ):
         regional_table.write(sweep.Sweep(SPEC, tmp_path), tmp_path / 'grid')
     with pytest.raises(UserError, match='no grid of regional nets; give configs/regions.py'):

@@ -142,9 +142,7 @@ def test_exif_orientation_is_applied():
 
 
 def raw_png(side, kind, rows):
-    """A PNG of `side` x `side` pixels with `kind` = bit depth and colour type, and the packed
-    `rows`.
-    """
+    """A PNG of `side` x `side` pixels of packed `rows`; `kind` = bit depth and colour type."""
 
     def chunk(name, body):
         return (

@@ -1,0 +1,142 @@
+"""A user's image files as the network of a run sees them, decoded ahead and batch by batch."""
+
+import concurrent.futures
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+
+import ml_collections
+import numpy as np
+import tqdm
+
+from boneage_jax.stages import records
+from tfds_rsna.errors import UserError
+from tfds_rsna.image_folder import listing
+from tfds_rsna.io import decoding
+from tfds_rsna.parallel import pools
+from tfds_rsna.problems import Problems
+
+_CARRIED = 'coco_keypoints'  # points that every stage moves with the image and none asks about
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """An image as the network sees it.
+
+    Attributes:
+        listed: the file, with its id and its row of the table.
+        image: what the network sees, uint8 [rows, columns, 1].
+        matrix: [2, 3], from places on `image` to places on the file's own image; see `see`.
+        native: the file's own image, uint8 [H, W]; None where it was not kept.
+    """
+
+    listed: listing.Image
+    image: np.ndarray
+    matrix: np.ndarray
+    native: np.ndarray | None
+
+
+def see_in_batches(
+    listed: Sequence[listing.Image],
+    data: ml_collections.ConfigDict,
+    problems: Problems,
+    *,
+    batch_size: int,
+    keep_native: bool,
+) -> Iterator[list[Seen]]:
+    """Yields the images of files in batches, as the network of `config.data` sees them.
+
+    Threads decode one batch ahead. An image that cannot be read, or that the preprocessing leaves
+    out, is noted in `problems`, and its batch is the smaller for it.
+
+    Args:
+        listed: the files.
+        data: `config.data` of the run.
+        problems: gets what cannot be used.
+        batch_size: files at once.
+        keep_native: keep each file's own image too, for a picture.
+    """
+
+    def read(file):
+        return decoding.decode(file.entry.read(), file.entry.path)
+
+    def submit(start):
+        return [(file, pool.submit(read, file)) for file in listed[start : start + batch_size]]
+
+    with (
+        concurrent.futures.ThreadPoolExecutor(pools.cores()) as pool,
+        tqdm.tqdm(total=len(listed), unit='image', disable=not sys.stderr.isatty()) as bar,
+    ):
+        ahead = submit(0)
+        for start in range(0, len(listed), batch_size):
+            jobs = ahead
+            ahead = submit(start + batch_size)
+            decoded = _decoded(jobs, problems)
+            batch = _seen(decoded, data, problems, keep_native)
+            if batch:
+                yield batch
+            bar.update(len(jobs))
+
+
+def _decoded(jobs, problems):
+    """[(file, image [H, W] uint8)] of those that could be read."""
+    decoded = []
+    for file, job in jobs:
+        try:
+            decoded.append((file, job.result()))
+        except (UserError, OSError) as error:
+            path = file.entry.path
+            reason = str(error).removeprefix(f'{path}: ')
+            problems.add('image that cannot be read', file.id, path, reason)
+    return decoded
+
+
+def _seen(decoded, data, problems, keep_native):
+    batch = []
+    examples = see([image for _, image in decoded], data)
+    for (file, native), example in zip(decoded, examples):
+        if example is None:
+            problems.add(
+                'image that the preprocessing left out',
+                file.id,
+                file.entry.path,
+                'no hand was found as the stages of data.stages need it',
+            )
+            continue
+        kept = native if keep_native else None
+        batch.append(Seen(file, example['image'], example['matrix'], kept))
+    return batch
+
+
+def see(images: Sequence[np.ndarray], data: ml_collections.ConfigDict) -> list[dict | None]:
+    """Images, each [H, W] uint8, as the network of `config.data` sees them.
+
+    Gives `{'image': uint8 [rows, columns, 1], 'matrix': [2, 3]}` for each, or None where the run's
+    own preprocessing leaves it out. `matrix` takes places (row, column) on what the network sees to
+    places on the image; in both, pixel (r, c) covers [r, r + 1] x [c, c + 1]. It comes from three
+    points that are carried through all that is done to the image.
+    """
+    examples = []
+    corners = []
+    for image in images:
+        rows, columns = image.shape
+        three = np.array([[0, 0], [rows, 0], [0, columns]], np.float32)
+        corners.append(three)
+        examples.append({'id': '', 'image': image, _CARRIED: three})
+
+    found = []
+    for example, three in zip(records.process(examples, data), corners):
+        if example is None:
+            found.append(None)
+            continue
+        found.append({'image': example['image'], 'matrix': _matrix(example[_CARRIED], three)})
+    return found
+
+
+def _matrix(seen, native):
+    """The [2, 3] from three points [3, 2] on what is seen to the same points on the image.
+
+    The points are pixel centres, the matrix is between edges.
+    """
+    edges = np.asarray(seen, np.float64) + 0.5
+    return np.linalg.solve(np.column_stack([edges, np.ones(3)]), native + 0.5).T
