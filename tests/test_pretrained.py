@@ -405,7 +405,7 @@ def test_imagenet_weights_fill_parts_of_an_age_model(tmp_path):
         )
         assert (after.params['head']['kernel'] == state.params['head']['kernel']).all()
     for init_map, said in (
-        ({}, r"w.safetensors' is ResNet-10, a backbone: .*it has head, backbone"),
+        ({}, r"w.safetensors' is ResNet-10, a backbone: .*it has backbone, head"),
         ({'bckbone': 'bckbone'}, "no parameters below 'bckbone'"),
         ({'head': 'head'}, 'w.safetensors: ResNet-10 does not fit'),
     ):

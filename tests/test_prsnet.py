@@ -20,7 +20,10 @@ RNG = np.random.default_rng(0)
 IMAGE = jnp.asarray(RNG.random((3, 64, 64, 1)), jnp.float32)
 MALE = jnp.array([True, False, True])
 FULL = {'relation': True, 'selection': True}
-CENTRE, SCALE = 120.0, 40.0
+CENTRE = 120.0
+SCALE = 40.0
+# Compiling is what takes time.
+QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
 
 
 def abstract(**options):
@@ -49,9 +52,13 @@ def applied(image=(3, 64, 64), **options):
     model = tiny(**options)
     model.eval()
     images = IMAGE if image == (3, 64, 64) else jnp.asarray(RNG.random((*image, 1)), jnp.float32)
-    return jax.device_get(
-        nnx.jit(lambda model, *inputs: model(*inputs))(model, images, MALE[: image[0]])
-    )
+    graph, state = nnx.split(model)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def run(state, images, male):
+        return nnx.merge(graph, state)(images, male)
+
+    return jax.device_get(run(state, images, MALE[: image[0]]))
 
 
 def shapes(side, **options):
@@ -347,7 +354,7 @@ def gradients(detach):
     batch = {'months': jnp.float32([30, 100, 200]), 'valid': jnp.ones(3, bool)}
     names, task = ('rank_loss', 'part_loss', 'age_loss', 'boxes'), build_task()
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def run(parameters, weights):
         def weighted(parameters):
             prediction, aux = nnx.merge(graph, parameters, statistics, copy=True)(IMAGE, MALE)

@@ -184,12 +184,19 @@ def test_smooth_rank_correlation_is_spearman_at_small_temperature():
     np.testing.assert_allclose(*smooth, rtol=1e-4)
 
 
-@pytest.mark.parametrize('wrong', [dict(distance='l1'), dict(reduction='none'), dict(form='hard')])
-def test_unknown_switches_are_refused(wrong):
+@pytest.mark.parametrize(
+    'switch, option, value',
+    [
+        ('distance', 'distance', 'l1'),
+        ('reduction', 'reduction', 'none'),
+        ('form', 'triplet_form', 'hard'),
+    ],
+)
+def test_unknown_switches_are_refused(switch, option, value):
     with pytest.raises(ValueError, match='expected'):
-        losses.triplet_ranking(*images(), **wrong)
-    options = triplet_task(**wrong)
-    with pytest.raises(UserError, match=r'task\.\w+=.*expected one of'):
+        losses.triplet_ranking(*images(), **{switch: value})
+    options = triplet_task(**{option: value})
+    with pytest.raises(UserError, match=rf'task\.{option}=.*expected one of'):
         tasks.build(options, {'centre': 0.0, 'scale': 1.0})
 
 
