@@ -1,24 +1,26 @@
-r"""Age classes: a CNN, EfficientNet-B0, Inception and ResNet on 3, 5 and 10 classes (Hamrouni, Hassen 2023).
+r"""Age classes: a CNN, EfficientNet-B0, Inception and ResNet on 3, 5, 10 classes (Hamrouni 2023).
 
-    python -m boneage_jax.main --config=configs/age_classes.py:row=resnet-3 --workdir=runs/classes  # the paper's scale
-    python -m boneage_jax.main --config=configs/age_classes.py:rsna100,row=resnet-3,use_sex=true --workdir=runs/sex_3
-    python -m boneage_jax.sweep --config=configs/age_classes.py:rsna100 --workdir=runs/classes
-    python -m boneage_jax.compare_classes --without=runs/resnet_3 --with_sex=runs/sex_3 --output=runs/gain_3
+    boneage main --config=configs/age_classes.py:row=resnet-3 --workdir=runs/classes
+    boneage main --config=configs/age_classes.py:row=resnet-3 --config.model.use_sex=true \
+        --workdir=runs/sex
+    boneage sweep --config=configs/age_classes.py:rsna100 --workdir=runs/classes
+    boneage compare_classes --without=runs/resnet_3 --with_sex=runs/sex --output=runs/gain_3
 
-The paper prints *validation* accuracies (at best 84.36 / 72.3 / 55.9% on 3 / 5 / 10 classes); validation selects, so
-ours are of holdout or test. Ages are cut into classes of equal width between the youngest and the oldest training
-image. Adam 1e-3, batch 64 and early stopping on the validation loss are the paper's; image size, patience, augmentation,
-the CNN and the sex branch are ours; Inception is V3 and ResNet has 34 layers. The paper fine-tunes ImageNet's weights:
-`init_from=hf:timm/resnet34.a1_in1k,init_parts=backbone` (docs/guide.md, Weights).
+The paper prints *validation* accuracies (at best 84.36 / 72.3 / 55.9% on 3 / 5 / 10 classes).
+Validation selects here, so ours are of holdout or test. Ages are cut into classes of equal width
+between the youngest and the oldest training image. Adam 1e-3, batch 64 and early stopping on the
+validation loss are the paper's. Image size, patience, augmentation, the CNN and the sex branch are
+ours; Inception is V3 and ResNet has 34 layers. The paper fine-tunes ImageNet's weights:
+`init_from=hf:timm/resnet34.a1_in1k,init_map=backbone` (docs/guide.md, Weights).
 
-`:rsna100` changes the recipe for two CPU cores: networks of half width, AdamW, one cycle of 15 epochs, no enhancement
-(`stages=(resize,enhance)` brings it back). A backbone trained on ages is a better start: `:rsna100,continued,init_from=RUN`
-with a RUN of `configs/prsnet.py:rsna100,row=baseline` is for the rows of ours, ResNet-18 with and without the sex as input:
+`:rsna100` changes the recipe for two CPU cores: networks of half width, AdamW, one cycle of 15
+epochs, no enhancement (`stages=(resize,enhance)` brings it back). A backbone trained on ages is a
+better start. The rows of ours, ResNet-18 with and without the sex, take one from a run of
+`configs/prsnet.py:rsna100,row=baseline`:
 
-    python -m boneage_jax.sweep --config=configs/age_classes.py:rsna100,continued,init_from=RUN --workdir=runs/continued \
-        --rows=resnet18-3,resnet18-3-sex,resnet18-5,resnet18-5-sex,resnet18-10,resnet18-10-sex
-    python -m boneage_jax.compare_classes --without=runs/continued/resnet18-3/seed0 --with_sex=runs/continued/resnet18-3-sex/seed0 \
-        --output=runs/sex_3
+    boneage sweep --config=configs/age_classes.py:rsna100,finetune,init_from=RUN \
+        --rows=resnet18-3,resnet18-3-sex,resnet18-5,resnet18-5-sex,resnet18-10,resnet18-10-sex \
+        --workdir=runs/finetuned
 """
 
 from boneage_jax import config as c

@@ -1,10 +1,10 @@
-"""Transfer learning and attention mapping: a head on a frozen backbone (Castillo, Tong, Zhao, Zhu
-2018).
+r"""Transfer learning and attention mapping: a head on a frozen backbone (Castillo 2018).
 
-    python -m boneage_jax.main --config=configs/attention.py:row=both-attention,init_from=vgg16.safetensors --workdir=runs/a
-    python -m boneage_jax.sweep --config=configs/attention.py:init_from=hf:timm/vgg16.tv_in1k --workdir=runs/attention
-    python -m boneage_jax.sweep --config=configs/attention.py:rsna100,backbone_from.age=RUN --workdir=runs/attention100
-    python -m boneage_jax.interpret --workdir=runs/a --output=inside                       # figure 10 for more images
+    boneage main --config=configs/attention.py:row=both-attention,init_from=vgg16.safetensors \
+        --workdir=runs/a
+    boneage sweep --config=configs/attention.py:init_from=hf:timm/vgg16.tv_in1k --workdir=runs/b
+    boneage sweep --config=configs/attention.py:rsna100,backbone_from.age=RUN --workdir=runs/c
+    boneage interpret --workdir=runs/a --output=maps  # figure 10 for more images
 
 Model 1 ('fc'): VGG16 (ImageNet, frozen), batch normalisation, pool, two dense layers: 1,576,961
 trainable parameters at 256x256, 30 epochs. Model 2 ('attention'): a gate on the map, 565,058 at
@@ -19,8 +19,7 @@ paper on the backbone of an age net, `backbone_from.age` (a run of
 configs/prsnet.py:rsna100,row=baseline, or of another net with a `backbone` of model.backbone), and
 rows of ours on the encoder of a segmenter, `backbone_from.unet` (a run of configs/unet.py:rsna100),
 on a backbone as drawn, and trained from scratch. Nothing is augmented, so features are computed
-once; a row takes some minutes on two cores, the scratch rows up to an hour. (`backbone_from`
-belongs behind the colon: `--config.backbone_from.age=` comes too late.) `:phantom` trains from
+once; a row takes some minutes on two cores, the scratch rows up to an hour. `:phantom` trains from
 scratch and needs no data.
 """
 

@@ -1,14 +1,13 @@
-"""Classical baselines of Castillo, Tong, Zhao, Zhu (2018): principal components of the pixels, then
-a regression.
+"""Classical baselines: principal components of the pixels, then a regression (Castillo 2018).
 
-    python -m boneage_jax.main --config=configs/classical.py:rsna100 --workdir=runs/classical         # linear, both sexes
-    python -m boneage_jax.sweep --config=configs/classical.py:rsna100,thirds --workdir=runs/classical_thirds
+    boneage main --config=configs/classical.py:rsna100 --workdir=runs/classical  # linear
+    boneage sweep --config=configs/classical.py:rsna100,thirds --workdir=runs/classical_thirds
 
 One model per sex on the flattened image (the paper: hands extracted, 128x128 pixels); the number of
 components is chosen on the validation split. The paper prints MAE, in months, on a third of the
 images: linear regression 30 (boys) and 29 (girls), logistic regression over 200 one-month classes
 36 and 33. The logistic one gives the likeliest class, as the paper's; `model.predicts=expectation`
-the mean of the classes, and either way both errors stand in metrics.json. Ages above 200 months
+the mean of the classes, and either way both errors are in metrics.json. Ages above 200 months
 count as 200 in training. `:thirds` holds out a third of `rsna100`'s images, as the paper does; an
 eighth of the other two thirds chooses the number of components.
 """

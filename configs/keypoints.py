@@ -1,9 +1,9 @@
-"""Key points of the hand: middle fingertip, thumb tip, capitate (Iglovikov, Rakhlin, Kalinin,
-Shvets 2018, section 3.3).
+r"""Key points of the hand: middle fingertip, thumb tip, capitate (Iglovikov 2018, section 3.3).
 
-    python -m boneage_jax.main --config=configs/keypoints.py --workdir=runs/points                # the paper's net, phantoms
-    python -m boneage_jax.main --config=configs/keypoints.py:row=heatmaps --workdir=runs/maps     # a U-Net's heat maps
-    python -m boneage_jax.main --config=configs/keypoints.py:annotated,row=heatmaps,extra_train_folders=FOLDER --workdir=runs/real
+    boneage main --config=configs/keypoints.py --workdir=runs/points             # the paper's VGG
+    boneage main --config=configs/keypoints.py:row=heatmaps --workdir=runs/maps  # heat maps
+    boneage main --config=configs/keypoints.py:annotated,row=heatmaps --workdir=runs/real \
+        --config.data.extra_train_folders=FOLDER
 
 The paper trains on 800 annotated images and prints no error. `:annotated` trains on RSNA images
 with key points in COCO's manner (`data.stage_options.points.files`); `extra_train_folders=FOLDER`
@@ -14,7 +14,7 @@ pixels and augmentation strengths as far as the paper gives them; dense widths a
 ours.
 
 Measured (docs/results.md): heat maps of width 8 begun from a mined U-Net
-(`init_from=MASKS,init_parts=(unet.down=down, unet.up=up)`), `:annotated` with 1,200 phantoms and
+(`init_from=MASKS,init_map=(unet.down:down,unet.up:up)`), `:annotated` with 1,200 phantoms and
 then alone, 36 minutes on two cores: 1.4% of the hand's length on held-out images, 1.1% on the
 Digital Hand Atlas; the regression 17.6% after 18 minutes. Stage `refine` looks once more.
 """

@@ -1,8 +1,8 @@
 """PRSNet: Part Relation and Selection Network (Ji, Chen, Lin, Wu, Lin, MICCAI 2019).
 
-    python -m boneage_jax.main --config=configs/prsnet.py --workdir=runs/prsnet             # the paper: RSNA at 512 px
-    python -m boneage_jax.main --config=configs/prsnet.py:rsna100 --workdir=runs/rsna100    # the 100 px images, two cores
-    python -m boneage_jax.main --config=configs/prsnet.py:phantom --workdir=runs/first      # phantoms, no data needed
+    python -m boneage_jax.main --config=configs/prsnet.py --workdir=runs/prsnet           # 512 px
+    python -m boneage_jax.main --config=configs/prsnet.py:rsna100 --workdir=runs/rsna100  # 100 px
+    python -m boneage_jax.main --config=configs/prsnet.py:phantom --workdir=runs/first    # no data
 
 The paper prints, on the 200 test images, MAE in months: baseline 6.52, without relation 5.05,
 without selection 5.20, full 4.49: the rows of `sweep()`, as in `:rsna100,row=baseline`. Alone, the
@@ -12,7 +12,7 @@ epochs, batch 16 at 512x512. Momentum and weight decay are NTS-Net's, augmentati
 `:rsna100` changes the recipe (AdamW, one cycle, ResNet-18 of half the width, batch statistics of
 clean images) for two CPU cores: `:rsna100,row=baseline` takes about 40 minutes; its parameters
 scored a holdout MAE of 11.4 months (docs/results.md says how). The other rows take four times as
-long a step: `:rsna100,continued,init_from=RUN,row=full` starts every row from the backbone of one
+long a step: `:rsna100,finetune,init_from=RUN,row=full` starts every row from the backbone of one
 finished baseline RUN, six epochs each. `:phantom` is the baseline row, for a first run within
 minutes (`:phantom,row=full` takes about four times as long).
 """
@@ -52,7 +52,8 @@ BASE['task'].update(
     rank_weight=1.0,
     # of the parts' own ages; 0 = equation 4 as printed, their ages then stay noise
     part_weight=1.0,
-    ranking_form='corrected',  # 'corrected' | 'literal': equations 2 and 3 as printed (losses.part_ranking)
+    # 'corrected' | 'literal': equations 2 and 3 as printed (losses.part_ranking)
+    ranking_form='corrected',
 )
 BASE['optimizer'].update(
     name='sgd',

@@ -1,30 +1,34 @@
-r"""Regional age nets: regression, and the expectation over 240 months (Iglovikov, Rakhlin, Kalinin, Shvets 2018).
+r"""Regional age networks: regression and the expectation over 240 months (Iglovikov 2018).
 
-    python -m boneage_jax.main --config=configs/regions.py:classical,row=regression-both-A --workdir=runs/region_a
-    python -m boneage_jax.sweep --config=configs/regions.py:data.stage_options.unet.run=MASKS,data.stage_options.keypoints.run=POINTS \
-        --workdir=runs/regions                                     # MASKS of configs/unet.py, POINTS of configs/keypoints.py
-    python -m boneage_jax.sweep --config=configs/regions.py:rsna100 --workdir=runs/regions100 \
-        --rows="original,segmented,regression-both-A,regression-male-A,regression-female-A,\
-        classification-both-A,classification-male-A,classification-female-A"               # 100 px images, two cores
-    python -m boneage_jax.regional_table --config=configs/regions.py:rsna100 --workdir=runs/regions100     # Figs. 5 and 6 of these
+    boneage main --config=configs/regions.py:classical,row=regression-both-A --workdir=runs/region_a
+    boneage sweep --config=configs/regions.py --workdir=runs/regions \
+        --config.data.stage_options.unet.run=MASKS --config.data.stage_options.keypoints.run=POINTS
+    boneage sweep --config=configs/regions.py:rsna100 --workdir=runs/regions100 \
+        --rows=original,segmented,regression-both-A,classification-both-A
+    boneage regional_table --config=configs/regions.py:rsna100 --workdir=runs/regions100
 
-The rows of `sweep()`: {regression, classification} x {male, female, both} x region {A hand, B carpus, C metacarpals and
-proximal phalanges}, 18 nets (the paper shows 15: none of classification for both sexes), and the preprocessing ablation
-('original', 'segmented'; its third, registered, is 'regression-both-A'). The paper prints validation MAE in months, of
-1,000 images: `PAPER`, and 31.56 / 8.76 / 8.08 for the ablation; 4.97 on the 200 test images.
-Adam 2e-5, betas .5 and .999, batch 8, 50 epochs; pixels (x - 127.5) / 127.5, ages (months - 120) / 120. Second
-convolution, dense layers and augmentation are the second author's released code's; `second=3x3` is the usual VGG block.
-`:classical` takes masks by Sobel and watershed and registers by them: no trained network is needed. Not measured yet.
+MASKS is a run of configs/unet.py, POINTS a run of configs/keypoints.py. The third command is for
+images of 100 pixels and two cores, the last one draws Figs. 5 and 6.
 
-`:rsna100`: images of 100x100, stretched to an image's usual aspect (it was lost; 534 annotated images have 1.26 or 1.35),
-masked, registered and cut, a quarter of the paper's pixels a side. Four blocks of small width end in the same 6x4 map, and
-AdamW with one cycle to 1e-3 replaces the paper's recipe; classification takes 1e-4, above which it says the median
-age of every image and stays there. `:rsna100,networks,data.stage_options.keypoints.run=POINTS,
-data.stage_options.unet.run=MASKS` registers by key points and masks by a U-Net (minutes for 12,000 images); else Sobel and watershed
-mask and the masks register (an hour), and of a doubtful mask (6 of 300 images) the whole image is taken.
-What means something there: the ablation (rows 'original', 'segmented', 'regression-both-A') and region A, whose registered
-hand has most of the image's own detail. Regions B and C do not: one pixel of such an image is 10 to 20 native ones, so the
-carpus is about 30 pixels wide and a growth plate one or two; their rows run, their figures say nothing of the paper's.
+The rows of `sweep()` are {regression, classification} x {male, female, both} x region {A hand, B
+carpus, C metacarpals and proximal phalanges}: 18 networks. The paper shows 15, none of
+classification for both sexes. Two more rows make the preprocessing ablation ('original',
+'segmented'; its third, registered, is 'regression-both-A'). The paper prints validation MAE in
+months of 1,000 images: `PAPER`, and 31.56 / 8.76 / 8.08 for the ablation; 4.97 on the 200 test
+images. Adam 2e-5, betas .5 and .999, batch 8, 50 epochs; pixels (x - 127.5) / 127.5, ages (months
+- 120) / 120. The second convolution, the dense layers and the augmentation are those of the second
+author's released code; `second=3x3` is the usual VGG block. `:classical` finds masks by Sobel
+filter and watershed and registers by them, so no trained network is needed. Not measured yet.
+
+`:rsna100` takes images of 100x100, stretched to the usual aspect (it was lost; 534 annotated images
+have 1.26 or 1.35), masked, registered and cut, a quarter of the paper's pixels a side. Four blocks
+of small width end in the same 6x4 map. AdamW with one cycle to 1e-3 replaces the paper's recipe;
+classification takes 1e-4, because at higher rates it predicts the median age of every image and
+stays there. `:rsna100,networks` with the two runs above registers by key points and masks by a
+U-Net (minutes for 12,000 images). Without it Sobel and watershed mask, the masks register (an
+hour), and of a doubtful mask (6 of 300 images) the whole image is taken. The ablation and region A
+mean something there. Regions B and C do not: one pixel of such an image is 10 to 20 native ones, so
+the carpus is about 30 pixels wide and a growth plate one or two.
 """
 
 from boneage_jax import config as c

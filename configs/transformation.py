@@ -1,8 +1,8 @@
-"""The transformation network: Inception-V3 that turns, zooms and centres a hand (Bae, Bae, Jung
-2018, section 2.1).
+r"""The transformation network turns, zooms and centres a hand (Bae, Bae, Jung 2018, section 2.1).
 
-    python -m boneage_jax.main --config=configs/transformation.py --workdir=runs/transformation       # phantoms, 299 px
-    python -m boneage_jax.main --config=configs/transformation.py:rsna100,extra_train_folders=FOLDER --workdir=runs/align100
+    boneage main --config=configs/transformation.py --workdir=runs/transformation  # 299 px phantoms
+    boneage main --config=configs/transformation.py:rsna100 --workdir=runs/align100 \
+        --config.data.extra_train_folders=FOLDER
 
 It regresses the similarity onto the registered image of Iglovikov 2018 as five numbers (log-scale,
 cos, sin, dx, dy), which key points give. Input stage `align` takes it:

@@ -1,26 +1,27 @@
 r"""Triplet ranking: ordered embeddings beside the regression of ages (Bae, Bae, Jung 2018).
 
-    python -m boneage_jax.main --config=configs/triplet.py --workdir=runs/triplet                  # RSNA at 500 px
-    python -m boneage_jax.sweep --config=configs/triplet.py:rsna100 --workdir=runs/triplet100 --seeds=3
-    python -m boneage_jax.main --config=configs/triplet.py:phantom --workdir=runs/triplet_first    # phantoms, no data
-    python -m boneage_jax.embeddings --workdir=runs/triplet100/both-plain/seed0,runs/triplet100/both-triplet/seed0 \
-        --output=runs/triplet100/tsne
+    boneage main --config=configs/triplet.py --workdir=runs/triplet                # RSNA, 500 px
+    boneage sweep --config=configs/triplet.py:rsna100 --workdir=runs/triplet100 --seeds=3
+    boneage main --config=configs/triplet.py:phantom --workdir=runs/triplet_first  # phantoms
+    boneage embeddings --output=runs/triplet100/tsne \
+        --workdir=runs/triplet100/both-plain/seed0,runs/triplet100/both-triplet/seed0
 
-The paper prints, on the 200 test images, a mean absolute error in months of 5.74 (boys) and 5.89 (girls) without the
-triplet loss, 4.69 and 4.85 with it, one network for each sex: the first four rows of `sweep()`; its 5.82 and 4.77 for
-all are the averages over the two. Inception-V3, pooled features (2,048) as embedding, L1 in months, 0.01 times the sum
-over all relative triplets. Not in the paper, ours: 500x500, batch 32, Adam 1e-4, 100 epochs, the dense layer,
-augmentation; and the rows 'both', one network that reads the sex (this config alone: with triplets), also with margins in
-the softmax's place and with a smooth rank correlation in the triplets'.
-Measured on 100 px images alone (docs/results.md).
+The paper prints, on the 200 test images, a mean absolute error in months of 5.74 (boys) and 5.89
+(girls) without the triplet loss, 4.69 and 4.85 with it, one network for each sex: the first four
+rows of `sweep()`. Its 5.82 and 4.77 for all are the averages over the two. Inception-V3, pooled
+features (2,048) as embedding, L1 in months, 0.01 times the sum over all relative triplets. Not in
+the paper, ours: 500x500, batch 32, Adam 1e-4, 100 epochs, the dense layer, the augmentation. Ours
+too are the rows 'both', one network that reads the sex (this config alone: with triplets), also
+with margins in the softmax's place and with a smooth rank correlation in the triplets'. Measured on
+100 px images alone (docs/results.md).
 
-`:rsna100` is ResNet-18 of half width on 100 px images, for two CPU cores: the network of configs/prsnet.py's baseline,
-whose 30 epochs take about 40 minutes. `:rsna100,continued,init_from=RUN` starts every row from that baseline's backbone
-instead, two epochs each.
-`:rsna100,inception` puts Inception-V3 there, for an accelerator: its own stem would leave 1x1 maps of 100 px, the
-small stem leaves 10x10 at 17 GFLOP an image, 94 times the ResNet's.
-`:aligned,data.stage_options.unet.run=RUN,data.stage_options.align.run=RUN` puts the paper's input stages first: the hand masked by a
-network of configs/unet.py, its contrast stretched, turned and centred by one of configs/transformation.py.
+`:rsna100` is ResNet-18 of half width on 100 px images, for two CPU cores: the network of the
+baseline of configs/prsnet.py, whose 30 epochs take about 40 minutes.
+`:rsna100,finetune,init_from=RUN` starts every row from that baseline's backbone instead, two epochs
+each. `:rsna100,inception` takes Inception-V3 there, for an accelerator: its own stem would leave
+1x1 maps of 100 px; the small stem leaves 10x10 at 17 GFLOP an image, 94 times the ResNet's.
+`:aligned` puts the paper's input stages first: `data.stage_options.unet.run` masks the hand,
+`data.stage_options.align.run` turns and centres it.
 """
 
 from boneage_jax import config as c

@@ -1,9 +1,9 @@
 """U-Net: the hand's mask (Iglovikov, Rakhlin, Kalinin, Shvets 2018, section 3.2).
 
-    python -m boneage_jax.main --config=configs/unet.py --workdir=runs/unet                 # the paper's scale, 512 px
-    python -m boneage_jax.main --config=configs/unet.py:rsna100 --workdir=runs/unet100      # 100 px, two CPU cores
-    python -m boneage_jax.main --config=configs/unet.py:phantom --workdir=runs/unet_first   # a first run within minutes
-    python -m boneage_jax.mine --config=configs/unet.py:rsna100 --workdir=runs/mine         # real images join, in rounds
+    boneage main --config=configs/unet.py --workdir=runs/unet                # 512 px, the paper
+    boneage main --config=configs/unet.py:rsna100 --workdir=runs/unet100     # 100 px, two cores
+    boneage main --config=configs/unet.py:phantom --workdir=runs/unet_first  # within minutes
+    boneage mine --config=configs/unet.py:rsna100 --workdir=runs/mine        # adds real images
 
 U-Net with batch normalisation, loss `H - log J`. The paper prints no figure for its masks. No
 radiograph comes with a drawn mask, so the training set is phantoms, heavily augmented;

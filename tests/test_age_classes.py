@@ -85,7 +85,7 @@ def test_the_step_puts_ages_into_the_same_classes_as_the_report():
 
 
 def test_loss_and_columns_by_hand():
-    task, fitted = build(class_weights='none')
+    task, _ = build(class_weights='none')
     logits = np.array([[2.0, 1.0, 0.0], [0.0, 0.5, 3.0], [9.0, 0.0, 0.0]], np.float32)
     batch = {'months': np.array([50, 100, 200], np.float32), 'valid': np.array([True, True, False])}
     probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)

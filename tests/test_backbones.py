@@ -1,4 +1,4 @@
-"""The backbones' common interface: maps, strides, refusals, stems, precision, what draws at random."""
+"""The backbones' common interface: maps, strides, refusals, stems, precision, randomness."""
 
 import jax
 import jax.numpy as jnp

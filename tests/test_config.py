@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -77,8 +78,9 @@ def test_config_is_locked():
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_every_preset_and_row_of_every_config_builds(path):
-    module, config = c.load(str(path))
-    assert module.__doc__ and 'python -m boneage_jax.main --config=configs/' in module.__doc__
+    module, _ = c.load(str(path))
+    command = rf'(python -m boneage_jax\.|boneage )main --config=configs/{path.stem}\.py'
+    assert re.search(command, module.__doc__)
     rows = [
         f',row={row.name}' for row in module.sweep()
     ]  # a stage of the preprocessing may have none

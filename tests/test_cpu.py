@@ -108,7 +108,7 @@ def test_operations_are_counted_as_if_there_were_no_loop(monkeypatch):
 
 @pytest.mark.parametrize('size, stride, padding', [(3, 2, 0), (3, 2, 1), (2, 2, 0), (3, 1, 1)])
 def test_max_pool(size, stride, padding):
-    """Images with equal pixels too: the first of them has the gradient, as in XLA. A NaN stays one."""
+    """Among equal pixels the first one has the gradient, as in XLA. A NaN stays one."""
     x = jnp.round(normal(2, 9, 6, 4))
 
     def both(pool):

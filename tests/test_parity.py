@@ -15,7 +15,7 @@ from benchmarks import torch_resnet  # noqa: E402
 from boneage_jax import config as config_lib  # noqa: E402
 from boneage_jax import models, tasks  # noqa: E402
 from boneage_jax.data import augment  # noqa: E402
-from boneage_jax.runs import state as state_lib
+from boneage_jax.runs import state as state_lib  # noqa: E402
 from boneage_jax.training import step as step_lib  # noqa: E402
 
 pytestmark = pytest.mark.parity

@@ -53,7 +53,7 @@ def arrays(named):
 
 
 def ours_of(name, network, **options):
-    """Our network with the arrays of `network`, none drawn afresh: that takes longer than the rest."""
+    """Our network with the arrays of `network`; drawing its own would take longer than the rest."""
     graph, state = nnx.split(
         nnx.eval_shape(lambda: models.build(name, num_outputs=OUTPUTS, **options))
     )

@@ -67,10 +67,16 @@ def foreign(name, seed=0, **options):
 
 def test_names_are_torchvisions():
     known = {  # copied from the state_dicts of torchvision 0.28
-        'inception_v3': 'Conv2d_1a_3x3.conv.weight Mixed_5b.branch5x5_2.bn.running_var Mixed_7c.branch3x3dbl_3b.bn.bias '
-        'Mixed_6e.branch7x7dbl_5.conv.weight AuxLogits.conv1.conv.weight AuxLogits.fc.weight fc.weight',
-        'efficientnet_b0': 'features.0.0.weight features.1.0.block.1.fc2.bias features.1.0.block.2.1.running_var '
-        'features.2.1.block.3.0.weight features.8.1.weight classifier.1.weight',
+        'inception_v3': (
+            'Conv2d_1a_3x3.conv.weight Mixed_5b.branch5x5_2.bn.running_var '
+            'Mixed_7c.branch3x3dbl_3b.bn.bias Mixed_6e.branch7x7dbl_5.conv.weight '
+            'AuxLogits.conv1.conv.weight AuxLogits.fc.weight fc.weight'
+        ),
+        'efficientnet_b0': (
+            'features.0.0.weight features.1.0.block.1.fc2.bias '
+            'features.1.0.block.2.1.running_var features.2.1.block.3.0.weight '
+            'features.8.1.weight classifier.1.weight'
+        ),
     }
     counts = {'inception_v3': 580 - 96, 'efficientnet_b0': 360 - 49}
     for network, names in known.items():

@@ -484,7 +484,7 @@ def test_levels_without_anchors_have_no_parts():
 
 
 def test_parts_that_did_not_survive_add_nothing():
-    """With no overlap allowed, about a dozen parts fit the image; asking for more changes no age."""
+    """With no overlap allowed a dozen parts fit the image; asking for more changes no age."""
     (one, few), (two, many) = (
         applied(**FULL, nms_iou=0.0, anchor_sizes=(0, 0, 192), parts=n) for n in (9, 12)
     )
