@@ -160,7 +160,7 @@ def test_every_module_has_a_place():
     files = sources('boneage_jax')
     assert files, 'no source found: the tests look in the wrong place'
     strangers = {unit(path) for path in files} - set(ROW) - {None}
-    assert not strangers, f'{strangers} are not in ROWS: give them a row in DESIGN.md and here'
+    assert not strangers, f'{strangers} are not in ROWS: give them a row in docs/design.md and here'
 
 
 def test_imports_go_down():
