@@ -81,9 +81,7 @@ def test_every_preset_and_row_of_every_config_builds(path):
     module, _ = c.load(str(path))
     command = rf'(python -m boneage_jax\.|boneage )main --config=configs/{path.stem}\.py'
     assert re.search(command, module.__doc__)
-    rows = [
-        f',row={row.name}' for row in module.sweep()
-    ]  # a stage of the preprocessing may have none
+    rows = [f',row={row.name}' for row in module.sweep()]  # some papers print no table
     for name in module.PRESETS:
         for row in ['', *rows]:
             built = module.get_config(name + row)
@@ -125,3 +123,145 @@ def test_command_line_overrides():
     }.items():
         with pytest.raises(ConfigError, match=message):
             c.from_command_line(spec, [argument])
+
+
+@pytest.mark.parametrize(
+    'arg',
+    ['row=full,phantom', 'phantom,row=full', 'epochs=3,phantom,row=full', 'row=full,epochs=3,tiny'],
+)
+def test_a_row_undoes_a_preset_and_a_key_undoes_both(arg):
+    model = c.load(f'configs/prsnet.py:{arg}')[1].model
+    assert model.relation and model.selection
+    if 'epochs' in arg:
+        assert c.load(f'configs/prsnet.py:{arg}')[1].epochs == 3
+    assert c.load('configs/prsnet.py:phantom')[1].model.selection is False
+
+
+def test_presets_apply_in_the_order_typed():
+    presets = {'one': {'epochs': 1, 'seed': 1}, 'two': {'epochs': 2}}
+    for arg, epochs in (('one,two', 2), ('two,one', 1)):
+        config = c.build(c.base(), arg, presets)
+        assert (config.epochs, config.seed) == (epochs, 1)
+    with pytest.raises(ConfigError, match='row=one and row=two: a run is one row'):
+        build('row=one,row=two')
+
+
+@pytest.mark.parametrize(
+    'text, expected',
+    [
+        ("{'part_backbone':'backbone'}", {'part_backbone': 'backbone'}),
+        ('{part_backbone:backbone, head:head}', {'part_backbone': 'backbone', 'head': 'head'}),
+        ('backbone', {'backbone': 'backbone'}),
+        ('(unet.down:down,unet.up:up)', {'unet/down': 'down', 'unet/up': 'up'}),
+        (
+            '(backbone,part_backbone:backbone)',
+            {'backbone': 'backbone', 'part_backbone': 'backbone'},
+        ),
+        ('{}', {}),
+        ('()', {}),
+    ],
+)
+def test_a_map_is_one_value(text, expected):
+    config = build(f'init_map={text},seed=3')
+    assert config.init_map.to_dict() == expected and config.seed == 3
+    assert c.flat(config)['init_map'] == expected
+    again = json.loads(config.to_json())
+    assert not c.differences(config, again)
+    changed = [f'init_map: {expected} -> {{}}'] if expected else []
+    assert c.differences(config, build('seed=3')) == changed
+
+
+@pytest.mark.parametrize('text', ['a:', ':b', '{a:b,:c}'])
+def test_maps_that_name_nothing_are_refused(text):
+    with pytest.raises(ConfigError, match='init_map=.*expected names of parts, as backbone or a:b'):
+        build(f'init_map={text}')
+
+
+@pytest.mark.parametrize('key', c.RECORDED)
+def test_what_the_program_records_is_not_typed(key):
+    with pytest.raises(ConfigError, match=f'{key} is written by the program'):
+        build(f'{key}=x')
+
+
+def test_a_bare_name_is_looked_for_here_and_in_the_package(tmp_path, monkeypatch):
+    assert c.load('prsnet:tiny')[1] == c.load('configs/prsnet.py:tiny')[1]
+    monkeypatch.chdir(tmp_path)
+    config = c.load('prsnet:tiny')[1]  # not in ./configs: the package's
+    assert config.config_file == 'configs/prsnet.py'
+    (tmp_path / 'configs').mkdir()
+    text = (ROOT / 'configs' / 'prsnet.py').read_text()
+    (tmp_path / 'configs' / 'prsnet.py').write_text(text.replace('width=64,', 'width=48,'))
+    assert c.load('prsnet')[1].model.width == 48
+    with pytest.raises(ConfigError, match='prsnt: no such config in ') as error:
+        c.load('prsnt')
+    assert str(tmp_path / 'configs') in str(error.value) and ' or in ' in str(error.value)
+    assert 'prsnet' in str(error.value).partition('known: ')[2]
+
+
+ATTENTION = 'configs/attention.py'
+
+
+def frozen_and_start(config):
+    return config.frozen, config.init_from, config.init_map.to_dict(), config.cache_features
+
+
+@pytest.mark.parametrize(
+    'weights, expected',
+    [
+        ('fresh', (('backbone',), 'fresh', {}, 'float16')),
+        ('scratch', ((), 'fresh', {}, 'off')),
+        ('age', (('backbone',), 'A', {'backbone': 'backbone'}, 'float16')),
+        ('unet', (('backbone',), 'U', {'backbone/down': 'down'}, 'float16')),
+    ],
+)
+@pytest.mark.parametrize('preset', ['phantom', 'rsna100', 'tiny'])
+def test_what_a_config_derives_follows_the_last_override(preset, weights, expected):
+    runs = ['--config.backbone_from.age=A', '--config.backbone_from.unet=U']
+    last = f'--config.backbone_weights={weights}'
+    typed = (
+        (f'{ATTENTION}:{preset},backbone_weights={weights}', runs),
+        (f'{ATTENTION}:{preset}', [last, *runs]),
+        (f'{ATTENTION}:{preset}', [*runs, last]),
+        (f'{ATTENTION}:backbone_weights=scratch,{preset}', [*runs, last]),
+        (f'{ATTENTION}:backbone_from.age=A,backbone_from.unet=U,{preset}', [last]),
+    )
+    for spec, overrides in typed:
+        config = c.from_command_line(spec, overrides)
+        assert frozen_and_start(config) == expected, (spec, overrides)
+        again = config.copy_and_resolve_references().unlock()
+        c.load_module(ATTENTION).finish(again)
+        assert not c.differences(config, again)
+
+
+def test_what_is_typed_against_what_is_derived_is_refused():
+    spec = f'{ATTENTION}:phantom,backbone_weights=fresh'
+    for override in ('frozen=()', 'init_from=x.npz', 'init_map=backbone'):
+        key = override.partition('=')[0]
+        with pytest.raises(ConfigError, match=f'{key}=.*derives {key}=.*from backbone_weights'):
+            c.from_command_line(spec, [f'--config.{override}'])
+    assert c.from_command_line(spec, ['--config.frozen=backbone']).frozen == ('backbone',)
+    named = c.from_command_line(
+        f'{ATTENTION}:phantom,backbone_weights=named',
+        ['--config.init_from=x', '--config.frozen=()'],
+    )
+    assert frozen_and_start(named)[:2] == ((), 'x')
+
+
+def test_a_config_json_finishes_as_its_config_does(tmp_path, monkeypatch):
+    path = tmp_path / 'config.json'
+    scratch = c.load(f'{ATTENTION}:phantom')[1]
+    path.write_text(scratch.to_json())
+    assert c.load(str(path))[1] == scratch
+    fresh = c.load(f'{path}:backbone_weights=fresh')[1]
+    assert (fresh.frozen, fresh.init_from) == (('backbone',), 'fresh')
+    unet = c.from_command_line(
+        str(path), ['--config.backbone_from.unet=U', '--config.backbone_weights=unet']
+    )
+    assert (unet.frozen, unet.init_from) == (('backbone',), 'U')
+    # What `finish` does not read needs no config file, and wins.
+    monkeypatch.setattr(c.config_files, 'PACKAGE', tmp_path / 'none' / 'none')
+    monkeypatch.chdir(tmp_path)
+    assert c.load(f'{path}:seed=4,frozen=head')[1].frozen == ('head',)
+    for arg in ('backbone_weights=fresh', 'backbone_from.age=A'):
+        with pytest.raises(ConfigError, match='derived from it by configs/attention.py, which is'):
+            c.load(f'{path}:{arg}')
