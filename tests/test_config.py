@@ -167,8 +167,8 @@ def test_a_map_is_one_value(text, expected):
     assert c.flat(config)['init_map'] == expected
     again = json.loads(config.to_json())
     assert not c.differences(config, again)
-    changed = [f'init_map: {expected} -> {{}}'] if expected else []
-    assert c.differences(config, build('seed=3')) == changed
+    changed = c.differences(config, build('seed=3'))
+    assert [line.partition(':')[0] for line in changed] == ['init_map'] * bool(expected)
 
 
 @pytest.mark.parametrize('text', ['a:', ':b', '{a:b,:c}'])
