@@ -18,7 +18,8 @@ from boneage_jax.runtime import checkpoint
 from boneage_jax.training import loop
 
 SPEC = (
-    'configs/prsnet.py:tiny,row=without selection,epochs=1,precise_bn_batches=0,checkpoint_every_steps=2,'
+    'configs/prsnet.py:tiny,row=without selection,epochs=1,precise_bn_batches=0,'
+    'checkpoint_every_steps=2,'
     'placement=device'
 )
 

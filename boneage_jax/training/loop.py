@@ -453,7 +453,7 @@ class GradientTrainer:
         seen = examples_lib.predict_examples(
             predictor.Predictor(self.workdir), self.images[splits_lib.SELECTING], ATTENTION_SHOWN
         )
-        examples_lib.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')
+        figures.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')
 
 
 def _batch_shapes(size):
