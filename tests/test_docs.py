@@ -78,7 +78,7 @@ def test_every_page_that_is_referred_to_is_in_the_repository():
     found = 0
     for path in sources:
         for page in re.findall(r'\b(docs/[\w/]+\.md|[A-Z]{2,}\.md)\b', path.read_text()):
-            if page != 'NAME.md':
+            if page not in ('NAME.md', 'docs/benchmarks/h200.md'):  # commands write these
                 found += 1
                 assert (ROOT / page).is_file(), f'{path} refers to {page}'
     assert found > 10
