@@ -136,7 +136,6 @@ class GradientTrainer:
     def check(config, *, fresh):
         """Refuses what could not be built or traced later, within a second."""
         sharding.check_batch_size(config.batch_size, sharding.make_mesh(), config.grad_accum_steps)
-        augment.check(config.augment.to_dict())
         task = tasks.for_checks(config.task)
         if config.grad_accum_steps > 1 and task.batch_dependent_loss:
             raise ConfigError(
