@@ -291,7 +291,6 @@ ZERO_OR_MORE = (
     'augment.rotation',
     'augment.shift',
     'augment.scale',
-    'augment.shear',
     'augment.gamma',
     'augment.brightness',
     'optimizer.weight_decay',
@@ -321,6 +320,8 @@ def check(config) -> None:
         _require(config, key, keys.get(config, key) >= 0, 'zero or more')
     for key in SHARES:
         _require(config, key, 0 <= keys.get(config, key) <= 1, 'a number from 0 to 1')
+    shear = config.augment.shear
+    _require(config, 'augment.shear', 0 <= shear <= 89, 'degrees from 0 to 89')
     for key in BETAS:
         _require(config, key, 0 <= keys.get(config, key) < 1, 'at least 0 and below 1')
     for key in SIZES:

@@ -5,7 +5,7 @@
 #   BONEAGE_PYTHON           use this interpreter as it is; make nothing
 #   BONEAGE_PYTHON_VERSION   make the environment with this Python: 3.11, 3.12 or 3.13
 #                            (default: python3 where it is one of them, else the newest that runs)
-#   BONEAGE_EXTRAS           extras of setup.py to add, e.g. gpu or gpu,report
+#   BONEAGE_EXTRAS           extras of setup.py to add, e.g. gpu or gpu,tensorboard
 #
 # An environment is ready when .ready-<hash of requirements.lock and setup.py> lies in it. That file is written
 # last, so a half-made environment is never taken for a finished one.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from boneage_jax import config as c
 from boneage_jax.data import augment
 
 OFF = dict.fromkeys(augment.OPTIONS, 0.0) | {'fill': 'zero'}
@@ -194,18 +195,22 @@ def test_gamma_is_a_power():
 @pytest.mark.parametrize(
     'change, words',
     [
-        ({'rotate': 3.0}, "unknown \\['rotate'\\]"),
-        ({'fill': 'wrap'}, 'wrap'),
-        ({'flip': 1.5}, 'flip is 1.5'),
-        ({'gamma': -0.1}, 'gamma is -0.1'),
-        ({'shift': float('nan')}, 'shift is nan'),
+        ('fill=wrap', "augment.fill='wrap'"),
+        ('flip=1.5', 'augment.flip=1.5'),
+        ('gamma=-0.1', 'augment.gamma=-0.1'),
+        ('shift=nan', 'augment.shift=nan'),
+        ('shear=90', 'augment.shear=90.0: expected degrees from 0 to 89'),
     ],
 )
-def test_bad_options_are_named(change, words):
+def test_values_out_of_range_are_named_with_the_config(change, words):
     with pytest.raises(ValueError, match=words):
-        augment.check(OFF | change)
+        c.build(c.base(), f'augment.{change}', {})
 
 
-def test_a_missing_option_is_named():
+def test_missing_and_unknown_options_are_named():
+    batch = {'image': noise((1, 8, 8, 1))}
+    with pytest.raises(ValueError, match="unknown \\['rotate'\\]"):
+        augment.augment(KEY, batch, OFF | {'rotate': 3.0})
     with pytest.raises(ValueError, match="missing \\['shear'\\]"):
-        augment.check({name: value for name, value in OFF.items() if name != 'shear'})
+        without = {name: value for name, value in OFF.items() if name != 'shear'}
+        augment.augment(KEY, batch, without)

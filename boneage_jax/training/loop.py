@@ -136,7 +136,6 @@ class GradientTrainer:
     def check(config, *, fresh):
         """Refuses what could not be built or traced later, within a second."""
         sharding.check_batch_size(config.batch_size, sharding.make_mesh(), config.grad_accum_steps)
-        augment.check(config.augment.to_dict())
         task = tasks.for_checks(config.task)
         if config.grad_accum_steps > 1 and task.batch_dependent_loss:
             raise ConfigError(
@@ -453,7 +452,7 @@ class GradientTrainer:
         seen = examples_lib.predict_examples(
             predictor.Predictor(self.workdir), self.images[splits_lib.SELECTING], ATTENTION_SHOWN
         )
-        examples_lib.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')
+        figures.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')
 
 
 def _batch_shapes(size):
