@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from boneage_jax import figures, tasks
+from boneage_jax import figures, renamed, tasks
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.data.source import Split
 from boneage_jax.figures import ensembles as ensemble_figures
@@ -349,6 +349,8 @@ def write_correlation(
 def _read_json(path, key=None):
     try:
         content = json.loads(path.read_text())
+        if path.name == 'metrics.json':
+            content = renamed.report(content)
         return content if key is None else content[key]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{path}: cannot be read ({error!r}); is its run finished?') from error

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from boneage_jax import config as config_lib
+from boneage_jax import renamed
 from boneage_jax.analysis import ensemble
 from boneage_jax.data import splits
 from boneage_jax.runs import predictions
@@ -190,10 +191,10 @@ def results(
     """
     metric = METRICS[name]
     workdirs = list(map(pathlib.Path, workdirs))
-    reports = [_read_json(workdir / 'metrics.json') for workdir in workdirs]
+    reports = [renamed.report(_read_json(workdir / 'metrics.json')) for workdir in workdirs]
     for workdir, report in zip(workdirs, reports):
         splits.refuse_selected(report, workdir)
-    data = describe(_read_json(workdirs[0] / 'config.json')['data'])
+    data = describe(renamed.config(_read_json(workdirs[0] / 'config.json'))['data'])
     runs = list(map(metric.images, workdirs))
     mean = {}
     if metric.mean and len(workdirs) > 1:
