@@ -21,9 +21,9 @@ from boneage_jax.config_files import load_module
 from boneage_jax.config_keys import differences, flat, same
 from boneage_jax.errors import ConfigError
 from boneage_jax.stages import catalog
+from tfds_rsna import SOURCES
 
 __all__ = [
-    'SOURCES',
     'Row',
     'base',
     'build',
@@ -38,7 +38,6 @@ __all__ = [
     'same',
 ]
 
-SOURCES = ('rsna_bone_age', 'image_folder', 'hand_phantom', 'prepared')
 RECORDED = ('config_file', 'finish_reads')  # keys that `load` writes; nobody sets them
 
 

@@ -5,13 +5,12 @@ workdir, so that an ensemble can be a member of another.
 """
 
 import glob
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from boneage_jax import figures, renamed, tasks
+from boneage_jax import figures, tasks
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.data.source import Split
 from boneage_jax.figures import ensembles as ensemble_figures
@@ -73,14 +72,14 @@ def load(
                 f'{workdir}: no {", ".join(missing)}; members are workdirs of finished runs'
             )
     for workdir in workdirs:
-        splits_lib.refuse_selected(_read_json(workdir / 'metrics.json'), workdir)
+        splits_lib.refuse_selected(workdir_lib.read_metrics(workdir), workdir)
 
     members = {}
     trained = {}
     for workdir, name in zip(workdirs, workdir_lib.unique_names(workdirs)):
         name = name.replace(',', '_')
         members[name] = read(workdir)
-        trained[name] = _read_json(workdir / 'splits.json', 'train')
+        trained[name] = _trained_on(workdir)
     mean = combine(members)
     check_no_leakage(trained, mean)
     return members, mean, trained
@@ -248,7 +247,7 @@ def write(workdirs: Sequence[pathlib.Path], output: pathlib.Path) -> dict:
     if is_member or (output / 'config.json').exists():
         raise UserError(f'--output={output} holds a run; choose a folder of its own')
     members, images, trained = load(workdirs)
-    reports = [_read_json(workdir / 'metrics.json') for workdir in workdirs]
+    reports = list(map(workdir_lib.read_metrics, workdirs))
 
     output.mkdir(parents=True, exist_ok=True)
     everything = set()
@@ -346,13 +345,12 @@ def write_correlation(
     ensemble_figures.error_correlation(matrix, names, split, output / 'figures' / f'{file}.png')
 
 
-def _read_json(path, key=None):
+def _trained_on(workdir):
+    """The ids of the images that a member was trained on."""
+    path = workdir / 'splits.json'
     try:
-        content = json.loads(path.read_text())
-        if path.name == 'metrics.json':
-            content = renamed.report(content)
-        return content if key is None else content[key]
-    except (ValueError, KeyError, TypeError) as error:
+        return workdir_lib.read_json(path)['train']
+    except (KeyError, TypeError) as error:
         raise UserError(f'{path}: cannot be read ({error!r}); is its run finished?') from error
 
 

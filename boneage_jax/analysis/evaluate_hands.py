@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 import numpy as np
 
-from boneage_jax import figures
+from boneage_jax import cli, figures
 from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import hand_mask, keypoints, mask_checks, register
 from boneage_jax.preprocess import transform as transforms
@@ -42,8 +42,7 @@ def evaluate_hands(
         UserError: truth that cannot be read.
     """
     output = pathlib.Path(output)
-    if (output / 'metrics.json').exists():
-        raise ConfigError(f'{output} holds results already; delete it or choose another --output')
+    cli.refuse_results(output, 'metrics.json')
     steps = _steps_in_place(config.data, data_dir)
     annotated = [plan.find_file(file, data_dir, '--truth') for file in truth]
     wanted = set(annotations.names(annotated))

@@ -9,7 +9,6 @@ reference row, image by image on the same images.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -20,6 +19,7 @@ from boneage_jax import renamed
 from boneage_jax.analysis import ensemble
 from boneage_jax.data import splits
 from boneage_jax.runs import predictions
+from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files
 from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
@@ -191,10 +191,11 @@ def results(
     """
     metric = METRICS[name]
     workdirs = list(map(pathlib.Path, workdirs))
-    reports = [renamed.report(_read_json(workdir / 'metrics.json')) for workdir in workdirs]
+    reports = list(map(workdir_lib.read_metrics, workdirs))
     for workdir, report in zip(workdirs, reports):
         splits.refuse_selected(report, workdir)
-    data = describe(renamed.config(_read_json(workdirs[0] / 'config.json'))['data'])
+    config = renamed.config(workdir_lib.read_json(workdirs[0] / 'config.json'))
+    data = describe(config['data'])
     runs = list(map(metric.images, workdirs))
     mean = {}
     if metric.mean and len(workdirs) > 1:
@@ -458,10 +459,3 @@ def _markdown(header, rows):
 
 def _escaped(cell):
     return cell.replace('|', '\\|')
-
-
-def _read_json(path):
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path}: cannot be read ({error})') from error

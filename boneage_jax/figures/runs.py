@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from boneage_jax.figures import ages, agreement, classes, style, training
 from boneage_jax.figures import components as components_lib
 from boneage_jax.runs import predictions
+from boneage_jax.runs import workdir as workdir_lib
 
 
 def from_run(workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -47,7 +47,7 @@ def _of_split(workdir, split, images):
     ):
         paths.append(style.save(draw, folder / f'{name}_{split}.png', split, images))
     if 'class' in images:
-        report = json.loads((workdir / 'metrics.json').read_text())
+        report = workdir_lib.read_metrics(workdir)
         shown = classes.confusion_of(split, images, report['splits'][split]['by_class'])
         paths.append(style.save(classes.confusion, folder / f'confusion_{split}.png', *shown))
     return paths

@@ -22,6 +22,7 @@ from boneage_jax.mine import images as images_lib
 from boneage_jax.mine import page, sheets, verdicts
 from boneage_jax.preprocess import hand_mask
 from boneage_jax.runs import predictor as predictor_lib
+from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log
 from boneage_jax.stages import cache
 from boneage_jax.training import loop
@@ -109,7 +110,7 @@ def mine(config: ml_collections.ConfigDict, workdir, data_dir=None, seed_masks=N
         for number in range(1, config.mine.rounds + 1):
             folder = workdir / f'round_{number}'
             if (folder / 'metrics.json').exists():
-                done.append(json.loads((folder / 'metrics.json').read_text()))
+                done.append(workdir_lib.read_metrics(folder))
                 continue
             log.info(f'Round {number} of {config.mine.rounds}.')
             run = run_config(config, workdir, number, len(drawn))

@@ -37,9 +37,20 @@ def has_results(workdir: pathlib.Path) -> bool:
     return any((workdir / 'checkpoints').glob('[0-9]*')) or (workdir / 'metrics.json').exists()
 
 
+def read_json(path: pathlib.Path) -> dict:
+    """The content of a JSON file that a run wrote; UserError where it cannot be read."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path}: cannot be read ({error!r}); is its run finished?') from error
+
+
 def read_metrics(workdir: pathlib.Path) -> dict:
-    """The content of a run's metrics.json, names of earlier releases translated."""
-    return renamed.report(json.loads((pathlib.Path(workdir) / 'metrics.json').read_text()))
+    """The content of a run's metrics.json, names of earlier releases translated.
+
+    Raises UserError where it cannot be read.
+    """
+    return renamed.report(read_json(pathlib.Path(workdir) / 'metrics.json'))
 
 
 def write_or_check_config(
