@@ -77,6 +77,7 @@ setup(
     ],
     package_dir={'boneage_jax.configs': 'configs'},
     package_data={
+        'boneage_jax.configs': ['*.txt'],
         'boneage_jax': ['**/*.json', '**/*.csv', '**/*.html'],
         'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv'],
     },

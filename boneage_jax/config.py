@@ -71,6 +71,12 @@ def base() -> dict:
             # that folder itself; prepared: a folder of prepared records, as boneage_jax.prepare
             # prints it
             folder='',
+            # rsna_bone_age: a table (id, width, height) of the sizes that images had before they
+            # were squashed, here or below $BONEAGE_DATA: their aspect is restored. '' = as they are
+            native_sizes='',
+            # rsna_bone_age: folders below $BONEAGE_DATA with larger copies of some of the images,
+            # files named by id; they take the place of the others
+            better_copies=(),
             # further folders of prepared records, whose images all join the training split
             extra_train_folders=(),
             # rsna_bone_age: fetch the official files (11 GB) into that folder first
@@ -104,6 +110,9 @@ def base() -> dict:
             # images taken from it where there is no official test split: reported once, never
             # selected on
             holdout=1000,
+            # file of ids, one a line, here, below $BONEAGE_DATA or beside the configs: these images
+            # are the holdout in the place of drawn ones, and mining leaves them out
+            holdout_ids='',
             # draws these two; apart from `seed`, so that runs of several seeds share their splits
             split_seed=0,
             # 'both' | 'male' | 'female': these images alone, of the splits that all three share

@@ -31,17 +31,17 @@ def _find(name):
         known = ', '.join(str(other) for other in sorted(path.parent.glob('*.py')))
         raise ConfigError(f'{path}: no such config file; the configs are: {known or "none"}')
     known = set()
-    for folder in (HERE, _packaged()):
+    for folder in (HERE, packaged()):
         if (folder / f'{path}.py').is_file():
             return folder / f'{path}.py'
         known.update(other.stem for other in folder.glob('*.py'))
     raise ConfigError(
-        f'{name}: no such config in {HERE.resolve()} or in {_packaged()}; known: '
+        f'{name}: no such config in {HERE.resolve()} or in {packaged()}; known: '
         f'{", ".join(sorted(known)) or "none"}'
     )
 
 
-def _packaged():
+def packaged() -> pathlib.Path:
     """The folder of the configs that come with the package, or with its checkout."""
     inside = PACKAGE / 'configs'
     return inside if inside.is_dir() else PACKAGE.parent / 'configs'
@@ -52,7 +52,7 @@ def recorded_path(path: pathlib.Path) -> str:
     path = path.resolve()
     if path.is_relative_to(pathlib.Path.cwd()):
         return path.relative_to(pathlib.Path.cwd()).as_posix()
-    if path.is_relative_to(_packaged().resolve()):
+    if path.is_relative_to(packaged().resolve()):
         return f'configs/{path.name}'
     return str(path)
 

@@ -3,7 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 from tfds_rsna.io import decoding
@@ -22,10 +22,23 @@ class LabelledImages:
     unpacks), a few images ahead and no more, so memory stays flat.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Label, Entry]], problems: Problems):
-        """`problems` takes the images that cannot be read."""
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Label, Entry]],
+        problems: Problems,
+        sizes: Mapping[str, tuple[int, int]] | None = None,
+    ):
+        """Of pairs of a label and its image.
+
+        Args:
+            pairs: the labelled images.
+            problems: takes the images that cannot be read.
+            sizes: {id: (width, height)} in native pixels, of images that lost them; None takes
+                those of the images as they are.
+        """
         self._pairs = pairs
         self._problems = problems
+        self._sizes = sizes or {}
 
     def __length_hint__(self) -> int:
         return len(self._pairs)
@@ -59,17 +72,23 @@ class LabelledImages:
         ahead = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             for label, entry in self._pairs:
-                ahead.append((label, entry, pool.submit(_example, label, entry)))
+                future = pool.submit(_example, label, entry, self._sizes.get(label.id))
+                ahead.append((label, entry, future))
                 if len(ahead) == 2 * threads:
                     yield ahead.popleft()
             while ahead:
                 yield ahead.popleft()
 
 
-def _example(label: Label, entry: Entry) -> dict:
-    """The record of an image; ImageError, DataError or OSError where it cannot be read."""
+def _example(label: Label, entry: Entry, size: tuple[int, int] | None) -> dict:
+    """The record of an image; ImageError, DataError or OSError where it cannot be read.
+
+    `size` is its native (width, height), None where it is that of the image as it is.
+    """
     data = entry.read()
     height, width = decoding.decode(data, entry.path).shape
+    if size is not None:
+        width, height = size
     example = {
         'image': data,
         'id': label.id,

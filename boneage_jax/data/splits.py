@@ -4,7 +4,7 @@ Validation selects (checkpoint, patience, calibration); holdout and test are rep
 never select.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -41,7 +41,13 @@ def refuse_selected(report: Mapping, where):
 
 
 def derive(
-    labels: Mapping, *, validation: int, holdout: int, seed: int, official: bool = True
+    labels: Mapping,
+    *,
+    validation: int,
+    holdout: int,
+    seed: int,
+    official: bool = True,
+    holdout_ids: Collection[str] | None = None,
 ) -> Cut:
     """Cuts a source into splits, by its labels.
 
@@ -60,9 +66,11 @@ def derive(
         holdout: images to take for holdout.
         seed: of the draw.
         official: whether the source's own validation split is used.
+        holdout_ids: the images of the holdout, by id, in the place of `holdout` drawn ones; those
+            that the source lacks are passed over.
 
     Raises:
-        SplitError: the training images are too few.
+        SplitError: the training images are too few, or the source has none of `holdout_ids`.
     """
     splits = {}
     for name in ('validation', 'test'):
@@ -74,19 +82,48 @@ def derive(
             holdout = 0
     train = labels['train']
     count = len(train['ids'])
-    if validation + holdout > count // 2:
-        raise SplitError(
-            f'{count} training images are too few for validation={validation} and '
-            f'holdout={holdout}: they may take half of them at most; set data.validation and '
-            'data.holdout'
-        )
-    where = _draw(train, validation, holdout, seed)
+    if holdout_ids is not None:
+        named = _named_holdout(train, holdout_ids)
+        where = np.where(named, 2, 0)
+        rest = _only(train, ~named)
+        _check_sizes(len(rest['ids']), validation, 0)
+        where[~named] = _draw(rest, validation, 0, seed)
+        holdout = int(named.sum())
+    else:
+        _check_sizes(count, validation, holdout)
+        where = _draw(train, validation, holdout, seed)
     where = _with_groups(where, train.get('groups'))
     sizes = {'train': count, 'validation': validation, 'holdout': holdout}
     for number, (name, size) in enumerate(sizes.items()):
         if name == 'train' or size:
             splits[name] = ('train', np.flatnonzero(where == number))
     return {name: splits[name] for name in _ORDER if name in splits}
+
+
+def _check_sizes(count, validation, holdout):
+    if validation + holdout > count // 2:
+        raise SplitError(
+            f'{count} training images are too few for validation={validation} and '
+            f'holdout={holdout}: they may take half of them at most; set data.validation and '
+            'data.holdout'
+        )
+
+
+def _named_holdout(train, holdout_ids):
+    """bool [N]: which training images are named as the holdout."""
+    named = np.array([name in holdout_ids for name in train['ids']], bool)
+    if not named.any():
+        few = ', '.join(sorted(holdout_ids)[:3])
+        raise SplitError(
+            f'data.holdout_ids: none of its {len(holdout_ids)} ids (first: {few}) is among the '
+            f'{len(named)} training images (first: {", ".join(train["ids"][:3])})'
+        )
+    return named
+
+
+def _only(train, chosen):
+    """The labels of the images that are `chosen`, bool [N]."""
+    return {key: np.asarray(train[key])[chosen] for key in ('ids', 'months', 'male')}
 
 
 def _draw(train, validation, holdout, seed):

@@ -27,7 +27,8 @@ class MiningImages:
     """The chosen images as prepared records: `images[i]`, `len(images)`, `images.ids`.
 
     They are those of `config.mine` (source, folder, resize) at `config.data.size`. `mine.count` of
-    them are drawn by `config.seed`, without those in `without` (ids that have a drawn mask).
+    them are drawn by `config.seed`, without those in `without` (ids that have a drawn mask) and
+    without those of `data.holdout_ids`.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, data_dir, without: Collection[str] = ()):
@@ -35,7 +36,7 @@ class MiningImages:
         opened = prepared.open(self.folder)
         self._records = opened.splits[SPLIT]
         ids = opened.labels[SPLIT]['ids']
-        without = set(without)
+        without = set(without) | (records_lib.holdout_ids(config.data, data_dir) or set())
         positions = [i for i, name in enumerate(ids) if name not in without]
         positions = np.array(positions, np.int64)
         if config.mine.count:

@@ -7,6 +7,8 @@ from PIL import Image
 
 from boneage_jax.preprocess import transform as transforms
 
+STRETCHED = 0.02  # by which aspect ratios differ before an image counts as stretched
+
 
 def inner(
     shape: tuple[int, int], size: tuple[int, int], fit: str
@@ -50,6 +52,39 @@ def resize(example: dict, size: tuple[int, int], fit: str) -> dict:
         example,
         image=functools.partial(place, method=Image.Resampling.BILINEAR, reducing_gap=3.0),
         mask=functools.partial(place, method=Image.Resampling.NEAREST),
+        points=move,
+        boxes=move,
+    )
+
+
+def restore_aspect(example: dict, native_shape: tuple[int, int]) -> dict:
+    """An image dict at the aspect ratio of `native_shape` (rows, columns).
+
+    The side that lost more is enlarged, so nothing is thrown away. An image whose ratio is within
+    `STRETCHED` of it is left as it is.
+    """
+    rows, columns = example['image'].shape[:2]
+    stretch = rows * native_shape[1] / (columns * native_shape[0])
+    if abs(stretch - 1) <= STRETCHED:
+        return example
+    if stretch > 1:
+        shape = (rows, round(columns * stretch))
+    else:
+        shape = (round(rows / stretch), columns)
+    scale = np.array([shape[0] / rows, shape[1] / columns])
+
+    def stretched(method):
+        return lambda pixels: np.asarray(Image.fromarray(pixels).resize(shape[::-1], method))
+
+    def move(points):
+        points = np.asarray(points, np.float32)
+        moved = (points.reshape(-1, 2) + 0.5) * scale - 0.5
+        return moved.reshape(points.shape).astype(np.float32)
+
+    return transforms.move_example(
+        example,
+        image=stretched(Image.Resampling.BILINEAR),
+        mask=stretched(Image.Resampling.NEAREST),
         points=move,
         boxes=move,
     )

@@ -19,6 +19,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
+from boneage_jax import config_files
 from boneage_jax.errors import ConfigError
 from boneage_jax.stages import catalog
 from boneage_jax.stages.catalog import STAGES
@@ -198,7 +199,7 @@ def _digest(content):
 
 
 def find_file(file: str, data_dir, key: str) -> pathlib.Path:
-    """The path of a file named here or below `data_dir` (default: $BONEAGE_DATA).
+    """The path of a file named here, below `data_dir` ($BONEAGE_DATA) or beside the configs.
 
     Raises ConfigError, which names `key`, where there is none.
     """
@@ -206,10 +207,11 @@ def find_file(file: str, data_dir, key: str) -> pathlib.Path:
     root = data_dir or os.environ.get('BONEAGE_DATA')
     if root:
         places.append(pathlib.Path(root).expanduser() / file)
+    places.append(config_files.packaged() / file)
     for path in places:
         if path.is_file():
             return path
-    raise ConfigError(f'{key}: {" and ".join(map(str, places))}: no such file')
+    raise ConfigError(f'{key}: {" and ".join(map(str, places[:2]))}: no such file')
 
 
 def _jsonable(options):

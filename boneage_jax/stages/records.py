@@ -90,6 +90,7 @@ def open_splits(config: ml_collections.ConfigDict, data_dir=None) -> dict[str, s
         holdout=data.holdout,
         seed=data.split_seed,
         official=data.official_splits,
+        holdout_ids=holdout_ids(data, data_dir),
     )
     splits = source.open_splits(get_records(data, data_dir), derive, inputs)
     extra = []
@@ -99,6 +100,21 @@ def open_splits(config: ml_collections.ConfigDict, data_dir=None) -> dict[str, s
     splits = {name: source.of_sex(split, data.sex) for name, split in splits.items()}
     tasks.validate_labels(config.task, splits)
     return splits
+
+
+def holdout_ids(data: ml_collections.ConfigDict, data_dir=None) -> frozenset[str] | None:
+    """The ids in the file `data.holdout_ids`; None where none is named.
+
+    The file has one id a line; lines that begin with # are comments.
+    """
+    if not data.holdout_ids:
+        return None
+    path = plan.find_file(data.holdout_ids, data_dir, 'data.holdout_ids')
+    lines = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+    ids = frozenset(line for line in lines if line and not line.startswith('#'))
+    if not ids:
+        raise ConfigError(f'{path}: no ids in it; data.holdout_ids names a file of one id a line')
+    return ids
 
 
 def fetch(data: ml_collections.ConfigDict, data_dir=None) -> None:
@@ -180,12 +196,16 @@ def apply_stages(examples: list[dict], steps: list[plan.Step]) -> list[dict | No
 
 
 def decode_record(record: dict) -> dict:
-    """A source record with its encoded images decoded: `image` (and `hand_mask`) uint8 `[H, W]`."""
+    """A source record with its encoded images decoded: `image` (and `hand_mask`) uint8 `[H, W]`.
+
+    An image that was squashed since it had its native size gets its aspect ratio back.
+    """
     example = dict(record)
     for name in ('image', 'hand_mask'):
         if name in example:
             example[name] = decoding.decode(example[name], name=f'{name} of {example["id"]}')
-    return example
+    native_shape = (int(example['height']), int(example['width']))
+    return resize.restore_aspect(example, native_shape)
 
 
 def _given(data):
@@ -239,7 +259,14 @@ def _options(data, data_dir):
             f'{folder}: no such folder; set BONEAGE_DATA (or --data_dir) and data.folder, '
             'or data.download=true to fetch the official files into it'
         )
-    return {'source': str(folder), 'on_error': data.on_error}
+    options = {'source': str(folder), 'on_error': data.on_error}
+    if data.native_sizes:
+        found = plan.find_file(data.native_sizes, data_dir, 'data.native_sizes')
+        options['native_sizes'] = str(found)
+    if data.better_copies:
+        root = pathlib.Path(data_dir or os.environ['BONEAGE_DATA']).expanduser()
+        options['better_copies'] = [str(root / name) for name in data.better_copies]
+    return options
 
 
 def _folder_options(data):

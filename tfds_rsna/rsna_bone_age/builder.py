@@ -3,9 +3,11 @@
 import hashlib
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
+from tfds_rsna import better_copies as better_copies_lib
 from tfds_rsna import labels, streamed_builder
 from tfds_rsna.io import decoding, fingerprint
 from tfds_rsna.io.archive import Archive, Entry
@@ -38,6 +40,8 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
         source: str | os.PathLike | None = None,
         on_error: str = 'stop',
         download: bool = False,
+        native_sizes: str | os.PathLike | None = None,
+        better_copies: Sequence[str | os.PathLike] = (),
         **kwargs,
     ):
         """A builder.
@@ -49,7 +53,13 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
                 images and lists them in `rejected.csv` in the dataset's folder.
             download: first downloads the official zips of the splits that are not in `source` (11
             GB in all).
+            native_sizes: table (id, width, height) of the sizes that the images had before they
+                were made smaller; records then have these as `width` and `height`.
+            better_copies: folders with larger copies of some images, named by their ids; of an
+                image in several of them the first copy is taken.
         """
+        self._native_sizes = native_sizes
+        self._better_copies = tuple(better_copies)
         self._download = download
         self._source = source
         self._on_error = Problems(on_error).on_error
@@ -62,6 +72,8 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
         source: str | os.PathLike | None = None,
         on_error: str = 'stop',
         download: bool = False,
+        native_sizes: str | os.PathLike | None = None,
+        better_copies: Sequence[str | os.PathLike] = (),
     ) -> dict:
         """A JSON-ready description that changes whenever the records could.
 
@@ -79,12 +91,14 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
                     'images': fingerprint.of_files(found.candidates, folder),
                     'labels': hashlib.sha256(found.table.read()).hexdigest(),
                 }
+            more = _describe_copies(archive, native_sizes, better_copies)
         return {
             'builder': cls.name,
             'version': str(cls.VERSION),
             'decoder': decoding.VERSION,
             'on_error': Problems(on_error).on_error,
             'splits': splits,
+            **more,
         }
 
     @staticmethod
@@ -116,7 +130,13 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
     def _options(self) -> dict | None:
         if not self._source:
             return None
-        return {'source': str(source_folder(self._source).resolve())}
+        options = {'source': str(source_folder(self._source).resolve())}
+        if self._native_sizes:
+            options['native_sizes'] = str(pathlib.Path(self._native_sizes).resolve())
+        if self._better_copies:
+            folders = map(pathlib.Path, self._better_copies)
+            options['better_copies'] = [str(folder.resolve()) for folder in folders]
+        return options
 
     def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
         problems = Problems(self._on_error)
@@ -124,8 +144,15 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
             self.fetch(self._source)
         with Archive() as archive:
             self._images = {}
+            copies = better_copies_lib.find(archive, list(map(pathlib.Path, self._better_copies)))
+            sizes = {}
+            if self._native_sizes:
+                sizes = better_copies_lib.read_sizes(pathlib.Path(self._native_sizes))
             for split, found in sources.find(archive, source_folder(self._source)).items():
-                self._images[split] = LabelledImages(_pair(found, problems), problems)
+                pairs = _with_better_copies(_pair(found, problems), copies, split)
+                if sizes:
+                    _note_unsized(pairs, sizes, self._native_sizes, problems)
+                self._images[split] = LabelledImages(pairs, problems, sizes)
             problems.raise_if_any()
             infos = super()._generate_splits(dl_manager, download_config)
         problems.raise_if_any()
@@ -172,6 +199,48 @@ def _pair(found: sources.SplitSource, problems: Problems) -> list[tuple[Label, E
             reason = f'no row of that id in {table}'
             problems.add('image without a label', image, found.images_name, reason)
     return sorted(pairs, key=_by_number)
+
+
+def _with_better_copies(
+    pairs: list[tuple[Label, Entry]], copies: Mapping[str, Entry], split: str
+) -> list[tuple[Label, Entry]]:
+    """The pairs with the better copies in the place of the images that have one."""
+    chosen = [(label, copies.get(label.id, entry)) for label, entry in pairs]
+    if copies:
+        better = sum(label.id in copies for label, _ in pairs)
+        print(f'{split}: {better:,} of {len(pairs):,} images have a better copy', flush=True)
+    return chosen
+
+
+def _note_unsized(
+    pairs: list[tuple[Label, Entry]],
+    sizes: Mapping[str, tuple[int, int]],
+    table: str | os.PathLike,
+    problems: Problems,
+) -> None:
+    """Notes the images whose native size the table does not have."""
+    for label, entry in pairs:
+        if label.id not in sizes:
+            problems.add('image without a native size', label.id, entry.path, f'not in {table}')
+
+
+def _describe_copies(
+    archive: Archive,
+    native_sizes: str | os.PathLike | None,
+    folders: Sequence[str | os.PathLike],
+) -> dict:
+    """What a description has of the two options; nothing where they are not used."""
+    described = {}
+    if native_sizes:
+        path = pathlib.Path(native_sizes)
+        better_copies_lib.read_sizes(path)
+        described['native_sizes'] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if folders:
+        described['better_copies'] = []
+        for folder in map(pathlib.Path, folders):
+            copies = better_copies_lib.find(archive, [folder])
+            described['better_copies'].append(fingerprint.of_files(copies.values(), folder))
+    return described
 
 
 def _by_number(pair: tuple[Label, Entry]) -> tuple[int, str]:
