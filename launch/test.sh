@@ -16,4 +16,5 @@ done
 . "$(dirname -- "$self")/environment.sh"
 make_environment
 cd "$ROOT"
-exec "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+# worksteal: the other ways of pytest-xdist to keep a file's tests together (loadfile) hang for ever where a process dies.
+exec "$PYTHON" -m pytest -n 2 --dist worksteal "$@"
