@@ -56,14 +56,17 @@ BASE['mine'] = dict(  # boneage_jax.mine
     count=0,  # how many of them take part, drawn at random; 0 = all
     rounds=6,
     epochs=3,  # of every round but the first, which starts from nothing and takes `epochs`
+    # of the first round where it begins with drawn masks, which are few; 0 = `epochs`
+    first_epochs=0,
+    # what a rule compares a mask with: 'classical' | 'views' (those of the image turned over)
+    agreement_with='classical',
     # 'rule' | 'web': by eye in a local web page, what is not judged there going by rule
     review='rule',
     port=8008,  # of that page, on this machine alone; 0 = any that is free
-    agreement=0.90,  # intersection over union with the classical mask from which on a rule accepts
+    agreement=0.90,  # intersection over union with that mask from which on a rule accepts
     # ... or with the mask of the round before, from the second round on; above 1 = never: at 0.97
-    # it let in
+    # it let in 6 more of 256 images, the worst of the accepted (all 21 points inside on 2 of them)
     stability=1.01,
-    # 6 more of 256 images, the worst of the accepted (all 21 points inside on 2 of them)
 )
 
 CPU_RECIPE = {
@@ -82,6 +85,26 @@ PRESETS = {
         'epochs': 6,
         'mine.folder': 'rsna100',
         'mine.resize': 'stretch',
+    },
+    # hands of RSNA's images as they were before they were squashed, from outlines that people drew
+    'hands': {
+        **CPU_RECIPE,
+        'data.source': 'rsna_bone_age',
+        'data.folder': 'rsna100',
+        'data.native_sizes': 'annotations/rsna_native_sizes.csv',
+        'data.better_copies': ('rsna_half',),
+        'data.holdout_ids': 'hands_holdout.txt',
+        'data.stages': ('outlines',),
+        'data.stage_options.outlines.files': ('hand_masks',),
+        'data.size': (160, 160),
+        'data.validation': 10,
+        'data.holdout': 10,
+        'augment.rotation': 180.0,
+        'epochs': 300,
+        'mine.folder': 'rsna100',
+        'mine.first_epochs': 300,
+        'mine.epochs': 2,
+        'mine.agreement_with': 'views',
     },
     'phantom': {
         **presets.phantom((96, 96), count=1500, held_out=150),

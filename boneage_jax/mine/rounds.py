@@ -15,12 +15,10 @@ import time
 
 import ml_collections
 import numpy as np
-from scipy import ndimage
 
 from boneage_jax.errors import ConfigError
 from boneage_jax.mine import images as images_lib
-from boneage_jax.mine import page, sheets, verdicts
-from boneage_jax.preprocess import hand_mask
+from boneage_jax.mine import page, sheets, verdicts, views
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log
@@ -30,9 +28,8 @@ from tfds_rsna import prepared
 from tfds_rsna.errors import UserError
 from tfds_rsna.parallel import lock
 
-# of the largest component's area, from which on a second piece makes a prediction doubtful: the
-# letters of markers are smaller, and are gone once the largest component is kept
-PIECE = 0.1
+# What `mine.agreement_with` names, in words.
+OTHER_MASKS = {'classical': 'classical masks', 'views': 'masks of turned views'}
 MEASURES = (
     'agreement',
     'stability',
@@ -68,6 +65,8 @@ def checked(
         ('agreement', lambda x: 0 < x <= 1, 'above 0, at most 1'),
         ('stability', lambda x: x > 0, 'above 0'),
         ('review', lambda x: x in ('rule', 'web'), "'rule' or 'web'"),
+        ('agreement_with', lambda x: x in ('classical', 'views'), "'classical' or 'views'"),
+        ('first_epochs', lambda x: x >= 0, '0 (as `epochs` of the config) or more'),
         ('resize', lambda x: x in ('pad', 'stretch'), "'pad' or 'stretch'"),
         ('port', lambda x: 0 <= x < 65536, '0 to 65535'),
     ):
@@ -105,7 +104,8 @@ def mine(config: ml_collections.ConfigDict, workdir, data_dir=None, seed_masks=N
         if seed_masks:
             drawn = images_lib.write_seeds(config, seed_masks, workdir / 'seeds', data_dir)
         examples = images_lib.MiningImages(config, data_dir, without=drawn)
-        examples.classical(workdir / 'classical')
+        if config.mine.agreement_with == 'classical':
+            examples.classical(workdir / 'classical')
         done = []
         for number in range(1, config.mine.rounds + 1):
             folder = workdir / f'round_{number}'
@@ -137,9 +137,15 @@ def run_config(
         run.data.folder = str(workdir / 'seeds')
         run.data.validation = tenth
         run.data.holdout = tenth
+        run.data.stages = ()
+        if config.mine.first_epochs:
+            run.epochs = config.mine.first_epochs
+    else:
+        run.data.holdout_ids = ''  # ids of the mined images; phantoms have numbers too
     if number > 1:
         before = workdir / f'round_{number - 1}'
-        run.data.extra_train_folders = (str(before / 'accepted'),)
+        folders = (*run.data.extra_train_folders, str(before / 'accepted'))
+        run.data.extra_train_folders = folders
         run.init_from = str(before / 'train')
         run.init_map = {}
         run.epochs = config.mine.epochs
@@ -155,6 +161,7 @@ class _Round:
         self.number = number
         self.images = images
         self.drawn = drawn  # whether the mining began with drawn masks
+        self.by = config.mine.agreement_with
         self.folder = workdir / f'round_{number}'
         self.began = time.monotonic()
 
@@ -176,7 +183,7 @@ class _Round:
         if self.number > 1:
             kept = verdicts.read_accepted(self.workdir / f'round_{self.number - 1}/accepted.csv')
         refused = {row['id']: row['reasons'] for row in rows}
-        classical = self.number == 1 and not self.drawn
+        classical = self.number == 1 and not self.drawn and self.by == 'classical'
         accepted = verdicts.combine(
             ids, refused, eye.current, kept, self.number, classical=classical
         )
@@ -206,8 +213,11 @@ class _Round:
         predictor = predictor_lib.Predictor(self.folder / 'train')
 
         def answer(positions):
-            logits, _ = predictor(self.images.images(positions))
-            return [_component(logit > 0) for logit in logits]
+            images = self.images.images(positions)
+            if self.by == 'views':
+                return views.masks(predictor, images)
+            logits, _ = predictor(images)
+            return [views.component(logit > 0) for logit in logits]
 
         cache.fill(self.folder / 'masks', counts, lambda job: list(job[1]), answer=answer)
 
@@ -226,20 +236,23 @@ class _Round:
         """Every image's measures and reasons by rule; writes review.csv."""
         count = len(self.images)
         masks = images_lib.read_masks(self.folder / 'masks', count)
-        classical = images_lib.read_masks(self.workdir / 'classical', count)
+        if self.by == 'classical':
+            others = images_lib.read_masks(self.workdir / 'classical', count)
+        else:
+            others = itertools.repeat(None, count)
         if self.number > 1:
             before = self.workdir / f'round_{self.number - 1}' / 'masks'
             previous = images_lib.read_masks(before, count)
         else:
             previous = itertools.repeat({'hand_mask': None}, count)
         rows = []
-        for name, found, first, last in zip(
-            self.images.ids, masks, classical, previous, strict=True
+        for name, found, other, last in zip(
+            self.images.ids, masks, others, previous, strict=True
         ):
             measured, reasons = verdicts.by_rule(
                 found['hand_mask'],
                 int(found['pieces']),
-                first['hand_mask'],
+                found['other_view'] if other is None else other['hand_mask'],
                 last['hand_mask'],
                 self.config.mine,
             )
@@ -287,8 +300,8 @@ class _Round:
             'new': len(set(accepted) - set(kept)),
             'dropped': len(set(kept) - set(accepted)),
             'refused_by_rule': dict(rules),
-            'iou_with_classical': float(agreement.mean()),
-            'iou_with_classical_accepted': float(agreement[inside].mean()),
+            f'iou_with_{self.by}': float(agreement.mean()),
+            f'iou_with_{self.by}_accepted': float(agreement[inside].mean()),
         }
         if self.number > 1:
             metrics |= {
@@ -307,7 +320,7 @@ class _Round:
         line = (
             f'Round {self.number}: {metrics["accepted"]:,} of {metrics["images"]:,} masks accepted '
             f'({metrics["new"]:,} new, {metrics["dropped"]:,} dropped); mean IoU with the '
-            f'classical masks {metrics["iou_with_classical"]:.3f}'
+            f'{OTHER_MASKS[self.by]} {metrics[f"iou_with_{self.by}"]:.3f}'
         )
         if self.number > 1:
             line += f', with round {self.number - 1} {metrics["iou_with_previous"]:.3f}'
@@ -324,14 +337,3 @@ def _review_line(row):
 def _column(rows, measure):
     """One measure of every image, NaN where it was not taken."""
     return np.array([row['measures'].get(measure, np.nan) for row in rows])
-
-
-def _component(predicted):
-    """What is kept of a predicted mask [H, W]: its largest component, and its number of pieces.
-
-    Pieces are those that are large beside it.
-    """
-    mask = hand_mask.largest_component(predicted)
-    labels, _ = ndimage.label(predicted, structure=np.ones((3, 3)))
-    pieces = int((np.bincount(labels.ravel())[1:] > PIECE * mask.sum()).sum())
-    return {'hand_mask': mask.astype(np.uint8), 'pieces': np.int32(pieces)}

@@ -19,7 +19,7 @@ VERDICTS = ('accept', 'reject', 'undo')
 def by_rule(
     mask: np.ndarray,
     pieces: int,
-    classical: np.ndarray,
+    other: np.ndarray,
     before: np.ndarray | None,
     options: ml_collections.ConfigDict,
 ) -> tuple[dict[str, float], list[str]]:
@@ -28,12 +28,13 @@ def by_rule(
     Args:
         mask: largest component of the prediction, uint8 `[H, W]`.
         pieces: how many pieces of some size the prediction had before.
-        classical: the image's classical mask, `[H, W]`.
+        other: the image's classical mask or that of another view of it, `[H, W]`
+            (`mine.agreement_with`).
         before: its mask of the round before, or None.
-        options: `config.mine`: the mask must agree with the classical one, or be as it was the
-            round before.
+        options: `config.mine`: the mask must agree with the other one, or be as it was the round
+            before.
     """
-    measured = mask_checks.measures(mask, classical)
+    measured = mask_checks.measures(mask, other)
     if measured['area']:
         measured['components'] = float(pieces)
     if before is not None:
@@ -45,9 +46,8 @@ def by_rule(
     }
     reasons = mask_checks.reasons(alone)
     if agreement < options.agreement and stability < options.stability:
-        reason = (
-            f'agreement: {agreement:.2f} with the classical mask, not {options.agreement:g} or more'
-        )
+        what = {'classical': 'the classical mask', 'views': 'another view'}[options.agreement_with]
+        reason = f'agreement: {agreement:.2f} with {what}, not {options.agreement:g} or more'
         if before is not None and options.stability <= 1:
             reason += f'; {stability:.2f} with the round before, not {options.stability:g}'
         reasons.append(reason)
