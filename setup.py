@@ -79,6 +79,7 @@ setup(
     package_data={
         'boneage_jax.configs': ['*.txt'],
         'boneage_jax': ['**/*.json', '**/*.csv', '**/*.html'],
+        'boneage_jax.configs': ['*.txt'],
         'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv'],
     },
     python_requires='>=3.11',

@@ -9,18 +9,18 @@
 
 Every image of the config's source that TRUTH annotates goes through the config's stages at its own
 size, up to the first stage that moves its pixels (`crop`, `register`, `region` or `resize`). TRUTH:
-COCO JSON of 21 points and a box a hand, or the DHA's CSV of 37 landmarks, here or below
-$BONEAGE_DATA. Images that a network of the stages was trained on, or that selected its checkpoint,
-are left out and counted. OUTPUT gets hands.csv (a line an image), metrics.json (means with 95%
-bootstrap intervals over images) and sheet.png (the worst images and a sample: mask, points found
-and true).
+COCO JSON of 21 points and a box a hand, the CSV of three points, or the DHA's CSV of 37 landmarks,
+here or below $BONEAGE_DATA. Images that a network of the stages was trained on, or that selected
+its checkpoint, are left out and counted. OUTPUT gets hands.csv (a line an image), metrics.json
+(means with 95% bootstrap intervals over images) and sheet.png (the worst images and a sample: mask,
+points found and true).
 """
 
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
 FLAGS.config('path[:arg] of the config whose source and stages to check')
-FLAGS.strings('truth', None, 'COCO JSON or landmark CSV files of annotated hands', required=True)
+FLAGS.strings('truth', None, 'COCO JSON or CSV files of annotated hands', required=True)
 FLAGS.string('output', None, 'folder for the results', required=True)
 FLAGS.data_dir()
 

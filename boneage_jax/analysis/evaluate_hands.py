@@ -33,7 +33,7 @@ def evaluate_hands(
 
     Args:
         config: whose source and stages to evaluate.
-        truth: COCO JSON or landmark CSV files, here or below `data_dir`.
+        truth: COCO JSON, three-point or landmark CSV files, here or below `data_dir`.
         output: the folder for hands.csv, metrics.json and sheet.png.
         data_dir: where raw data is (default: $BONEAGE_DATA).
 

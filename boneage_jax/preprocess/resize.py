@@ -101,6 +101,18 @@ def _place(pixels, *, taken, offset, size, method, reducing_gap=None):
     return canvas
 
 
+def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A mask (bool or 0 and other numbers) `[H, W]` at `shape`, edge to edge: uint8 of 0 and 1.
+
+    A pixel belongs to it where at least half of what it covers does.
+    """
+    if mask.shape == tuple(shape):
+        return (mask > 0).astype(np.uint8)
+    grey = Image.fromarray((mask > 0).astype(np.uint8) * 255)
+    grey = grey.resize(shape[::-1], Image.Resampling.BILINEAR)
+    return (np.asarray(grey) >= 128).astype(np.uint8)
+
+
 def restore_points(
     points: np.ndarray, shape: tuple[int, int], size: tuple[int, int], fit: str
 ) -> np.ndarray:

@@ -31,7 +31,9 @@ class Stage:
         network_output: 'module:function' of `(predictor, inputs, **options) -> [annotations]`.
         version: raise it when a change alters what comes out.
         options: names of the options with their defaults. An option `run` is the workdir of the
-            trained run that the stage predicts with; `files` are files of the user.
+            trained run that the stage predicts with; `files` are paths of the user's files.
+        files: what the option `files` names, in words; '' where there is none.
+        takes_folders: whether `files` may be folders too.
         data_options: options that are keys of `config.data` themselves, `{option: key}`.
         moves_pixels: whether the image's pixels are no longer the source's behind this stage, so
             that points annotated on the source's image do not fit it. A stretch of the whole image
@@ -46,6 +48,8 @@ class Stage:
     network_output: str = ''
     version: int = 1
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    files: str = ''
+    takes_folders: bool = False
     data_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     moves_pixels: bool = False
     unseen_by_networks: bool = False
@@ -89,8 +93,21 @@ STAGES = {
     # Key points from annotation files; images without are left out.
     'points': Stage(
         transform=f'{_HERE}.annotations:points_stage',
-        # COCO JSON or landmark CSV files, here or below $BONEAGE_DATA
+        # files: COCO JSON, three-point or landmark CSV, here or below $BONEAGE_DATA; of an image
+        # in several the first counts. origins: of the three-point table's rows only those, as
+        # ('clicked_by_hand',); empty: all.
+        options={'files': (), 'origins': ()},
+        files='the COCO JSON or CSV files of annotated hands',
+        unseen_by_networks=True,
+    ),
+    # Hand masks that people drew; images without are left out.
+    'outlines': Stage(
+        transform=f'{_HERE}.annotations:outlines_stage',
+        # files: folders of mask images or of labelme or Supervisely JSON, or COCO JSON files, here
+        # or below $BONEAGE_DATA; of an image in several the first counts
         options={'files': ()},
+        files='the folders or COCO JSON files of drawn hand masks',
+        takes_folders=True,
         unseen_by_networks=True,
     ),
     # Key points by a run of configs/keypoints.py.

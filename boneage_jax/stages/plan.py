@@ -16,11 +16,10 @@ import pathlib
 from collections.abc import Callable
 
 import ml_collections
-import numpy as np
-from PIL import Image
 
 from boneage_jax import config_files
 from boneage_jax.errors import ConfigError
+from boneage_jax.preprocess import resize
 from boneage_jax.stages import catalog
 from boneage_jax.stages.catalog import STAGES
 
@@ -62,10 +61,11 @@ def make_plan(data: ml_collections.ConfigDict, data_dir=None) -> list[Step]:
         if 'files' in options:
             key = f'data.stage_options.{name}.files'
             if not options['files']:
-                raise ConfigError(f'{key} is empty: give the COCO JSON files of annotated hands')
-            files = [find_file(file, data_dir, key) for file in options['files']]
+                raise ConfigError(f'{key} is empty: give {STAGES[name].files}')
+            find = find_path if STAGES[name].takes_folders else find_file
+            files = [find(file, data_dir, key) for file in options['files']]
             options['files'] = tuple(files)
-            described['files'] = [_digest(file.read_bytes()) for file in files]
+            described['files'] = [_digest_of_path(file) for file in files]
         steps.append(Step(name, options, described))
     return steps
 
@@ -141,9 +141,7 @@ def merge_annotations(example: dict, found: dict) -> dict:
     if found.pop('inverted', False):
         example = example | {'image': 255 - example['image']}
     if 'hand_mask' in found and found['hand_mask'].shape[:2] != shape:
-        grey = Image.fromarray((found['hand_mask'] > 0).astype(np.uint8) * 255)
-        grey = grey.resize(shape[::-1], Image.Resampling.BILINEAR)
-        found['hand_mask'] = (np.asarray(grey) >= 128).astype(np.uint8)
+        found['hand_mask'] = resize.resize_mask(found['hand_mask'], shape)
     if 'flags' in found:
         found['flags'] = join_flags(example, found['flags'])
     return example | found
@@ -198,20 +196,41 @@ def _digest(content):
     return hashlib.sha256(content).hexdigest()[:12]
 
 
+def _digest_of_path(path):
+    """A fingerprint of a file's content, or of the names and contents of all files in a folder."""
+    if path.is_file():
+        return _digest(path.read_bytes())
+    hashed = hashlib.sha256()
+    for file in sorted(path.rglob('*')):
+        if file.is_file():
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            hashed.update(f'{file.relative_to(path).as_posix()}\0{content}\n'.encode())
+    return hashed.hexdigest()[:12]
+
+
 def find_file(file: str, data_dir, key: str) -> pathlib.Path:
     """The path of a file named here, below `data_dir` ($BONEAGE_DATA) or beside the configs.
 
     Raises ConfigError, which names `key`, where there is none.
     """
-    places = [pathlib.Path(file).expanduser()]
+    return _find(file, data_dir, key, pathlib.Path.is_file, 'no such file')
+
+
+def find_path(path: str, data_dir, key: str) -> pathlib.Path:
+    """As `find_file`, for a file or a folder."""
+    return _find(path, data_dir, key, pathlib.Path.exists, 'no such file or folder')
+
+
+def _find(name, data_dir, key, accept, otherwise):
+    places = [pathlib.Path(name).expanduser()]
     root = data_dir or os.environ.get('BONEAGE_DATA')
     if root:
-        places.append(pathlib.Path(root).expanduser() / file)
-    places.append(config_files.packaged() / file)
+        places.append(pathlib.Path(root).expanduser() / name)
+    places.append(config_files.packaged() / name)
     for path in places:
-        if path.is_file():
+        if accept(path):
             return path
-    raise ConfigError(f'{key}: {" and ".join(map(str, places[:2]))}: no such file')
+    raise ConfigError(f'{key}: {" and ".join(map(str, places[:-1]))}: {otherwise}')
 
 
 def _jsonable(options):

@@ -1,8 +1,6 @@
 """Reads hand masks that people drew: a folder of images, COCO, labelme or Supervisely files."""
 
-import base64
 import functools
-import io
 import json
 import pathlib
 import zlib
@@ -10,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from PIL import Image
-from skimage import draw as draw_lib
 
+from tfds_rsna.annotations import mask_documents, mask_shapes
+from tfds_rsna.annotations.mask_shapes import Shape
 from tfds_rsna.errors import UserError
 from tfds_rsna.io import decoding
 
@@ -19,8 +18,6 @@ _IMAGES = ('.png', '.tif', '.tiff', '.jpg', '.jpeg', '.bmp')
 
 # Draws a mask as bool [H, W].
 Drawer = Callable[[], np.ndarray]
-# Draws one shape on an image of a size (rows, columns), as bool [H, W].
-Shape = Callable[[tuple[int, int]], np.ndarray]
 
 
 def read(path: str | pathlib.Path) -> dict[str, Drawer]:
@@ -31,12 +28,13 @@ def read(path: str | pathlib.Path) -> dict[str, Drawer]:
       0/255, palettes).
     - A COCO instances JSON: polygons, RLE and compressed RLE; all annotations of an image are
       united.
-    - A folder of labelme JSON files: polygons, rectangles, circles and masks, united.
-    - A Supervisely folder (`ann/<file>.json`, here or one level down): polygons, bitmaps and
-      rectangles, united.
+    - A folder of JSON files, one an image: `*.json` or `ann/*.json`, here or one level down. Each
+      is labelme's or Supervisely's by what is in it; both may lie in one folder. Polygons,
+      rectangles, circles and bitmaps are united. Images beside them are not read: they may be the
+      radiographs.
 
-    The id is the image's file name without its endings. Where labels have several names, only those
-    with 'hand' in them count.
+    The id is the image's file name without its endings. Where the labels of COCO, of labelme or of
+    Supervisely have several names, only those with 'hand' in them count.
 
     Raises:
         UserError: nothing of that kind there, or a file that cannot be read. A function raises it
@@ -50,12 +48,10 @@ def read(path: str | pathlib.Path) -> dict[str, Drawer]:
             f'{path}: no such file or folder; give a folder of mask images, or COCO, labelme or '
             'Supervisely files'
         )
-    supervisely = sorted([*path.glob('ann/*.json'), *path.glob('*/ann/*.json')])
-    if supervisely:
-        return _of_documents(supervisely, _supervisely)
-    labelme = sorted(path.glob('*.json'))
-    if labelme:
-        return _of_documents(labelme, _labelme)
+    nested = sorted([*path.glob('ann/*.json'), *path.glob('*/ann/*.json')])
+    documents = nested or sorted(path.glob('*.json'))
+    if documents:
+        return _of_documents(documents)
     images = sorted(file for file in path.iterdir() if file.suffix.lower() in _IMAGES)
     if not images:
         raise UserError(
@@ -91,29 +87,21 @@ def _json(file: pathlib.Path) -> dict:
         raise UserError(f'{file}: not a JSON file ({error})') from error
 
 
-def _of_documents(files: list[pathlib.Path], parse: Callable) -> dict[str, Drawer]:
-    """The masks of one document an image.
-
-    `parse(document, file)` gives the image's file name, its (label, shape) pairs, and its size.
-    """
-    parsed = []
-    for file in files:
-        document = _json(file)
-        try:
-            parsed.append((file, *parse(document, file)))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise UserError(
-                f'{file}: not a labelme or Supervisely annotation ({type(error).__name__}: {error})'
-            ) from error
-    labels = set()
-    for _, _, shapes, _ in parsed:
-        labels.update(label for label, _ in shapes)
-    hands = _hands(labels, files[0].parent)
+def _of_documents(files: list[pathlib.Path]) -> dict[str, Drawer]:
+    """The masks of one JSON document an image."""
+    documents = [mask_documents.parse(_json(file), file) for file in files]
+    # Each tool has labels of its own: a hand may be a hand to one and an only label to the other.
+    labels = {}
+    for document in documents:
+        of_kind = labels.setdefault(document.kind, set())
+        of_kind.update(label for label, _ in document.shapes)
+    hands = {kind: _hands(names, files[0].parent) for kind, names in labels.items()}
     found = []
-    for file, name, shapes, size in parsed:
-        chosen = [shape for label, shape in shapes if label in hands]
+    for document in documents:
+        chosen = [shape for label, shape in document.shapes if label in hands[document.kind]]
         if chosen:
-            found.append((_stem(name), file, functools.partial(_union, chosen, size, file)))
+            draw = functools.partial(_union, chosen, document.size, document.file)
+            found.append((_stem(document.image), document.file, draw))
     return _once(found)
 
 
@@ -144,112 +132,6 @@ def _union(shapes: list[Shape], size: tuple[int, int], where: pathlib.Path | str
 def _stem(name: str) -> str:
     """'images/4360.png' -> '4360'; Windows paths too."""
     return pathlib.PurePosixPath(str(name).replace('\\', '/')).name.split('.')[0]
-
-
-def _polygon(points: list, holes: Iterable[list] = ()) -> Shape:
-    def draw(size):
-        mask = np.zeros(size, bool)
-        _fill(mask, points, True)
-        for hole in holes:
-            _fill(mask, hole, False)
-        return mask
-
-    return draw
-
-
-def _fill(mask: np.ndarray, ring: list, value: bool) -> None:
-    """Sets the pixels inside a ring of (x, y) corners."""
-    if len(ring) < 3:
-        raise ValueError(f'a polygon of {len(ring)} points')
-    # Annotations count from the pixel's corner, we from its centre.
-    x, y = np.asarray(ring, float).T - 0.5
-    mask[draw_lib.polygon(y, x, mask.shape)] = value
-
-
-def _box(points: list) -> Shape:
-    (x0, y0), (x1, y1) = points
-    return _polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
-
-
-def _circle(points: list) -> Shape:
-    """A circle by its centre and a point on its edge, as a polygon of 90 corners."""
-    (x, y), edge = points
-    radius = np.hypot(edge[0] - x, edge[1] - y)
-    angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-    return _polygon(list(zip(x + radius * np.cos(angles), y + radius * np.sin(angles))))
-
-
-def _bitmap(decode: Callable[[], np.ndarray], left: int, top: int) -> Shape:
-    """A small mask, `decode() -> bool [h, w]`, laid at (left, top) and cut at the image's edges."""
-
-    def draw(size):
-        small = decode()
-        y0, y1 = np.clip((top, top + small.shape[0]), 0, size[0])
-        x0, x1 = np.clip((left, left + small.shape[1]), 0, size[1])
-        mask = np.zeros(size, bool)
-        mask[y0:y1, x0:x1] = small[y0 - top : y1 - top, x0 - left : x1 - left]
-        return mask
-
-    return draw
-
-
-def _packed_png_bits(text: str) -> np.ndarray:
-    """The mask in a PNG that zlib packed and base 64 wrote, bool [h, w]."""
-    return _png_bits(zlib.decompress(base64.b64decode(text)))
-
-
-def _png_bits(data: bytes) -> np.ndarray:
-    """The mask in a PNG, bool [h, w]."""
-    with Image.open(io.BytesIO(data)) as image:
-        if image.mode in ('1', 'L', 'P', 'I'):
-            return np.asarray(image.convert('L')) > 0
-        pixels = np.asarray(image)
-    if pixels.ndim == 3:
-        # The last channel is the alpha of Supervisely's bitmaps, the mask itself elsewhere.
-        pixels = pixels[..., -1]
-    return pixels > 0
-
-
-def _labelme(document: dict, file: pathlib.Path) -> tuple:
-    shapes = []
-    for shape in document['shapes']:
-        kind = shape.get('shape_type') or 'polygon'
-        points = shape['points']
-        if kind == 'polygon':
-            draw = _polygon(points)
-        elif kind == 'rectangle':
-            draw = _box(points)
-        elif kind == 'circle':
-            draw = _circle(points)
-        elif kind == 'mask':
-            left, top = points[0]
-            bits = functools.partial(_png_bits, base64.b64decode(shape['mask']))
-            draw = _bitmap(bits, round(left), round(top))
-        else:
-            continue  # points and lines enclose nothing
-        shapes.append((str(shape['label']), draw))
-    size = (int(document['imageHeight']), int(document['imageWidth']))
-    return document.get('imagePath') or file.stem, shapes, size
-
-
-def _supervisely(document: dict, file: pathlib.Path) -> tuple:
-    shapes = []
-    for thing in document['objects']:
-        default = 'bitmap' if thing.get('bitmap') else 'polygon'
-        kind = thing.get('geometryType') or default
-        if kind == 'bitmap':
-            left, top = thing['bitmap']['origin']
-            bits = functools.partial(_packed_png_bits, thing['bitmap']['data'])
-            draw = _bitmap(bits, int(left), int(top))
-        elif kind == 'polygon':
-            draw = _polygon(thing['points']['exterior'], thing['points'].get('interior', ()))
-        elif kind == 'rectangle':
-            draw = _box(thing['points']['exterior'])
-        else:
-            continue
-        shapes.append((str(thing['classTitle']), draw))
-    size = (int(document['size']['height']), int(document['size']['width']))
-    return file.name.removesuffix('.json'), shapes, size
 
 
 def _coco(path: pathlib.Path) -> dict[str, Drawer]:
@@ -295,7 +177,9 @@ def _coco_masks(document: dict, path: pathlib.Path) -> Iterator[tuple[str, pathl
 
 def _segmentation(one: list | dict) -> list[Shape]:
     if isinstance(one, list):  # polygons
-        return [_polygon(np.asarray(ring, float).reshape(-1, 2).tolist()) for ring in one]
+        return [
+            mask_shapes.polygon(np.asarray(ring, float).reshape(-1, 2).tolist()) for ring in one
+        ]
     return [functools.partial(_run_lengths, one)]
 
 
