@@ -66,6 +66,20 @@ PRESETS = {
         'epochs': 100,
         'precise_bn_batches': 30,
     },
+    # the three points that people set on 4,453 of RSNA's images, hands at any angle
+    'hands': {
+        'data.source': 'rsna_bone_age',
+        'data.folder': 'rsna100',
+        'data.native_sizes': 'annotations/rsna_native_sizes.csv',
+        'data.better_copies': ('rsna_half',),
+        'data.holdout_ids': 'hands_holdout.txt',
+        'data.stages': ('points',),
+        'data.stage_options.points.files': ('annotations/rsna_three_keypoints.csv',),
+        'data.validation': 200,
+        'augment.rotation': 180.0,
+        'epochs': 20,
+        'precise_bn_batches': 30,
+    },
     'tiny': {
         **presets.tiny((48, 40), drawn=(64, 56)),
         'model.width': 4,
