@@ -10,8 +10,9 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import draw as draw_lib
 
-from tfds_rsna.annotations import mask_files
+from tfds_rsna.annotations import mask_files, mask_shapes
 
 SIZE = (40, 30)
 BOX = np.zeros(SIZE, bool)
@@ -155,6 +156,22 @@ def test_holes_of_supervisely_polygons(tmp_path):
         },
     )
     np.testing.assert_array_equal(mask_files.read(tmp_path)['1'](), HOLED)
+
+
+def test_polygons_cover_the_pixels_whose_centres_they_hold():
+    """Any ring, over the edges of the image and across itself, as scikit-image draws it."""
+    rng = np.random.default_rng(0)
+    for count in range(3, 40):
+        ring = rng.uniform(-10, 50, (count, 2))
+        expected = np.zeros(SIZE, bool)
+        expected[draw_lib.polygon(ring[:, 1] - 0.5, ring[:, 0] - 0.5, SIZE)] = True
+        np.testing.assert_array_equal(mask_shapes.polygon(ring.tolist())(SIZE), expected)
+    for ring, message in (
+        ([[0, 0], [1, 1]], 'of 2 points'),
+        ([[0, 0], [1, 1], [1, np.nan]], 'fin'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mask_shapes.polygon(ring)(SIZE)
 
 
 def test_labels_without_a_hand_are_refused(tmp_path):
