@@ -3,13 +3,16 @@
 import base64
 import io
 import json
+import os
+import pathlib
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import draw as draw_lib
 
-from tfds_rsna.annotations import mask_files
+from tfds_rsna.annotations import mask_files, mask_shapes
 
 SIZE = (40, 30)
 BOX = np.zeros(SIZE, bool)
@@ -81,6 +84,24 @@ def supervisely(folder):
         )
 
 
+def flat_supervisely(folder):
+    """The same documents in one folder, with masks of half the size beside them."""
+    supervisely(folder)
+    for file in sorted((folder / 'project' / 'ann').iterdir()):
+        name = file.name.split('.')[0]
+        file.rename(folder / f'{name}.json')
+        Image.fromarray(BOX[::2, ::2]).save(folder / f'{name}.png')
+    (folder / 'project' / 'ann').rmdir()
+
+
+def mixed(folder):
+    """One document of each tool, whose labels differ."""
+    flat_supervisely(folder)
+    labelme(folder / 'other')
+    (folder / '2.json').unlink()
+    (folder / 'other' / 'image2.json').rename(folder / 'image2.json')
+
+
 def coco(folder):
     # Column by column, of 0 first.
     runs = np.diff(np.flatnonzero(np.diff(np.r_[2, BOX.T.ravel().astype(int), 2])))
@@ -105,7 +126,7 @@ def coco(folder):
     )
 
 
-@pytest.mark.parametrize('make', [images, labelme, supervisely, coco])
+@pytest.mark.parametrize('make', [images, labelme, supervisely, flat_supervisely, mixed, coco])
 def test_every_kind_of_file_gives_the_same_mask(make, tmp_path):
     make(tmp_path / 'x')
     found = mask_files.read(tmp_path / 'x' / 'instances.json' if make is coco else tmp_path / 'x')
@@ -137,6 +158,22 @@ def test_holes_of_supervisely_polygons(tmp_path):
     np.testing.assert_array_equal(mask_files.read(tmp_path)['1'](), HOLED)
 
 
+def test_polygons_cover_the_pixels_whose_centres_they_hold():
+    """Any ring, over the edges of the image and across itself, as scikit-image draws it."""
+    rng = np.random.default_rng(0)
+    for count in range(3, 40):
+        ring = rng.uniform(-10, 50, (count, 2))
+        expected = np.zeros(SIZE, bool)
+        expected[draw_lib.polygon(ring[:, 1] - 0.5, ring[:, 0] - 0.5, SIZE)] = True
+        np.testing.assert_array_equal(mask_shapes.polygon(ring.tolist())(SIZE), expected)
+    for ring, message in (
+        ([[0, 0], [1, 1]], 'of 2 points'),
+        ([[0, 0], [1, 1], [1, np.nan]], 'fin'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mask_shapes.polygon(ring)(SIZE)
+
+
 def test_labels_without_a_hand_are_refused(tmp_path):
     labelme(tmp_path)
     document = json.loads((tmp_path / 'image1.json').read_text())
@@ -158,6 +195,13 @@ def test_labels_without_a_hand_are_refused(tmp_path):
         (lambda p: p.mkdir(), r'no mask images \(.png'),
         (lambda p: write(p, {'info': {}}), "not a COCO instances JSON .*'images'"),
         (lambda p: write(p / 'a.json', {'version': 1}), 'not a labelme or Supervisely annotation'),
+        (lambda p: write(p / 'a.json', [1]), 'a.json: not a labelme .* neither shapes nor objects'),
+        (
+            lambda p: write(p / 'a.json', {'objects': [], 'shapes': None}),
+            'a.json: not a labelme or Supervisely annotation',
+        ),
+        (lambda p: write(p / 'a.json', {'objects': []}), "a.json: not a labelme .*'size'"),
+        (lambda p: (mixed(p), labelme(p)), '1.json: image 1 has a mask in'),
         (lambda p: (p.mkdir(), (p / 'a.json').write_text('{')), 'not a JSON file'),
         (
             lambda p: (images(p), Image.fromarray(BOX).save(p / '1.tif')),
@@ -183,3 +227,21 @@ def test_damaged_masks_are_named_when_drawn(tmp_path):
     write(file, document)
     with pytest.raises(mask_files.UserError, match='2.png.json: a damaged mask'):
         mask_files.read(tmp_path / 's')['2']()
+
+
+@pytest.mark.skipif(
+    not os.environ.get('BONEAGE_DATA'), reason='BONEAGE_DATA names no folder of real outlines'
+)
+def test_real_outlines_agree_with_the_masks_beside_them():
+    folder = pathlib.Path(os.environ['BONEAGE_DATA'], 'hand_masks')
+    drawn = mask_files.read(folder)
+    assert len(drawn) == 100
+    for name, draw in drawn.items():
+        mask = draw()
+        rows, columns = json.loads((folder / f'{name}.json').read_text())['size'].values()
+        assert mask.shape == (rows, columns)
+        beside = np.asarray(Image.open(folder / f'{name}.png').convert('L')) > 0
+        halved = Image.fromarray(mask.astype(np.uint8) * 255)
+        halved = halved.resize(beside.shape[::-1], Image.Resampling.BOX)
+        halved = np.asarray(halved) >= 128
+        assert (halved & beside).sum() / (halved | beside).sum() > 0.99, name

@@ -68,7 +68,8 @@ def skin_to_bone(points: np.ndarray) -> np.ndarray:
 
     Each tip moves along and across its line from the capitate by a share of that line: back to the
     bone, by about 3% of the hand's length. The capitate moves by 2% towards the fingertip. Both are
-    (row, column), or both (column, row); NaN stays NaN.
+    (row, column), or both (column, row). A point that is missing (NaN) stays NaN; without a
+    capitate so do all, without a thumb the others move along alone.
     """
     middle, thumb, capitate, by = _lines(points)
     hand = middle - capitate
@@ -82,9 +83,10 @@ def skin_to_bone(points: np.ndarray) -> np.ndarray:
 def bone_to_skin(points: np.ndarray) -> np.ndarray:
     """The inverse of `skin_to_bone`."""
     middle, thumb, moved, by = _lines(points)
-    hand = (middle - moved) / (1 + by[0] - by[2])
+    hand = (middle - moved) * (1 / (1 + by[0] - by[2]))
     capitate = moved - by[2] * hand
-    return _pairs(capitate + hand, capitate + (thumb - capitate) / (1 + by[1]), capitate)
+    pointing = (thumb - capitate) * (1 / (1 + by[1]))
+    return _pairs(capitate + hand, capitate + pointing, capitate)
 
 
 def _lines(points):
@@ -96,6 +98,7 @@ def _lines(points):
     points = np.asarray(points, np.float64)
     middle, thumb, capitate = np.moveaxis(points[..., 0] + 1j * points[..., 1], -1, 0)
     side = np.sign(np.imag(np.conj(middle - capitate) * (thumb - capitate)))
+    side = np.nan_to_num(side)
     moves = [along + 1j * side * across for along, across in _SKIN_TO_BONE]
     return middle, thumb, capitate, moves
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 from PIL import Image
-from skimage import draw as draw_lib
 
 # Draws one shape on an image of a size (rows, columns), as bool [H, W].
 Shape = Callable[[tuple[int, int]], np.ndarray]
@@ -32,7 +31,25 @@ def _fill(mask: np.ndarray, ring: list, value: bool) -> None:
         raise ValueError(f'a polygon of {len(ring)} points')
     # Annotations count from the pixel's corner, we from its centre.
     x, y = np.asarray(ring, float).T - 0.5
-    mask[draw_lib.polygon(y, x, mask.shape)] = value
+    if not np.isfinite([x, y]).all():
+        raise ValueError('a polygon with a corner that is not finite')
+    mask[_inside(y, x, mask.shape)] = value
+
+
+def _inside(y: np.ndarray, x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which pixels have their centre inside a ring (even-odd rule), bool of `size`.
+
+    Every edge flips, in each row that it crosses, all pixels to the right of it.
+    """
+    flips = np.zeros((size[0], size[1] + 1), bool)
+    for y0, x0, y1, x1 in zip(y, x, np.roll(y, -1), np.roll(x, -1), strict=True):
+        low, high = np.clip(np.ceil(sorted((y0, y1))), 0, size[0]).astype(int)
+        if low < high:
+            rows = np.arange(low, high)
+            crossed = x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))
+            # An edge crosses a row once, so no pixel is here twice.
+            flips[rows, np.clip(np.ceil(crossed), 0, size[1]).astype(int)] ^= True
+    return np.logical_xor.accumulate(flips[:, :-1], axis=1)
 
 
 def box(points: list) -> Shape:
