@@ -77,7 +77,6 @@ setup(
     ],
     package_dir={'boneage_jax.configs': 'configs'},
     package_data={
-        'boneage_jax.configs': ['*.txt'],
         'boneage_jax': ['**/*.json', '**/*.csv', '**/*.html'],
         'boneage_jax.configs': ['*.txt'],
         'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv'],

@@ -10,10 +10,11 @@
 Every image of the config's source that TRUTH annotates goes through the config's stages at its own
 size, up to the first stage that moves its pixels (`crop`, `register`, `region` or `resize`). TRUTH:
 COCO JSON of 21 points and a box a hand, the CSV of three points, or the DHA's CSV of 37 landmarks,
-here or below $BONEAGE_DATA. Images that a network of the stages was trained on, or that selected
-its checkpoint, are left out and counted. OUTPUT gets hands.csv (a line an image), metrics.json
-(means with 95% bootstrap intervals over images) and sheet.png (the worst images and a sample: mask,
-points found and true).
+here or below $BONEAGE_DATA; or a folder of drawn masks, which the masks found are then compared
+with. `--ids=FILE` keeps to the images that FILE names, one id a line. Images that a network of the
+stages was trained on, or that selected its checkpoint, are left out and counted. OUTPUT gets
+hands.csv (a line an image), metrics.json (means with 95% bootstrap intervals over images) and
+sheet.png (the worst images and a sample: mask, points found and true).
 """
 
 from boneage_jax import cli
@@ -22,6 +23,7 @@ FLAGS = cli.Flags(__doc__)
 FLAGS.config('path[:arg] of the config whose source and stages to check')
 FLAGS.strings('truth', None, 'COCO JSON or CSV files of annotated hands', required=True)
 FLAGS.string('output', None, 'folder for the results', required=True)
+FLAGS.string('ids', '', 'file of one id a line: these images alone')
 FLAGS.data_dir()
 
 
@@ -31,7 +33,9 @@ def main(argv):
 
     from boneage_jax.analysis import evaluate_hands
 
-    evaluate_hands.evaluate_hands(config, values.truth, values.output, values.data_dir)
+    evaluate_hands.evaluate_hands(
+        config, values.truth, values.output, values.data_dir, ids=values.ids
+    )
 
 
 if __name__ == '__main__':

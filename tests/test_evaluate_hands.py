@@ -91,6 +91,36 @@ def test_classical_masks_are_measured(site, capsys):
         evaluate_hands.evaluate_hands(config(site, 'mask'), ['elsewhere.json'], site / 'none')
 
 
+def test_masks_are_compared_with_drawn_ones_of_the_ids_that_are_named(site, hands):
+    (site / 'drawn').mkdir()
+    for name, hand in hands.items():
+        Image.fromarray(hand['hand_mask'] * np.uint8(255)).save(site / 'drawn' / f'{name}.png')
+    (site / 'ids.txt').write_text('# two\n904\n909\n77\n')
+    report = evaluate_hands.evaluate_hands(
+        config(site, 'mask'), [site / 'drawn'], site / 'out', ids=str(site / 'ids.txt')
+    )
+    assert report['images'] == 2 and list(report['overall']) == ['iou', 'dice', 'agreeable']
+    with (site / 'out' / 'hands.csv').open() as file:
+        rows = {row['id']: row for row in csv.DictReader(file)}
+    assert set(rows) == {'904', '909'}
+    for row in rows.values():
+        iou = float(row['iou'])
+        assert 0.8 < iou < 1 and float(row['dice']) == pytest.approx(2 * iou / (1 + iou), abs=1e-4)
+    with pytest.raises(ConfigError, match='finds a mask'):
+        evaluate_hands.evaluate_hands(config(site, ''), [site / 'drawn'], site / 'none')
+
+
+def test_a_mask_holds_a_hand_where_tips_are_near_and_the_capitate_is_inside():
+    mask = np.zeros((60, 60), bool)
+    mask[10:50, 20:40] = True
+
+    def holds(tip_row, capitate_row):
+        points = [[tip_row, 30], [20, 40.5], [capitate_row, 30]]
+        return evaluate_hands._holds(mask, points, near=2)
+
+    assert holds(7.5, 45) and not holds(6.5, 45) and not holds(8, 51.5)
+
+
 class Oracle:
     """A key-point network that is off by `ERROR` pixels of its own, in a direction that the image
     decides.

@@ -11,7 +11,8 @@ from PIL import Image
 from boneage_jax import config as c
 from boneage_jax.errors import ConfigError
 from boneage_jax.mine import images as images_lib
-from boneage_jax.mine import page, rounds, verdicts
+from boneage_jax.mine import page, rounds, verdicts, views
+from boneage_jax.preprocess import hand_mask
 from tfds_rsna import prepared
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom import render
@@ -89,6 +90,56 @@ def test_rule_wants_the_classical_mask_or_the_last_round_to_agree():
         'components'
     ]
     assert verdicts.by_rule(0 * mask, 0, mask, None, OPTIONS)[1][0] == 'area: the mask is empty'
+
+
+class Thresholds:
+    """A network that takes for hand what is bright, above row 30 only: it knows upright hands."""
+
+    def __call__(self, images):
+        logits = images[..., 0].astype(np.float32) - 100
+        logits[:, 30:] = np.where(logits[:, 30:] > 0, 10, logits[:, 30:])
+        logits[:, :30] = np.where(logits[:, :30] > 0, 20, logits[:, :30])
+        logits[:, 50:, :10] = -30
+        return logits, {}
+
+
+def test_views_are_turned_back_and_the_least_alike_one_is_kept():
+    images = np.stack([blob() * np.uint8(200), blob(5) * np.uint8(200)])[..., None]
+    images[1, 52:58, 2:8] = 200  # seen in the turned view alone, and hardly
+    for image, found in zip(images, views.masks(Thresholds(), images), strict=True):
+        assert (found['hand_mask'] == hand_mask.largest_component(image[..., 0] > 0)).all()
+        assert (found['other_view'] == found['hand_mask']).all() and found['pieces'] == 1
+
+
+def test_a_view_that_differs_is_what_a_rule_compares_with():
+    class Upright:
+        """Sees nothing in the lower half of what it is shown."""
+
+        def __call__(self, images):
+            logits = np.where(images[..., 0] > 0, 3.0, -1.0)
+            logits[:, 30:] = -1.0
+            return logits, {}
+
+    (found,) = views.masks(Upright(), (blob() * np.uint8(200))[None, ..., None])
+    assert found['hand_mask'].sum() == blob().sum()
+    assert found['other_view'].sum() < 0.9 * blob().sum()
+    options = c.load(f'{CONFIG}:tiny,mine.agreement_with=views')[1].mine
+    mask, other = found['hand_mask'], found['other_view']
+    _, (reason,) = verdicts.by_rule(mask, 1, other, None, options)
+    assert reason.startswith('agreement: 0.') and 'with another view, not 0.9' in reason
+
+
+def test_the_training_of_a_round(source):
+    more = ',mine.first_epochs=40,mine.epochs=3,data.extra_train_folders=(EXTRA)'
+    mining = config(source, more)
+    runs = pathlib.Path('runs')
+    first = rounds.run_config(mining, runs, 1, drawn=20)
+    assert first.epochs == 40 and first.data.source == 'prepared' and first.data.validation == 2
+    second = rounds.run_config(mining, runs, 2, drawn=20)
+    assert second.epochs == 3
+    assert second.data.extra_train_folders == ('EXTRA', 'runs/round_1/accepted')
+    phantoms = rounds.run_config(config(source, f'{more},holdout_ids=FILE'), runs, 1)
+    assert phantoms.epochs == 1 and phantoms.data.holdout_ids == ''
 
 
 def test_verdicts_survive_a_line_cut_short(tmp_path):

@@ -1,30 +1,38 @@
 """Masks, key points and registration compared with hands that people annotated."""
 
+import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import ml_collections
 import numpy as np
 
 from boneage_jax import cli, figures
 from boneage_jax.errors import ConfigError
-from boneage_jax.preprocess import hand_mask, keypoints, mask_checks, register
+from boneage_jax.preprocess import hand_mask, keypoints, mask_checks, register, resize
 from boneage_jax.preprocess import transform as transforms
 from boneage_jax.runs import workdir
 from boneage_jax.runtime import files, log
 from boneage_jax.stages import annotations, plan, records, registration
 from boneage_jax.tasks import metrics
+from tfds_rsna.annotations import mask_files
 
 # Pixels of the registered image of 2080x1600.
 TIP_WITHIN = 25
 CAPITATE_WITHIN = 40
 NEAR = 0.01  # of the hand's length, by which a point may be outside a mask and still `near` it
+TIP_NEAR = 0.02  # of it, by which a fingertip may be outside a mask that `holds` the hand
 CHUNK = 16  # images that go through the stages together
 
 
 def evaluate_hands(
-    config: ml_collections.ConfigDict, truth: Sequence[str], output, data_dir=None
+    config: ml_collections.ConfigDict,
+    truth: Sequence[str],
+    output,
+    data_dir=None,
+    *,
+    ids: str = '',
 ) -> dict:
     """Compares what `config`'s stages find with annotated hands; returns the metrics.
 
@@ -33,9 +41,11 @@ def evaluate_hands(
 
     Args:
         config: whose source and stages to evaluate.
-        truth: COCO JSON, three-point or landmark CSV files, here or below `data_dir`.
+        truth: COCO JSON, three-point or landmark CSV files, here or below `data_dir`; or one folder
+            of drawn masks (see `tfds_rsna.annotations.mask_files.read`).
         output: the folder for hands.csv, metrics.json and sheet.png.
         data_dir: where raw data is (default: $BONEAGE_DATA).
+        ids: file of one id a line: these images alone; '' for all.
 
     Raises:
         ConfigError: there is nothing to compare, or `output` has results already.
@@ -44,8 +54,10 @@ def evaluate_hands(
     output = pathlib.Path(output)
     cli.refuse_results(output, 'metrics.json')
     steps = _steps_in_place(config.data, data_dir)
-    annotated = [plan.find_file(file, data_dir, '--truth') for file in truth]
-    wanted = set(annotations.names(annotated))
+    known = _truth(truth, data_dir)
+    wanted = set(known.names)
+    if ids:
+        wanted &= records.read_ids(ids, data_dir, '--ids')
     seen = set()
     for step in steps:
         if 'run' in step.options:
@@ -58,9 +70,7 @@ def evaluate_hands(
         left_out += len(chunk) - len(unseen)
         for example in records.apply_stages(unseen, steps):
             if example is not None:
-                found = annotations.annotation(
-                    str(example['id']), example['image'].shape[:2], annotated
-                )
+                found = known.find(str(example['id']), example['image'].shape[:2])
                 rows.append(measure(example, found))
                 shown.append(_picture(example, found))
     if not rows:
@@ -86,6 +96,30 @@ def evaluate_hands(
     files.write_json(output / 'metrics.json', report)
     _log(report, output)
     return report
+
+
+@dataclasses.dataclass(frozen=True)
+class _Truth:
+    """The ids that are annotated, and `find(id, shape of the image) -> what is known of it`."""
+
+    names: Collection[str]
+    find: Callable[[str, tuple[int, int]], dict]
+
+
+def _truth(truth, data_dir):
+    places = [plan.find_path(place, data_dir, '--truth') for place in truth]
+    if len(places) == 1 and places[0].is_dir():
+        drawn = mask_files.read(places[0])
+
+        def find_mask(name, shape):
+            return {'hand_mask': resize.resize_mask(drawn[name](), shape)}
+
+        return _Truth(drawn, find_mask)
+
+    def find_points(name, shape):
+        return annotations.annotation(name, shape, places)
+
+    return _Truth(annotations.names(places), find_points)
 
 
 def _log(report, output):
@@ -146,7 +180,7 @@ def _picture(example, truth):
         example['image'],
         example.get('hand_mask'),
         example.get('keypoints'),
-        truth['keypoints'],
+        truth.get('keypoints'),
     )
 
 
@@ -155,22 +189,30 @@ def measure(example: dict, truth: dict) -> dict:
 
     Args:
         example: with `image`, `id` and what the stages found.
-        truth: as `annotations.annotation` gives it.
+        truth: as `annotations.annotation` gives it, or `hand_mask` [H, W] alone.
 
     Returns:
-        With a mask: `inside`, `near` (all annotated points in it, or within 1%), `points_outside`,
-        `area`, `box_iou` where a box was annotated, `agreeable` (to the rules of `mask_checks`).
+        Where a mask is the truth: `iou`, `dice` and `agreeable` (to the rules of `mask_checks`).
+        Else with a mask: `inside`, `near` (all annotated points in it, or within 1%), `holds` (the
+        capitate in it, both tips in it or within 2%), `points_outside`, `area`, `box_iou` where a
+        box was annotated, `agreeable`.
         With key points: `error_percent` and its parts, `error_pixels` of 2080x1600. With either:
         where the registration takes the true points (`tip_off`, `capitate_off` in registered
         pixels, `within`), `registered` (by what), `doubts`, `flags`.
     """
     row = {'id': str(example['id'])}
+    if 'hand_mask' in truth:
+        if 'hand_mask' not in example:
+            return row
+        return row | _overlap(example['hand_mask'] > 0, truth['hand_mask'] > 0)
     points = np.asarray(truth['points'], np.float64)
     points = points[np.isfinite(points).all(1)]
     tip, _, capitate = np.asarray(truth['keypoints'], np.float64)
     length = np.hypot(*(tip - capitate))
     if 'hand_mask' in example:
-        row |= _mask_figures(example['hand_mask'] > 0, points, truth['box'], NEAR * length)
+        mask = example['hand_mask'] > 0
+        row |= _mask_figures(mask, points, truth['box'], NEAR * length)
+        row['holds'] = _holds(mask, truth['keypoints'], TIP_NEAR * length)
     if 'keypoints' in example:
         row |= _point_figures(example, truth['keypoints'])
     if len(row) > 1:
@@ -203,6 +245,24 @@ def _mask_figures(mask, points, box, near):
         row['box_iou'] = _box_iou(hand_mask.bounds(mask), box) if len(pixels) else 0.0
     row['agreeable'] = not mask_checks.violations(mask)
     return row
+
+
+def _overlap(mask, drawn):
+    """The figures of a mask, bool [H, W], beside a drawn one."""
+    iou = mask_checks.iou(mask, drawn)
+    return {
+        'iou': iou,
+        'dice': 2 * iou / (1 + iou),
+        'agreeable': not mask_checks.violations(mask),
+    }
+
+
+def _holds(mask, keypoints, near):
+    """Whether the capitate is in the mask, and both tips are or are within `near` pixels of it."""
+    pixels = np.argwhere(mask)
+    room = (near, near, 0)
+    points = np.asarray(keypoints, np.float64)
+    return all(_distance(pixels, point) <= more + 0.75 for point, more in zip(points, room))
 
 
 def _distance(pixels, point):
@@ -241,7 +301,7 @@ def summary(rows: list[dict]) -> dict[str, dict]:
         if isinstance(value, (bool, int, float)):
             columns[name] = np.array([row[name] for row in rows], np.float64)
     numeric = list(columns)
-    for way in sorted({row['registered'] for row in rows}):
+    for way in sorted({row['registered'] for row in rows if 'registered' in row}):
         by = np.array([row['registered'] == way for row in rows], np.float64)
         columns[f'registered_by_{way}'] = by
     if 'tip_off' in numeric:
@@ -259,6 +319,6 @@ def _badness(rows):
     """What the sheet sorts by: how wrong each image came out."""
     bad = []
     for row in rows:
-        error = row.get('error_percent', 0)
-        bad.append(error + 10 * row.get('points_outside', 0) + row['tip_off'] / 15)
+        error = row.get('error_percent', 0) + 100 * (1 - row.get('iou', 1))
+        bad.append(error + 10 * row.get('points_outside', 0) + row.get('tip_off', 0) / 15)
     return bad

@@ -246,9 +246,7 @@ class _Round:
         else:
             previous = itertools.repeat({'hand_mask': None}, count)
         rows = []
-        for name, found, other, last in zip(
-            self.images.ids, masks, others, previous, strict=True
-        ):
+        for name, found, other, last in zip(self.images.ids, masks, others, previous, strict=True):
             measured, reasons = verdicts.by_rule(
                 found['hand_mask'],
                 int(found['pieces']),

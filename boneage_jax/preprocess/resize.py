@@ -67,10 +67,7 @@ def restore_aspect(example: dict, native_shape: tuple[int, int]) -> dict:
     stretch = rows * native_shape[1] / (columns * native_shape[0])
     if abs(stretch - 1) <= STRETCHED:
         return example
-    if stretch > 1:
-        shape = (rows, round(columns * stretch))
-    else:
-        shape = (round(rows / stretch), columns)
+    shape = (round(rows * max(1, 1 / stretch)), round(columns * max(1, stretch)))
     scale = np.array([shape[0] / rows, shape[1] / columns])
 
     def stretched(method):

@@ -103,17 +103,22 @@ def open_splits(config: ml_collections.ConfigDict, data_dir=None) -> dict[str, s
 
 
 def holdout_ids(data: ml_collections.ConfigDict, data_dir=None) -> frozenset[str] | None:
-    """The ids in the file `data.holdout_ids`; None where none is named.
-
-    The file has one id a line; lines that begin with # are comments.
-    """
+    """The ids in the file `data.holdout_ids`; None where none is named."""
     if not data.holdout_ids:
         return None
-    path = plan.find_file(data.holdout_ids, data_dir, 'data.holdout_ids')
+    return read_ids(data.holdout_ids, data_dir, 'data.holdout_ids')
+
+
+def read_ids(file: str, data_dir, key: str) -> frozenset[str]:
+    """The ids in a file of one id a line; lines that begin with # are comments.
+
+    Raises ConfigError, which names `key`, where there is no such file or no id in it.
+    """
+    path = plan.find_file(file, data_dir, key)
     lines = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
     ids = frozenset(line for line in lines if line and not line.startswith('#'))
     if not ids:
-        raise ConfigError(f'{path}: no ids in it; data.holdout_ids names a file of one id a line')
+        raise ConfigError(f'{path}: no ids in it; {key} names a file of one id a line')
     return ids
 
 
