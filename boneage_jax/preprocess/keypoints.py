@@ -33,7 +33,9 @@ _ASIDE = 0.027
 # fingertip (rows 0 and 2) or thumb tip (row 1), across from the fingertip to the thumb. Medians
 # over the 314 ids of rsna_hand_keypoints_train.json that the table knows too, none of them held
 # out: -0.0308 +0.0064, -0.0421 +0.0240, +0.0218 -0.0033. The thumb's are -3.0% and +1.7% of the
-# hand's length. tests/test_skin_and_bone.py fits them again where BONEAGE_DATA is set.
+# hand's length. All 314 are of the origin first_set: no other points are known of hands that were
+# clicked_by_hand, whose tips lie about 1% further out (see `three_points`).
+# tests/test_skin_and_bone.py fits them again where BONEAGE_DATA is set.
 _SKIN_TO_BONE = ((-0.031, 0.006), (-0.042, 0.024), (0.022, -0.003))
 
 
