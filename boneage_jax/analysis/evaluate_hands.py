@@ -53,7 +53,7 @@ def evaluate_hands(
     """
     output = pathlib.Path(output)
     cli.refuse_results(output, 'metrics.json')
-    steps = _steps_in_place(config.data, data_dir)
+    steps, _ = plan.in_place(plan.make_plan(config.data, data_dir))
     known = _truth(truth, data_dir)
     wanted = set(known.names)
     if ids:
@@ -133,16 +133,6 @@ def _log(report, output):
             line += f'; median {found["median"]:.2f}, 90% {found["p90"]:.2f}'
         log.info(line)
     log.info(f'{output}/sheet.png: the worst and a sample')
-
-
-def _steps_in_place(data, data_dir):
-    """The steps of the plan up to the first that moves pixels."""
-    steps = []
-    for step in plan.make_plan(data, data_dir):
-        if step.stage.moves_pixels:
-            break
-        steps.append(step)
-    return steps
 
 
 def seen_by(run) -> set[str]:

@@ -1,6 +1,6 @@
-"""The images of a config before any training: ages, sexes, and how hands are cut out.
+"""The images of a config before any training: ages, sexes, and what its stages make of hands.
 
-The figures are Castillo 2018's 2 and 3.
+`survey` draws Castillo 2018's figures 2 and 3, `contact_sheets` many images before and after.
 """
 
 import pathlib
@@ -10,8 +10,13 @@ import ml_collections
 import numpy as np
 
 from boneage_jax import figures
+from boneage_jax.errors import ConfigError
+from boneage_jax.preprocess import transform
 from boneage_jax.runtime import log
-from boneage_jax.stages import records
+from boneage_jax.stages import plan, records
+
+_SIDE = 150  # pixels of an image on a sheet
+_COLUMNS = 10
 
 
 def survey(
@@ -42,3 +47,71 @@ def survey(
         f'{months.min():g} to {months.max():g} months: {output}'
     )
     return paths
+
+
+def contact_sheets(
+    config: ml_collections.ConfigDict,
+    output: pathlib.Path,
+    *,
+    count: int = 200,
+    data_dir: str | None = None,
+) -> list[pathlib.Path]:
+    """Draws `found.png` and `prepared.png`: many images before and after the config's stages.
+
+    On the first are the masks and key points that the stages found on the images as they came; on
+    the second the images as the stages leave them, or nothing of one that was left out.
+
+    Args:
+        config: whose images and stages.
+        output: folder for the sheets.
+        count: how many training images, evenly spaced.
+        data_dir: folder of the raw data.
+
+    Raises:
+        ConfigError: the config has no stages.
+    """
+    if not config.data.stages:
+        raise ConfigError(
+            'data.stages is empty: there is nothing to show; take --config=...:stages=(mask,region)'
+        )
+    before, after = plan.in_place(plan.make_plan(config.data, data_dir))
+    captions = []
+    pictures = {'found': [], 'prepared': []}
+    for example in records.native_images(config.data, count, data_dir):
+        (found,) = records.apply_stages([example], before)
+        prepared = None
+        if found is not None:
+            (prepared,) = records.apply_stages([found], after)
+        captions.append([str(example['id']), _caption(found, prepared)])
+        for name, image in (('found', found), ('prepared', prepared)):
+            pictures[name].append(_picture(image))
+    output = pathlib.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, drawn in pictures.items():
+        path = output / f'{name}.png'
+        figures.contact_sheet(drawn, captions, path, side=_SIDE, columns=_COLUMNS)
+        paths.append(path)
+    log.info(f'{len(captions):,} images: {paths[0]}, {paths[1]}')
+    return paths
+
+
+def _picture(example):
+    """What a sheet shows of an image dict; a small black picture where there is none."""
+    if example is None:
+        return figures.hand(np.zeros((8, 8), np.uint8), side=_SIDE - 2)
+    # Drawing on a registered image of 2080 rows takes a second; on a sheet it has 148.
+    shape = example['image'].shape[:2]
+    side = 2 * _SIDE
+    if max(shape) > side:
+        size = tuple(max(1, round(length * side / max(shape))) for length in shape)
+        example = transform.transform_example(example, transform.fit(shape, size), size)
+    mask = example.get('hand_mask')
+    return figures.hand(example['image'], mask, example.get('keypoints'), side=_SIDE - 2)
+
+
+def _caption(found, prepared):
+    """The image's flags, or that a stage left it out."""
+    if prepared is None:
+        return 'left out'
+    return str(prepared.get('flags', found.get('flags', '')))[:24]

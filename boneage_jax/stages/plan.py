@@ -70,6 +70,12 @@ def make_plan(data: ml_collections.ConfigDict, data_dir=None) -> list[Step]:
     return steps
 
 
+def in_place(steps: list[Step]) -> tuple[list[Step], list[Step]]:
+    """The steps before the first that moves the image's pixels, and the others."""
+    count = next((i for i, step in enumerate(steps) if step.stage.moves_pixels), len(steps))
+    return steps[:count], steps[count:]
+
+
 def _options(data, name):
     """The options of a stage, those included that are keys of `config.data` themselves."""
     options = {}
