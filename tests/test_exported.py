@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import KEYPOINTS, PRSNET
 from PIL import Image
 
 from boneage_jax import config as c
@@ -26,7 +27,6 @@ from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import checkpoint, tensors
 from boneage_jax.stages import networks, plan
 from boneage_jax.stages import records as records_lib
-from tests.conftest import KEYPOINTS, PRSNET
 from tfds_rsna import prepared
 from tfds_rsna.errors import UserError
 
