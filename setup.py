@@ -77,7 +77,7 @@ setup(
     ],
     package_dir={'boneage_jax.configs': 'configs'},
     package_data={
-        'boneage_jax': ['**/*.json', '**/*.csv', '**/*.html'],
+        'boneage_jax': ['**/*.json', '**/*.csv', '**/*.html', 'weights/*.safetensors'],
         'boneage_jax.configs': ['*.txt'],
         'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv'],
     },

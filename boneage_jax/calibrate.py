@@ -14,7 +14,9 @@ needs 20 images.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.string('workdir', None, 'folder of a trained run', required=True)
+FLAGS.string(
+    'workdir', None, 'folder of a trained run, or a file of `boneage export`', required=True
+)
 FLAGS.string('output', None, 'the calibration to write, NAME.json', required=True)
 FLAGS.string('input', None, "the site's images: a folder or a zip")
 FLAGS.string('labels', None, 'CSV or xlsx with the sex and age of each image')

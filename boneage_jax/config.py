@@ -32,6 +32,7 @@ __all__ = [
     'flat',
     'from_command_line',
     'from_json',
+    'from_saved',
     'load',
     'load_module',
     'override',
@@ -186,8 +187,8 @@ def base() -> dict:
         # accelerators: deterministic kernels (slower), so that a resumed run is bit-identical
         deterministic=False,
         # what this run starts from: '' = nothing, another run's workdir (its best parameters), a
-        # file of weights, hf:<owner>/<repo>, or 'fresh': as drawn at random, which a run with
-        # `frozen` parts must say
+        # file of weights, the name of a shipped network, hf:<owner>/<repo>, or 'fresh': as drawn at
+        # random, which a run with `frozen` parts must say
         init_from='',
         # what it takes of them, {part of ours: part of theirs}: {} = all, which must fit; typed as
         # init_map=backbone or init_map=(backbone,part_backbone:backbone); the rest starts fresh
@@ -433,12 +434,26 @@ def from_json(
         ConfigError: the file is no such configuration, or as `build`; also where a key is changed
             from which others are derived, and the config that derives them is not there.
     """
+    try:
+        saved = json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'{path}: not the configuration of a run ({error})') from error
+    return from_saved(saved, path, arg, pairs)
+
+
+def from_saved(
+    saved: dict,
+    where: pathlib.Path | str,
+    arg: str | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> ml_collections.ConfigDict:
+    """The same from a config.json's content `saved`; `where` it comes from, for messages."""
     config = ml_collections.ConfigDict(base())
     try:
-        config.update(keys.tuples(renamed.config(json.loads(pathlib.Path(path).read_text()))))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        config.update(keys.tuples(renamed.config(saved)))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ConfigError(
-            f'{path}: not the configuration of a run of this release ({error})'
+            f'{where}: not the configuration of a run of this release ({error})'
         ) from error
     config = build(config, arg, {}).unlock()
     _override_pairs(config, pairs)
@@ -449,7 +464,7 @@ def from_json(
         if module is None:
             raise ConfigError(
                 f'{read[0]}: other keys were derived from it by {config.config_file}, which is not '
-                f'here; run this where that file is, or give that config instead of {path}'
+                f'here; run this where that file is, or give that config instead of {where}'
             )
         _finish(config, module, typed)
     check(config)

@@ -14,7 +14,9 @@ an image shows a hand at all: the network gives every picture an age.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.string('workdir', None, 'folder of a trained run', required=True)
+FLAGS.string(
+    'workdir', None, 'folder of a trained run, or a file of `boneage export`', required=True
+)
 FLAGS.string('input', None, 'an image, a folder of images, or a zip of them', required=True)
 FLAGS.string('output', None, 'CSV to write', required=True)
 FLAGS.string('labels', None, 'CSV or xlsx with the sex and, where known, the age of each image')

@@ -42,7 +42,7 @@ FIXED = {
         'age_unit',
     ],
     'score': ['config', 'workdir', 'output', 'data_dir'],
-    'export': ['workdir', 'output'],
+    'export': ['workdir', 'output', 'dtype', 'figures', 'about'],
 }
 
 

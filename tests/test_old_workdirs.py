@@ -242,7 +242,9 @@ def test_a_run_starts_from_an_old_run_and_from_its_export(runs, tmp_path):
     old_path = tmp_path / 'as_then.safetensors'  # as the earlier release exported it
     then = {old_array(f'step.{name}').removeprefix('step.'): a for name, a in arrays.items()}
     assert 'trunk.stem.kernel' in then
-    safetensors.numpy.save_file(then, old_path, metadata)
+    known = {name: metadata[name] for name in ('format', 'task', 'step', 'trained_on')}
+    known['config'] = (runs / 'old' / 'config.json').read_text()
+    safetensors.numpy.save_file(then, old_path, known)
     for file in (path, old_path):
         named = c.load(f'{SPEC},finetune,init_from={file}')[1]
         started = initialize.start(state, named, splits)

@@ -7,10 +7,15 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 
+import numpy as np
 import pytest
+
+from boneage_jax.runs import exported
+from boneage_jax.runtime import tensors
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -29,15 +34,33 @@ def run(*command, cwd, **variables):
 
 
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
+def source(tmp_path_factory):
+    """A copy of the tracked files, with one more network among those that come with the code."""
     folder = tmp_path_factory.mktemp('wheel')
     tracked = run('git', 'ls-files', '-z', '--recurse-submodules', cwd=ROOT).split('\0')
     for name in filter(None, tracked):
         if (ROOT / name).is_file():  # one that was removed is still listed
             (folder / 'source' / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / 'source' / name)
+    weights = folder / 'source' / 'boneage_jax' / 'weights'
+    weights.mkdir(exist_ok=True)
+    about = {
+        'format': tensors.FORMAT,
+        'format_version': str(exported.VERSION),
+        'config': '{"data": {}}',
+        'task': '{}',
+        'step': '7',
+        'trained_on': '[]',
+    }
+    tensors.write(weights / 'probe.safetensors', {'kernel': np.ones(3, np.float16)}, about)
+    return folder / 'source'
+
+
+@pytest.fixture(scope='module')
+def wheel(source):
+    folder = source.parent
     build = ('wheel', '--quiet', '--no-deps', '--no-build-isolation', '--no-index')
-    run(sys.executable, '-m', 'pip', *build, '-w', folder, folder / 'source', cwd=folder)
+    run(sys.executable, '-m', 'pip', *build, '-w', folder, source, cwd=folder)
     (built,) = folder.glob('*.whl')
     return built
 
@@ -66,9 +89,32 @@ def test_it_carries_the_configs_and_the_files_beside_the_code(wheel):
     assert {name for name in names if name.startswith('boneage_jax/configs/')} == {
         f'boneage_jax/configs/{name}' for name in configs
     }
-    for path in (*ROOT.glob('boneage_jax/**/*.html'), *ROOT.glob('tfds_rsna/**/*.tsv')):
+    for path in (
+        *ROOT.glob('boneage_jax/**/*.html'),
+        *ROOT.glob('boneage_jax/weights/*.safetensors'),
+        *ROOT.glob('tfds_rsna/**/*.tsv'),
+    ):
         assert path.relative_to(ROOT).as_posix() in names
     assert not [name for name in names if name.startswith(('tests/', 'benchmarks/'))]
+
+
+def test_networks_that_come_with_the_code_are_found(environment, tmp_path):
+    code = (
+        'from boneage_jax.runs import exported, shipped\n'
+        'print(exported.read(exported.find("probe")).step, *shipped.names())'
+    )
+    found = run(environment / 'bin' / 'python', '-c', code, cwd=tmp_path).split()
+    known = [path.stem for path in ROOT.glob('boneage_jax/weights/*.safetensors')]
+    assert found == ['7', *sorted([*known, 'probe'])]
+
+
+def test_the_source_distribution_has_them_too(source, tmp_path):
+    code = f'from setuptools import build_meta; print(build_meta.build_sdist({str(tmp_path)!r}))'
+    run(sys.executable, '-c', code, cwd=source)
+    (built,) = tmp_path.glob('*.tar.gz')
+    with tarfile.open(built) as archive:
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    assert {'boneage_jax/weights/probe.safetensors', 'configs/unet.py', 'setup.py'} <= names
 
 
 def test_it_trains_in_an_empty_folder(environment, tmp_path):

@@ -1,7 +1,6 @@
 """Masks, key points and registration compared with hands that people annotated."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -12,7 +11,7 @@ from boneage_jax import cli, figures
 from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import hand_mask, keypoints, mask_checks, register, resize
 from boneage_jax.preprocess import transform as transforms
-from boneage_jax.runs import workdir
+from boneage_jax.runs import exported, workdir
 from boneage_jax.runtime import files, log
 from boneage_jax.stages import annotations, plan, records, registration
 from boneage_jax.tasks import metrics
@@ -61,7 +60,7 @@ def evaluate_hands(
     seen = set()
     for step in steps:
         if 'run' in step.options:
-            seen |= seen_by(step.options['run'])
+            seen |= seen_by(step.options['run'], wanted)
     rows = []
     shown = []
     left_out = 0
@@ -135,19 +134,31 @@ def _log(report, output):
     log.info(f'{output}/sheet.png: the worst and a sample')
 
 
-def seen_by(run) -> set[str]:
-    """The ids of the images that a run was trained on or selected by.
+def seen_by(place: pathlib.Path | str, wanted: Collection[str]) -> set[str]:
+    """Those of the ids `wanted` that a network was trained on or selected by.
 
     Phantoms are none. Images that mining added have their own ids.
+
+    Args:
+        place: the network: a workdir, an exported file, or the name of a shipped one.
+        wanted: ids.
     """
-    run = pathlib.Path(run).expanduser()
-    config = json.loads((run / 'config.json').read_text())
-    splits = json.loads((run / 'splits.json').read_text())
-    ids = {*splits.get('train', ()), *splits.get('validation', ())}
-    mined = {name.removeprefix('mined-') for name in ids if name.startswith('mined-')}
-    if config['data']['source'] == 'hand_phantom':
-        return mined
-    return mined | ids
+    place = exported.find(place)
+    phantoms = exported.read_config(place)['data']['source'] == 'hand_phantom'
+    if exported.is_file(place):
+        header = exported.read(place)
+        ids = header.trained_on | header.selected_by
+        name_of = exported.fingerprint
+    else:
+        splits = workdir.read_json(place / 'splits.json')
+        ids = {*splits.get('train', ()), *splits.get('validation', ())}
+        name_of = str
+    seen = set()
+    for image in wanted:
+        known = name_of(image) in ids and not phantoms
+        if known or name_of(f'mined-{image}') in ids:
+            seen.add(image)
+    return seen
 
 
 def _chunks(data, data_dir, wanted) -> Iterator[list[dict]]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from boneage_jax.inference import intervals
+from boneage_jax.runs import exported
 from boneage_jax.runtime import files
 from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
@@ -146,13 +147,16 @@ def _line(x, y, sex):
     return (float(y.mean() - slope * x.mean()), float(slope)), left_out
 
 
-def identify(workdir: pathlib.Path, step: int) -> str:
-    """Names the network of a run: its configuration and the step of its checkpoint."""
+def identify(place: pathlib.Path | str, step: int) -> str:
+    """Names a network: a run's configuration, or a file's content, and the checkpoint's step."""
+    place = exported.find(place)
+    if exported.is_file(place):
+        return f'{exported.digest(place)[:16]}-{step}'
     try:
-        config = (pathlib.Path(workdir) / 'config.json').read_bytes()
+        config = (place / 'config.json').read_bytes()
     except OSError as error:
         raise UserError(
-            f'{workdir}: no run lies there ({error.strerror}); give the --workdir of a training'
+            f'{place}: no run lies there ({error.strerror}); give the --workdir of a training'
         ) from error
     return f'{hashlib.sha256(config).hexdigest()[:16]}-{step}'
 

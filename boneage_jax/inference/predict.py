@@ -16,6 +16,7 @@ from boneage_jax.inference import calibration as calibration_lib
 from boneage_jax.inference import images as images_lib
 from boneage_jax.inference import intervals as intervals_lib
 from boneage_jax.inference import pictures
+from boneage_jax.runs import exported
 from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.runs.predictor import Predictor, read_config, read_task
 from boneage_jax.runtime import files, log, setup
@@ -46,7 +47,7 @@ def predict(
     """Predicts the images at `place` with the best network of a run, and writes `output`.
 
     Args:
-        workdir: the run.
+        workdir: the run, or an exported file, or the name of a shipped network.
         place: an image, a folder of images, or a zip of them.
         output: the CSV to write.
         labels: a table of sexes and, where known, ages.
@@ -66,7 +67,7 @@ def predict(
         UserError: see the message; nothing was written.
         UnreadableError: at the end, where some images could not be read.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = exported.find(workdir)
     place = pathlib.Path(place).expanduser()
     output = pathlib.Path(output)
     if sex not in (None, 'male', 'female'):
@@ -191,6 +192,12 @@ def _first(images, more=' and so on'):
 
 def _fit_intervals(workdir):
     """The run's own intervals, or None; prints what they are worth, or why there are none."""
+    if exported.is_file(workdir):
+        log.info(
+            f'No intervals: {workdir} holds the network, not its errors on validation images; give '
+            'the workdir of its run, or a --calibration.'
+        )
+        return None
     path = workdir / 'predictions.csv'
     if not path.exists():
         log.info(
@@ -225,11 +232,15 @@ def _coverage(fitted, predictions, split):
 
 
 def _warn_of_training_images(workdir, listed):
-    path = workdir / 'splits.json'
-    if not path.exists():
+    if exported.is_file(workdir):
+        trained = exported.read(workdir).trained_on
+        name_of = exported.fingerprint
+    elif (workdir / 'splits.json').exists():
+        trained = set(json.loads((workdir / 'splits.json').read_text())['train'])
+        name_of = str
+    else:
         return
-    trained = set(json.loads(path.read_text())['train'])
-    known = sorted({file.id for file in listed} & trained)
+    known = sorted({file.id for file in listed if name_of(file.id) in trained})
     if known:
         log.info(
             f'{len(known)} of {len(listed)} images have the ids of images that this run was '

@@ -15,9 +15,9 @@ from flax import nnx
 
 from boneage_jax import renamed
 from boneage_jax.models import grey, weight_files
+from boneage_jax.runtime import tensors
 from tfds_rsna.errors import UserError
 
-FORMAT = 'boneage_jax'  # in the metadata of our own exports
 # Our names, where they are not torchvision's.
 PARTS = {
     'stem': 'conv1',
@@ -93,7 +93,7 @@ def load(
         fold_normalisation: see `load_arrays`.
     """
     arrays, metadata = weight_files.read(path)
-    if metadata.get('format') == FORMAT:
+    if metadata.get('format') == tensors.FORMAT:
         state = nnx.state(model, (nnx.Param, nnx.BatchStat))
         _put(model, state, compare(renamed.arrays(arrays), _shapes(state), source=str(path)))
     else:

@@ -3,16 +3,14 @@
 Nothing that a file holds is run.
 """
 
-import contextlib
 import pathlib
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator
 
 import numpy as np
-import safetensors
 
+from boneage_jax.runtime import tensors
 from tfds_rsna.errors import UserError
 
 SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.bin')  # the last three are PyTorch's
@@ -88,16 +86,10 @@ def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str
         )
     if not path.is_file():
         raise UserError(f'{path}: no such file of weights')
-    with path.open('rb') as file:
-        start = file.read(64).lstrip()
-    if start.startswith((b'<', b'version https://git-lfs')):
-        raise UserError(
-            f'{path}: is a web page or a pointer of git-lfs, not the weights themselves. '
-            'Fetch it again'
-        )
+    tensors.refuse_pointer(path)
     metadata = {}
-    if path.suffix == '.safetensors':
-        arrays, metadata = _read_safetensors(path)
+    if path.suffix == tensors.SUFFIX:
+        arrays, metadata = tensors.read(path)
     elif path.suffix == '.npz':
         arrays = _read_npz(path)
     else:
@@ -109,29 +101,7 @@ def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str
 
 def metadata(path: pathlib.Path) -> dict[str, str]:
     """`{key: text}` that a `.safetensors` file carries beside its arrays; {} for any other."""
-    if path.suffix != '.safetensors':
-        return {}
-    with _safetensors(path) as file:
-        return file.metadata() or {}
-
-
-def _read_safetensors(path):
-    with _safetensors(path) as file:
-        names = file.keys()
-        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-
-
-@contextlib.contextmanager
-def _safetensors(path) -> Iterator[safetensors.safe_open]:
-    try:
-        with safetensors.safe_open(path, framework='numpy') as file:
-            yield file
-    except safetensors.SafetensorError as error:
-        raise UserError(_damaged(path, error)) from error
-    except (TypeError, AttributeError) as error:  # a type that NumPy does not know
-        raise UserError(
-            f'{path}: holds arrays of a type that NumPy cannot hold ({error})'
-        ) from error
+    return tensors.metadata(path) if path.suffix == tensors.SUFFIX else {}
 
 
 def _read_npz(path):
@@ -139,7 +109,7 @@ def _read_npz(path):
         with path.open('rb') as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (zipfile.BadZipFile, EOFError, KeyError, OSError, AttributeError) as error:
-        raise UserError(_damaged(path, error)) from error
+        raise UserError(tensors.damaged(path, error)) from error
     except ValueError as error:  # pickled objects, or no zip at all
         raise UserError(
             f'{path}: holds more than arrays, which is refused unread, or is no .npz ({error})'
@@ -164,25 +134,19 @@ def _read_torch(path):
             'Save the state_dict() alone, where you trust the file'
         ) from error
     except Exception as error:  # of a file cut short: struct.error, EOFError, RuntimeError, ...
-        raise UserError(_damaged(path, error)) from error
+        raise UserError(tensors.damaged(path, error)) from error
     for key in ('state_dict', 'model', 'model_state_dict'):  # a training script's bundle
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    tensors = content if isinstance(content, dict) else {}
-    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    found = content if isinstance(content, dict) else {}
+    if not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise UserError(
             f'{path}: expected a state_dict, {{name: tensor}}, found a {type(content).__name__} '
             'of something else'
         )
     arrays = {}
-    for name, value in tensors.items():
+    for name, value in found.items():
         if value.is_floating_point():
             value = value.float()
         arrays[name] = value.numpy()
     return arrays
-
-
-def _damaged(path, error):
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    size = f'{path.stat().st_size:,} bytes'
-    return f'{path}: cut short or damaged ({lines[0][:200]}); {size}. Fetch it again'

@@ -1,54 +1,242 @@
 """The trained network of a run as one file: its best parameters and batch statistics.
 
-    python -m boneage_jax.export --workdir=runs/a --output=a.safetensors
+    boneage export --workdir=runs/a --output=a.safetensors
 
-`--config=...:init_from=a.safetensors` starts another run from it, bit for bit, and
-`models.pretrained.load(model, 'a.safetensors')` fills a network of the same configuration. The
-arrays have our names. The metadata holds `config` and `task` (the run's config.json and task.json),
-`step`, and `trained_on`: hashes of the training images' ids, so that a run that holds out some of
-these images refuses to start from it.
+The arrays have our names. The metadata, texts by key, holds all that it takes to use the network
+and to judge it:
+
+- `format`, `format_version`: 'boneage_jax' and the version of this list.
+- `config`, `task`: the run's config.json and task.json. Paths that say where somebody's files are
+  (absolute ones, and those that lead through `~` or `..`) keep their last name alone.
+- `kind`, `step`: what it predicts, and the checkpoint's step.
+- `dtype`: of the parameters in the file. What does not fit float16 is float32.
+- `commit`, `version`: of the code that exported it.
+- `figures`: a JSON file of the caller's, or what the run's metrics.json says of its splits.
+- `about`: a JSON file of the caller's, with keys such as `data`, `terms`, `description`.
+- `trained_on`, `selected_by`: hashes of the ids of the images that it was trained on and selected
+  by, and `source`, a hash of where they come from: a run that holds out some of them refuses to
+  start from the file.
+- `train_images`, `train_sha256`: how many images it was trained on, and the digest of their ids.
+- `arrays_sha256`: the digest of the arrays.
 """
 
+import hashlib
+import importlib.metadata
 import json
 import pathlib
+import re
+from collections.abc import Mapping, Sequence
 
-import safetensors.numpy
+import numpy as np
 
-from boneage_jax.models import pretrained
+from boneage_jax import config as config_lib
+from boneage_jax import renamed, tasks
+from boneage_jax.runs import exported
 from boneage_jax.runs import workdir as workdir_lib
-from boneage_jax.runtime import checkpoint, files, log
+from boneage_jax.runtime import checkpoint, log, tensors
+from boneage_jax.stages import catalog
 from tfds_rsna.errors import UserError
 
+DTYPES = ('float32', 'float16')
+# Of a metrics.json, what is true of the network wherever it is.
+_FIGURES = ('kind', 'selected_by', 'step', 'commit', 'versions', 'device', 'splits')
+_ROUNDED = 2**-10  # relative: what rounding to float16 may cost a variance
+_DIGITS = 6  # of figures
 
-def export(workdir, output):
+
+def export(
+    workdir: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    dtype: str = 'float32',
+    figures: pathlib.Path | None = None,
+    about: pathlib.Path | None = None,
+) -> None:
     """Writes the best parameters of the run in `workdir` to the file `output`, whole or not at all.
 
-    Raises UserError where there is no run, it has no checkpoint yet, or `output` cannot be written.
+    Args:
+        workdir: of the run.
+        output: the file to write, NAME.safetensors.
+        dtype: 'float32', bit for bit, or 'float16', at half the size.
+        figures: a JSON file; None takes the figures of the run's own metrics.json.
+        about: a JSON file with `data`, `terms`, `description` and what else there is to say.
+
+    Raises:
+        UserError: there is no run, it has no checkpoint yet, its parameters are not finite, a JSON
+            file holds no object, or `output` cannot be written.
     """
     workdir = pathlib.Path(workdir)
     output = pathlib.Path(output)
-    if output.suffix != '.safetensors':
-        raise UserError(f'--output={output}: expected a name that ends in .safetensors')
+    if dtype not in DTYPES:
+        raise UserError(f'--dtype={dtype}: expected one of {", ".join(DTYPES)}')
+    if output.suffix != tensors.SUFFIX:
+        raise UserError(f'--output={output}: expected a name that ends in {tensors.SUFFIX}')
     if output.exists():
         raise UserError(f'--output={output}: exists already; delete it or give another name')
     if not output.parent.is_dir():
         raise UserError(f'--output={output}: no such folder')
+    metadata = _metadata(workdir)
+    metadata |= {
+        'dtype': dtype,
+        'figures': _dumped(_figures(workdir) if figures is None else _object(figures, '--figures')),
+        'about': _dumped({} if about is None else _object(about, '--about')),
+    }
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        step, arrays = checkpoints.read_parameters()
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise UserError(f'{workdir}: {name} of step {step} is not finite; the run diverged')
+    kept = []
+    if dtype == 'float16':
+        arrays, kept = _halved(arrays)
+    tensors.write(output, arrays, metadata | {'step': str(step)})
+    megabytes = output.stat().st_size / 1e6
+    log.info(f'{output}: {len(arrays)} arrays of step {step}, {dtype}, {megabytes:,.2f} MB.')
+    if kept:
+        first = ', '.join(kept[:5])
+        log.info(f'{len(kept)} arrays do not fit float16 and stay float32; first: {first}')
+    _tell_of_other_networks(json.loads(metadata['config']))
+
+
+def _metadata(workdir):
+    """What the run's own files say, but for its figures."""
     try:
-        metadata = {name: (workdir / f'{name}.json').read_text() for name in ('config', 'task')}
-        images = json.loads((workdir / 'splits.json').read_text())['train']
-    except (OSError, ValueError, KeyError) as error:
+        config, task, splits = (
+            json.loads((workdir / f'{name}.json').read_text())
+            for name in ('config', 'task', 'splits')
+        )
+        config = renamed.config(config)
+        train = [str(image) for image in splits['train']]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
             f'{workdir}: no trained network lies there ({error}); give the workdir of a run'
         ) from error
-    with checkpoint.Checkpoints(workdir) as checkpoints:
-        step, arrays = checkpoints.read_parameters()
-    fingerprints = [workdir_lib.fingerprint(image) for image in images]
-    metadata |= {
-        'format': pretrained.FORMAT,
-        'step': str(step),
-        'trained_on': json.dumps(fingerprints),
+    selecting = splits.get('validation', ())
+    joined = '\n'.join(sorted(train))
+    return {
+        'format': tensors.FORMAT,
+        'format_version': str(exported.VERSION),
+        'config': _dumped(_portable(config)),
+        'task': _dumped(task),
+        'kind': _kind(config),
+        'trained_on': _dumped([exported.fingerprint(image) for image in train]),
+        'selected_by': _dumped([exported.fingerprint(image) for image in selecting]),
+        'source': workdir_lib.source_digest(config['data']),
+        'train_images': str(len(train)),
+        'train_sha256': hashlib.sha256(joined.encode()).hexdigest(),
+        'commit': workdir_lib.provenance()['commit'] or '',
+        'version': _version(),
     }
-    with files.replacing(output) as temporary:
-        safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
-    megabytes = output.stat().st_size / 1e6
-    log.info(f'{output}: {len(arrays)} arrays of step {step}, {megabytes:,.1f} MB.')
+
+
+def _kind(config):
+    return tasks.for_checks(config_lib.from_saved(config, 'config.json').task).kind
+
+
+def _version():
+    try:
+        return importlib.metadata.version('boneage_jax')
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+        return ''
+
+
+def _halved(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(the arrays as float16 where they fit, the names of those that do not)."""
+    halved = {}
+    kept = []
+    for name, array in arrays.items():
+        halved[name] = array
+        if not np.issubdtype(array.dtype, np.floating):
+            continue
+        with np.errstate(over='ignore'):
+            half = array.astype(np.float16)
+        if _fits(name, array, half):
+            halved[name] = half
+        else:
+            kept.append(name)
+    return halved, kept
+
+
+def _fits(name, array, half):
+    """Whether float16 holds an array.
+
+    The network divides by the roots of variances: small ones must not round to nothing.
+    """
+    if not np.isfinite(half).all():
+        return False
+    if name.rpartition('.')[2] != 'var':
+        return True
+    return bool((np.abs(half.astype(array.dtype) - array) <= _ROUNDED * np.abs(array)).all())
+
+
+def _figures(workdir):
+    """What metrics.json says of the network and its splits; {} where the run is not finished."""
+    if not (workdir / 'metrics.json').exists():
+        log.info(f'{workdir} is not finished: no figures are in the file.')
+        return {}
+    report = workdir_lib.read_metrics(workdir)
+    return _condensed({name: report[name] for name in _FIGURES if name in report})
+
+
+def _condensed(value):
+    """A report without lists (by class, by image), numbers rounded."""
+    if isinstance(value, dict):
+        inner = {name: _condensed(each) for name, each in value.items()}
+        return {name: each for name, each in inner.items() if each is not None}
+    if isinstance(value, float):
+        return float(f'{value:.{_DIGITS}g}')
+    return None if isinstance(value, list) else value
+
+
+def _object(path, flag):
+    """The object in a JSON file of the user's."""
+    try:
+        value = json.loads(pathlib.Path(path).expanduser().read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f'{flag}={path}: cannot be read as JSON ({error})') from error
+    if not isinstance(value, dict):
+        raise UserError(f'{flag}={path}: expected an object, {{"key": ...}}, found {value!r:.60}')
+    return value
+
+
+def _portable(config):
+    """A configuration without the folders of the machine that it ran on.
+
+    The networks that its stages ask are looked for where they were: those paths stay.
+    """
+    portable = _shortened(config)
+    for name, options in _asked(config).items():
+        portable['data']['stage_options'][name]['run'] = options['run']
+    return portable
+
+
+def _shortened(value):
+    if isinstance(value, Mapping):
+        return {name: _shortened(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_shortened(each) for each in value]
+    if isinstance(value, str) and re.match(r'([/~\\]|[A-Za-z]:[/\\])|(.*[/\\])?\.\.[/\\]', value):
+        return re.split(r'[/\\]', value.rstrip('/\\'))[-1]
+    return value
+
+
+def _asked(config):
+    """`{stage: its options}` of the stages that ask a network which is not the shipped one."""
+    asked = {}
+    for name in config['data'].get('stages', ()):
+        options = config['data'].get('stage_options', {}).get(name, {})
+        if name in catalog.STAGES and options.get('run'):
+            asked[name] = options
+    return asked
+
+
+def _tell_of_other_networks(config):
+    for name, options in _asked(config).items():
+        log.info(
+            f'Its images go through the stage {name} with the network of {options["run"]}, which '
+            'is not in the file: whoever uses it needs that network under the same path.'
+        )
+
+
+def _dumped(value):
+    return json.dumps(value, separators=(',', ':'))

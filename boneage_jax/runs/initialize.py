@@ -1,4 +1,4 @@
-"""What a run starts from: another run's network, an export of one, or ImageNet weights.
+"""What a run starts from: another run's network, an exported or shipped one, or ImageNet weights.
 
 `config.init_from` names it. `config.init_map` says which parts of our network take which parts of
 that one, `{'part_backbone': 'backbone'}`; an empty map takes the whole network, which must fit.
@@ -15,9 +15,10 @@ import numpy as np
 from boneage_jax import renamed
 from boneage_jax.errors import CheckpointError, ConfigError, UserError
 from boneage_jax.models import pretrained, weight_files
+from boneage_jax.runs import exported
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runs.state import State
-from boneage_jax.runtime import checkpoint, files, log
+from boneage_jax.runtime import checkpoint, files, log, tensors
 
 
 def check(config: ml_collections.ConfigDict, state: State) -> None:
@@ -36,8 +37,8 @@ def check(config: ml_collections.ConfigDict, state: State) -> None:
             'drawn at random. Give a run or a file of weights as init_from (and init_map), train '
             'all of it with frozen=(), or say init_from=fresh'
         )
-    if weight_files.is_named(config.init_from):
-        path = find(config.init_from)
+    path = _file(config.init_from)
+    if path:
         load_file(state, path, config.init_map, config.init_optional)
 
 
@@ -55,8 +56,8 @@ def start(state: State, config: ml_collections.ConfigDict, splits: dict) -> Stat
     spec = config.init_from
     if spec in ('', 'fresh'):
         return state
-    if weight_files.is_named(spec):
-        path = find(spec)
+    path = _file(spec)
+    if path:
         workdir_lib.check_no_leakage_of_file(path, weight_files.metadata(path), config, splits)
         state = load_file(state, path, config.init_map, config.init_optional)
         what = 'weights in'
@@ -71,9 +72,15 @@ def start(state: State, config: ml_collections.ConfigDict, splits: dict) -> Stat
     return state
 
 
-def find(spec: str) -> pathlib.Path:
-    """The file that `config.init_from` names, downloaded where it is on the Hugging Face hub."""
-    return weight_files.find(spec, files.cache_folder() / 'weights')
+def _file(spec: str) -> pathlib.Path | None:
+    """The file that `config.init_from` names, None for a workdir.
+
+    It is downloaded where it is on the Hugging Face hub.
+    """
+    if weight_files.is_named(spec):
+        return weight_files.find(spec, files.cache_folder() / 'weights')
+    place = exported.find(spec)
+    return place if exported.is_file(place) else None
 
 
 def load_run(state, workdir, init_map=None, optional=()):
@@ -92,7 +99,7 @@ def load_file(state, path, init_map=None, optional=()):
     colours folds to the plain sum.
     """
     arrays, metadata = weight_files.read(path)
-    if metadata.get('format') == pretrained.FORMAT:
+    if metadata.get('format') == tensors.FORMAT:
         return take(state, renamed.arrays(arrays), init_map, optional, where=path)
     shapes = checkpoint.parameter_shapes(state)
     given = pretrained.to_torchvision(arrays)

@@ -1,4 +1,4 @@
-"""A trained run, made ready to predict: its configuration, its best network and its task."""
+"""A trained network, made ready to predict: its configuration, its best parameters and its task."""
 
 import json
 import pathlib
@@ -14,19 +14,24 @@ from boneage_jax import config as config_lib
 from boneage_jax import models, tasks
 from boneage_jax.data import augment, pipeline
 from boneage_jax.data.source import Split
+from boneage_jax.runs import exported, initialize, shipped
 from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import checkpoint
 from tfds_rsna.errors import UserError
 
 
 class Predictor:
-    """The best network of the run in `workdir`, as a function of images.
+    """The best network of a run, or the one in a file or shipped, as a function of images.
 
     `predictor(images [N, H, W, 1] uint8, male [N] bool) -> (prediction, aux)`, arrays of numpy with
     N rows, as the model gives them: nothing is mirrored, averaged or turned into months
     (`predictor.task.months` does that). Images must be prepared as in training, H and W are
     `predictor.config.data.size`. N is free: images go through in batches of `batch_size`, padded so
     that few programs are compiled.
+
+    Args:
+        place: the run's workdir, a file of `boneage export`, or the name of a shipped network.
+        batch_size: images at once; 0 = the run's own.
 
     Attributes:
         config: the run's configuration; knobs that a newer release added have their neutral value.
@@ -36,22 +41,26 @@ class Predictor:
         needs_sex: whether the prediction depends on the sex; `male` may be None where it does not.
 
     Raises:
-        UserError: `workdir` holds no run, no checkpoint yet, a checkpoint that does not fit, or a
-            run without a network (trainer='classical').
+        UserError: `place` holds no run, no checkpoint yet, a checkpoint that does not fit, or a
+            run without a network (trainer='classical'); a file that is damaged or foreign.
     """
 
-    def __init__(self, workdir, *, batch_size: int = 0):
-        workdir = pathlib.Path(workdir)
-        self.config = read_config(workdir)
-        self.task = read_task(workdir)
+    def __init__(self, place: pathlib.Path | str, *, batch_size: int = 0):
+        place = exported.find(place)
+        self.config = read_config(place)
+        self.task = read_task(place)
         self.batch_size = batch_size or self.config.batch_size
         # Shapes alone: no parameter is drawn.
         model = nnx.eval_shape(lambda: build_model(self.config))
         graphdefs, *parts = state_lib.partition(model, self.config.frozen)
         state = state_lib.State(None, *parts, None, None)
-        with checkpoint.Checkpoints(workdir) as checkpoints:
-            state = checkpoints.load_parameters(state)
-            self.step = checkpoints.best_or_latest
+        if exported.is_file(place):
+            state = initialize.load_file(state, place)
+            self.step = step_of(place)
+        else:
+            with checkpoint.Checkpoints(place) as checkpoints:
+                state = checkpoints.load_parameters(state)
+                self.step = checkpoints.best_or_latest
         self._parts = (state.params, state.frozen_params, state.batch_stats)
         self._sizes = set()
 
@@ -145,38 +154,49 @@ class Predictor:
         return jax.tree.map(lambda x: x[:count], outputs)
 
 
-def read_config(workdir) -> ml_collections.ConfigDict:
-    """The configuration of the run in `workdir`, locked.
+def read_config(place: pathlib.Path | str) -> ml_collections.ConfigDict:
+    """The configuration of the network at `place`, as `Predictor` takes it, locked.
 
     Raises UserError where there is no run, or none that has a network.
     """
-    workdir = pathlib.Path(workdir)
-    path = workdir / 'config.json'
-    if not path.is_file():
+    path = exported.find(place)
+    if exported.is_file(path):
+        config = config_lib.from_saved(exported.read(path).config, path)
+    elif (path / 'config.json').is_file():
+        config = config_lib.from_json(path / 'config.json')
+    else:
         raise UserError(
-            f'{workdir}: no run lies there (no config.json); give the --workdir of a training'
+            f'{place}: no run lies there (no config.json); give {exported.WHERE} '
+            f'({shipped.listed()})'
         )
-    config = config_lib.from_json(path)
     if config.trainer != 'gradient':
         raise UserError(
-            f'{workdir} holds a run with trainer={config.trainer!r}, which keeps no network to '
+            f'{place} holds a run with trainer={config.trainer!r}, which keeps no network to '
             'predict with; give the workdir of a gradient-trained run'
         )
     return config
 
 
-def read_task(workdir) -> tasks.Task:
-    """The task of the run in `workdir`, with the numbers that were fitted on its training ages."""
-    path = pathlib.Path(workdir) / 'task.json'
-    if not path.is_file():
-        raise UserError(f'{path}: no such file: this run has not begun to train')
-    return tasks.build(read_config(workdir).task, json.loads(path.read_text()))
+def read_task(place: pathlib.Path | str) -> tasks.Task:
+    """The task of the network at `place`, with the numbers fitted on its training ages."""
+    path = exported.find(place)
+    config = read_config(path)
+    if exported.is_file(path):
+        fitted = exported.read(path).task
+    elif (path / 'task.json').is_file():
+        fitted = json.loads((path / 'task.json').read_text())
+    else:
+        raise UserError(f'{path / "task.json"}: no such file: this run has not begun to train')
+    return tasks.build(config.task, fitted)
 
 
-def step_of(workdir) -> int:
-    """The step whose network `Predictor(workdir)` loads, without loading it; raises as it does."""
-    read_task(workdir)
-    with checkpoint.Checkpoints(workdir) as checkpoints:
+def step_of(place: pathlib.Path | str) -> int:
+    """The step whose network `Predictor(place)` loads, without loading it; raises as it does."""
+    path = exported.find(place)
+    read_task(path)
+    if exported.is_file(path):
+        return exported.read(path).step
+    with checkpoint.Checkpoints(path) as checkpoints:
         return checkpoints.best_or_latest
 
 

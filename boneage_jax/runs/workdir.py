@@ -13,6 +13,7 @@ from boneage_jax import config as config_lib
 from boneage_jax import renamed
 from boneage_jax.data import source
 from boneage_jax.errors import ConfigError
+from boneage_jax.runs import exported, shipped
 from boneage_jax.runtime import files, setup
 from tfds_rsna.errors import UserError
 from tfds_rsna.parallel import pools
@@ -141,7 +142,7 @@ def check_no_leakage(
     Ids are compared where both runs read the same source.
 
     Args:
-        other: the workdir to start from.
+        other: the workdir to start from, an exported file, or the name of a shipped network.
         config: of this run.
         splits: of this run.
 
@@ -149,16 +150,21 @@ def check_no_leakage(
         ConfigError: some were trained on there, or there is no run with splits.json and
             config.json.
     """
-    other = pathlib.Path(other)
+    place = exported.find(other)
+    if exported.is_file(place):
+        check_no_leakage_of_file(place, exported.read(place).metadata, config, splits)
+        return
     try:
-        trained = set(json.loads((other / 'splits.json').read_text())['train'])
-        theirs = renamed.config(json.loads((other / 'config.json').read_text()))['data']
+        trained = set(json.loads((place / 'splits.json').read_text())['train'])
+        theirs = renamed.config(json.loads((place / 'config.json').read_text()))['data']
     except (OSError, KeyError, ValueError) as error:
         raise ConfigError(
-            f'init_from={str(other)!r}: no run lies there ({error}); give its workdir'
+            f'init_from={str(other)!r}: no run lies there ({error}); give its workdir, or a '
+            f'shipped network ({shipped.listed()})'
         ) from error
-    ids = {name: split.ids for name, split in splits.items()}
-    _refuse_trained(str(other), trained, theirs, config, ids)
+    if source_digest(theirs) == _our_source(config):
+        ids = {name: split.ids for name, split in splits.items()}
+        _refuse_trained(str(other), trained, ids)
 
 
 def check_no_leakage_of_file(
@@ -174,23 +180,27 @@ def check_no_leakage_of_file(
     """
     if 'trained_on' not in metadata:
         return
-    theirs = renamed.config(json.loads(metadata['config']))['data']
-    trained = set(json.loads(metadata['trained_on']))
-    ids = {}
-    for name, split in splits.items():
-        ids[name] = [fingerprint(image) for image in split.ids]
-    _refuse_trained(str(path), trained, theirs, config, ids)
+    theirs = metadata.get('source')
+    if theirs is None:  # of an earlier release
+        theirs = source_digest(renamed.config(json.loads(metadata['config']))['data'])
+    if theirs == _our_source(config):
+        ids = {}
+        for name, split in splits.items():
+            ids[name] = [exported.fingerprint(image) for image in split.ids]
+        _refuse_trained(str(path), set(json.loads(metadata['trained_on'])), ids)
 
 
-def fingerprint(image: object) -> str:
-    """The same for the same image's id, in a file that travels and must not tell it."""
-    return hashlib.sha256(str(image).encode()).hexdigest()[:12]
+def source_digest(data: dict) -> str:
+    """The same for two runs (`config.data`, plain) whose ids mean the same images."""
+    parts = {key: data.get(key) for key in SAME_IMAGES}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _refuse_trained(other, trained, theirs, config, ids):
-    ours = json.loads(config.data.to_json())
-    if any(theirs.get(key) != ours[key] for key in SAME_IMAGES):
-        return
+def _our_source(config):
+    return source_digest(json.loads(config.data.to_json()))
+
+
+def _refuse_trained(other, trained, ids):
     for name, images in ids.items():
         leaked = trained & set(images)
         if name != 'train' and leaked:

@@ -30,8 +30,9 @@ class Stage:
         network_input: 'module:function' of `(example, **options) -> what the network sees`.
         network_output: 'module:function' of `(predictor, inputs, **options) -> [annotations]`.
         version: raise it when a change alters what comes out.
-        options: names of the options with their defaults. An option `run` is the workdir of the
-            trained run that the stage predicts with; `files` are paths of the user's files.
+        options: names of the options with their defaults. An option `run` says where the trained
+            network is that the stage predicts with: a run's workdir, a file of `boneage export`, or
+            the name of a shipped network; `files` are paths of the user's files.
         files: what the option `files` names, in words; '' where there is none.
         takes_folders: whether `files` may be folders too.
         data_options: options that are keys of `config.data` themselves, `{option: key}`.
@@ -40,6 +41,9 @@ class Stage:
             does not count: annotations follow it.
         unseen_by_networks: whether a network sees the same image, but for its size, with and
             without this stage before it.
+        shipped: the name of the shipped network that it predicts with where `run` is ''; '' where
+            none is shipped for it.
+        kind: what its network must predict, one of `tasks.KINDS`.
     """
 
     transform: str = ''
@@ -53,6 +57,8 @@ class Stage:
     data_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     moves_pixels: bool = False
     unseen_by_networks: bool = False
+    shipped: str = ''
+    kind: str = ''
 
 
 _HERE = 'boneage_jax.stages'
@@ -64,13 +70,15 @@ STAGES = {
         # on_doubt: 'flag' | 'whole' | 'error'; positive: turn images whose hand is dark
         options={'on_doubt': 'flag', 'positive': True},
     ),
-    # A hand mask by a run of configs/unet.py.
+    # A hand mask by a network of configs/unet.py; run='': the shipped one.
     'unet': Stage(
         network_input=f'{_HERE}.networks:look',
         network_output=f'{_HERE}.networks:masks',
         version=3,
         options={'run': '', 'threshold': 0.5},
         unseen_by_networks=True,
+        shipped='hand_mask',
+        kind='segmentation',
     ),
     # The mask found before, brought to the skin by a watershed.
     'snap': Stage(
@@ -110,7 +118,7 @@ STAGES = {
         takes_folders=True,
         unseen_by_networks=True,
     ),
-    # Key points by a run of configs/keypoints.py.
+    # Key points by a network of configs/keypoints.py; run='': the shipped one.
     'keypoints': Stage(
         network_input=f'{_HERE}.networks:look',
         network_output=f'{_HERE}.networks:points',
@@ -119,20 +127,25 @@ STAGES = {
         # of 24 hands cut in half 14 are below.
         options={'run': '', 'least': 0.03},
         unseen_by_networks=True,
+        shipped='hand_points',
+        kind='keypoints',
     ),
-    # The same network sees the registered hand again, so many times.
+    # Such a network sees the registered hand again, so many times.
     'refine': Stage(
         network_input=f'{_HERE}.networks:look_again',
         network_output=f'{_HERE}.networks:points_again',
         options={'run': '', 'views': 6},
         unseen_by_networks=True,
+        shipped='hand_points',
+        kind='keypoints',
     ),
-    # Fingertip and capitate by a run of configs/transformation.py.
+    # Fingertip and capitate by a network of configs/transformation.py; none is shipped.
     'align': Stage(
         network_input=f'{_HERE}.networks:look',
         network_output=f'{_HERE}.networks:aligned',
         options={'run': ''},
         unseen_by_networks=True,
+        kind='similarity',
     ),
     # Upright, thumb to the right (Iglovikov 2018).
     'register': Stage(

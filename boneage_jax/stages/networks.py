@@ -1,20 +1,18 @@
 """Stages that ask a trained network: a U-Net's hand mask, a key-point network's three points.
 
-A worker prepares an image at the size that the network's run was trained at (`look`). What the
+A worker prepares an image at the size that the network was trained at (`look`). What the
 network answers is brought back to the image's own pixels.
 """
 
 import functools
-import json
-import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy import ndimage
 
-from boneage_jax import renamed
 from boneage_jax.preprocess import hand_mask, resize
 from boneage_jax.preprocess import transform as transforms
+from boneage_jax.runs import exported
 
 # How far the views of `look_again` differ.
 _TURN = 6.0  # degrees
@@ -42,7 +40,7 @@ def masks(predictor: Callable, looks: list[dict], *, threshold: float, run: str)
         predictor: images -> (logits [N, rows, columns], ...).
         looks: what `look` gave.
         threshold: probability from which on a pixel is hand.
-        run: the workdir of the network's run.
+        run: where the network is, its workdir or file.
 
     Returns:
         A dict for each image: `hand_mask` uint8, and `flags`: 'no_hand' where there is none,
@@ -73,7 +71,7 @@ def points(predictor: Callable, looks: list[dict], *, run: str, least: float) ->
     Args:
         predictor: images -> (points in [0, 1], aux); aux has `heights` where there are heat maps.
         looks: what `look` gave.
-        run: the workdir of the network's run.
+        run: where the network is, its workdir or file.
         least: a point whose heat map peaks below it (share of the map's sum at its highest pixel)
             was not found. Networks without heat maps always find all three.
 
@@ -110,7 +108,7 @@ def look_again(example: dict, run: str, *, views: int) -> dict:
 
     Args:
         example: with `image` and `keypoints`.
-        run: the workdir of the network's run.
+        run: where the network is, its workdir or file.
         views: how many.
 
     Returns:
@@ -165,7 +163,7 @@ def points_again(predictor: Callable, looks: list[dict], *, run: str, views: int
     Args:
         predictor: images -> (points in [0, 1], ...).
         looks: what `look_again` gave.
-        run: the workdir of the network's run.
+        run: where the network is, its workdir or file.
         views: how many there are of each image.
 
     Returns:
@@ -219,7 +217,6 @@ def _images(looks):
 
 @functools.cache
 def _input(run):
-    """(size, fit) of the images that the run was trained on."""
-    saved = json.loads((pathlib.Path(run).expanduser() / 'config.json').read_text())
-    data = renamed.config(saved)['data']
+    """(size, fit) of the images that the network was trained on."""
+    data = exported.read_config(exported.find(run))['data']
     return tuple(data['size']), data['resize']

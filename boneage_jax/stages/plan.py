@@ -20,6 +20,7 @@ import ml_collections
 from boneage_jax import config_files
 from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import resize
+from boneage_jax.runs import exported, shipped
 from boneage_jax.stages import catalog
 from boneage_jax.stages.catalog import STAGES
 
@@ -30,7 +31,7 @@ class Step:
 
     Attributes:
         name: of the stage.
-        options: its options, files found.
+        options: its options, files and networks found.
         described: what goes into fingerprints: name, version, options, weights, files' contents.
         folder: where its annotations are stored; '' for none.
     """
@@ -49,7 +50,8 @@ def make_plan(data: ml_collections.ConfigDict, data_dir=None) -> list[Step]:
     """The `Step`s of `config.data`, options and weights included.
 
     Files that options name are looked for here, then below `data_dir` (default: $BONEAGE_DATA).
-    Raises ConfigError for unknown stages and for runs and files that are missing.
+    Raises ConfigError for unknown stages and for runs and files that are missing, UserError for a
+    file that holds no network.
     """
     catalog.check_names(data.stages)
     steps = []
@@ -57,7 +59,9 @@ def make_plan(data: ml_collections.ConfigDict, data_dir=None) -> list[Step]:
         options = _options(data, name)
         described = {'name': name, 'version': STAGES[name].version, 'options': _jsonable(options)}
         if 'run' in options:
-            described['weights'] = _weights(name, options['run'], [step.name for step in steps])
+            place = _network(name, options['run'])
+            described['weights'] = _weights(name, place, [step.name for step in steps])
+            options['run'] = str(place)
         if 'files' in options:
             key = f'data.stage_options.{name}.files'
             if not options['files']:
@@ -164,33 +168,65 @@ def resolve(name: str) -> Callable:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _weights(name, run, before):
-    """A fingerprint of the finished run that a stage predicts with.
+def _network(name, run):
+    """Where the network of a stage is: what the option `run` names, or the shipped one."""
+    key = f'data.stage_options.{name}.run'
+    wanted = STAGES[name].shipped
+    if run:
+        return exported.find(run)
+    if not wanted:
+        raise ConfigError(
+            f'{key} is empty: give the workdir of the trained run that this stage predicts with, '
+            'or a file of `boneage export`'
+        )
+    place = shipped.find(wanted)
+    if place is None:
+        raise ConfigError(
+            f'this checkout has no shipped network {wanted} (it has: {shipped.listed()}); give '
+            f'{key}=WORKDIR, a finished run, or {key}=FILE of `boneage export`'
+        )
+    return place
 
-    That run's own images must have been prepared the same way, by the stages `before` this one.
+
+def _weights(name, place, before):
+    """A fingerprint of the network that a stage predicts with.
+
+    The images of its training must have been prepared the same way, by the stages `before` this
+    one.
     """
     key = f'data.stage_options.{name}.run'
-    if not run:
+    trained, kind, digest = _described(key, place)
+    stage = STAGES[name]
+    if stage.kind and kind not in ('', stage.kind):
         raise ConfigError(
-            f'{key} is empty: give the workdir of the trained run that this stage predicts with'
+            f'{key}={str(place)!r}: that network predicts {kind!r}, the stage {name} needs one '
+            f'that predicts {stage.kind!r}'
         )
-    folder = pathlib.Path(run).expanduser()
-    if not (folder / 'metrics.json').exists():
-        raise ConfigError(
-            f'{key}={run!r}: no finished run is there (no metrics.json); train it first'
-        )
-    trained = json.loads((folder / 'config.json').read_text())['data']
     # Phantoms take the place of images of any preparation.
     if trained['source'] != 'hand_phantom':
         seen = _seen_by_networks(trained['stages'])
         given = _seen_by_networks(before)
         if seen != given:
             raise ConfigError(
-                f'{key}={run!r}: that run saw images after the stages {seen}, here {given} come '
-                f'before {name}; make data.stages agree'
+                f'{key}={str(place)!r}: that run saw images after the stages {seen}, here {given} '
+                f'come before {name}; make data.stages agree'
             )
-    texts = [(folder / file).read_bytes() for file in ('config.json', 'metrics.json')]
-    return _digest(b'\0'.join(texts))
+    return digest[:12]
+
+
+def _described(key, place):
+    """(`data` of its configuration, what it predicts or '', a digest) of a trained network."""
+    if exported.is_file(place):
+        header = exported.read(place)
+        return header.config['data'], header.kind, exported.digest(place)
+    if not (place / 'metrics.json').exists():
+        raise ConfigError(
+            f'{key}={str(place)!r}: no finished run is there (no metrics.json), no exported file '
+            f'and no shipped network of that name ({shipped.listed()}); train it first'
+        )
+    texts = [(place / file).read_bytes() for file in ('config.json', 'metrics.json')]
+    kind = json.loads(texts[1]).get('kind', '')
+    return exported.read_config(place)['data'], kind, hashlib.sha256(b'\0'.join(texts)).hexdigest()
 
 
 def _seen_by_networks(names):
