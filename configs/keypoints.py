@@ -40,6 +40,9 @@ BASE['task'] = dict(
     name='keypoints',
     loss='l2',  # 'l1' | 'l2', on points from 0 to 1
     heatmap_weight=1.0,  # of the heat maps' cross-entropy, for a model that has them
+    # what the tips of the training points are: 'bone' (COCO, the DHA, phantoms) | 'skin' (the table
+    # of three points); the stage `keypoints` moves those at the skin to the bone
+    tips='bone',
 )
 BASE['optimizer'].update(name='adamw', learning_rate=1e-3, weight_decay=0.01, schedule='one_cycle')
 BASE['augment'].update(
@@ -75,6 +78,7 @@ PRESETS = {
         'data.holdout_ids': 'hands_holdout.txt',
         'data.stages': ('points',),
         'data.stage_options.points.files': ('annotations/rsna_three_keypoints.csv',),
+        'task.tips': 'skin',
         'data.validation': 200,
         'augment.rotation': 180.0,
         'epochs': 20,

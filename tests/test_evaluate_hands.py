@@ -158,7 +158,7 @@ def test_points_seen_again_are_the_median_of_their_views(hands, tmp_path, monkey
         looks.append(seen)
         examples.append(hand)
     (tmp_path / 'truth.json').write_text(json.dumps(truth))
-    found = networks.points_again(Oracle(tmp_path), looks, run='run', views=6)
+    found = networks.points_again(Oracle(tmp_path), looks, run='run', views=6, tips='found')
     for example, answer in zip(examples, found, strict=True):
         off = np.abs(answer['keypoints'] - example['keypoints']).max(1)
         assert (
@@ -185,7 +185,11 @@ def test_what_networks_hardly_see_is_flagged(monkeypatch):
 
     heights = np.array([[0.1, 0.1, 0.1], [0.1, 0.1, 0.01], [0.1, 0.1, 0.1]])
     answer = networks.points(
-        lambda images: (np.full((3, 3, 2), 0.5), {'heights': heights}), looks, run='run', least=0.03
+        lambda images: (np.full((3, 3, 2), 0.5), {'heights': heights}),
+        looks,
+        run='run',
+        least=0.03,
+        tips='found',
     )
     assert [each['flags'] for each in answer] == ['', 'points_doubtful', '']
     assert np.isfinite(answer[0]['keypoints']).all() and np.isnan(answer[1]['keypoints']).any(
@@ -195,6 +199,30 @@ def test_what_networks_hardly_see_is_flagged(monkeypatch):
         {'image': np.zeros((40, 40), np.uint8), 'keypoints': answer[1]['keypoints']}, 'run', views=2
     )
     assert again == {}  # nothing is seen again of what was not found
+
+
+@pytest.mark.parametrize('learnt', ['bone', 'skin'])
+def test_tips_learnt_at_the_skin_are_moved_to_the_bone(hands, monkeypatch, learnt):
+    monkeypatch.setattr(networks, '_input', lambda run: (SIZE, 'pad'))
+    monkeypatch.setattr(networks, '_learnt_tips', lambda run: learnt)
+    truth = np.stack([hand['keypoints'] for hand in hands.values()])
+    looks = [
+        {'image': hand['image'][..., None], 'shape': np.array(SIZE)} for hand in hands.values()
+    ]
+    seen = keypoints.bone_to_skin(truth) if learnt == 'skin' else truth
+
+    def network(images):
+        return np.asarray(keypoints.normalise(seen, SIZE)), {}
+
+    options = {'run': 'run', 'least': 0.03}
+    moved = networks.points(network, looks, tips='bone', **options)
+    for answer, points in zip(moved, truth, strict=True):
+        np.testing.assert_allclose(answer['keypoints'], points, atol=1e-2)
+    found = networks.points(network, looks, tips='found', **options)
+    for answer, points in zip(found, seen, strict=True):
+        np.testing.assert_allclose(answer['keypoints'], points, atol=1e-2)
+    with pytest.raises(ConfigError, match="tips='nail': expected 'bone' or 'found'"):
+        networks.points(network, looks, tips='nail', **options)
 
 
 def test_images_that_a_network_was_trained_on_are_left_out(site, monkeypatch):

@@ -122,10 +122,11 @@ STAGES = {
     'keypoints': Stage(
         network_input=f'{_HERE}.networks:look',
         network_output=f'{_HERE}.networks:points',
-        version=2,
+        version=3,
         # least: peak below which a point was not found. Of 133 whole hands the lowest was 0.033;
         # of 24 hands cut in half 14 are below.
-        options={'run': '', 'least': 0.03},
+        # tips: 'bone' moves those of a network that learnt them at the skin; 'found' leaves them.
+        options={'run': '', 'least': 0.03, 'tips': 'bone'},
         unseen_by_networks=True,
         shipped='hand_points',
         kind='keypoints',
@@ -134,7 +135,7 @@ STAGES = {
     'refine': Stage(
         network_input=f'{_HERE}.networks:look_again',
         network_output=f'{_HERE}.networks:points_again',
-        options={'run': '', 'views': 6},
+        options={'run': '', 'views': 6, 'tips': 'bone'},
         unseen_by_networks=True,
         shipped='hand_points',
         kind='keypoints',

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy import ndimage
 
+from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import hand_mask, resize
 from boneage_jax.preprocess import transform as transforms
 from boneage_jax.runs import exported
@@ -65,7 +66,9 @@ def masks(predictor: Callable, looks: list[dict], *, threshold: float, run: str)
     return found
 
 
-def points(predictor: Callable, looks: list[dict], *, run: str, least: float) -> list[dict]:
+def points(
+    predictor: Callable, looks: list[dict], *, run: str, least: float, tips: str
+) -> list[dict]:
     """The three key points of each image, in its own pixels.
 
     Args:
@@ -74,6 +77,8 @@ def points(predictor: Callable, looks: list[dict], *, run: str, least: float) ->
         run: where the network is, its workdir or file.
         least: a point whose heat map peaks below it (share of the map's sum at its highest pixel)
             was not found. Networks without heat maps always find all three.
+        tips: 'bone' moves the points of a network that learnt tips at the skin
+            (`keypoints.skin_to_bone`); 'found' leaves them where they were found.
 
     Returns:
         A dict for each image: `keypoints` float32 `[3, 2]`, NaN for a point that was not found, and
@@ -91,17 +96,18 @@ def points(predictor: Callable, looks: list[dict], *, run: str, least: float) ->
         faint = np.zeros(found.shape[:2], bool)
     found = np.where(faint[..., None], np.nan, found)
     answers = []
+    move = _tip_mover(run, tips)
     for each, look, missed in zip(found, looks, faint, strict=True):
         answers.append(
             {
-                'keypoints': resize.restore_points(each, look['shape'], size, fit),
+                'keypoints': move(resize.restore_points(each, look['shape'], size, fit)),
                 'flags': 'points_doubtful' if missed.any() else '',
             }
         )
     return answers
 
 
-def look_again(example: dict, run: str, *, views: int) -> dict:
+def look_again(example: dict, run: str, *, views: int, **_) -> dict:
     """The image registered by the key points that it has, as the network of `run` would take it.
 
     There are several views of it, with small turns, zooms and shifts, every other one mirrored.
@@ -154,7 +160,9 @@ def _views(size, count) -> Iterator[np.ndarray]:
             yield change
 
 
-def points_again(predictor: Callable, looks: list[dict], *, run: str, views: int) -> list[dict]:
+def points_again(
+    predictor: Callable, looks: list[dict], *, run: str, views: int, tips: str
+) -> list[dict]:
     """Fingertip and capitate of each image, in its own pixels, as the median over its views.
 
     A point that would move by more than `_TRUST` of the hand's length stays where it was. So does
@@ -165,6 +173,7 @@ def points_again(predictor: Callable, looks: list[dict], *, run: str, views: int
         looks: what `look_again` gave.
         run: where the network is, its workdir or file.
         views: how many there are of each image.
+        tips: as for `points`; the same for both stages, or they would move points back and forth.
 
     Returns:
         A dict for each image: `keypoints` float32 `[3, 2]`.
@@ -174,13 +183,33 @@ def points_again(predictor: Callable, looks: list[dict], *, run: str, views: int
     size, _ = _input(run)
     prediction, _ = predictor(np.concatenate([look['image'] for look in looks]))
     found = np.asarray(keypoints.denormalise(prediction, size)).reshape(len(looks), views, -1, 2)
+    move = _tip_mover(run, tips)
     answers = []
     for look, seen in zip(looks, found, strict=True):
         back = []
         for view, points in zip(look['transform'], seen):
             back.append(transforms.apply(np.linalg.inv(view), points))
-        answers.append({'keypoints': _taken(look['keypoints'], np.median(back, axis=0))})
+        again = move(np.median(back, axis=0))
+        answers.append({'keypoints': _taken(look['keypoints'], again)})
     return answers
+
+
+def _tip_mover(run, tips):
+    """What is done to the points [3, 2] that the network of `run` found."""
+    from boneage_jax.preprocess import keypoints
+
+    if tips not in ('bone', 'found'):
+        raise ConfigError(f"tips={tips!r}: expected 'bone' or 'found'")
+    if tips == 'bone' and _learnt_tips(run) == 'skin':
+        return keypoints.skin_to_bone
+    return functools.partial(np.asarray, dtype=np.float32)
+
+
+@functools.cache
+def _learnt_tips(run):
+    """'bone' or 'skin': networks of earlier releases learnt the bone's, and do not say so."""
+    task = exported.read_config(exported.find(run)).get('task', {})
+    return task.get('tips', 'bone')
 
 
 def _taken(first, again):

@@ -1,7 +1,7 @@
 """Registration and regions as stages.
 
-How an image was registered becomes a flag, where it was not by its key points: records keep no
-other text.
+How an image was registered becomes a flag with the reasons, where it was not by its key points:
+'registered_by_mask: thumb tip not found'.
 """
 
 import numpy as np
@@ -29,9 +29,9 @@ def region(example: dict, *, region: str) -> dict:
 
 def _flagged(before, example):
     how = example.pop('registered')
-    example.pop('doubts', None)
+    doubts = example.pop('doubts', '')
     example.pop('transform', None)
-    flag = '' if how == 'keypoints' else f'registered_by_{how}'
+    flag = '' if how == 'keypoints' else f'registered_by_{how}: {doubts}'
     return example | {'flags': plan.join_flags(before, flag)}
 
 
@@ -67,4 +67,4 @@ def find_transform(
     onto, how, reasons = register_lib.register(
         example['image'].shape[:2], example.get('keypoints'), example.get('hand_mask'), size
     )
-    return onto, {'registered': how, 'doubts': '; '.join(reasons)}
+    return onto, {'registered': how, 'doubts': ', '.join(reasons)}
