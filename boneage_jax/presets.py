@@ -1,12 +1,21 @@
 """What the presets of several configs share; a config adds what its own network needs.
 
 By convention `phantom` is a first run within minutes that needs no data, `tiny` is for tests,
-`rsna100` is RSNA's images at 100x100 pixels on two CPU cores, and `finetune` goes on from another
-run, `init_from=RUN`.
+`rsna100` is RSNA's images at 100x100 pixels on two CPU cores, `hands` the same with their aspect
+restored, and `finetune` goes on from another run, `init_from=RUN`.
 """
 
 # RSNA's images at 100x100, stretched, in the folder `rsna100` of the data.
 RSNA100 = {'data.folder': 'rsna100', 'data.size': (100, 100), 'data.resize': 'stretch'}
+
+# The same images with the aspect that they had before they were squashed. `data.better_copies` of
+# ('rsna_half',) takes the larger ones where there are some.
+HANDS = {
+    'data.source': 'rsna_bone_age',
+    'data.folder': 'rsna100',
+    'data.native_sizes': 'annotations/rsna_native_sizes.csv',
+    'data.resize': 'pad',
+}
 
 # A recipe of two CPU cores: AdamW with one cycle, batch statistics of images that are not
 # augmented.

@@ -71,9 +71,7 @@ PRESETS = {
     },
     # the three points that people set on 4,453 of RSNA's images, hands at any angle
     'hands': {
-        'data.source': 'rsna_bone_age',
-        'data.folder': 'rsna100',
-        'data.native_sizes': 'annotations/rsna_native_sizes.csv',
+        **presets.HANDS,
         'data.better_copies': ('rsna_half',),
         'data.holdout_ids': 'hands_holdout.txt',
         'data.stages': ('points',),

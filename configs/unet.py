@@ -89,9 +89,7 @@ PRESETS = {
     # hands of RSNA's images as they were before they were squashed, from outlines that people drew
     'hands': {
         **CPU_RECIPE,
-        'data.source': 'rsna_bone_age',
-        'data.folder': 'rsna100',
-        'data.native_sizes': 'annotations/rsna_native_sizes.csv',
+        **presets.HANDS,
         'data.better_copies': ('rsna_half',),
         'data.holdout_ids': 'hands_holdout.txt',
         'data.stages': ('outlines',),

@@ -70,10 +70,14 @@ def test_the_paper_s_recipe():
     )
     assert tasks.fit(config.task, np.array([3.0])) == {'centre': 120.0, 'scale': 120.0}
     rows = [row.name for row in c.load_module(CONFIG).sweep()]
-    assert len(rows) == 20 and rows[18:] == ['original', 'segmented']
+    assert len(rows) == 21 and rows[18:] == ['original', 'restored', 'segmented']
     assert load('rsna100,row=regression-female-C').data.size == (75, 175)
     assert load('rsna100,row=segmented').data.stages == ('aspect', 'mask', 'contrast', 'region')
     assert load('rsna100,row=original').data.stages == ()
+    squashed = load('rsna100,hands,row=original').data
+    restored = load('rsna100,hands,row=restored').data
+    assert squashed.stages == restored.stages == ()
+    assert squashed.native_sizes == '' and restored.native_sizes.endswith('native_sizes.csv')
 
 
 def test_small_images_are_refused_with_the_least_size():
