@@ -74,7 +74,7 @@ STAGES = {
     'unet': Stage(
         network_input=f'{_HERE}.networks:look',
         network_output=f'{_HERE}.networks:masks',
-        version=3,
+        version=4,
         options={'run': '', 'threshold': 0.5},
         unseen_by_networks=True,
         shipped='hand_mask',

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from boneage_jax.errors import ConfigError
@@ -20,6 +21,8 @@ _TURN = 6.0  # degrees
 _ZOOM = 0.08  # share
 _MOVE = 0.02  # share of the longer side
 _SECOND = 0.3  # of the hand's area: a marker's letters are smaller
+_FINER = 3  # times the network's scale, at which masks are kept
+_SURE = (0.1, 4.0)  # least and largest logit that counts between the network's pixels
 _TRUST = 0.06  # of the hand's length, by which a second look may move a point
 
 
@@ -32,10 +35,11 @@ def look(example: dict, run: str, **_) -> dict:
 
 
 def masks(predictor: Callable, looks: list[dict], *, threshold: float, run: str) -> list[dict]:
-    """The hand mask of each image, the largest component, at the network's scale.
+    """The hand mask of each image, the largest component, `_FINER` times the network's scale.
 
     Its holes are filled: networks leave out a carpus now and then, and what is between touching
-    fingers does no harm.
+    fingers does no harm. Between the network's pixels the outline goes where the logits cross the
+    threshold.
 
     Args:
         predictor: images -> (logits [N, rows, columns], ...).
@@ -52,7 +56,8 @@ def masks(predictor: Callable, looks: list[dict], *, threshold: float, run: str)
     logits, _ = predictor(_images(looks))
     found = []
     for logit, look in zip(logits, looks, strict=True):
-        hand = resize.uncovered(logit > limit, look['shape'], fit)
+        margin = resize.uncovered(logit - limit, look['shape'], fit)
+        hand = margin > 0
         mask = hand_mask.largest_component(hand)
         second = hand_mask.largest_component(hand & ~mask).sum() > _SECOND * mask.sum()
         if second:
@@ -61,9 +66,18 @@ def masks(predictor: Callable, looks: list[dict], *, threshold: float, run: str)
             flags = ''
         else:
             flags = 'no_hand'
-        filled = ndimage.binary_fill_holes(mask).astype(np.uint8)
+        filled = _finer(margin, ndimage.binary_fill_holes(mask))
         found.append({'hand_mask': filled, 'flags': flags})
     return found
+
+
+def _finer(margin, mask):
+    """A mask [h, w] on a finer grid, its outline where `margin` float [h, w] crosses zero."""
+    signed = np.where(mask, np.maximum(margin, _SURE[0]), np.minimum(margin, -_SURE[0]))
+    signed = np.clip(signed, -_SURE[1], _SURE[1]).astype(np.float32)
+    size = (_FINER * mask.shape[1], _FINER * mask.shape[0])
+    enlarged = Image.fromarray(signed).resize(size, Image.Resampling.BILINEAR)
+    return (np.asarray(enlarged) > 0).astype(np.uint8)
 
 
 def points(
