@@ -111,14 +111,22 @@ def test_masks_are_compared_with_drawn_ones_of_the_ids_that_are_named(site, hand
 
 
 def test_a_mask_holds_a_hand_where_tips_are_near_and_the_capitate_is_inside():
-    mask = np.zeros((60, 60), bool)
-    mask[10:50, 20:40] = True
+    mask = np.zeros((160, 160), bool)
+    mask[10:150, 20:40] = True
 
-    def holds(tip_row, capitate_row):
-        points = [[tip_row, 30], [20, 40.5], [capitate_row, 30]]
-        return evaluate_hands._holds(mask, points, near=2)
+    def found(tip_row, capitate_row):
+        points = [[tip_row, 30], [20, 42.5], [capitate_row, 30]]
+        return evaluate_hands._points_at_skin(mask, points, 100.0)
 
-    assert holds(7.5, 45) and not holds(6.5, 45) and not holds(8, 51.5)
+    near = found(7.5, 100)
+    assert near['tip_beyond'] == pytest.approx(2) and near['thumb_beyond'] == pytest.approx(3)
+    assert not near['holds']  # the thumb
+    assert found(4, 100)['tip_beyond'] == pytest.approx(5.5)
+    assert found(15, 100)['tip_beyond'] == pytest.approx(-5.5)
+    mask[10:150, 40:42] = True
+    assert found(7.5, 100)['holds'] and not found(6, 100)['holds'] and not found(7.5, 151)['holds']
+    nothing = evaluate_hands._points_at_skin(np.zeros_like(mask), np.ones((3, 2)), 100.0)
+    assert nothing == {'tip_beyond': 100.0, 'thumb_beyond': 100.0, 'holds': False}
 
 
 class Oracle:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import ml_collections
 import numpy as np
+from scipy import ndimage
 
 from boneage_jax import cli, figures
 from boneage_jax.errors import ConfigError
@@ -194,8 +195,9 @@ def measure(example: dict, truth: dict) -> dict:
 
     Returns:
         Where a mask is the truth: `iou`, `dice` and `agreeable` (to the rules of `mask_checks`).
-        Else with a mask: `inside`, `near` (all annotated points in it, or within 1%), `holds` (the
-        capitate in it, both tips in it or within 2%), `points_outside`, `area`, `box_iou` where a
+        Else with a mask: `inside`, `near` (all annotated points in it, or within 1%), `tip_beyond`
+        and `thumb_beyond` (how far the tips are outside it, below 0 inside), `holds` (the capitate
+        in it, both tips in it or within 2%), `points_outside`, `area`, `box_iou` where a
         box was annotated, `agreeable`.
         With key points: `error_percent` and its parts, `error_pixels` of 2080x1600. With either:
         where the registration takes the true points (`tip_off`, `capitate_off` in registered
@@ -213,7 +215,7 @@ def measure(example: dict, truth: dict) -> dict:
     if 'hand_mask' in example:
         mask = example['hand_mask'] > 0
         row |= _mask_figures(mask, points, truth['box'], NEAR * length)
-        row['holds'] = _holds(mask, truth['keypoints'], TIP_NEAR * length)
+        row |= _points_at_skin(mask, truth['keypoints'], length)
     if 'keypoints' in example:
         row |= _point_figures(example, truth['keypoints'])
     if len(row) > 1:
@@ -258,12 +260,26 @@ def _overlap(mask, drawn):
     }
 
 
-def _holds(mask, keypoints, near):
-    """Whether the capitate is in the mask, and both tips are or are within `near` pixels of it."""
-    pixels = np.argwhere(mask)
-    room = (near, near, 0)
-    points = np.asarray(keypoints, np.float64)
-    return all(_distance(pixels, point) <= more + 0.75 for point, more in zip(points, room))
+def _points_at_skin(mask, keypoints, length):
+    """How far the tips are outside the mask, in % of the hand's length, and whether it `holds`.
+
+    Inside they are below 0. Half a pixel is given, for a point is in a pixel's middle at best.
+    """
+    if not mask.any():
+        return {'tip_beyond': 100.0, 'thumb_beyond': 100.0, 'holds': False}
+    outside = ndimage.distance_transform_edt(~mask)
+    inside = ndimage.distance_transform_edt(mask)
+    signed = np.where(mask, 0.5 - inside, outside - 0.5)
+    places = np.asarray(keypoints, np.float64).T
+    tip, thumb, capitate = ndimage.map_coordinates(signed, places, order=1, mode='nearest')
+    tip_beyond = 100 * tip / length
+    thumb_beyond = 100 * thumb / length
+    limit = 100 * (TIP_NEAR + 0.5 / length)
+    return {
+        'tip_beyond': float(tip_beyond),
+        'thumb_beyond': float(thumb_beyond),
+        'holds': bool(max(tip_beyond, thumb_beyond) <= limit and capitate <= 0),
+    }
 
 
 def _distance(pixels, point):
@@ -310,7 +326,7 @@ def summary(rows: list[dict]) -> dict[str, dict]:
         columns[f'capitate_within_{CAPITATE_WITHIN}'] = columns['capitate_off'] <= CAPITATE_WITHIN
     report = metrics.intervals(columns)
     for name in numeric:
-        if name.startswith('error') or name.endswith('_off'):
+        if name.startswith('error') or name.endswith(('_off', '_beyond')):
             report[name]['median'] = float(np.median(columns[name]))
             report[name]['p90'] = float(np.percentile(columns[name], 90))
     return report
