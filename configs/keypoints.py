@@ -10,8 +10,9 @@ The paper trains on 800 annotated images and prints no error. `:hands` trains on
 that people set on 4,450 of RSNA's images, hands at any angle (docs/model_card.md has the commands
 of the network that ships). `:annotated` trains on RSNA images with key points in COCO's manner
 (`data.stage_options.points.files`); `extra_train_folders=FOLDER` adds phantoms to them, as
-`python -m boneage_jax.prepare --config=configs/keypoints.py` prints their folder. `python -m boneage_jax.score --config=configs/keypoints.py:annotated --workdir=RUN` measures
-a network of phantoms on real images. Images are padded to the paper's aspect and 130x100 pixels,
+`python -m boneage_jax.prepare --config=configs/keypoints.py` prints their folder. `python -m
+boneage_jax.score --config=configs/keypoints.py:annotated --workdir=RUN` measures a network of
+phantoms on real images. Images are padded to the paper's aspect and 130x100 pixels,
 pixels and augmentation strengths as far as the paper gives them; dense widths and the recipe are
 ours.
 
