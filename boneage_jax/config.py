@@ -80,6 +80,9 @@ def base() -> dict:
             better_copies=(),
             # further folders of prepared records, whose images all join the training split
             extra_train_folders=(),
+            # how often an epoch shows each training image of the source itself, where the folders
+            # above have many more
+            train_repeats=1,
             # rsna_bone_age: fetch the official files (11 GB) into that folder first
             download=False,
             # what a bad image or label does to the build: 'stop' | 'skip', which lists it in
@@ -288,6 +291,7 @@ AT_LEAST_1 = (
     'grad_accum_steps',
     'epochs',
     'eval_every_epochs',
+    'data.train_repeats',
     'checkpoint_every_steps',
     'log_every_steps',
     'data.validation',

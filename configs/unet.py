@@ -63,6 +63,8 @@ BASE['mine'] = dict(  # boneage_jax.mine
     epochs=3,  # of every round but the first, which starts from nothing and takes `epochs`
     # of the first round where it begins with drawn masks, which are few; 0 = `epochs`
     first_epochs=0,
+    # how often each drawn mask is seen in an epoch of the later rounds: mined ones outnumber them
+    seed_repeats=1,
     # what a rule compares a mask with: 'classical' | 'views' (those of the image turned over)
     agreement_with='classical',
     # 'rule' | 'web': by eye in a local web page, what is not judged there going by rule
@@ -108,6 +110,7 @@ PRESETS = {
         'mine.folder': 'rsna100',
         'mine.first_epochs': 300,
         'mine.epochs': 1,
+        'mine.seed_repeats': 20,
         'mine.agreement_with': 'views',
         'mine.agreement': 0.97,
     },

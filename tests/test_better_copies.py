@@ -146,6 +146,21 @@ def test_points_and_masks_move_with_the_aspect(shape):
     assert abs(columns.min() - 0.5 - left) <= 0.5 and abs(columns.max() + 0.5 - right) <= 0.5
 
 
+def test_an_epoch_may_show_the_source_s_images_several_times(data):
+    options = config()
+    plain = records.open_splits(options)
+    with options.unlocked():
+        options.data.train_repeats = 3
+    repeated = records.open_splits(options)
+    train = repeated['train']
+    assert train.ids == plain['train'].ids * 3 and len(train) == 3 * len(plain['train'])
+    assert train.months.tolist() == plain['train'].months.tolist() * 3
+    last = train.arrays([len(train) - 1])['image']
+    assert (last == plain['train'].arrays([len(plain['train']) - 1])['image']).all()
+    for name in ('validation', 'holdout'):
+        assert repeated[name].ids == plain[name].ids
+
+
 LABELS = {
     'train': {
         'ids': [f'{i}' for i in range(40)],

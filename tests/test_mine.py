@@ -130,13 +130,16 @@ def test_a_view_that_differs_is_what_a_rule_compares_with():
 
 
 def test_the_training_of_a_round(source):
-    more = ',mine.first_epochs=40,mine.epochs=3,data.extra_train_folders=(EXTRA)'
+    more = (
+        ',mine.first_epochs=40,mine.seed_repeats=7,mine.epochs=3,data.extra_train_folders=(EXTRA)'
+    )
     mining = config(source, more)
     runs = pathlib.Path('runs')
     first = rounds.run_config(mining, runs, 1, drawn=20)
+    assert first.data.train_repeats == 1
     assert first.epochs == 40 and first.data.source == 'prepared' and first.data.validation == 2
     second = rounds.run_config(mining, runs, 2, drawn=20)
-    assert second.epochs == 3
+    assert second.epochs == 3 and second.data.train_repeats == 7
     assert second.data.extra_train_folders == ('EXTRA', 'runs/round_1/accepted')
     phantoms = rounds.run_config(config(source, f'{more},holdout_ids=FILE'), runs, 1)
     assert phantoms.epochs == 1 and phantoms.data.holdout_ids == ''

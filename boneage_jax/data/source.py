@@ -83,6 +83,20 @@ def open_splits(
     return splits
 
 
+def repeat(split: Split, times: int) -> Split:
+    """`split` with each of its images `times` times, one pass behind the other."""
+    if times == 1:
+        return split
+    return dataclasses.replace(
+        split,
+        positions=np.tile(split.positions, times),
+        ids=list(split.ids) * times,
+        sources=list(split.sources) * times,
+        months=np.tile(split.months, times),
+        male=np.tile(split.male, times),
+    )
+
+
 def join(split: Split, others: Sequence[Split]) -> Split:
     """`split` with all images of the `others` behind its own.
 

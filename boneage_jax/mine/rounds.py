@@ -67,6 +67,7 @@ def checked(
         ('review', lambda x: x in ('rule', 'web'), "'rule' or 'web'"),
         ('agreement_with', lambda x: x in ('classical', 'views'), "'classical' or 'views'"),
         ('first_epochs', lambda x: x >= 0, '0 (as `epochs` of the config) or more'),
+        ('seed_repeats', lambda x: x >= 1, 'at least 1'),
         ('resize', lambda x: x in ('pad', 'stretch'), "'pad' or 'stretch'"),
         ('port', lambda x: 0 <= x < 65536, '0 to 65535'),
     ):
@@ -146,6 +147,7 @@ def run_config(
         before = workdir / f'round_{number - 1}'
         folders = (*run.data.extra_train_folders, str(before / 'accepted'))
         run.data.extra_train_folders = folders
+        run.data.train_repeats = config.mine.seed_repeats if drawn else 1
         run.init_from = str(before / 'train')
         run.init_map = {}
         run.epochs = config.mine.epochs

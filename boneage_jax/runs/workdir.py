@@ -117,7 +117,8 @@ def write_or_check_splits(
         ConfigError: the images differ.
     """
     path = workdir / 'splits.json'
-    ids = {name: list(split.ids) for name, split in splits.items()}
+    # Each once: an epoch may show them several times (data.train_repeats).
+    ids = {name: list(dict.fromkeys(split.ids)) for name, split in splits.items()}
     if path.exists() and has_results(workdir):
         before = json.loads(path.read_text())
         moved = []

@@ -96,7 +96,8 @@ def open_splits(config: ml_collections.ConfigDict, data_dir=None) -> dict[str, s
     extra = []
     for folder in data.extra_train_folders:
         extra += source.open_splits(folder, splits_lib.whole, inputs).values()
-    splits['train'] = source.join(splits['train'], extra)
+    train = source.repeat(splits['train'], data.train_repeats)
+    splits['train'] = source.join(train, extra)
     splits = {name: source.of_sex(split, data.sex) for name, split in splits.items()}
     tasks.validate_labels(config.task, splits)
     return splits
