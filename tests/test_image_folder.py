@@ -207,17 +207,17 @@ def test_a_build_lists_its_folder_once_and_decodes_each_image_once(build, descri
     """The check of an image and its record (width, height) share one decoding."""
     decoded = []
     listed = []
-    decode, all_entries = decoding.decode, source_lib.all_entries
+    read, all_entries = decoding.read, source_lib.all_entries
 
     def count_decoding(data, name='image', **options):
         decoded.append(name)
-        return decode(data, name, **options)
+        return read(data, name, **options)
 
     def count_listing(archive, place):
         listed.append(place.name)
         return all_entries(archive, place)
 
-    monkeypatch.setattr(decoding, 'decode', count_decoding)
+    monkeypatch.setattr(decoding, 'read', count_decoding)
     monkeypatch.setattr(source_lib, 'all_entries', count_listing)
     files = {'a.png': encoded(), 'b.png': NOISE[:900], 'c.png': encoded()}
     build(files, 'id,boneage,male\na,10,M\nb,20,F\nc,30,M\n', on_error='skip')

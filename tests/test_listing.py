@@ -24,6 +24,9 @@ def place(tmp_path):
     return tmp_path / 'images'
 
 
+OTHERS = '2 files left out: README (no image); notes.txt (no image)'
+
+
 def found(place, text=None, **options):
     table = place.parent / 'labels.csv'
     if text is not None:
@@ -35,7 +38,7 @@ def found(place, text=None, **options):
 
 def test_a_folder_a_zip_and_a_file(place, tmp_path):
     everything = dict.fromkeys(['IM0001', 'a', 'c', 'b'], (None, None))
-    assert found(place) == (everything, [])
+    assert found(place) == (everything, [OTHERS])
     assert list(found(place)[0]) == list(everything)  # by path: the order is that of the folder
     shutil.make_archive(tmp_path / 'packed', 'zip', place)
     assert found(tmp_path / 'packed.zip')[0].keys() == everything.keys()
@@ -62,7 +65,7 @@ def test_names_that_occur_twice_are_told_apart(place):
 )
 def test_sexes_and_known_ages(place, text, options):
     examples, lines = found(place, text, **options)
-    assert list(examples.values()).count((None, None)) == 2 and not lines
+    assert list(examples.values()).count((None, None)) == 2 and lines == [OTHERS]
     assert (True, 120.0) in examples.values() and (False, None) in examples.values()
     assert ('7' in examples) == ('who' in text)  # an image goes by the table's id
 
@@ -74,6 +77,7 @@ def test_a_table_without_ages(place):
 def test_rows_that_cannot_be_used_are_named_and_leave_the_image_unlabelled(place):
     examples, lines = found(place, 'id,boneage,male\na,120,perhaps\nb,ten,True\nc,30,True\n')
     assert examples['a'] == examples['b'] == (None, None) and examples['c'] == (True, 30.0)
+    assert lines.pop() == OTHERS
     assert len(lines) == 2 and "'perhaps'" in lines[1] + lines[0] and "'ten'" in lines[0] + lines[1]
 
 

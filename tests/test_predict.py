@@ -68,7 +68,8 @@ def test_ages_are_those_of_the_runs_own_evaluation(trained, tmp_path, capsys):
     predict.predict(trained / 'run', trained / 'images', output, labels=trained / 'labels.csv')
     rows = read(output)
     assert (
-        list(rows[0]) == ['id', 'file', 'male', 'prediction', 'years', 'lower', 'upper', 'age']
+        list(rows[0])
+        == ['id', 'file', 'male', 'prediction', 'years', 'lower', 'upper', 'flags', 'age']
         and len(rows) == 40
     )
     ours = {row['id']: row for row in rows}

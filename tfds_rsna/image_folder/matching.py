@@ -8,7 +8,9 @@ from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
 from tfds_rsna.problems import Problems
 
-IMAGE = re.compile(r'\.(png|jpe?g|tiff?|dcm|dicom)$', re.IGNORECASE)
+IMAGE = re.compile(
+    r'\.(png|jpe?g|jpe|jfif|jfi|tiff?|bmp|dib|dcm|dicom|dc3|ima)(\.gz)?$', re.IGNORECASE
+)
 # DICOM exports often have no extension (IM000001), or one of digits only.
 BARE = re.compile(r'(^|/)[^/.]+$|\.\d+$')
 

@@ -31,13 +31,23 @@ from PIL import Image, ImageOps
 from tfds_rsna.io import pixels, tiff
 from tfds_rsna.io.pixels import Decoded, ImageError, NotAnImageError
 
-__all__ = ['Decoded', 'ImageError', 'NotAnImageError', 'decode', 'is_dicom', 'is_image', 'read']
+__all__ = [
+    'Decoded',
+    'ImageError',
+    'NotAnImageError',
+    'decode',
+    'flags_of',
+    'is_dicom',
+    'is_image',
+    'read',
+]
 
 # Raise it when a change here, in `pixels`, `tiff`, `voi` or the modules of DICOM alters the pixels
 # of any image.
 VERSION = 2
 # The same for 8-bit PNG and JPEG alone, which are all that RSNA and the phantom have.
 PLAIN_VERSION = 1
+OTHER_SEX = 'sex_contradicts_header'  # a flag: the header gives the other sex
 _FORMATS = ('PNG', 'JPEG', 'TIFF', 'BMP')
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC_TAG = 262
@@ -106,6 +116,13 @@ def read(data: bytes, name: str = 'image', *, depth: int | None = None) -> Decod
             'Export it again, or drop it (data.on_error=skip)'
         )
     return decoded
+
+
+def flags_of(decoded: Decoded, male: bool | None) -> tuple[str, ...]:
+    """The flags of an image of this sex: its own, and one where its header gives the other sex."""
+    if None in (male, decoded.male) or male == decoded.male:
+        return decoded.flags
+    return (*decoded.flags, OTHER_SEX)
 
 
 def _decoded(data, name, depth):
@@ -208,6 +225,16 @@ def _is_bare_dataset(data):
         if explicit or implicit:
             return True
     return False
+
+
+def unpacked_head(data: bytes) -> bytes:
+    """The first bytes of a file as they are inside of gzip, where it is that."""
+    if data[:2] != _GZIP:
+        return data
+    try:
+        return zlib.decompressobj(wbits=31).decompress(data, len(data))
+    except zlib.error:
+        return data
 
 
 def _unpacked(data, name):

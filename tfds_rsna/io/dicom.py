@@ -98,8 +98,8 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> Decoded:
     )
 
 
-def header(data: bytes) -> tuple[str, bool | None]:
-    """What a DICOM file says of itself before its pixels: (kind, sex).
+def header(data: bytes) -> tuple[str, bool | None] | None:
+    """What a DICOM file says of itself before its pixels: (kind, sex); None where it is cut there.
 
     `kind` is '' for an image, and for what cannot be told; else what it is, such as 'Media Storage
     Directory Storage'. The sex is True for male, None where it is not said.
@@ -109,8 +109,8 @@ def header(data: bytes) -> tuple[str, bool | None]:
     try:
         dataset = _open(data, pixels=False)
         return _other_kind(dataset), _male(dataset)
-    except Exception:  # a damaged file: whoever decodes it says so
-        return '', None
+    except Exception:  # a damaged file, too: whoever decodes it says so
+        return None
 
 
 def _open(data, *, pixels=True):
