@@ -64,6 +64,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / 'images').mkdir()
     for i in range(6):
         image = np.full((40, 32 + i), 10, np.uint8)
+        image[-8:] = 30  # not blank
         image[4 * i + 2, 7] = 250
         Image.fromarray(image).save(tmp_path / 'images' / f'{i}.png')
     (tmp_path / 'labels.csv').write_text(

@@ -21,7 +21,7 @@ _ITEM = b'\xfe\xff\x00\xe0'  # what encapsulated pixel data begins with
 # elements of the groups 6000 to 601E
 _OVERLAY_BIT_POSITION = 0x0102
 _OVERLAY_DATA = 0x3000
-_ROUGHER = 2.0  # so many times rougher are values whose sign was misread
+_ROUGHER = 2.0  # so many times larger are steps between values whose sign was misread
 _NEAR = 6  # levels of 255 that two channels of the same grey may differ by
 
 
@@ -188,7 +188,8 @@ def _settle_samples(dataset, fragments, flags):
     if samples != wanted:
         dataset.SamplesPerPixel = wanted
         changed += ['samples'] * (samples > 0)
-    if not kind or (wanted == 3) == (kind in (*_GREY, _PALETTE)):
+    known = kind in (*_GREY, *_COLOUR, _PALETTE)
+    if (not known and wanted == 1) or (known and (wanted == 3) == (kind in (*_GREY, _PALETTE))):
         dataset.PhotometricInterpretation = 'RGB' if wanted == 3 else 'MONOCHROME2'
         changed.append('kind')
     elif kind != dataset.PhotometricInterpretation:
@@ -249,7 +250,7 @@ def _grey_values(dataset, fragments, flags) -> tuple[np.ndarray, np.ndarray | No
     dataset.BitsStored = stored
     if raw.ndim != 2:
         return raw, None
-    void = _void(raw, raw, padding[:1])
+    void = _void(raw, raw, padding)
     values = _interpret(raw, void, stored, high, signed, _has_overlay_bits(dataset), flags)
     return values, _void(values, raw, padding)
 
@@ -271,6 +272,8 @@ def _interpret(raw, void, stored, high, signed, overlays, flags) -> np.ndarray:
     mask = np.array((1 << stored) - 1, raw.dtype)
     whole = raw.view(f'i{raw.itemsize}')
     if not beyond:
+        if not signed and stored > 8 and _is_split(inside, stored):
+            return _smoother(raw, _extended(raw, stored), void, 'sign_guessed', flags)
         if not signed or not int(inside.max()) >> (stored - 1):
             return raw.astype(f'i{raw.itemsize}') if signed else raw
         return _smoother(_extended(raw, stored), raw, void, 'sign_guessed', flags)
@@ -286,6 +289,18 @@ def _interpret(raw, void, stored, high, signed, overlays, flags) -> np.ndarray:
     return whole if signed else raw
 
 
+def _is_split(words, stored):
+    """Whether words lie near both ends of `stored` bits and nowhere between, as small negative
+    numbers beside positive ones do.
+    """
+    quarter = 1 << (stored - 2)
+    high = words >= 3 * quarter
+    low = words < quarter
+    if not (high.any() and low.any() and (high | low).mean() > 0.999):
+        return False
+    return bool(words[high].min() < words[high].max())  # one value is padding
+
+
 def _extended(raw, stored):
     """Words of `stored` bits as two's complement numbers."""
     shift = 8 * raw.itemsize - stored
@@ -294,21 +309,28 @@ def _extended(raw, stored):
 
 
 def _smoother(said, other, void, flag, flags):
-    """`said`, unless `other` is far smoother: a misread sign makes values jump from end to end."""
-    if _roughness(said, void) > _ROUGHER * _roughness(other, void):
+    """`said`, unless `other` is far smoother: the same words, once with and once without sign.
+
+    They differ where neighbours have the sign bit and have it not: there one of the two jumps from
+    end to end.
+    """
+    signed = said if said.dtype.kind == 'i' else other
+    crossing = (signed[:, 1:] < 0) != (signed[:, :-1] < 0)
+    if void is not None:
+        crossing &= ~(void[:, 1:] | void[:, :-1])
+    if not crossing.any():
+        return said
+    if _jump(said, crossing, void) > _ROUGHER * _jump(other, crossing, void):
         flags.append(flag)
         return other
     return said
 
 
-def _roughness(values, void):
-    real = values.astype(np.float32)
-    steps = np.abs(np.diff(real, axis=1))
-    if void is not None:
-        steps = steps[~(void[:, 1:] | void[:, :-1])]
-        real = real[~void]
-    spread = real.std()
-    return float(steps.mean() / spread) if steps.size and spread else 0.0
+def _jump(values, crossing, void):
+    """The median step of neighbours at `crossing`, as a share of the range of values."""
+    inside = values if void is None else values[~void]
+    steps = np.abs(np.diff(values.astype(np.float32), axis=1))[crossing]
+    return float(np.median(steps)) / max(1.0, float(inside.max()) - float(inside.min()))
 
 
 def _has_overlay_bits(dataset) -> bool:
@@ -330,8 +352,10 @@ def _void(values, raw, padding) -> np.ndarray | None:
     """bool [H, W]: where values (or the same words as unsigned ones) are padding; None: nowhere."""
     if not padding or values.dtype.kind == 'f':
         return None
-    words = {int(number) % (1 << 8 * raw.itemsize) for number in padding}
-    void = np.isin(raw, np.array(sorted(words), raw.dtype))
-    if len(padding) == 2:
+    words = sorted(int(number) % (1 << 8 * raw.itemsize) for number in padding)
+    void = np.isin(raw, np.array(words, raw.dtype))
+    if len(padding) == 2 and (padding[0] < 0) == (padding[1] < 0):
+        void |= (raw >= words[0]) & (raw <= words[1])
+    elif len(padding) == 2:
         void |= (values >= min(padding)) & (values <= max(padding))
     return void if void.any() else None
