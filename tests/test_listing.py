@@ -1,10 +1,21 @@
 """Images to be predicted: found in files, folders and zips, with what labels a table gives."""
 
+import gzip
+import io
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import (
+    BasicTextSRStorage,
+    ComputedRadiographyImageStorage,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    MediaStorageDirectoryStorage,
+)
 
 from tfds_rsna.image_folder.listing import listing
 from tfds_rsna.io.archive import Archive
@@ -105,3 +116,72 @@ def test_places_that_are_refused(place, tmp_path):
         found(tmp_path / 'empty')
     with Archive() as archive, pytest.raises(DataError, match='none.csv: no such file'):
         listing(archive, place, tmp_path / 'none.csv')
+
+
+def encoded(kind):
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(63, dtype=np.uint8).reshape(9, 7) * 4).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def dicom(uid, **elements):
+    """A DICOM file without pixels."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = uid
+    meta.MediaStorageSOPInstanceUID = '1.2.3'
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    dataset.SOPClassUID = uid
+    for key, value in elements.items():
+        setattr(dataset, key, value)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def test_images_by_name_or_content_and_the_rest_is_said(tmp_path):
+    folder = tmp_path / 'films'
+    folder.mkdir()
+    film = dicom(ComputedRadiographyImageStorage, Rows=4, Columns=4, PatientSex='F')
+    for name, data in {
+        'a.jfif': encoded('JPEG'),
+        'b.JPE': encoded('JPEG'),
+        'c.bmp': encoded('BMP'),
+        'd.dcm.gz': gzip.compress(film),
+        'e': encoded('PNG'),
+        'f.unknown': encoded('TIFF'),
+        'IM000001': film,
+        'IM000002': film[144:],  # without preamble
+        'cut.png': b'',
+        'DICOMDIR': dicom(MediaStorageDirectoryStorage),
+        'report.dcm': dicom(BasicTextSRStorage),
+        'key': dicom(KeyObjectSelectionDocumentStorage),
+        'state': dicom(GrayscaleSoftcopyPresentationStateStorage),
+        'RUN.EXE': b'MZ',
+        'letter.pdf': b'%PDF-1.7',
+        'g.gif': encoded('GIF'),
+    }.items():
+        (folder / name).write_bytes(data)
+    with Archive() as archive:
+        images, lines = listing(archive, folder)
+    male = {image.id: image.header_male for image in images}
+    assert male == dict.fromkeys(['a', 'b', 'c', 'e', 'f.unknown', 'cut']) | dict.fromkeys(
+        ['d', 'IM000001', 'IM000002'], False
+    )
+    (line,) = lines
+    assert line.startswith('7 files left out: DICOMDIR (DICOM, Media Storage Directory Storage); ')
+    assert 'and 2 more' in line and 'g.gif (a GIF)' in line and 'RUN.EXE (no image)' in line
+
+
+def test_what_cannot_be_opened_is_no_end_where_that_is_wished(place):
+    (place / 'bad.zip').write_bytes(b'PK')
+    with Archive(tolerant=True) as archive:
+        images, _ = listing(archive, place)
+        assert len(images) == 4 and list(archive.failures) == ['bad.zip']
+
+
+def test_the_table_itself_is_not_called_left_out(place):
+    table = place / 'ages.csv'
+    table.write_text('id,sex\na,F\n')
+    with Archive() as archive:
+        assert listing(archive, place, table)[1] == [OTHERS]

@@ -13,6 +13,7 @@ from tfds_rsna.problems import DataError, Problems, duplicates, left_out_lines
 
 # A table of all images and a folder of some of them is no mistake.
 _UNSURE = ('label without an image', 'image without a label')
+_MOST_HEADER = 1 << 28  # bytes of a DICOM before its pixels; directories of CDs are large
 _NO_AGES = '\0age'  # stands in for the column of ages where a table has none
 
 
@@ -65,7 +66,7 @@ def listing(
     left_out = list(archive.left_out)
     sexes = {}
     for entry in entries:
-        if labels and entry.file == labels:
+        if labels and entry.name == labels.name and entry.file.samefile(labels):
             continue
         what = _looked_at(entry)
         if what.reason:
@@ -130,13 +131,16 @@ def _looked_at(entry: Entry) -> _Look:
     except (DataError, OSError):
         return _Look() if named else _Look('cannot be read')
     if not named and not decoding.is_image(head):
-        return _Look('no image')
-    if not decoding.is_dicom(head, entry.name):
+        return _Look(decoding.describe(head, 'no image'))
+    if not decoding.is_dicom(head, entry.name.lower().removesuffix('.gz')):
         return _Look()
     from tfds_rsna.io import dicom  # optional dependency
 
     try:
-        kind, male = dicom.header(head) or dicom.header(entry.read()) or ('', None)
+        found = dicom.header(head)
+        if found is None:
+            found = dicom.header(decoding.unpacked_head(entry.read(), _MOST_HEADER))
+        kind, male = found or ('', None)
     except (DataError, OSError):
         return _Look()
     return _Look(f'DICOM, {kind}' if kind else '', male)

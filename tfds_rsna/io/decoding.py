@@ -36,6 +36,7 @@ __all__ = [
     'ImageError',
     'NotAnImageError',
     'decode',
+    'describe',
     'flags_of',
     'is_dicom',
     'is_image',
@@ -53,6 +54,7 @@ _WHITE_IS_ZERO = 0
 _PHOTOMETRIC_TAG = 262
 _PNG = b'\x89PNG\r\n\x1a\n'
 _PNG_CHUNKS = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')  # what the pixels need
+_BMP_HEADERS = (b'\x0c', b'\x28', b'\x34', b'\x38', b'\x40', b'\x6c', b'\x7c')  # their lengths
 _GZIP = b'\x1f\x8b'
 _MOST_UNPACKED = 1 << 30  # bytes in a gzip file
 _DAMAGED = (
@@ -143,18 +145,18 @@ def _decoded(data, name, depth):
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _bomb(name, str(error)) from error
     except Image.UnidentifiedImageError as error:
-        values = tiff.read_page(data, 0) if _describe(data) == 'a TIFF' else None
+        values = tiff.read_page(data, 0) if describe(data) == 'a TIFF' else None
         if values is not None:  # such as 12 bits packed
             _check_size(values.shape[1::-1], name)
             return _of_samples(values, None, depth, [])
         raise ImageError(
-            f'{name}: found {_describe(data)} of {len(data):,} bytes, which is none of the PNG, '
+            f'{name}: found {describe(data)} of {len(data):,} bytes, which is none of the PNG, '
             'JPEG, TIFF, BMP and DICOM files that can be read, or is damaged. Export it as PNG, or '
             'drop it (data.on_error=skip)'
         ) from error
     except _DAMAGED as error:
         raise ImageError(
-            f'{name}: {_describe(data)} of {len(data):,} bytes is damaged or cut short ({error}). '
+            f'{name}: {describe(data)} of {len(data):,} bytes is damaged or cut short ({error}). '
             'Copy or download it again, or drop it (data.on_error=skip)'
         ) from error
 
@@ -177,7 +179,8 @@ def _with_pillow(data, name, depth):
         page = 0
         flags = []
         if image.format == 'TIFF':
-            page, flags = tiff.choose_page(image)
+            page, flags = tiff.choose_page(data)
+            image.seek(page)
         _check_size(image.size, name)
         if image.format == 'TIFF' and tiff.is_deep_colour(image):
             values = tiff.read_page(data, page)
@@ -208,7 +211,9 @@ def is_image(data: bytes) -> bool:
 
 
 def _is_picture(data):
-    return data.startswith((_PNG, b'\xff\xd8\xff', b'II*\0', b'MM\0*'))
+    if data.startswith((_PNG, b'\xff\xd8\xff', b'II*\0', b'MM\0*')):
+        return True
+    return data[:2] == b'BM' and data[6:10] == bytes(4) and data[14:15] in _BMP_HEADERS
 
 
 def _is_bare_dataset(data):
@@ -227,12 +232,12 @@ def _is_bare_dataset(data):
     return False
 
 
-def unpacked_head(data: bytes) -> bytes:
-    """The first bytes of a file as they are inside of gzip, where it is that."""
+def unpacked_head(data: bytes, most: int = 1 << 18) -> bytes:
+    """The first bytes of a file, of one in gzip at most `most` of those inside."""
     if data[:2] != _GZIP:
         return data
     try:
-        return zlib.decompressobj(wbits=31).decompress(data, len(data))
+        return zlib.decompressobj(wbits=31).decompress(data, most)
     except zlib.error:
         return data
 
@@ -303,7 +308,7 @@ def _to_grey(image: Image.Image, data: bytes, name: str, depth: int | None):
     if _is_deep_colour_png(data) or (is_tiff and _is_deep(tags)):
         if grey.max() < 16:
             raise ImageError(
-                f'{name}: {_describe(data)} of 16-bit colour that uses fewer than 13 bits; it '
+                f'{name}: {describe(data)} of 16-bit colour that uses fewer than 13 bits; it '
                 'would come out black. Save it as 16-bit grey or as 8 bit'
             )
         if grey.max() < 128:  # 13 to 15 bits
@@ -368,10 +373,10 @@ def _is_deep_colour_png(data: bytes) -> bool:
     return is_png and is_deep and data[25:26] in (b'\x02', b'\x04', b'\x06')
 
 
-def _describe(data: bytes) -> str:
-    """What a file is by its first bytes, for messages."""
+def describe(data: bytes, otherwise: str = '') -> str:
+    """What a file is by its first bytes, for messages; `otherwise` where that is not known."""
     head = data[:16].lstrip().lower()
     for magic, kind in _KINDS.items():
         if head.startswith(magic):
             return kind
-    return f'a file that begins with {data[:8]!r}'
+    return otherwise or f'a file that begins with {data[:8]!r}'

@@ -15,28 +15,32 @@ _SMALLER = 4  # a first page with so many times fewer pixels than another one is
 _MOST_PAGES = 100
 
 
-def choose_page(image: Image.Image) -> tuple[int, list[str]]:
-    """The number of the page that is the image, and flags; `image` is left at that page.
+def choose_page(data: bytes) -> tuple[int, list[str]]:
+    """The number of the page that is the image, and flags.
 
     The first page counts, unless it says that it is a reduced copy or a mask, or is far smaller
     than another one.
     """
-    count = min(getattr(image, 'n_frames', 1), _MOST_PAGES)
-    if count == 1:
-        return 0, []
     areas = {}
-    for page in range(count):
-        image.seek(page)
-        tags = image.tag_v2
-        if not tags.get(_SUBFILE, 0) & 5 and tags.get(_OLD_SUBFILE) != 2:
-            areas[page] = image.size[0] * image.size[1]
+    # An image of its own: Pillow mixes the pages up once one of them was damaged.
+    with Image.open(io.BytesIO(data), formats=['TIFF']) as image:
+        for page in range(_MOST_PAGES):
+            try:
+                image.seek(page)
+                kind = image.tag_v2.get(_SUBFILE, 0)
+                reduced = (isinstance(kind, int) and kind & 5) or image.tag_v2.get(
+                    _OLD_SUBFILE
+                ) == 2
+                if not reduced:
+                    areas[page] = image.size[0] * image.size[1]
+            except Exception:  # the end (EOFError), or a damaged page behind the first
+                break
     if not areas:
         areas = {0: 1}
     chosen = next(iter(areas))
     largest = max(areas, key=areas.get)
     if areas[chosen] * _SMALLER < areas[largest]:
         chosen = largest
-    image.seek(chosen)
     flags = []
     if chosen:
         flags.append(f'page_{chosen + 1}_taken')
