@@ -4,16 +4,14 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from tfds_rsna.image_folder import matching
+from tfds_rsna.image_folder import looks, matching
 from tfds_rsna.image_folder.source import PER_YEAR, all_entries
-from tfds_rsna.io import decoding
 from tfds_rsna.io.archive import Archive, Entry, on_disk, printable
 from tfds_rsna.labels import Columns, check_unit, find_columns, parse, read_table
 from tfds_rsna.problems import DataError, Problems, duplicates, left_out_lines
 
 # A table of all images and a folder of some of them is no mistake.
 _UNSURE = ('label without an image', 'image without a label')
-_MOST_HEADER = 1 << 28  # bytes of a DICOM before its pixels; directories of CDs are large
 _NO_AGES = '\0age'  # stands in for the column of ages where a table has none
 
 
@@ -68,7 +66,7 @@ def listing(
     for entry in entries:
         if labels and entry.name == labels.name and entry.file.samefile(labels):
             continue
-        what = _looked_at(entry)
+        what = looks.look(entry)
         if what.reason:
             left_out.append(f'{entry.path} ({what.reason})')
         else:
@@ -110,40 +108,6 @@ def _entries(archive: Archive, place: pathlib.Path) -> list[Entry]:
             f'{place}: no such file or folder; give an image, a folder of images, or a zip of them'
         )
     return all_entries(archive, place)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Look:
-    """Why a file is no image, '' where it is one; and the sex in its header."""
-
-    reason: str = ''
-    male: bool | None = None
-
-
-def _looked_at(entry: Entry) -> _Look:
-    """An image has the name of one, or its content; a DICOM that is no image is none.
-
-    What cannot be read counts as an image where its name says so: whoever decodes it says the rest.
-    """
-    named = matching.IMAGE.search(entry.name) is not None
-    try:
-        head = decoding.unpacked_head(entry.head())
-    except (DataError, OSError):
-        return _Look() if named else _Look('cannot be read')
-    if not named and not decoding.is_image(head):
-        return _Look(decoding.describe(head, 'no image'))
-    if not decoding.is_dicom(head, entry.name.lower().removesuffix('.gz')):
-        return _Look()
-    from tfds_rsna.io import dicom  # optional dependency
-
-    try:
-        found = dicom.header(head)
-        if found is None:
-            found = dicom.header(decoding.unpacked_head(entry.read(), _MOST_HEADER))
-        kind, male = found or ('', None)
-    except (DataError, OSError):
-        return _Look()
-    return _Look(f'DICOM, {kind}' if kind else '', male)
 
 
 def _label(

@@ -8,7 +8,7 @@ import re
 import sys
 
 from tfds_rsna.errors import UserError
-from tfds_rsna.image_folder import matching
+from tfds_rsna.image_folder import looks, matching
 from tfds_rsna.io import fingerprint
 from tfds_rsna.io.archive import Archive, Entry
 from tfds_rsna.labels import HEADERS, Columns, Label, check_unit, parse, read_table
@@ -118,11 +118,19 @@ class FolderSource:
                 tolerant).
         """
         entries = all_entries(archive, self.place)
-        pairs = self._pair(entries, problems)
+        left_out = []
+
+        def is_image(entry):
+            reason = looks.look(entry).reason
+            if reason:
+                left_out.append(f'{entry.path} ({reason})')
+            return not reason
+
+        pairs = self._pair(entries, problems, is_image)
         for path, reason in archive.failures.items():
             problems.add('zip that cannot be opened', '', path, reason)
         taken = {entry.path for _, entry in pairs}
-        left_out = list(archive.left_out)
+        left_out += archive.left_out
         for entry in entries:
             if entry.path not in taken and not matching.IMAGE.search(entry.name):
                 left_out.append(entry.path)
@@ -159,8 +167,10 @@ class FolderSource:
                 f'{self.table}: cannot be read ({error.strerror}); mend its permissions'
             ) from error
 
-    def _pair(self, entries: list[Entry], problems: Problems) -> list[tuple[Label, Entry]]:
+    def _pair(
+        self, entries: list[Entry], problems: Problems, is_image=None
+    ) -> list[tuple[Label, Entry]]:
         name = str(self.table)
         rows = parse(read_table(self._table_bytes, name), self.columns, name, problems)
         check_unit(rows, self.columns, name)
-        return matching.pair(rows, entries, name, str(self.place), problems)
+        return matching.pair(rows, entries, name, str(self.place), problems, is_image)

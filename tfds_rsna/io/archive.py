@@ -10,6 +10,7 @@ import pathlib
 import posixpath
 import re
 import shutil
+import stat
 import struct
 import tempfile
 import zipfile
@@ -119,6 +120,7 @@ class Archive(contextlib.ExitStack):
                 error = DataError(f'{full}: not a whole zip ({error}); download it again')
             self._fail(path, error)
             return
+        seen = set()
         for info in sorted(archive.infolist(), key=operator.attrgetter('filename')):
             name = member_name(info)
             inner = f'{path}/{name}'
@@ -128,6 +130,10 @@ class Archive(contextlib.ExitStack):
             if posixpath.basename(name).startswith('.') or name.startswith('.'):
                 self.left_out.append(f'{inner} (hidden)')
                 continue
+            if inner in seen:
+                self.left_out.append(f'{inner} (a second member of that name)')
+                continue
+            seen.add(inner)
             if info.flag_bits & 1:
                 self._fail(
                     inner,
@@ -195,13 +201,15 @@ class Archive(contextlib.ExitStack):
                     shown.append(name)
             folders[:] = shown  # os.walk goes into the folders that are left in its list
             for name in files:
+                path = inner / name
                 if _SYSTEM.search(name):
                     continue
-                if name.startswith('.'):
-                    relative = printable((inner / name).relative_to(folder).as_posix())
-                    self.left_out.append(f'{relative} (hidden)')
+                if name.startswith('.') or _is_special(path):
+                    relative = printable(path.relative_to(folder).as_posix())
+                    reason = 'hidden' if name.startswith('.') else 'a device, pipe or socket'
+                    self.left_out.append(f'{relative} ({reason})')
                 else:
-                    yield inner / name
+                    yield path
 
 
 class Window(io.RawIOBase):
@@ -252,6 +260,14 @@ def check_member(member: str, archive: str) -> None:
             f'{archive}: member {member!r} climbs out of the zip; this is not a file to trust. '
             'Download it again from its official place'
         )
+
+
+def _is_special(path: pathlib.Path) -> bool:
+    """Whether a path is there and no regular file: to read from a pipe may take for ever."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # a dangling link: whoever reads it says so
+        return False
 
 
 def on_disk(path: pathlib.Path, relative: str) -> Entry:

@@ -21,6 +21,7 @@ The rules, in one place:
   one grey value, and a DICOM that says that it is of something else.
 """
 
+import dataclasses
 import io
 import struct
 import zlib
@@ -73,6 +74,8 @@ _KINDS = {
     b'\x89png': 'a PNG',
     b'\xff\xd8': 'a JPEG',
     b'ii*\0': 'a TIFF',
+    b'ii+\0': 'a TIFF',
+    b'mm\0+': 'a TIFF',
     b'mm\0*': 'a TIFF',
     b'gif8': 'a GIF',
     b'bm': 'a BMP',
@@ -80,6 +83,9 @@ _KINDS = {
     b'pk\x03\x04': 'a zip',
     b'<': 'an HTML or XML page',
     b'riff': 'a WebP or other RIFF file',
+    b'rar!': 'a RAR archive',
+    b'7z\xbc\xaf': 'a 7-Zip archive',
+    b'\0\0\0\x0cjp': 'a JPEG 2000',
 }
 
 
@@ -117,6 +123,8 @@ def read(data: bytes, name: str = 'image', *, depth: int | None = None) -> Decod
             f'{name}: blank, one grey value ({np.median(decoded.grey):.0f} of 255) everywhere. '
             'Export it again, or drop it (data.on_error=skip)'
         )
+    if pixels.is_flat(decoded.grey):
+        decoded = dataclasses.replace(decoded, flags=(*decoded.flags, 'low_contrast'))
     return decoded
 
 
@@ -200,7 +208,7 @@ def is_dicom(data: bytes, name: str = '') -> bool:
     """
     if data[128:132] == b'DICM' or data[:4] == b'DICM':
         return True
-    if _is_picture(data):
+    if _is_picture(data) or _known(data):
         return False
     return name.lower().endswith(('.dcm', '.dicom', '.dc3', '.ima')) or _is_bare_dataset(data)
 
@@ -211,7 +219,7 @@ def is_image(data: bytes) -> bool:
 
 
 def _is_picture(data):
-    if data.startswith((_PNG, b'\xff\xd8\xff', b'II*\0', b'MM\0*')):
+    if data.startswith((_PNG, b'\xff\xd8\xff', b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')):
         return True
     return data[:2] == b'BM' and data[6:10] == bytes(4) and data[14:15] in _BMP_HEADERS
 
@@ -375,8 +383,11 @@ def _is_deep_colour_png(data: bytes) -> bool:
 
 def describe(data: bytes, otherwise: str = '') -> str:
     """What a file is by its first bytes, for messages; `otherwise` where that is not known."""
+    return _known(data) or otherwise or f'a file that begins with {data[:8]!r}'
+
+
+def _known(data):
     head = data[:16].lstrip().lower()
-    for magic, kind in _KINDS.items():
-        if head.startswith(magic):
-            return kind
-    return otherwise or f'a file that begins with {data[:8]!r}'
+    if head[4:8] == b'ftyp':
+        return 'a HEIC, AVIF or MP4'
+    return next((kind for magic, kind in _KINDS.items() if head.startswith(magic)), '')

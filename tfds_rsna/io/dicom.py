@@ -209,4 +209,7 @@ def _region(dataset) -> str:
 
 def _text(dataset, key) -> str:
     value = dataset.get(key)
-    return str(value).strip().upper() if isinstance(value, str) else ''
+    if value is None:
+        return ''
+    texts = [value] if isinstance(value, str) else [str(each) for each in np.atleast_1d(value)]
+    return ' '.join(texts).strip().upper()

@@ -41,7 +41,7 @@ def read(dataset, name: str) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """
     flags = []
     fragments = _settle_syntax(dataset, flags)
-    _settle_frames(dataset, fragments, name)
+    _settle_frames(dataset, fragments, flags, name)
     _settle_samples(dataset, fragments, flags)
     kind = photometric(dataset)
     if kind not in (*_GREY, *_COLOUR, _PALETTE):
@@ -159,14 +159,24 @@ def _frame_header(codestream: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _settle_frames(dataset, fragments, name):
-    """Refuses several codestreams in one image; drops a number of frames that is none."""
+def _settle_frames(dataset, fragments, flags, name):
+    """Refuses several codestreams in one image; drops a number of frames that is none.
+
+    The first page of more than NumberOfFrames says counts, and is flagged.
+    """
     frames = voi.numbers(dataset, 'NumberOfFrames')
     if 'NumberOfFrames' in dataset and (not frames or frames[0] < 1):
         del dataset.NumberOfFrames
     starts = [each for each in fragments if each[:2] == b'\xff\xd8' or each[:3] == b'\xff\x4f\xff']
+    if dataset.file_meta.TransferSyntaxUID == uid.RLELossless:
+        starts = fragments
     if len(starts) > 1:
         _refuse_frames(len(starts), name)
+    data = dataset.get('PixelData')
+    if data is not None and not fragments and 'NumberOfFrames' in dataset:
+        plane = dataset.Rows * dataset.Columns * _number(dataset, 'BitsAllocated') // 8
+        if len(data) >= 2 * max(1, plane) * max(1, _number(dataset, 'SamplesPerPixel')):
+            flags.append('first_of_several_pages')
 
 
 def _refuse_frames(count, name):
@@ -179,7 +189,8 @@ def _refuse_frames(count, name):
 def _settle_samples(dataset, fragments, flags):
     """Makes samples a pixel and photometric interpretation agree with each other and the data."""
     kind = photometric(dataset)
-    samples = int((voi.numbers(dataset, 'SamplesPerPixel') or [0])[0])
+    samples = _number(dataset, 'SamplesPerPixel')
+    _settle_allocated(dataset, fragments, 3 if kind in _COLOUR else 1, flags)
     held = _samples_held(dataset, fragments)
     wanted = 1 if kind in (*_GREY, _PALETTE) else 3 if kind in _COLOUR else samples or 1
     if held in (1, 3):
@@ -198,14 +209,36 @@ def _settle_samples(dataset, fragments, flags):
         flags.append('photometric_guessed')
     if wanted == 3 and dataset.get('PlanarConfiguration') not in (0, 1):
         dataset.PlanarConfiguration = 0
-    allocated = int((voi.numbers(dataset, 'BitsAllocated') or [0])[0])
-    stored = int((voi.numbers(dataset, 'BitsStored') or [0])[0])
-    if allocated and not 0 < stored <= allocated:
+    allocated = _number(dataset, 'BitsAllocated')
+    if allocated and not 0 < _number(dataset, 'BitsStored') <= allocated:
         dataset.BitsStored = allocated
     if 'PixelRepresentation' not in dataset or dataset.PixelRepresentation not in (0, 1):
         dataset.PixelRepresentation = 0
     if 'HighBit' not in dataset or dataset.HighBit is None:
         dataset.HighBit = dataset.BitsStored - 1
+
+
+def _number(dataset, key) -> int:
+    """A whole number of the header; 0 where there is none."""
+    return int((voi.numbers(dataset, key) or [0])[0])
+
+
+def _settle_allocated(dataset, fragments, samples, flags):
+    """Takes BitsAllocated from the length of plain pixel data where the header has none that can be,
+    or fewer than it says are used.
+    """
+    allocated = _number(dataset, 'BitsAllocated')
+    impossible = allocated not in (1, 8, 16, 32, 64) or _number(dataset, 'BitsStored') > allocated
+    data = dataset.get('PixelData')
+    if not impossible or data is None:
+        return
+    if fragments:
+        found = 16 if _number(dataset, 'BitsStored') > 8 else 8
+    else:
+        found = 8 * (len(data) // (dataset.Rows * dataset.Columns * samples))
+    if found in (8, 16, 32) and found != allocated:
+        dataset.BitsAllocated = found
+        flags.append('bits_allocated_guessed')
 
 
 def _samples_held(dataset, fragments) -> int:
@@ -215,13 +248,13 @@ def _samples_held(dataset, fragments) -> int:
         if first[:4] == b'\xff\x4f\xff\x51':
             return int.from_bytes(first[40:42], 'big')
         return _frame_header(first)[1]
-    allocated = int((voi.numbers(dataset, 'BitsAllocated') or [0])[0])
+    allocated = _number(dataset, 'BitsAllocated')
     data = dataset.get('PixelData')
     if data is None or allocated not in (8, 16, 32) or photometric(dataset) == 'YBR_FULL_422':
         return 0
     plane = dataset.Rows * dataset.Columns * allocated // 8
     whole, rest = divmod(len(data), plane)
-    declared = int((voi.numbers(dataset, 'SamplesPerPixel') or [0])[0])
+    declared = _number(dataset, 'SamplesPerPixel')
     grey = photometric(dataset) in _GREY
     if whole == 1 and rest <= 1:
         return 1

@@ -10,7 +10,7 @@ from tfds_rsna.errors import UserError
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 DEPTHS = (8, 10, 12, 14, 16)
 _FLAT = 16  # grey levels: where 98% of the pixels span fewer, nothing can be made out
-_BLANK = 2  # grey levels: where 99% of the pixels span no more, there is no picture
+_BLANK = 2  # grey levels: where 95% of the pixels span no more, there is no picture
 _STRETCH = (0.5, 99.5)  # percentiles that become black and white
 
 
@@ -102,8 +102,13 @@ def span(grey: np.ndarray, void: np.ndarray | None = None, *, share: float = 0.9
 
 
 def is_blank(grey: np.ndarray) -> bool:
-    """Whether an image [H, W] uint8 is one grey value, but for single pixels."""
-    return span(grey, share=0.99) <= _BLANK
+    """Whether an image [H, W] uint8 is one grey value, but for single pixels and small letters."""
+    return span(grey, share=0.95) <= _BLANK
+
+
+def is_flat(grey: np.ndarray) -> bool:
+    """Whether hardly anything can be made out in an image [H, W] uint8."""
+    return span(grey) < _FLAT
 
 
 def is_lost(grey: np.ndarray, values: np.ndarray, void: np.ndarray | None = None) -> bool:
