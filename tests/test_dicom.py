@@ -194,6 +194,8 @@ def test_sigmoid_is_steepest_in_its_middle():
         {'WindowCenter': 2048, 'WindowWidth': -4096},
         {'WindowCenter': 2048, 'WindowWidth': 1},
         {'WindowCenter': 2048, 'WindowWidth': 4_000_000},
+        {'WindowCenter': 2048, 'WindowWidth': 40_000},
+        {'VOILUTSequence': lut([4096, 0, 12], words(range(2000)))},
         {'VOILUTSequence': lut([256, 60000, 8], words(range(256)))},
     ],
 )
@@ -223,6 +225,7 @@ PADDED[:, :8] = True
         (63536, False, {'PixelPaddingValue': 63536}),
         (65000, False, {'PixelPaddingValue': 65535, 'PixelPaddingRangeLimit': 64000}),
         (65535, False, {}),
+        (32767, False, {}),
         (-32768, True, {}),
         (65535, False, {'PixelPaddingValue': 65535, **WINDOW}),
     ],
@@ -310,6 +313,8 @@ def test_one_and_four_bits_reach_white():
     packed = np.packbits(bits.ravel(), bitorder='little').tobytes()
     grey, _ = read(odd(bits.astype(np.uint8), bits=1, allocated=1, data=packed))
     np.testing.assert_array_equal(grey, 255 * bits)
+    grey, _ = read(odd(bits.astype(np.uint8), bits=8, allocated=8))
+    np.testing.assert_array_equal(grey, 255 * bits)
     grey, _ = read(odd(FILM // 16, bits=4, allocated=8))
     np.testing.assert_allclose(grey, FILM // 16 * 17, atol=1)
 
@@ -332,6 +337,24 @@ def test_files_without_their_first_parts(data):
     for name in ('film.dcm', 'IM000001'):
         grey, _ = read(data, name)
         np.testing.assert_allclose(grey, FILM, atol=1)
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        pytest.param(odd(TWELVE, BitsAllocated=None, **WINDOW), id='missing'),
+        pytest.param(odd(TWELVE, BitsAllocated=12, **WINDOW), id='packed-it-says'),
+        pytest.param(odd(TWELVE, BitsAllocated=8, **WINDOW), id='fewer-than-stored'),
+        pytest.param(
+            odd(FILM, frames=[jpeg(Image.fromarray(FILM))], syntax=JPEGBaseline8Bit),
+            id='more-than-the-jpeg-has',
+        ),
+    ],
+)
+def test_bits_allocated_that_cannot_be(data):
+    grey, flags = read(data)
+    np.testing.assert_allclose(grey, FILM, atol=8)
+    assert flags == {'bits_allocated_guessed'}
 
 
 def test_a_bare_jpeg_and_a_wrong_transfer_syntax():
@@ -388,6 +411,14 @@ def test_a_grey_film_in_a_colour_jpeg_is_grey_whatever_it_is_called(called, jfif
     np.testing.assert_allclose(grey, FILM, atol=8)
 
 
+@pytest.mark.parametrize('planes', [0, 1])
+def test_planes_against_planar_configuration(planes):
+    data = RGB if planes else np.ascontiguousarray(np.moveaxis(RGB, -1, 0))
+    grey, flags = read(odd(RGB, 'RGB', data=data.tobytes(), PlanarConfiguration=planes, **EIGHT))
+    np.testing.assert_array_equal(grey, FILM)
+    assert flags == {'planes_guessed'}
+
+
 def test_ybr_that_is_called_rgb_is_flagged():
     ybr = np.stack([FILM, np.full_like(FILM, 128), np.full_like(FILM, 128)], -1)
     grey, flags = read(odd(ybr, 'RGB', **EIGHT))
@@ -421,6 +452,7 @@ def test_palettes_are_looked_up():
         (odd(TWELVE, BodyPartExamined='CHEST'), 'BodyPartExamined is CHEST'),
         (odd(TWELVE, BodyPartExamined='Left foot'), 'BodyPartExamined is LEFT FOOT'),
         (odd(TWELVE, BodyPartExamined='LOWER EXTREMITY'), 'LOWER EXTREMITY'),
+        (odd(TWELVE, data=b''), 'without PixelData'),
         (odd(np.full_like(TWELVE, 700)), 'blank, one grey value'),
         (odd(np.full_like(TWELVE, 700), **WINDOW), 'blank, one grey value'),
     ],

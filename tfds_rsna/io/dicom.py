@@ -148,7 +148,7 @@ def _check(dataset, name: str) -> None:
     if kind:
         raise NotAnImageError(f'{name}: a DICOM file that is no image ({kind})')
     missing = [key for key in _SIZE if not dataset.get(key)]
-    if not any(key in dataset for key in _PIXELS):
+    if not any(dataset.get(key) for key in _PIXELS):
         missing.append('PixelData')
     if missing:
         raise ImageError(

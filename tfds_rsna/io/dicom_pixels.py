@@ -41,7 +41,7 @@ def read(dataset, name: str) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """
     flags = []
     fragments = _settle_syntax(dataset, flags)
-    _settle_frames(dataset, fragments, flags, name)
+    _settle_frames(dataset, fragments, name)
     _settle_samples(dataset, fragments, flags)
     kind = photometric(dataset)
     if kind not in (*_GREY, *_COLOUR, _PALETTE):
@@ -58,7 +58,7 @@ def read(dataset, name: str) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     if kind in _COLOUR:
         values = pixels.pixel_array(dataset, raw=True)
         _one_frame(values, 3, name)
-        return values, None, flags
+        return _settle_planes(values, dataset, fragments, flags), None, flags
     values, void = _grey_values(dataset, fragments, flags)
     _one_frame(values, 2, name)
     if void is not None and void.all():
@@ -80,19 +80,40 @@ def luma(values: np.ndarray, dataset, flags: list[str]) -> np.ndarray:
     tell wrong. Only an image that is neither is taken as the header says.
     """
     grey = scale(values)
-    first, second, third = (grey[..., channel].astype(np.int16) for channel in range(3))
-    no_colour = (abs(second - 128) <= _NEAR) & (abs(third - 128) <= _NEAR)
-    equal = (abs(first - second) <= _NEAR) & (abs(first - third) <= _NEAR)
+    no_colour, equal = _greyness(grey)
     kind = photometric(dataset)
     is_ybr = kind.startswith('YBR_FULL')
-    if max(no_colour.mean(), equal.mean()) > 0.5:
-        found = bool(no_colour.mean() > equal.mean())
+    if max(no_colour, equal) > 0.5:
+        found = no_colour > equal
         if found != is_ybr and kind in ('RGB', 'YBR_FULL', 'YBR_FULL_422'):
             flags.append('colour_space_guessed')
         is_ybr = found
     if is_ybr:
         return grey[..., 0]  # the luma itself
     return np.array(Image.fromarray(grey).convert('L'))
+
+
+def _greyness(colour) -> tuple[float, float]:
+    """Shares of the pixels [H, W, 3] uint8 that are grey, taken as YCbCr and as RGB."""
+    first, second, third = (colour[..., channel].astype(np.int16) for channel in range(3))
+    no_colour = (abs(second - 128) <= _NEAR) & (abs(third - 128) <= _NEAR)
+    equal = (abs(first - second) <= _NEAR) & (abs(first - third) <= _NEAR)
+    return float(no_colour.mean()), float(equal.mean())
+
+
+def _settle_planes(values, dataset, fragments, flags):
+    """Plain colour [H, W, 3], its planes taken the other way where it is grey only then."""
+    if fragments or max(_greyness(scale(values))) > 0.5:
+        return values
+    # The same samples: [H, W, 3] was read from planes, or the other way round.
+    if dataset.PlanarConfiguration:
+        samples = np.moveaxis(values, -1, 0).reshape(values.shape)
+    else:
+        samples = np.moveaxis(values.reshape(3, *values.shape[:2]), 0, -1)
+    if max(_greyness(scale(samples))) < 0.9:
+        return values
+    flags.append('planes_guessed')
+    return samples
 
 
 def _settle_syntax(dataset, flags) -> list[bytes]:
@@ -145,25 +166,36 @@ def _guess(codestream: bytes) -> uid.UID | None:
 
 def _frame_header(codestream: bytes) -> tuple[int, int]:
     """(marker, components) of the frame of a JPEG or JPEG-LS stream; zeros for others."""
+    at = _frame_at(codestream)
+    return (codestream[at + 1], codestream[at + 9]) if at else (0, 0)
+
+
+def _frame_at(codestream: bytes) -> int:
+    """Where the frame's header begins in a JPEG or JPEG-LS stream; 0 for others."""
     if codestream[:2] != b'\xff\xd8':
-        return 0, 0
+        return 0
     at = 2
     while at + 10 <= len(codestream) and codestream[at] == 0xFF:
         marker = codestream[at + 1]
         if marker in (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), 0xF7):
-            return marker, codestream[at + 9]
+            return at
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
         at += 2 + int.from_bytes(codestream[at + 2 : at + 4], 'big')
-    return 0, 0
+    return 0
 
 
-def _settle_frames(dataset, fragments, flags, name):
-    """Refuses several codestreams in one image; drops a number of frames that is none.
+def _precision(codestream: bytes) -> int:
+    """The bits of a sample that a codestream names; 0 for a kind that is not known."""
+    if codestream[:4] == b'\xff\x4f\xff\x51':
+        return (codestream[42] & 0x7F) + 1 if len(codestream) > 42 else 0
+    at = _frame_at(codestream)
+    return codestream[at + 4] if at else 0
 
-    The first page of more than NumberOfFrames says counts, and is flagged.
-    """
+
+def _settle_frames(dataset, fragments, name):
+    """Refuses several codestreams in one image; drops a number of frames that is none."""
     frames = voi.numbers(dataset, 'NumberOfFrames')
     if 'NumberOfFrames' in dataset and (not frames or frames[0] < 1):
         del dataset.NumberOfFrames
@@ -172,11 +204,6 @@ def _settle_frames(dataset, fragments, flags, name):
         starts = fragments
     if len(starts) > 1:
         _refuse_frames(len(starts), name)
-    data = dataset.get('PixelData')
-    if data is not None and not fragments and 'NumberOfFrames' in dataset:
-        plane = dataset.Rows * dataset.Columns * _number(dataset, 'BitsAllocated') // 8
-        if len(data) >= 2 * max(1, plane) * max(1, _number(dataset, 'SamplesPerPixel')):
-            flags.append('first_of_several_pages')
 
 
 def _refuse_frames(count, name):
@@ -224,20 +251,25 @@ def _number(dataset, key) -> int:
 
 
 def _settle_allocated(dataset, fragments, samples, flags):
-    """Takes BitsAllocated from the length of plain pixel data where the header has none that can be,
-    or fewer than it says are used.
+    """Takes BitsAllocated from the pixel data where the header has none that can be: from the
+    length of plain ones, and from the precision that a codestream names.
     """
     allocated = _number(dataset, 'BitsAllocated')
-    impossible = allocated not in (1, 8, 16, 32, 64) or _number(dataset, 'BitsStored') > allocated
+    stored = _number(dataset, 'BitsStored')
+    impossible = allocated not in (1, 8, 16, 32, 64) or stored > allocated
     data = dataset.get('PixelData')
-    if not impossible or data is None:
+    precision = _precision(fragments[0]) if fragments else 0
+    if data is None or not (impossible or 0 < precision <= 8 < allocated or allocated < precision):
         return
     if fragments:
-        found = 16 if _number(dataset, 'BitsStored') > 8 else 8
+        found = 16 if (precision or stored) > 8 else 8
     else:
         found = 8 * (len(data) // (dataset.Rows * dataset.Columns * samples))
     if found in (8, 16, 32) and found != allocated:
         dataset.BitsAllocated = found
+        if _number(dataset, 'BitsStored') > found:
+            dataset.BitsStored = found
+            dataset.HighBit = found - 1
         flags.append('bits_allocated_guessed')
 
 

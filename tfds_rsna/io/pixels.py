@@ -10,6 +10,7 @@ from tfds_rsna.errors import UserError
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 DEPTHS = (8, 10, 12, 14, 16)
 _FLAT = 16  # grey levels: where 98% of the pixels span fewer, nothing can be made out
+_FAINT = 40  # likewise, of an image by a window: then that was not meant for it
 _BLANK = 2  # grey levels: where 95% of the pixels span no more, there is no picture
 _STRETCH = (0.5, 99.5)  # percentiles that become black and white
 
@@ -112,7 +113,7 @@ def is_flat(grey: np.ndarray) -> bool:
 
 
 def is_lost(grey: np.ndarray, values: np.ndarray, void: np.ndarray | None = None) -> bool:
-    """Whether `grey` shows next to nothing of `values`: all but flat, or black and white alone.
+    """Whether `grey` shows little of `values`: it is faint, or black and white alone.
 
     An image that has no more than two values is not lost in them.
     """
@@ -123,7 +124,7 @@ def is_lost(grey: np.ndarray, values: np.ndarray, void: np.ndarray | None = None
     if between.mean() < 0.02:
         return False
     shown = (inside > 0) & (inside < 255)
-    return span(grey, void) < _FLAT or shown.mean() < 0.02
+    return span(grey, void) < _FAINT or shown.mean() < 0.02
 
 
 def _range(values, void) -> tuple[float, float]:
@@ -155,7 +156,7 @@ def _isolated(values, void) -> np.ndarray | None:
     """`void`, widened by the values that stand for no data though nobody says so; None: no such.
 
     These are what is not finite, and an extreme value farther from all others than they are from
-    each other. An integer counts only below 0 or above 15 bits.
+    each other. An integer counts only below 0, and from the largest of 15 bits on.
     """
     if values.dtype == np.uint8:
         return None
@@ -169,7 +170,7 @@ def _isolated(values, void) -> np.ndarray | None:
         if not inside.size:
             break
         value = extreme(inside)
-        if not real and 0 <= value < 2**15:
+        if not real and 0 <= value < 2**15 - 1:
             continue
         rest = inside[inside != value]
         if rest.size < 0.02 * values.size:

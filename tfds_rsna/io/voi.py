@@ -41,10 +41,10 @@ def to_grey(
     # A slope makes floats of integers; the rule of depths needs integers.
     if rescaled.dtype.kind == 'f' and np.array_equal(rescaled, np.rint(rescaled)):
         rescaled = rescaled.astype(np.int32)
-    stored = numbers(dataset, 'BitsStored')
-    if depth is None and stored and 0 < stored[0] < 8 and rescaled.min() >= 0:
-        # 1 bit is black and white.
-        depth = int(stored[0]) if rescaled.max() < 2 ** stored[0] else None
+    if depth is None and rescaled.dtype.kind in 'iu' and rescaled.min() >= 0:
+        # 1 bit is black and white, in as many bits as it may be stored.
+        bits = 1 if rescaled.max() == 1 else int((numbers(dataset, 'BitsStored') or [0])[0])
+        depth = bits if 0 < bits < 8 and rescaled.max() < 2**bits else None
     grey, more = pixels.scale_or_stretch(rescaled, depth, void)
     return grey, flags + more
 
@@ -76,7 +76,9 @@ def _rescale(values, dataset):
 def _renderings(dataset) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """What the header offers, in order: functions from rescaled values to grey."""
     for item in _items(dataset, 'VOILUTSequence'):
-        if _table(item, np.zeros(1)) is not None:
+        if _is_cut(item):
+            yield lambda values: np.zeros(values.shape, np.uint8)
+        elif _table(item, np.zeros(1)) is not None:
             yield lambda values, item=item: _looked_up(item, values)
     kind = str(dataset.get('VOILUTFunction') or 'LINEAR').strip().upper()
     windows = list(zip(numbers(dataset, 'WindowCenter'), numbers(dataset, 'WindowWidth')))
@@ -120,6 +122,16 @@ def _items(dataset, key):
         return list(dataset.get(key) or [])
     except TypeError:
         return []
+
+
+def _is_cut(item) -> bool:
+    """Whether a LUT has entries, and fewer than it declares."""
+    descriptor = numbers(item, 'LUTDescriptor')
+    if len(descriptor) != 3:
+        return False
+    count = int(descriptor[0]) or 2**16
+    entries = _entries(item.get('LUTData'), count)
+    return entries is not None and entries.size < count
 
 
 def _table(item, values) -> tuple[np.ndarray, np.ndarray] | None:
