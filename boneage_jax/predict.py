@@ -4,11 +4,13 @@ r"""Predict the ages of image files, with 90% intervals and pictures.
         --output=ages.csv --overlays=ages/
     python -m boneage_jax.predict --workdir=runs/a --input=1377.png --sex=female --output=1377.csv
 
-Images (PNG, JPEG, TIFF, DICOM; a file, a folder, a zip) are prepared as the run's own were. OUTPUT
-holds `id,file,male,prediction,years,lower,upper[,age]` with ages in months; of a classifier also
-the class, its months and the probabilities. An image that cannot be read does not stop the others.
-It is listed in `..._rejected.csv` beside OUTPUT, and the exit status is 1. Nothing checks whether
-an image shows a hand at all: the network gives every picture an age.
+Images (PNG, JPEG, TIFF, BMP, DICOM; a file, a folder, a zip) are prepared as the run's own were.
+OUTPUT holds `id,file,male,prediction,years,lower,upper,flags[,age]` with ages in months; of a
+classifier also the class, its months and the probabilities. `flags` names what is doubtful about an
+image: how it was decoded (`window_ignored`) or prepared (`mask_doubtful`). An image that cannot be
+read, is blank or that a stage refuses does not stop the others. It is listed in `..._rejected.csv`
+beside OUTPUT, and the exit status is 1. A DICOM of another part of the body is refused by its
+header; nothing else checks whether an image shows a hand.
 """
 
 from boneage_jax import cli

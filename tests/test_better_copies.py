@@ -21,8 +21,11 @@ IDS = ('1377', '1378', '1379', '1380')
 
 
 def png(shape, grey=90):
+    """An image of one grey value in which a black corner shows that it is not blank."""
+    image = np.full(shape, grey, np.uint8)
+    image[: shape[0] // 4, : shape[1] // 4] = 0
     buffer = io.BytesIO()
-    Image.fromarray(np.full(shape, grey, np.uint8)).save(buffer, 'PNG')
+    Image.fromarray(image).save(buffer, 'PNG')
     return buffer.getvalue()
 
 

@@ -1,5 +1,6 @@
 """Every kind of image file comes out as the right grey, every bad one as a clear error."""
 
+import gzip
 import io
 import os
 import pathlib
@@ -202,6 +203,66 @@ def test_bad_files_are_named(data, found):
 def test_deep_colour_that_would_be_black_is_refused():
     with pytest.raises(decoding.ImageError, match='16-bit colour'):
         decoding.decode(raw_png(1, b'\x10\x02', b'\0' + np.full(3, 2000, '>u2').tobytes()), 'x.png')
+
+
+def with_chunk(kind, body):
+    """A PNG with another chunk behind its header."""
+    data = encoded(RAMP)
+    chunk = len(body).to_bytes(4, 'big') + kind + body
+    return data[:33] + chunk + zlib.crc32(kind + body).to_bytes(4, 'big') + data[33:]
+
+
+LONG = zlib.compress(b'scanner ok. ' * 200_000)
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        with_chunk(b'zTXt', b'Log\0\0' + LONG),
+        with_chunk(b'iTXt', b'Log\0\1\0\0\0' + LONG),
+        with_chunk(b'iCCP', b'p\0\0' + LONG),
+        with_chunk(b'iCCP', b'p\0\0 no profile'),
+        with_chunk(b'eXIf', b'no exif at all'),
+        with_chunk(b'eXIf', b'MM\0*\0\0\0\x08\0\x01\x01\x12'),
+        with_chunk(b'zTXt', b'Log\0\0 no zlib'),
+        with_chunk(b'pHYs', b'short'),
+    ],
+    ids=['text', 'itext', 'profile', 'bad-profile', 'bad-exif', 'cut-exif', 'zlib', 'size'],
+)
+def test_what_is_not_pixels_damages_no_png(data):
+    np.testing.assert_array_equal(decoding.decode(data, 'film.png'), RAMP)
+
+
+def test_a_damaged_checksum_of_pixels_is_damage_all_the_same():
+    data = bytearray(encoded(RAMP))
+    data[data.index(b'IDAT') + 12] ^= 0xFF
+    with pytest.raises(decoding.ImageError, match='damaged'):
+        decoding.decode(bytes(data), 'film.png')
+
+
+def test_gzip_is_unpacked():
+    for data, name in ((encoded(RAMP), 'a.png.gz'), (dicom(TWELVE), 'a.dcm.gz')):
+        grey = decoding.decode(gzip.compress(data), name)
+        np.testing.assert_allclose(grey.astype(int), RAMP, atol=1)
+    with pytest.raises(decoding.ImageError, match='a.png.gz: a gzip file that is cut short'):
+        decoding.decode(gzip.compress(encoded(RAMP))[:-30], 'a.png.gz')
+
+
+def test_other_names_of_jpeg_and_bmp():
+    smooth = np.repeat(RAMP[::-1, :1], 16, 1)
+    for kind in ('JPEG', 'BMP'):
+        grey = decoding.decode(encoded(smooth, kind), 'film')
+        np.testing.assert_allclose(grey.astype(int), smooth, atol=6)
+
+
+@pytest.mark.parametrize('grey', [0, 90, 255])
+def test_blank_images_are_refused_and_mere_pictures_not(grey):
+    blank = np.full((40, 30), grey, np.uint8)
+    blank[3, 4] = 255 - grey  # a dead pixel is no picture
+    with pytest.raises(decoding.ImageError, match=f'film.png: blank, one grey value \\({grey} of'):
+        decoding.read(encoded(blank), 'film.png')
+    assert decoding.decode(encoded(blank), 'mask.png').shape == (40, 30)
+    assert decoding.read(encoded(RAMP), 'film.png').flags == ()
 
 
 def dicom(values, photometric='MONOCHROME2', syntax=None, preamble=True, bits=12, **elements):

@@ -203,21 +203,56 @@ def test_skip_keeps_the_good_and_lists_the_rest(build):
     assert rejected.count('double') == 2
 
 
+def test_bad_zips_blank_images_and_left_out_files_are_named(build, capsys):
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name in ('1.png', '2.png'):
+            archive.writestr(name, NOISE)
+    spoiled = inner.getvalue()
+    at = spoiled.index(b'1.png') + 5
+    files = {
+        'a.zip': spoiled[:at] + b'\xff' * 8 + spoiled[at + 8 :],
+        'bad.zip': b'PK',
+        '3.png': encoded(array=GREY * 0),
+        '4.jfif': encoded('JPEG'),
+        'notes.txt': b'',
+    }
+    table = 'id,boneage,male\n1,10,M\n2,20,F\n3,30,M\n4,40,F\n'
+    builder = build(files, table, on_error='skip')
+    assert [record['id'] for record in builder.as_data_source('train')] == ['2', '4']
+    with open(builder.data_path / 'rejected.csv', newline='') as file:
+        rejected = {row['file']: row['reason'] for row in csv.DictReader(file)}
+    assert 'damaged in the zip' in rejected['a.zip/1.png']
+    assert 'not a whole zip' in rejected['bad.zip'] and 'blank' in rejected['3.png']
+    assert '1 file left out: notes.txt' in capsys.readouterr().err
+
+
+def test_flags_and_contradicted_sexes_are_said(build, capsys):
+    wide = GREY.astype(np.uint16) * 4 + 40_000  # in a sliver of 16 bits
+    builder = build(
+        {'1.png': encoded(array=wide), '2.png': encoded()}, 'id,boneage,male\n1,1,M\n2,2,F\n'
+    )
+    assert 'flag stretched: 1 images (1)' in capsys.readouterr().err
+    first, second = builder.as_data_source('train')
+    assert records_lib.decode_record(first)['flags'] == 'stretched'
+    assert records_lib.decode_record(second)['flags'] == ''
+
+
 def test_a_build_lists_its_folder_once_and_decodes_each_image_once(build, described, monkeypatch):
     """The check of an image and its record (width, height) share one decoding."""
     decoded = []
     listed = []
-    decode, all_entries = decoding.decode, source_lib.all_entries
+    read, all_entries = decoding.read, source_lib.all_entries
 
     def count_decoding(data, name='image', **options):
         decoded.append(name)
-        return decode(data, name, **options)
+        return read(data, name, **options)
 
     def count_listing(archive, place):
         listed.append(place.name)
         return all_entries(archive, place)
 
-    monkeypatch.setattr(decoding, 'decode', count_decoding)
+    monkeypatch.setattr(decoding, 'read', count_decoding)
     monkeypatch.setattr(source_lib, 'all_entries', count_listing)
     files = {'a.png': encoded(), 'b.png': NOISE[:900], 'c.png': encoded()}
     build(files, 'id,boneage,male\na,10,M\nb,20,F\nc,30,M\n', on_error='skip')

@@ -1,10 +1,21 @@
 """Images to be predicted: found in files, folders and zips, with what labels a table gives."""
 
+import gzip
+import io
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import (
+    BasicTextSRStorage,
+    ComputedRadiographyImageStorage,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    MediaStorageDirectoryStorage,
+)
 
 from tfds_rsna.image_folder.listing import listing
 from tfds_rsna.io.archive import Archive
@@ -24,6 +35,9 @@ def place(tmp_path):
     return tmp_path / 'images'
 
 
+OTHERS = '2 files left out: README (no image); notes.txt (no image)'
+
+
 def found(place, text=None, **options):
     table = place.parent / 'labels.csv'
     if text is not None:
@@ -35,7 +49,7 @@ def found(place, text=None, **options):
 
 def test_a_folder_a_zip_and_a_file(place, tmp_path):
     everything = dict.fromkeys(['IM0001', 'a', 'c', 'b'], (None, None))
-    assert found(place) == (everything, [])
+    assert found(place) == (everything, [OTHERS])
     assert list(found(place)[0]) == list(everything)  # by path: the order is that of the folder
     shutil.make_archive(tmp_path / 'packed', 'zip', place)
     assert found(tmp_path / 'packed.zip')[0].keys() == everything.keys()
@@ -62,7 +76,7 @@ def test_names_that_occur_twice_are_told_apart(place):
 )
 def test_sexes_and_known_ages(place, text, options):
     examples, lines = found(place, text, **options)
-    assert list(examples.values()).count((None, None)) == 2 and not lines
+    assert list(examples.values()).count((None, None)) == 2 and lines == [OTHERS]
     assert (True, 120.0) in examples.values() and (False, None) in examples.values()
     assert ('7' in examples) == ('who' in text)  # an image goes by the table's id
 
@@ -74,6 +88,7 @@ def test_a_table_without_ages(place):
 def test_rows_that_cannot_be_used_are_named_and_leave_the_image_unlabelled(place):
     examples, lines = found(place, 'id,boneage,male\na,120,perhaps\nb,ten,True\nc,30,True\n')
     assert examples['a'] == examples['b'] == (None, None) and examples['c'] == (True, 30.0)
+    assert lines.pop() == OTHERS
     assert len(lines) == 2 and "'perhaps'" in lines[1] + lines[0] and "'ten'" in lines[0] + lines[1]
 
 
@@ -101,3 +116,72 @@ def test_places_that_are_refused(place, tmp_path):
         found(tmp_path / 'empty')
     with Archive() as archive, pytest.raises(DataError, match='none.csv: no such file'):
         listing(archive, place, tmp_path / 'none.csv')
+
+
+def encoded(kind):
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(63, dtype=np.uint8).reshape(9, 7) * 4).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def dicom(uid, **elements):
+    """A DICOM file without pixels."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = uid
+    meta.MediaStorageSOPInstanceUID = '1.2.3'
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    dataset.SOPClassUID = uid
+    for key, value in elements.items():
+        setattr(dataset, key, value)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def test_images_by_name_or_content_and_the_rest_is_said(tmp_path):
+    folder = tmp_path / 'films'
+    folder.mkdir()
+    film = dicom(ComputedRadiographyImageStorage, Rows=4, Columns=4, PatientSex='F')
+    for name, data in {
+        'a.jfif': encoded('JPEG'),
+        'b.JPE': encoded('JPEG'),
+        'c.bmp': encoded('BMP'),
+        'd.dcm.gz': gzip.compress(film),
+        'e': encoded('PNG'),
+        'f.unknown': encoded('TIFF'),
+        'IM000001': film,
+        'IM000002': film[144:],  # without preamble
+        'cut.png': b'',
+        'DICOMDIR': dicom(MediaStorageDirectoryStorage),
+        'report.dcm': dicom(BasicTextSRStorage),
+        'key': dicom(KeyObjectSelectionDocumentStorage),
+        'state': dicom(GrayscaleSoftcopyPresentationStateStorage),
+        'RUN.EXE': b'MZ',
+        'letter.pdf': b'%PDF-1.7',
+        'g.gif': encoded('GIF'),
+    }.items():
+        (folder / name).write_bytes(data)
+    with Archive() as archive:
+        images, lines = listing(archive, folder)
+    male = {image.id: image.header_male for image in images}
+    assert male == dict.fromkeys(['a', 'b', 'c', 'e', 'f.unknown', 'cut']) | dict.fromkeys(
+        ['d', 'IM000001', 'IM000002'], False
+    )
+    (line,) = lines
+    assert line.startswith('7 files left out: DICOMDIR (DICOM, Media Storage Directory Storage); ')
+    assert 'and 2 more' in line and 'g.gif (a GIF)' in line and 'RUN.EXE (no image)' in line
+
+
+def test_what_cannot_be_opened_is_no_end_where_that_is_wished(place):
+    (place / 'bad.zip').write_bytes(b'PK')
+    with Archive(tolerant=True) as archive:
+        images, _ = listing(archive, place)
+        assert len(images) == 4 and list(archive.failures) == ['bad.zip']
+
+
+def test_the_table_itself_is_not_called_left_out(place):
+    table = place / 'ages.csv'
+    table.write_text('id,sex\na,F\n')
+    with Archive() as archive:
+        assert listing(archive, place, table)[1] == [OTHERS]

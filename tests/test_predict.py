@@ -3,6 +3,7 @@ words.
 """
 
 import csv
+import io
 import json
 import pathlib
 import shutil
@@ -12,14 +13,18 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from boneage_jax import config as c
 from boneage_jax import figures
+from boneage_jax.errors import UnreadableError
 from boneage_jax.figures import overlays
 from boneage_jax.inference import images as images_lib
 from boneage_jax.inference import pictures, predict
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.training import loop
+from tfds_rsna.hand_phantom.render import phantom
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = (
@@ -68,7 +73,8 @@ def test_ages_are_those_of_the_runs_own_evaluation(trained, tmp_path, capsys):
     predict.predict(trained / 'run', trained / 'images', output, labels=trained / 'labels.csv')
     rows = read(output)
     assert (
-        list(rows[0]) == ['id', 'file', 'male', 'prediction', 'years', 'lower', 'upper', 'age']
+        list(rows[0])
+        == ['id', 'file', 'male', 'prediction', 'years', 'lower', 'upper', 'flags', 'age']
         and len(rows) == 40
     )
     ours = {row['id']: row for row in rows}
@@ -121,6 +127,83 @@ def test_one_bad_image_among_many_and_the_command_itself(trained, tmp_path):
     assert {row['male'] for row in rows} == {'False'}
     assert [row['id'] for row in read(tmp_path / 'ages_rejected.csv')] == ['f03']
     assert {path.stem for path in (tmp_path / 'pictures').iterdir()} == {row['id'] for row in rows}
+
+
+def dicom(image, **elements):
+    """A DICOM file of uint8 [H, W]."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    meta.MediaStorageSOPInstanceUID = '1.2.3'
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    dataset.Rows, dataset.Columns = image.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, 'MONOCHROME2'
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelRepresentation = 0
+    dataset.PixelData = image.tobytes() + b'\0' * (image.size % 2)
+    for key, value in elements.items():
+        setattr(dataset, key, value)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def test_headers_give_the_sex_and_flags_reach_the_table(trained, tmp_path, capsys):
+    image = np.asarray(Image.open(trained / 'images' / 'f00.png'))
+    folder = tmp_path / 'cd'
+    folder.mkdir()
+    (folder / 'girl').write_bytes(dicom(image, PatientSex='F'))
+    (folder / 'boy').write_bytes(dicom(image, PatientSex='M'))
+    bad_window = {'WindowCenter': 9000, 'WindowWidth': 10}
+    (folder / 'dark').write_bytes(dicom(image, PatientSex='M', **bad_window))
+    (folder / 'readme.txt').write_text('a viewer')
+    predict.predict(trained / 'run', folder, tmp_path / 'o.csv')
+    rows = {row['id']: row for row in read(tmp_path / 'o.csv')}
+    assert {name: row['male'] for name, row in rows.items()} == {
+        'girl': 'False',
+        'boy': 'True',
+        'dark': 'True',
+    }
+    assert rows['girl']['flags'] == '' and rows['dark']['flags'] == 'window_ignored;stretched'
+    said = capsys.readouterr()
+    assert "PatientSex of the file's own header is taken for 3 of 3 images" in said.err
+    assert '1 file left out: readme.txt (no image)' in said.err
+    assert 'Flag window_ignored: 1 of 3 images: dark.' in said.err
+    assert 'flags: window_ignored, stretched' in said.out
+
+    predict.predict(trained / 'run', folder, tmp_path / 'o.csv', sex='male', overwrite=True)
+    rows = {row['id']: row for row in read(tmp_path / 'o.csv')}
+    assert rows['girl']['male'] == 'True'
+    assert rows['girl']['flags'] == 'sex_contradicts_header'
+    assert 'is the other sex for 1 of 3 images' in capsys.readouterr().err
+
+
+def test_refused_images_stop_no_other_and_are_named(trained, tmp_path):
+    run = copied(trained, tmp_path, data_stages=['mask', 'contrast'])
+    folder = tmp_path / 'films'
+    folder.mkdir()
+    image = np.asarray(Image.open(trained / 'images' / 'f00.png'))
+    hand = phantom(3, 1, (256, 200))['image']
+    noise = np.random.default_rng(0).integers(0, 256, (90, 70), np.uint8)
+    for name, array in {
+        'hand': hand,
+        'noise': noise,
+        'blank': hand * 0,
+        'tiny': hand[120:129, 60:140],
+    }.items():
+        Image.fromarray(array).save(folder / f'{name}.png')
+    (folder / 'chest.dcm').write_bytes(dicom(image, BodyPartExamined='CHEST'))
+    (folder / 'bad.zip').write_bytes(b'PK')
+    with pytest.raises(UnreadableError, match='of 6 images were not predicted'):
+        predict.predict(run, folder, tmp_path / 'o.csv', sex='male')
+    rows = {row['id']: row for row in read(tmp_path / 'o.csv')}
+    rejected = {row['file']: row['reason'] for row in read(tmp_path / 'o_rejected.csv')}
+    assert 'hand' in rows and 'mask_doubtful' not in rows['hand']['flags']
+    assert 'noise.png' in rejected or 'mask_doubtful' in rows['noise']['flags']
+    assert 'blank' in rejected['blank.png'] and '16 pixels or more' in rejected['tiny.png']
+    assert 'CHEST' in rejected['chest.dcm'] and 'not a whole zip' in rejected['bad.zip']
 
 
 def test_the_sex_is_asked_for_by_the_images_name(trained, tmp_path):

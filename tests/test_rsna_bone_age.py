@@ -328,13 +328,13 @@ KILLED = """
 import os, signal, sys
 from tfds_rsna import RsnaBoneAge
 from tfds_rsna.io import decoding
-decode, seen = decoding.decode, []
+decode, seen = decoding.read, []
 def die_at_third(data, name):
     seen.append(name)
     if len(seen) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return decode(data, name)
-decoding.decode = die_at_third
+decoding.read = die_at_third
 RsnaBoneAge(data_dir=sys.argv[1], source=sys.argv[2]).download_and_prepare()
 """
 

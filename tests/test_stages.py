@@ -1,5 +1,6 @@
 """Stages: annotations are stored and survive a kill, transforms replay, options build anew."""
 
+import csv
 import inspect
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from boneage_jax import config as c
-from boneage_jax.errors import ConfigError
+from boneage_jax.errors import ConfigError, UserError
 from boneage_jax.preprocess import contrast, enhance, resize
 from boneage_jax.stages import appearance, cache, catalog, plan
 from boneage_jax.stages import records as records_lib
@@ -36,6 +37,16 @@ def only_even(example):
     return example if int(example['id']) % 2 == 0 else None
 
 
+def refuse_third(example):
+    if example['id'] == '3':
+        raise UserError('image 3: too odd')
+    return example
+
+
+def look_third(example):
+    return refuse_third({'id': example['id']}) and {'flags': ''}
+
+
 def glance(example, run):
     assert run
     LOOKED.append(example['id'])
@@ -53,6 +64,8 @@ def folder(tmp_path, monkeypatch):
     for name, stage in {
         'halve': catalog.Stage(transform='halve'),
         'brightest': catalog.Stage(annotate='brightest'),
+        'refuse_third': catalog.Stage(transform='refuse_third'),
+        'look_third': catalog.Stage(annotate='look_third'),
         'only_even': catalog.Stage(transform='only_even'),
         'mean': catalog.Stage(network_input='glance', network_output='mean_of'),
     }.items():
@@ -64,6 +77,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / 'images').mkdir()
     for i in range(6):
         image = np.full((40, 32 + i), 10, np.uint8)
+        image[-8:] = 30  # not blank
         image[4 * i + 2, 7] = 250
         Image.fromarray(image).save(tmp_path / 'images' / f'{i}.png')
     (tmp_path / 'labels.csv').write_text(
@@ -140,6 +154,34 @@ def test_a_stage_sees_what_the_stages_before_it_left(folder):
 def test_a_stage_may_leave_images_out(folder, capsys):
     assert sorted(open_records(data(folder, 'only_even,brightest'))) == ['0', '2', '4']
     assert '3 of 6 images were left out' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('chosen', ['refuse_third', 'look_third', 'look_third,brightest'])
+def test_an_image_that_a_stage_refuses_is_named_and_stops_no_other(folder, chosen):
+    with pytest.raises(UserError) as error:
+        open_records(data(folder, chosen))
+    assert 'image that a stage refuses: 1 (3 in train: image 3: too odd)' in str(error.value)
+    assert 'data.on_error=skip' in str(error.value)
+    config = data(folder, chosen)
+    with config.unlocked():
+        config.on_error = 'skip'
+    assert sorted(open_records(config)) == ['0', '1', '2', '4', '5']
+    with open(records_lib.get_records(config) / 'rejected.csv', newline='') as file:
+        (row,) = csv.DictReader(file)
+    assert row['id'] == '3' and 'too odd' in row['reason']
+
+
+def test_a_few_images_are_processed_whatever_a_stage_refuses(folder):
+    images = [
+        {'image': np.asarray(Image.open(folder / 'images' / f'{i}.png')), 'id': str(i)}
+        for i in (2, 3, 4)
+    ]
+    for chosen in ('refuse_third', 'look_third'):
+        config = data(folder, chosen)
+        two, three, four = records_lib.process(images, config)
+        assert (two['id'], four['id']) == ('2', '4') and 'too odd' in str(three)
+        with pytest.raises(UserError, match='image 3: too odd'):
+            records_lib.apply_stages(images, plan.make_plan(config))
 
 
 def test_findings_are_kept_and_a_killed_stage_goes_on(folder, monkeypatch):

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
@@ -10,7 +11,7 @@ from tfds_rsna.io import decoding
 from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
 from tfds_rsna.parallel import pools
-from tfds_rsna.problems import DataError, Problems
+from tfds_rsna.problems import SHOWN, DataError, Problems
 
 
 class LabelledImages:
@@ -19,7 +20,8 @@ class LabelledImages:
     Every image is decoded in full here: a header can be whole where the pixels are cut short, and
     an image that fails should fail now and not in the middle of a training run. The same decoding
     gives the record its width and height. Threads do it (Pillow frees the interpreter while it
-    unpacks), a few images ahead and no more, so memory stays flat.
+    unpacks), a few images ahead and no more, so memory stays flat. At the end it says which images
+    have flags, and which have another sex in their own header than in the table.
     """
 
     def __init__(
@@ -53,18 +55,25 @@ class LabelledImages:
 
     def __iter__(self) -> Iterator[tuple[int, dict]]:
         good = 0
+        flagged = {}
         for index, (label, entry, future) in enumerate(self._examples()):
             try:
-                example = future.result()
+                example, flags = future.result()
             except (decoding.ImageError, DataError, OSError) as error:
                 # Noted in either mode; the builder then names all of them at once.
                 reason = str(error).removeprefix(f'{entry.path}: ')
                 self._problems.add('image that cannot be read', label.id, entry.path, reason)
             else:
                 good += 1
+                for flag in flags:
+                    flagged.setdefault(flag, []).append(label.id)
                 yield index, example
         if not good:
             raise DataError('\n'.join(['no image can be read', *self._problems.lines()]))
+        for flag, ids in flagged.items():
+            more = f' and {len(ids) - SHOWN:,} more' if len(ids) > SHOWN else ''
+            shown = ', '.join(ids[:SHOWN])
+            print(f'flag {flag}: {len(ids):,} images ({shown}{more})', file=sys.stderr, flush=True)
 
     def _examples(self) -> Iterator[tuple[Label, Entry, Future]]:
         """The images in order, each with the future of its example."""
@@ -80,13 +89,16 @@ class LabelledImages:
                 yield ahead.popleft()
 
 
-def _example(label: Label, entry: Entry, size: tuple[int, int] | None) -> dict:
-    """The record of an image; ImageError, DataError or OSError where it cannot be read.
+def _example(
+    label: Label, entry: Entry, size: tuple[int, int] | None
+) -> tuple[dict, tuple[str, ...]]:
+    """The record of an image, and its flags; ImageError, DataError or OSError for a bad one.
 
     `size` is its native (width, height), None where it is that of the image as it is.
     """
     data = entry.read()
-    height, width = decoding.decode(data, entry.path).shape
+    decoded = decoding.read(data, entry.path)
+    height, width = decoded.grey.shape
     if size is not None:
         width, height = size
     example = {
@@ -100,4 +112,4 @@ def _example(label: Label, entry: Entry, size: tuple[int, int] | None) -> dict:
     }
     if label.source is not None:
         example['source'] = label.source
-    return example
+    return example, decoding.flags_of(decoded, label.male)

@@ -2,7 +2,7 @@
 
 import csv
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tfds_rsna.errors import UserError
 
@@ -71,6 +71,17 @@ class Problems:
         self.write(folder / 'rejected.csv')
         if len(self):
             print('\n'.join(['dropped (see rejected.csv):', *self.lines()]), flush=True)
+
+
+def left_out_lines(files: Sequence[str]) -> list[str]:
+    """One line about files that were left out, with the first of them; `[]` without any."""
+    if not files:
+        return []
+    shown = '; '.join(files[:SHOWN])
+    if len(files) > SHOWN:
+        shown += f'; and {len(files) - SHOWN:,} more'
+    count = '1 file' if len(files) == 1 else f'{len(files):,} files'
+    return [f'{count} left out: {shown}']
 
 
 def duplicates(names: Iterable[str]) -> set[str]:

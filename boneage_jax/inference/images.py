@@ -28,12 +28,14 @@ class Seen:
         image: what the network sees, uint8 [rows, columns, 1].
         matrix: [2, 3], from places on `image` to places on the file's own image; see `see`.
         native: the file's own image, uint8 [H, W]; None where it was not kept.
+        flags: what was doubtful about it, joined by ';': of its decoding, then of its preparation.
     """
 
     listed: listing.Image
     image: np.ndarray
     matrix: np.ndarray
     native: np.ndarray | None
+    flags: str
 
 
 def see_in_batches(
@@ -58,7 +60,7 @@ def see_in_batches(
     """
 
     def read(file):
-        return decoding.decode(file.entry.read(), file.entry.path)
+        return decoding.read(file.entry.read(), file.entry.path)
 
     def submit(start):
         return [(file, pool.submit(read, file)) for file in listed[start : start + batch_size]]
@@ -79,7 +81,7 @@ def see_in_batches(
 
 
 def _decoded(jobs, problems):
-    """[(file, image [H, W] uint8)] of those that could be read."""
+    """[(file, `decoding.Decoded`)] of those that could be read."""
     decoded = []
     for file, job in jobs:
         try:
@@ -93,43 +95,49 @@ def _decoded(jobs, problems):
 
 def _seen(decoded, data, problems, keep_native):
     batch = []
-    examples = see([image for _, image in decoded], data)
-    for (file, native), example in zip(decoded, examples):
-        if example is None:
-            problems.add(
-                'image that the preprocessing left out',
-                file.id,
-                file.entry.path,
-                'no hand was found as the stages of data.stages need it',
-            )
-            continue
-        kept = native if keep_native else None
-        batch.append(Seen(file, example['image'], example['matrix'], kept))
+    ids = [file.id for file, _ in decoded]
+    examples = see([image.grey for _, image in decoded], data, ids)
+    for (file, image), example in zip(decoded, examples):
+        if isinstance(example, dict):
+            kept = image.grey if keep_native else None
+            flags = ';'.join(each for each in (*image.flags, example['flags']) if each)
+            batch.append(Seen(file, example['image'], example['matrix'], kept, flags))
+        else:
+            reason = 'no hand was found as the stages of data.stages need it'
+            if example is not None:
+                reason = str(example)
+            problems.add('image that the preprocessing left out', file.id, file.entry.path, reason)
     return batch
 
 
-def see(images: Sequence[np.ndarray], data: ml_collections.ConfigDict) -> list[dict | None]:
-    """Images, each [H, W] uint8, as the network of `config.data` sees them.
+def see(
+    images: Sequence[np.ndarray],
+    data: ml_collections.ConfigDict,
+    ids: Sequence[str] | None = None,
+) -> list[dict | UserError | None]:
+    """Images, each [H, W] uint8, as the network of `config.data` sees them; `ids` for messages.
 
-    Gives `{'image': uint8 [rows, columns, 1], 'matrix': [2, 3]}` for each, or None where the run's
-    own preprocessing leaves it out. `matrix` takes places (row, column) on what the network sees to
-    places on the image; in both, pixel (r, c) covers [r, r + 1] x [c, c + 1]. It comes from three
-    points that are carried through all that is done to the image.
+    Gives `{'image': uint8 [rows, columns, 1], 'matrix': [2, 3], 'flags': str}` for each, None where
+    the run's own preprocessing leaves it out, or the error where it refuses it. `matrix` takes
+    places (row, column) on what the network sees to places on the image; in both, pixel (r, c)
+    covers [r, r + 1] x [c, c + 1]. It comes from three points that are carried through all that is
+    done to the image.
     """
     examples = []
     corners = []
-    for image in images:
+    for name, image in zip(ids or [''] * len(images), images):
         rows, columns = image.shape
         three = np.array([[0, 0], [rows, 0], [0, columns]], np.float32)
         corners.append(three)
-        examples.append({'id': '', 'image': image, _CARRIED: three})
+        examples.append({'id': name, 'image': image, _CARRIED: three})
 
     found = []
     for example, three in zip(records.process(examples, data), corners):
-        if example is None:
-            found.append(None)
-            continue
-        found.append({'image': example['image'], 'matrix': _matrix(example[_CARRIED], three)})
+        if isinstance(example, dict):
+            matrix = _matrix(example[_CARRIED], three)
+            flags = example.get('flags', '')
+            example = {'image': example['image'], 'matrix': matrix, 'flags': flags}
+        found.append(example)
     return found
 
 

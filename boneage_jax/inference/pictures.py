@@ -84,6 +84,8 @@ def caption(row: Mapping) -> list[str]:
     lines = [f'{row["id"]}{_SEX[row["male"]]}: {row["years"]}', months]
     if 'class_months' in row:
         lines.append(f'class {row["class"]}: {row["class_months"]} months')
+    if row['flags']:
+        lines.append(f'flags: {row["flags"].replace(";", ", ")}')
     if row['age'] is not None:
         lines.append(f'labelled {in_years(row["age"])}, {row["age"]:.1f} months')
     return lines

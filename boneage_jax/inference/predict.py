@@ -24,7 +24,8 @@ from boneage_jax.tasks import metrics
 from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import listing
-from tfds_rsna.io.archive import Archive
+from tfds_rsna.io import decoding
+from tfds_rsna.io.archive import Archive, printable
 from tfds_rsna.problems import Problems
 
 SHOWN = 5  # so few images are also printed
@@ -51,7 +52,8 @@ def predict(
         place: an image, a folder of images, or a zip of them.
         output: the CSV to write.
         labels: a table of sexes and, where known, ages.
-        sex: 'male' or 'female', of the images whose sex no table gives.
+        sex: 'male' or 'female', of the images whose sex no table gives; without it the header of a
+            DICOM counts.
         overlays: a folder for one picture an image.
         overwrite: replace an output that exists.
         batch_size: images at once; 0 = as in training.
@@ -81,8 +83,8 @@ def predict(
     setup.set_up_jax(config)
 
     problems = Problems('skip')
-    with Archive() as archive:
-        listed = _listed(archive, place, labels, columns, age_unit)
+    with Archive(tolerant=True) as archive:
+        listed = _listed(archive, place, labels, columns, age_unit, problems)
         predictor = Predictor(workdir, batch_size=batch_size)
         site = _site(calibration, workdir, predictor)
         reads_sex = predictor.needs_sex or site is not None
@@ -112,8 +114,8 @@ def predict(
     _report(rows, output, overlays)
     if len(problems):
         raise UnreadableError(
-            f'{len(problems)} of {len(listed)} images were not predicted (listed in {rejected})\n'
-            + '\n'.join(problems.lines())
+            f'{len(problems)} of {len(rows) + len(problems)} images were not predicted (listed in '
+            f'{rejected})\n' + '\n'.join(problems.lines())
         )
     return rows
 
@@ -121,11 +123,13 @@ def predict(
 # What there is, and whether this network can predict it
 
 
-def _listed(archive, place, labels, columns, age_unit):
+def _listed(archive, place, labels, columns, age_unit, problems):
     table = pathlib.Path(labels).expanduser() if labels else None
     listed, lines = listing.listing(archive, place, table, columns=columns, age_unit=age_unit)
     for line in lines:
-        log.info(f'{labels}: {line}')
+        log.info(line)
+    for path, reason in archive.failures.items():
+        problems.add('zip that cannot be opened', '', path, reason)
     return listed
 
 
@@ -141,7 +145,8 @@ def _sexes(listed, sex, labels, *, trained_on, reads_sex):
 
     Args:
         listed: the images.
-        sex: 'male' or 'female' for those whose sex no table gives, or None.
+        sex: 'male' or 'female' for those whose sex no table gives, or None. Where that is None the
+            images' own headers count.
         labels: the table, for the message.
         trained_on: 'male', 'female' or 'both': the images that the network was trained on.
         reads_sex: whether the network, or its calibration, needs the sex.
@@ -152,8 +157,24 @@ def _sexes(listed, sex, labels, *, trained_on, reads_sex):
     """
     given = None if sex is None else sex == 'male'
     male = {}
+    from_header = []
     for file in listed:
-        male[file.id] = given if file.male is None else file.male
+        known = [value for value in (file.male, given, file.header_male) if value is not None]
+        male[file.id] = known[0] if known else None
+        if file.header_male is not None and len(known) == 1:
+            from_header.append(file.id)
+    if from_header:
+        log.info(
+            f"PatientSex of the file's own header is taken for {len(from_header)} of {len(listed)} "
+            f'images: {_first(from_header)}.'
+        )
+    unlike = [file.id for file in listed if file.header_male not in (None, male[file.id])]
+    if unlike:
+        log.info(
+            f'PatientSex in the header is the other sex for {len(unlike)} of {len(listed)} images '
+            f'(flag {decoding.OTHER_SEX}): {_first(unlike)}. They are predicted as '
+            f'{"--labels or " if labels else ""}--sex says.'
+        )
 
     unknown = [image for image, value in male.items() if value is None]
     if unknown and (reads_sex or trained_on != 'both'):
@@ -291,12 +312,21 @@ def _predicted(predictor, batch, place, sexes, site, intervals):
             'years': pictures.in_years(float(months[i])),
             'lower': lower,
             'upper': upper,
+            'flags': _flags(seen, male[i]),
         }
         for name, values in classes.items():
             row[name] = values[i]
         row['age'] = seen.listed.months
         rows.append(row)
     return rows, aux
+
+
+def _flags(seen, male):
+    """The flags of an image and of its preparation, each once, joined by ';'."""
+    flags = [flag for flag in seen.flags.split(';') if flag]
+    if None not in (male, seen.listed.header_male) and male != seen.listed.header_male:
+        flags.append(decoding.OTHER_SEX)
+    return ';'.join(dict.fromkeys(flags))
 
 
 def _interval(intervals, months, male):
@@ -309,9 +339,9 @@ def _interval(intervals, months, male):
 
 
 def _path(file, place):
-    if place.is_file() and place.name == file.entry.path:
-        return str(place)
-    return str(place / file.entry.path)
+    if place.is_file() and file.entry.file == place and file.entry.packed is None:
+        return printable(str(place))
+    return printable(str(place / file.entry.path))
 
 
 # What is written and printed
@@ -350,6 +380,12 @@ def _report(rows, output, overlays):
         for row in rows:
             print('; '.join(pictures.caption(row)), flush=True)
 
+    flagged = {}
+    for row in rows:
+        for flag in filter(None, row['flags'].split(';')):
+            flagged.setdefault(flag, []).append(row['id'])
+    for flag, ids in flagged.items():
+        log.info(f'Flag {flag}: {len(ids):,} of {len(rows):,} images: {_first(ids)}.')
     errors = np.array([row['prediction'] - row['age'] for row in rows if row['age'] is not None])
     if len(errors):
         lower, upper = metrics.bootstrap(np.abs(errors))

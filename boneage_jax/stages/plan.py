@@ -18,11 +18,13 @@ from collections.abc import Callable
 import ml_collections
 
 from boneage_jax import config_files
-from boneage_jax.errors import ConfigError
+from boneage_jax.errors import ConfigError, UserError
 from boneage_jax.preprocess import resize
 from boneage_jax.runs import exported, shipped
 from boneage_jax.stages import catalog
 from boneage_jax.stages.catalog import STAGES
+
+REFUSED = 'refused'  # in place of the annotations of an image: why a stage refuses it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,9 @@ def apply_steps(
 
     `read(step)` gives the stored annotations of a step. Without it they are made here, which a step
     that needs a network cannot do.
+
+    Raises:
+        UserError: a step refuses the image, or has refused it when its annotations were made.
     """
     for step in steps:
         if step.stage.transform:
@@ -119,7 +124,8 @@ def look(example: dict, step: Step) -> dict:
 def make_annotator(step: Step) -> Callable[[list[dict]], list[dict]] | None:
     """`annotate(inputs) -> [annotations]` with the step's network loaded, None where it has none.
 
-    An input `{}`, an image that an earlier stage left out, has the annotations `{}`.
+    An input `{}`, an image that an earlier stage left out, has the annotations `{}`; one that was
+    refused stays so.
     """
     if not step.stage.network_output:
         return None
@@ -127,9 +133,9 @@ def make_annotator(step: Step) -> Callable[[list[dict]], list[dict]] | None:
     network_output = resolve(step.stage.network_output)
 
     def annotate(inputs):
-        seen = [each for each in inputs if each]
+        seen = [each for each in inputs if each and REFUSED not in each]
         found = iter(network_output(predictor, seen, **step.options) if seen else ())
-        return [next(found) if each else {} for each in inputs]
+        return [each if not each or REFUSED in each else next(found) for each in inputs]
 
     return annotate
 
@@ -145,7 +151,12 @@ def _predictor(run, weights):
 
 
 def merge_annotations(example: dict, found: dict) -> dict:
-    """The image with annotations joined: masks enlarged to it, flags put together."""
+    """The image with annotations joined: masks enlarged to it, flags put together.
+
+    Raises UserError where the annotations say that the image was refused.
+    """
+    if REFUSED in found:
+        raise UserError(str(found[REFUSED]))
     found = dict(found)
     shape = example['image'].shape[:2]
     if found.pop('inverted', False):

@@ -21,13 +21,14 @@ import tfds_rsna
 from boneage_jax import tasks
 from boneage_jax.data import source
 from boneage_jax.data import splits as splits_lib
-from boneage_jax.errors import ConfigError
+from boneage_jax.errors import ConfigError, UserError
 from boneage_jax.preprocess import resize
 from boneage_jax.runtime import files, log
 from boneage_jax.stages import cache, plan
 from tfds_rsna import prepared
 from tfds_rsna.io import decoding
 from tfds_rsna.parallel import lock, pools
+from tfds_rsna.problems import Problems
 
 VERSION = 1  # raise it when a change here alters the records
 POOL_SECONDS = 20  # below that a pool of processes costs more than it saves
@@ -166,7 +167,7 @@ def native_images(data: ml_collections.ConfigDict, count: int, data_dir=None) ->
     return [decode_record(records[i]) for i in chosen]
 
 
-def process(examples: list[dict], data: ml_collections.ConfigDict) -> list[dict | None]:
+def process(examples: list[dict], data: ml_collections.ConfigDict) -> list[dict | UserError | None]:
     """A few images prepared as `config.data` says, here and now; nothing is stored.
 
     Args:
@@ -174,42 +175,67 @@ def process(examples: list[dict], data: ml_collections.ConfigDict) -> list[dict 
         data: `config.data`.
 
     Returns:
-        The prepared images; None for one that a stage left out.
+        The prepared images; None for one that a stage left out, the error for one that it refused.
     """
     processed = []
-    for example in apply_stages(examples, plan.make_plan(data)):
-        if example is not None:
+    for example in apply_stages(examples, plan.make_plan(data), tolerant=True):
+        if isinstance(example, dict):
             example = resize.resize(example, tuple(data.size), data.resize)
         processed.append(example)
     return processed
 
 
-def apply_stages(examples: list[dict], steps: list[plan.Step]) -> list[dict | None]:
-    """Images after `steps` at their own size, networks included; None for one that was left out."""
+def apply_stages(
+    examples: list[dict], steps: list[plan.Step], *, tolerant: bool = False
+) -> list[dict | UserError | None]:
+    """Images after `steps` at their own size, networks included.
+
+    None stands for one that was left out. The error of one that a stage refuses is raised, or where
+    `tolerant` stands in its place.
+    """
     examples = list(examples)
     for step in steps:
         annotate = plan.make_annotator(step)
-        places = [i for i, example in enumerate(examples) if example is not None]
+        places = [i for i, example in enumerate(examples) if isinstance(example, dict)]
         given = [examples[i] for i in places]
         if annotate is None:
-            changed = [plan.apply_steps(example, [step]) for example in given]
+            changed = [_or_error(plan.apply_steps, example, [step]) for example in given]
         else:
-            found = annotate([plan.look(example, step) for example in given])
-            changed = map(plan.merge_annotations, given, found)
+            found = annotate([_look(example, step) for example in given])
+            changed = [_or_error(plan.merge_annotations, *pair) for pair in zip(given, found)]
         for i, example in zip(places, changed, strict=True):
+            if isinstance(example, UserError) and not tolerant:
+                raise example
             examples[i] = example
     return examples
+
+
+def _or_error(function, *arguments):
+    """What the function gives, or the UserError that it raises."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        return error
+
+
+def _look(example, step):
+    """`plan.look`, or why the stage refuses the image."""
+    seen = _or_error(plan.look, example, step)
+    return {plan.REFUSED: str(seen)} if isinstance(seen, UserError) else seen
 
 
 def decode_record(record: dict) -> dict:
     """A source record with its encoded images decoded: `image` (and `hand_mask`) uint8 `[H, W]`.
 
-    An image that was squashed since it had its native size gets its aspect ratio back.
+    `flags` are those of the image's decoding. An image that was squashed since it had its native
+    size gets its aspect ratio back.
     """
     example = dict(record)
-    for name in ('image', 'hand_mask'):
-        if name in example:
-            example[name] = decoding.decode(example[name], name=f'{name} of {example["id"]}')
+    decoded = decoding.read(example['image'], name=f'image of {example["id"]}')
+    example['image'] = decoded.grey
+    example['flags'] = ';'.join(decoding.flags_of(decoded, bool(example['male'])))
+    if 'hand_mask' in example:
+        example['hand_mask'] = decoding.decode(example['hand_mask'], f'mask of {example["id"]}')
     native_shape = (int(example['height']), int(example['width']))
     return resize.restore_aspect(example, native_shape)
 
@@ -349,29 +375,44 @@ def _write_records(builder, folder, data, steps, recipe):
     workers, left = _workers(do, counts)
     log.info(f'Preparing {total} images at {rows}x{columns} into {folder}: about {left} (once).')
     dropped = []
+    problems = Problems(data.on_error)
 
     def examples(split):
         jobs = []
         for start in range(0, counts[split], CHUNK):
             jobs.append((split, range(start, min(start + CHUNK, counts[split]))))
         for example in itertools.chain.from_iterable(pools.ordered(do, jobs, workers=workers)):
-            if isinstance(example, str):
-                dropped.append(example)
+            if isinstance(example, Dropped):
+                dropped.append(example.id)
+                if example.reason:
+                    problems.add('image that a stage refuses', example.id, split, example.reason)
             else:
                 yield example
+        problems.raise_if_any()
 
     try:
         prepared.write(folder, {split: examples(split) for split in counts}, metadata=recipe)
     except ValueError as error:
         if len(dropped) == total:
-            raise ConfigError(
+            lines = [
                 f'data.stages={tuple(data.stages)} left out every one of {total} images; first: '
                 f'{", ".join(dropped[:5])}'
-            ) from error
+            ]
+            raise ConfigError('\n'.join([*lines, *problems.lines()])) from error
         raise
     if dropped:
         first = ', '.join(dropped[:5])
         log.info(f'{len(dropped)} of {total} images were left out by a stage; first: {first}')
+    if len(problems):
+        problems.report(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """An image that is not among the records: a stage left it out, or refused it for a reason."""
+
+    id: str
+    reason: str = ''
 
 
 @functools.cache
@@ -381,7 +422,7 @@ def _open_split(folder, split):
 
 def prepare_chunk(
     folder: str, steps: list[plan.Step], size: tuple[int, int], fit: str, job: tuple
-) -> list[dict | str]:
+) -> list[dict | Dropped]:
     """The prepared images of one chunk; runs in a worker, which keeps its sources open.
 
     Args:
@@ -392,14 +433,17 @@ def prepare_chunk(
         job: (split, positions).
 
     Returns:
-        The images, and the id alone of one that a stage left out.
+        The images, and `Dropped` for one that a stage left out or refused.
     """
     split, positions = job
     made = []
     for i in positions:
         example = decode_record(_open_split(folder, split)[i])
-        after = plan.apply_steps(example, steps, _reader(split, i))
-        made.append(str(example['id']) if after is None else resize.resize(after, size, fit))
+        after = _or_error(plan.apply_steps, example, steps, _reader(split, i))
+        if isinstance(after, dict):
+            made.append(resize.resize(after, size, fit))
+        else:
+            made.append(Dropped(str(example['id']), '' if after is None else str(after)))
     return made
 
 
@@ -413,14 +457,18 @@ def annotate_chunk(folder: str, before: list[plan.Step], step: plan.Step, job: t
         job: (split, positions).
 
     Returns:
-        A dict for each image; `{}` for one that a step before left out.
+        A dict for each image; `{}` for one that a step before left out, the reason under
+        `plan.REFUSED` for one that a step refuses.
     """
     split, positions = job
     looks = []
     for i in positions:
         example = decode_record(_open_split(folder, split)[i])
-        example = plan.apply_steps(example, before, _reader(split, i))
-        looks.append({} if example is None else plan.look(example, step))
+        example = _or_error(plan.apply_steps, example, before, _reader(split, i))
+        if isinstance(example, UserError):
+            looks.append({plan.REFUSED: str(example)})
+        else:
+            looks.append({} if example is None else _look(example, step))
     return looks
 
 

@@ -59,7 +59,7 @@ class HandPhantom(streamed_builder.StreamedBuilder):
         return {
             'builder': cls.name,
             'version': str(cls.VERSION),
-            'decoder': decoding.VERSION,
+            'decoder': decoding.PLAIN_VERSION,
             'count': count,
             'size': list(size),
             'seed': seed,

@@ -15,7 +15,7 @@ from tfds_rsna.problems import DataError, Problems
 
 
 class ImageFolder(streamed_builder.StreamedBuilder):
-    """PNG, JPEG, TIFF or DICOM images and a CSV or xlsx of ages and sexes.
+    """PNG, JPEG, TIFF, BMP or DICOM images and a CSV or xlsx of ages and sexes.
 
     There is one split, 'train', in the table's order.
     """
@@ -58,7 +58,7 @@ class ImageFolder(streamed_builder.StreamedBuilder):
             'version': str(cls.VERSION),
             'decoder': decoding.VERSION,
             'on_error': Problems(on_error).on_error,
-            **FolderSource(**source).describe(),
+            **FolderSource(**source).describe(tolerant=on_error == 'skip'),
         }
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -83,7 +83,7 @@ class ImageFolder(streamed_builder.StreamedBuilder):
 
     def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
         problems = Problems(self._on_error)
-        with Archive() as archive:
+        with Archive(tolerant=self._on_error == 'skip') as archive:
             pairs = self._source.pairs(archive, problems)
             if not pairs:
                 nothing = (

@@ -4,12 +4,11 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from tfds_rsna.image_folder import matching
+from tfds_rsna.image_folder import looks, matching
 from tfds_rsna.image_folder.source import PER_YEAR, all_entries
-from tfds_rsna.io import decoding
-from tfds_rsna.io.archive import Archive, Entry
+from tfds_rsna.io.archive import Archive, Entry, on_disk, printable
 from tfds_rsna.labels import Columns, check_unit, find_columns, parse, read_table
-from tfds_rsna.problems import DataError, Problems, duplicates
+from tfds_rsna.problems import DataError, Problems, duplicates, left_out_lines
 
 # A table of all images and a folder of some of them is no mistake.
 _UNSURE = ('label without an image', 'image without a label')
@@ -18,12 +17,21 @@ _NO_AGES = '\0age'  # stands in for the column of ages where a table has none
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """An image to be read: its id, its file, and its sex and age in months where they are known."""
+    """An image to be read.
+
+    Attributes:
+        id: its id.
+        entry: its file.
+        male: its sex in the table, None where that does not give it.
+        months: its age in the table, likewise.
+        header_male: its sex in its own header, where it has one (DICOM).
+    """
 
     id: str
     entry: Entry
     male: bool | None = None
     months: float | None = None
+    header_male: bool | None = None
 
 
 def listing(
@@ -45,26 +53,40 @@ def listing(
         age_unit: 'months' or 'years'.
 
     Returns:
-        The images, their ids unique, and a line for each kind of row that could not be used.
+        The images, their ids unique, and a line for each kind of row that could not be used, and
+        for each kind of file that was left out.
 
     Raises:
         DataError: nothing there, no image there, a table that cannot be read or lacks a column.
     """
     entries = _entries(archive, place)
-    found = [entry for entry in entries if _is_image(entry)]
-    if not found:
+    found = []
+    left_out = list(archive.left_out)
+    sexes = {}
+    for entry in entries:
+        if labels and entry.name == labels.name and entry.file.samefile(labels):
+            continue
+        what = looks.look(entry)
+        if what.reason:
+            left_out.append(f'{entry.path} ({what.reason})')
+        else:
+            found.append(entry)
+            sexes[entry.path] = what.male
+    if not found and not archive.failures:
         raise DataError(
-            f'{place}: no image there (PNG, JPEG, TIFF or DICOM) among {len(entries)} files'
+            f'{place}: no image there (PNG, JPEG, TIFF, BMP or DICOM) among {len(entries)} files'
         )
     labelled = {}
     lines = []
     if labels:
         labelled, lines = _label(found, place, labels, columns or {}, age_unit)
+        lines = [f'{labels}: {line}' for line in lines]
     images = []
     for entry in found:
         unlabelled = Image(matching.IMAGE.sub('', entry.name), entry)
-        images.append(labelled.get(entry.path, unlabelled))
-    return _with_unique_ids(images), lines
+        image = labelled.get(entry.path, unlabelled)
+        images.append(dataclasses.replace(image, header_male=sexes[entry.path]))
+    return _with_unique_ids(images), lines + left_out_lines(left_out)
 
 
 def _with_unique_ids(images: list[Image]) -> list[Image]:
@@ -80,24 +102,12 @@ def _with_unique_ids(images: list[Image]) -> list[Image]:
 
 def _entries(archive: Archive, place: pathlib.Path) -> list[Entry]:
     if place.is_file() and place.suffix.lower() != '.zip':
-        return [Entry(place.name, place.read_bytes, place)]
+        return [on_disk(place, printable(place.name))]
     if not place.exists():
         raise DataError(
             f'{place}: no such file or folder; give an image, a folder of images, or a zip of them'
         )
     return all_entries(archive, place)
-
-
-def _is_image(entry: Entry) -> bool:
-    """By its name, or by its content where the name has no extension, as in many DICOM exports."""
-    if matching.IMAGE.search(entry.name):
-        return True
-    if not matching.BARE.search(entry.name):
-        return False
-    try:
-        return decoding.is_dicom(entry.read())
-    except (DataError, OSError):
-        return False
 
 
 def _label(

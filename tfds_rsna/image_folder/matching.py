@@ -8,13 +8,20 @@ from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
 from tfds_rsna.problems import Problems
 
-IMAGE = re.compile(r'\.(png|jpe?g|tiff?|dcm|dicom)$', re.IGNORECASE)
+IMAGE = re.compile(
+    r'\.(png|jpe?g|jpe|jfif|jfi|tiff?|bmp|dib|dcm|dicom|dc3|ima)(\.gz)?$', re.IGNORECASE
+)
 # DICOM exports often have no extension (IM000001), or one of digits only.
 BARE = re.compile(r'(^|/)[^/.]+$|\.\d+$')
 
 
 def pair(
-    labels: Sequence[Label], entries: Sequence[Entry], table: str, place: str, problems: Problems
+    labels: Sequence[Label],
+    entries: Sequence[Entry],
+    table: str,
+    place: str,
+    problems: Problems,
+    is_image: Callable[[Entry], bool] | None = None,
 ) -> list[tuple[Label, Entry]]:
     """Pairs rows with images, in the order of the table.
 
@@ -29,6 +36,7 @@ def pair(
         place: the folder or zip of images, for messages.
         problems: takes rows that fit no image or several, images that two rows name, and images
             that no row names.
+        is_image: tells of a file that has the name of an image and no row whether it is one.
     """
     images = [entry for entry in entries if IMAGE.search(entry.name) or BARE.search(entry.name)]
     indices = [_index(images, key) for key in (str, _stem, posixpath.basename, _name_stem)]
@@ -49,18 +57,23 @@ def pair(
         else:
             takers[hits[0].path] = label.id
             pairs.append((label, hits[0]))
-    _note_unlabelled(images, takers, table, problems)
+    _note_unlabelled(images, takers, table, problems, is_image or (lambda _: True))
     return pairs
 
 
 def _note_unlabelled(
-    images: Sequence[Entry], takers: dict[str, str], table: str, problems: Problems
+    images: Sequence[Entry],
+    takers: dict[str, str],
+    table: str,
+    problems: Problems,
+    is_image: Callable[[Entry], bool],
 ) -> None:
     """Notes the images that no row names, those of bad rows excepted."""
     bad_rows = problems.ids()
     for entry in images:
         names = {entry.path, _stem(entry.path), entry.name, _stem(entry.name)}
-        if entry.path not in takers and IMAGE.search(entry.name) and not names & bad_rows:
+        unlabelled = entry.path not in takers and not names & bad_rows
+        if unlabelled and IMAGE.search(entry.name) and is_image(entry):
             reason = f'no row for it in {table}'
             problems.add('image without a label', _stem(entry.name), entry.path, reason)
 

@@ -5,13 +5,14 @@ import functools
 import hashlib
 import pathlib
 import re
+import sys
 
 from tfds_rsna.errors import UserError
-from tfds_rsna.image_folder import matching
+from tfds_rsna.image_folder import looks, matching
 from tfds_rsna.io import fingerprint
 from tfds_rsna.io.archive import Archive, Entry
 from tfds_rsna.labels import HEADERS, Columns, Label, check_unit, parse, read_table
-from tfds_rsna.problems import DataError, Problems
+from tfds_rsna.problems import DataError, Problems, left_out_lines
 
 PER_YEAR = {'months': 1, 'years': 12}
 _ANY_ZIP = re.compile('')
@@ -109,17 +110,37 @@ class FolderSource:
 
         Args:
             archive: keeps zips open while the images are read.
-            problems: takes what does not fit.
+            problems: takes what does not fit, and what the archive could not open.
 
         Raises:
             DataError: no such folder or file, a table that cannot be read or lacks columns, ages in
-                the wrong unit, a sex that cannot be told, a damaged zip.
+                the wrong unit, a sex that cannot be told, a damaged zip (unless the archive is
+                tolerant).
         """
-        return self._pair(all_entries(archive, self.place), problems)
+        entries = all_entries(archive, self.place)
+        left_out = []
 
-    def describe(self) -> dict:
+        def is_image(entry):
+            reason = looks.look(entry).reason
+            if reason:
+                left_out.append(f'{entry.path} ({reason})')
+            return not reason
+
+        pairs = self._pair(entries, problems, is_image)
+        for path, reason in archive.failures.items():
+            problems.add('zip that cannot be opened', '', path, reason)
+        taken = {entry.path for _, entry in pairs}
+        left_out += archive.left_out
+        for entry in entries:
+            if entry.path not in taken and not matching.IMAGE.search(entry.name):
+                left_out.append(entry.path)
+        for line in left_out_lines(left_out):
+            print(f'{self.place}: {line}', file=sys.stderr, flush=True)
+        return pairs
+
+    def describe(self, *, tolerant: bool = False) -> dict:
         """What the records depend on, JSON-ready; DataError as `pairs`."""
-        with Archive(listing=True) as archive:
+        with Archive(listing=True, tolerant=tolerant) as archive:
             entries = all_entries(archive, self.place)
             used = [entry for _, entry in self._pair(entries, Problems('skip'))]
             # What a packed inner zip holds is not known here; as a part of its outer zip it counts.
@@ -146,8 +167,10 @@ class FolderSource:
                 f'{self.table}: cannot be read ({error.strerror}); mend its permissions'
             ) from error
 
-    def _pair(self, entries: list[Entry], problems: Problems) -> list[tuple[Label, Entry]]:
+    def _pair(
+        self, entries: list[Entry], problems: Problems, is_image=None
+    ) -> list[tuple[Label, Entry]]:
         name = str(self.table)
         rows = parse(read_table(self._table_bytes, name), self.columns, name, problems)
         check_unit(rows, self.columns, name)
-        return matching.pair(rows, entries, name, str(self.place), problems)
+        return matching.pair(rows, entries, name, str(self.place), problems, is_image)

@@ -3,20 +3,30 @@
 import contextlib
 import dataclasses
 import io
+import lzma
 import operator
 import os
 import pathlib
 import posixpath
 import re
 import shutil
+import stat
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 
+from tfds_rsna.errors import is_disk_full
 from tfds_rsna.problems import DataError
 
-MAX_DEPTH = 4
+MAX_DEPTH = 16  # folders in folders, and zips in zips
+_HEAD = 1 << 18  # bytes that tell what a file is
+_DEFLATE64 = 9
+# What systems leave beside the user's own files; nobody misses them.
+_SYSTEM = re.compile(
+    r'(^|/)(__MACOSX|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)(/|$)', re.IGNORECASE
+)
 _LOCAL_HEADER = struct.Struct('<4s22xHH')
 
 
@@ -26,14 +36,15 @@ class Entry:
 
     Attributes:
         path: as people would write it ('outer.zip/inner.zip/image.png'), below the folder that was
-            looked into.
-        read: gives its bytes; may be called from any thread.
+            looked into. It can always be printed: of a name that is no UTF-8 the bytes count as
+            those of Windows.
+        read: gives its bytes, or its first `read(size)`; may be called from any thread.
         file: the file on disk, of a zip's member the outermost zip.
         packed: the size of a zip's member, None for a file on disk.
     """
 
     path: str
-    read: Callable[[], bytes]
+    read: Callable[..., bytes]
     file: pathlib.Path
     packed: int | None = None
 
@@ -47,6 +58,10 @@ class Entry:
         """Whether this is a zip that was not looked into (`Archive(listing=True)`)."""
         return self.name.lower().endswith('.zip')
 
+    def head(self) -> bytes:
+        """The file's first bytes, enough to tell what it is."""
+        return self.read(_HEAD)
+
     def size(self) -> int:
         """Bytes that `read` will give; OSError where the file is gone."""
         return self.file.stat().st_size if self.packed is None else self.packed
@@ -55,13 +70,25 @@ class Entry:
 class Archive(contextlib.ExitStack):
     """Keeps the opened zips open: use it as a context manager, or `close()` it.
 
-    With `listing=True` zips that are compressed inside of zips are entries themselves: to look into
-    one means to unpack it, which takes too long where only names are needed.
+    Attributes:
+        failures: with `tolerant=True`, {path: message} of what could not be looked into (a damaged
+            zip, an encrypted member); the rest is listed.
+        left_out: what was not looked into, such as folders too deep, in words.
     """
 
-    def __init__(self, *, listing: bool = False):
+    def __init__(self, *, listing: bool = False, tolerant: bool = False):
+        """An archive.
+
+        Args:
+            listing: zips that are compressed inside of zips are entries themselves: to look into
+                one means to unpack it, which takes too long where only names are needed.
+            tolerant: what cannot be opened is noted in `failures` and stops nothing.
+        """
         super().__init__()
         self._listing = listing
+        self._tolerant = tolerant
+        self.failures: dict[str, str] = {}
+        self.left_out: list[str] = []
 
     def entries(self, folder: pathlib.Path, wanted: re.Pattern) -> Iterator[Entry]:
         """Every file under `folder`, sorted; of the zips, those whose path `wanted` finds.
@@ -69,41 +96,69 @@ class Archive(contextlib.ExitStack):
         Raises:
             DataError: a wanted zip is damaged, encrypted, or has member paths that climb out of it.
         """
-        for path in sorted(_walk(folder)):
-            relative = path.relative_to(folder).as_posix()
+        for path in sorted(self._walk(folder)):
+            relative = printable(path.relative_to(folder).as_posix())
             if path.suffix.lower() != '.zip':
-                yield Entry(relative, path.read_bytes, path)
+                yield on_disk(path, relative)
             elif wanted.search(relative):
-                yield from self._inside(self._open(path), relative, path, str(path))
+                yield from self._inside(path, relative, path, str(path))
 
     def members(self, path: pathlib.Path) -> Iterator[Entry]:
         """Every file inside one zip; DataError as `entries`."""
         prefix = f'{path.name}/'
-        for entry in self._inside(self._open(path), path.name, path, str(path)):
+        for entry in self._inside(path, path.name, path, str(path)):
             yield dataclasses.replace(entry, path=entry.path.removeprefix(prefix))
 
-    def _inside(self, file, path: str, outer: pathlib.Path, full: str) -> Iterator[Entry]:
+    def _inside(self, file, path: str, outer: pathlib.Path, full: str, depth: int = 0):
         """`outer`: the zip on disk; `full`: this zip for messages, from the root on."""
         try:
+            file = self._open(file) if isinstance(file, pathlib.Path) else file
             archive = self.enter_context(zipfile.ZipFile(file))
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f'{full}: not a whole zip ({error}); download it again') from error
+        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+            # DataError, of a file that cannot be opened, is a ValueError.
+            if not isinstance(error, DataError):
+                error = DataError(f'{full}: not a whole zip ({error}); download it again')
+            self._fail(path, error)
+            return
+        seen = set()
         for info in sorted(archive.infolist(), key=operator.attrgetter('filename')):
-            inner = f'{path}/{info.filename}'
+            name = member_name(info)
+            inner = f'{path}/{name}'
             check_member(info.filename, full)
-            if info.is_dir() or '__MACOSX' in inner or info.filename.startswith('.'):
+            if info.is_dir() or name.endswith('/') or _SYSTEM.search(name):
                 continue
+            if posixpath.basename(name).startswith('.') or name.startswith('.'):
+                self.left_out.append(f'{inner} (hidden)')
+                continue
+            if inner in seen:
+                self.left_out.append(f'{inner} (a second member of that name)')
+                continue
+            seen.add(inner)
             if info.flag_bits & 1:
-                raise DataError(
-                    f'{full}/{info.filename}: encrypted; unpack the zip with its password first'
+                self._fail(
+                    inner,
+                    DataError(f'{full}/{name}: encrypted; unpack the zip with its password first'),
                 )
-            is_zip = info.filename.lower().endswith('.zip')
+                continue
+            is_zip = name.lower().endswith('.zip')
             packed = info.compress_type != zipfile.ZIP_STORED
             if is_zip and not (packed and self._listing):
-                inner_file = self._open_inner(file, archive, info)
-                yield from self._inside(inner_file, inner, outer, f'{full}/{info.filename}')
+                if depth == MAX_DEPTH:
+                    self.left_out.append(f'{inner} (zips in zips, too deep)')
+                    continue
+                try:
+                    inner_file = self._open_inner(file, archive, info, f'{full}/{name}')
+                except DataError as error:
+                    self._fail(inner, error)
+                else:
+                    yield from self._inside(inner_file, inner, outer, f'{full}/{name}', depth + 1)
             else:
                 yield Entry(inner, _reader(archive, info, inner), outer, info.file_size)
+
+    def _fail(self, path: str, error: DataError) -> None:
+        if not self._tolerant:
+            raise error
+        self.failures[path] = str(error)
 
     def _open(self, path: pathlib.Path) -> io.BufferedReader:
         try:
@@ -114,17 +169,47 @@ class Archive(contextlib.ExitStack):
                 'away'
             ) from error
 
-    def _open_inner(self, file, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
+    def _open_inner(self, file, archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str):
         """A zip inside a zip: a window into the outer file, or unpacked into a temporary one."""
         if info.compress_type == zipfile.ZIP_STORED:
             header = Window(file, info.header_offset, _LOCAL_HEADER.size).read()
+            if len(header) < _LOCAL_HEADER.size:
+                raise DataError(f'{path}: damaged in the zip (no header there)')
             _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
             start = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
             return Window(file, start, info.file_size)
         unpacked = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115, the stack closes it
-        with archive.open(info) as source:
+        with _named(info, path), archive.open(info) as source:
             shutil.copyfileobj(source, unpacked, 1 << 20)
         return unpacked
+
+    def _walk(self, folder: pathlib.Path) -> Iterator[pathlib.Path]:
+        for root, folders, files in os.walk(folder, followlinks=True):
+            inner = pathlib.Path(root)
+            depth = len(inner.relative_to(folder).parts)
+            shown = []
+            for name in sorted(folders):
+                if name.startswith('.') or _SYSTEM.search(name):
+                    continue
+                path = inner / name
+                if path.is_symlink() and inner.resolve().is_relative_to(path.resolve()):
+                    continue  # a link to a folder that it is in: its files are listed already
+                if depth == MAX_DEPTH:
+                    relative = printable(path.relative_to(folder).as_posix())
+                    self.left_out.append(f'{relative}/ (folders in folders, too deep)')
+                else:
+                    shown.append(name)
+            folders[:] = shown  # os.walk goes into the folders that are left in its list
+            for name in files:
+                path = inner / name
+                if _SYSTEM.search(name):
+                    continue
+                if name.startswith('.') or _is_special(path):
+                    relative = printable(path.relative_to(folder).as_posix())
+                    reason = 'hidden' if name.startswith('.') else 'a device, pipe or socket'
+                    self.left_out.append(f'{relative} ({reason})')
+                else:
+                    yield path
 
 
 class Window(io.RawIOBase):
@@ -177,28 +262,80 @@ def check_member(member: str, archive: str) -> None:
         )
 
 
-def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> Callable[[], bytes]:
-    def read() -> bytes:
+def _is_special(path: pathlib.Path) -> bool:
+    """Whether a path is there and no regular file: to read from a pipe may take for ever."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # a dangling link: whoever reads it says so
+        return False
+
+
+def on_disk(path: pathlib.Path, relative: str) -> Entry:
+    """The entry of a file on disk."""
+
+    def read(size: int = -1) -> bytes:
+        with path.open('rb') as file:
+            return file.read(size)
+
+    return Entry(relative, read, path)
+
+
+def printable(name: str) -> str:
+    """A file's name that can be printed: where it is no UTF-8, its bytes count as Windows' own."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode('cp1252', 'replace')
+    return name
+
+
+def member_name(info: zipfile.ZipInfo) -> str:
+    """The name of a zip's member as its maker meant it.
+
+    Backslashes (old .NET) are slashes, and UTF-8 is read as such where the zip does not declare it
+    (macOS).
+    """
+    name = info.filename
+    if not info.flag_bits & 0x800:
         try:
-            return archive.read(info)
-        except (
-            zipfile.BadZipFile,
-            zipfile.LargeZipFile,
-            EOFError,
-            OSError,
-            NotImplementedError,
-        ) as error:
-            raise DataError(f'{path}: damaged in the zip ({error})') from error
+            name = name.encode('cp437').decode()
+        except (UnicodeEncodeError, UnicodeDecodeError):
+            name = info.filename
+    return printable(name.replace('\\', '/'))
+
+
+def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> Callable[..., bytes]:
+    def read(size: int = -1) -> bytes:
+        with _named(info, path), archive.open(info) as file:
+            return file.read(size)
 
     return read
 
 
-def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    for root, folders, files in os.walk(folder, followlinks=True):
-        depth = len(pathlib.Path(root).relative_to(folder).parts)
-        shown = sorted(name for name in folders if not name.startswith('.'))
-        # os.walk goes into the folders that are left in its list.
-        folders[:] = shown if depth < MAX_DEPTH else []
-        for name in files:
-            if not name.startswith('.'):
-                yield pathlib.Path(root, name)
+@contextlib.contextmanager
+def _named(info: zipfile.ZipInfo, path: str) -> Iterator[None]:
+    """What goes wrong inside with a member becomes a DataError that names it."""
+    try:
+        yield
+    except NotImplementedError as error:
+        method = info.compress_type
+        known = zipfile.compressor_names.get(method, 'unknown')
+        advice = ' (Windows Explorer does so from 2 GB on)' if method == _DEFLATE64 else ''
+        raise DataError(
+            f'{path}: packed by method {method} ({known}){advice}, which cannot be unpacked here. '
+            'Unpack the zip with the program that made it, or with 7-Zip, and give the folder'
+        ) from error
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        if is_disk_full(error):
+            raise
+        raise DataError(f'{path}: damaged in the zip ({error})') from error

@@ -1,40 +1,76 @@
-"""DICOM radiographs -> 8-bit grey; the only module that needs pydicom (extra `[dicom]`)."""
+"""DICOM radiographs -> 8-bit grey; with `dicom_pixels` all that needs pydicom (extra `[dicom]`)."""
 
 import io
+import re
 
 import numpy as np
-from PIL import Image
 
-from tfds_rsna.io.pixels import MAX_PIXELS, ImageError, scale
+from tfds_rsna.io import voi
+from tfds_rsna.io.pixels import MAX_PIXELS, Decoded, ImageError, NotAnImageError
 
 try:
     import pydicom
-    from pydicom import pixels
+
+    from tfds_rsna.io import dicom_pixels
 except ImportError:
     pydicom = None
 
-_NEEDED = ('Rows', 'Columns', 'PhotometricInterpretation', 'PixelData')
-_GREY = ('MONOCHROME1', 'MONOCHROME2')
-_COLOUR = ('RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')
+_SIZE = ('Rows', 'Columns')
+_PIXELS = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
+_SEXES = {'M': True, 'F': False}
+# Modalities that are no radiographs, and what people call them.
+_OTHER_MODALITIES = {
+    'CT': 'computed tomography',
+    'MR': 'magnetic resonance',
+    'US': 'ultrasound',
+    'IVUS': 'ultrasound',
+    'PT': 'positron emission tomography',
+    'NM': 'nuclear medicine',
+    'RTDOSE': 'a dose of radiotherapy',
+    'SEG': 'a segmentation',
+    'MG': 'mammography',
+    'BMD': 'bone densitometry',
+    'ECG': 'electrocardiography',
+    'ES': 'endoscopy',
+    'GM': 'microscopy',
+    'SM': 'microscopy',
+    'XC': 'a photograph',
+    'OP': 'a photograph of the eye',
+    'OCT': 'optical tomography',
+    'OPT': 'optical tomography',
+    'PX': 'a panorama of the teeth',
+    'IO': 'a radiograph of teeth',
+}
+# Body parts that are, or may hold, a hand, without spaces; they outweigh the others.
+_HAND = re.compile(
+    'HAND|WRIST|FINGER|THUMB|CARP|PHALAN|BONEAGE|FOREARM|(?<!UPPER)ARM|(?<!LOWER)(EXTREMITY|LIMB)|'
+    'MANO|MANI|MAIN|MUNECA|POIGNET|POLSO|DEDO|DITO|DOIGT'
+)
+# Words of other body parts: the standard's terms, and what exports of other languages have.
+_OTHER_PARTS = re.compile(
+    r'\b(ABDOMEN|ANKLE|BECKEN|BREAST|CALCANEUS|CERVICAL|CHEST|CLAVICLE|COCCYX|COLON|CSPINE|ELBOW|'
+    'FACE|FEMUR|FIBULA|FOOT|FUSS|HEAD|HEART|HIP|HUEFTE|HUMERUS|JAW|KIDNEY|KNEE|KNIE|LEG|LOWER|'
+    'LSPINE|LUMBAR|LUNG|MANDIBLE|MAXILLA|NECK|NOSE|ORBIT|PATELLA|PELVIS|PIED|PIE|RIB|RODILLA|'
+    'SACRUM|SCAPULA|SCHAEDEL|SHOULDER|SINUS|SKULL|SPINE|SSPINE|STERNUM|TEETH|THIGH|THORAX|THORACIC|'
+    r'TIBIA|TOE|TORAX|TOOTH|TSPINE|UPPERARM|ZYGOMA)S?\b'
+)
 
 
-def decode(data: bytes, name: str, *, depth: int | None = None) -> np.ndarray:
+def decode(data: bytes, name: str, *, depth: int | None = None) -> Decoded:
     """Decodes one DICOM file by the rules in `decoding`.
 
     With a VOI window (or LUT) its output range becomes 0 to 255, as DICOM PS3.3 C.11.2 has it.
-    Without one the rescaled values go by `pixels.scale`.
+    Without one, or with one that shows nothing, see `voi.to_grey`.
 
     Args:
         data: the whole file.
         name: its name, for messages.
         depth: see `decoding.decode`.
 
-    Returns:
-        uint8 [H, W].
-
     Raises:
         ImageError: pydicom (or the decoder of a compressed transfer syntax) is not installed, no
-            pixels, several frames, a palette, too many pixels, or a damaged file.
+            pixels, several frames, too many pixels, or a damaged file; NotAnImageError for a whole
+            DICOM file of another kind.
     """
     if pydicom is None:
         raise ImageError(
@@ -42,7 +78,7 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> np.ndarray:
             "Install the extra: pip install 'boneage_jax[dicom]'"
         )
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b'DICM')
+        dataset = _open(data)
         _check(dataset, name)
     except ImageError:
         raise
@@ -52,67 +88,128 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> np.ndarray:
             '(data.on_error=skip)'
         ) from error
     try:
-        values = pixels.pixel_array(dataset)  # colour comes as RGB
-        if dataset.PhotometricInterpretation not in _GREY:
-            return np.array(Image.fromarray(scale(values)).convert('L'))
-        grey = _window(dataset, values, depth)
+        grey, flags = _grey(dataset, name, depth)
+    except ImageError:
+        raise
     except Exception as error:
-        meta = getattr(dataset, 'file_meta', {})
-        syntax = getattr(meta.get('TransferSyntaxUID'), 'name', 'no transfer syntax')
-        raise ImageError(
-            f'{name}: DICOM pixels that cannot be read: {syntax} ({error}). Compressed images need '
-            "pip install 'boneage_jax[dicom]'; a damaged one must be exported again, or dropped "
-            '(data.on_error=skip)'
-        ) from error
-    if dataset.PhotometricInterpretation == 'MONOCHROME1':
+        raise ImageError(_unreadable(dataset, name, error)) from error
+    return Decoded(
+        np.ascontiguousarray(grey), tuple(flags), male=_male(dataset), refused=_refused(dataset)
+    )
+
+
+def header(data: bytes) -> tuple[str, bool | None] | None:
+    """What a DICOM file says of itself before its pixels: (kind, sex); None where it is cut there.
+
+    `kind` is '' for an image, and for what cannot be told; else what it is, such as 'Media Storage
+    Directory Storage'. The sex is True for male, None where it is not said.
+    """
+    if pydicom is None:
+        return '', None
+    try:
+        dataset = _open(data, pixels=False)
+        return _other_kind(dataset), _male(dataset)
+    except Exception:  # a damaged file, too: whoever decodes it says so
+        return None
+
+
+def _open(data, *, pixels=True):
+    if data[:4] == b'DICM':  # the preamble was lost
+        data = bytes(128) + data
+    return pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=not pixels)
+
+
+def _grey(dataset, name, depth):
+    """(grey [H, W], flags)."""
+    values, void, flags = dicom_pixels.read(dataset, name)
+    if values.ndim == 3:
+        return dicom_pixels.luma(values, dataset, flags), flags
+    grey, more = voi.to_grey(values, dataset, void=void, depth=depth)
+    if dicom_pixels.photometric(dataset) == 'MONOCHROME1':
         grey = 255 - grey
-    return np.ascontiguousarray(grey)
+        if void is not None:
+            grey[void] = 0
+    return grey, flags + more
+
+
+def _unreadable(dataset, name, error):
+    syntax = getattr(dataset, 'file_meta', {}).get('TransferSyntaxUID')
+    known = getattr(syntax, 'name', 'no transfer syntax')
+    message = f'{name}: DICOM pixels that cannot be read: {known} ({error}). '
+    if getattr(syntax, 'is_private', True) or syntax.is_encapsulated:
+        message += "Compressed images need pip install 'boneage_jax[dicom]'; a "
+    else:
+        message += 'A '
+    return message + 'damaged one must be exported again, or dropped (data.on_error=skip)'
 
 
 def _check(dataset, name: str) -> None:
-    missing = [key for key in _NEEDED if key not in dataset]
+    kind = _other_kind(dataset)
+    if kind:
+        raise NotAnImageError(f'{name}: a DICOM file that is no image ({kind})')
+    missing = [key for key in _SIZE if not dataset.get(key)]
+    if not any(dataset.get(key) for key in _PIXELS):
+        missing.append('PixelData')
     if missing:
         raise ImageError(
-            f'{name}: a DICOM file without {", ".join(missing)}, so not an image (a report or a '
-            'directory file?). Drop it (data.on_error=skip)'
+            f'{name}: a DICOM file without {", ".join(missing)}, so not an image. Export it again, '
+            'or drop it (data.on_error=skip)'
         )
     if dataset.Rows * dataset.Columns > MAX_PIXELS:
         raise ImageError(
             f'{name}: {dataset.Columns} x {dataset.Rows} pixels; images above {MAX_PIXELS:,} '
             'pixels are refused as decompression bombs'
         )
-    frames = int(dataset.get('NumberOfFrames') or 1)
-    if frames > 1:
+    frames = voi.numbers(dataset, 'NumberOfFrames')
+    if frames and frames[0] > 1:
         raise ImageError(
-            f'{name}: {frames} frames; a radiograph has one. Export one frame, or drop it'
-        )
-    if dataset.PhotometricInterpretation not in (*_GREY, *_COLOUR):
-        raise ImageError(
-            f'{name}: photometric interpretation {dataset.PhotometricInterpretation}; grey and RGB '
-            'are read. Export it as grey'
+            f'{name}: {frames[0]:.0f} frames; a radiograph has one. Export one frame, or drop it'
         )
 
 
-def _window(dataset, values: np.ndarray, depth: int | None) -> np.ndarray:
-    rescaled = pixels.apply_modality_lut(values, dataset)
-    if 'VOILUTSequence' in dataset:
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        return scale(pixels.apply_voi_lut(rescaled, dataset, index=0), bits)
-    if dataset.get('WindowWidth') is None or dataset.get('WindowCenter') is None:
-        # A slope makes floats of integers; the rule of depths needs integers.
-        if np.array_equal(rescaled, np.rint(rescaled)):
-            rescaled = rescaled.astype(np.int32)
-        return scale(rescaled, depth)
-    windowed = pixels.apply_windowing(rescaled, dataset, index=0)
-    # What comes out far below and far above the window is black and white, whatever numbers pydicom
-    # gives them.
-    centre = _first(dataset['WindowCenter'])
-    width = _first(dataset['WindowWidth'])
-    beyond = np.array([centre - 50 * width, centre + 50 * width])
-    low, high = pixels.apply_windowing(beyond, dataset, index=0)
-    return np.clip(np.rint((windowed - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
+def _other_kind(dataset) -> str:
+    """The kind of a DICOM object that holds no image; '' for others."""
+    if any(key in dataset for key in (*_SIZE, *_PIXELS)):
+        return ''
+    meta = getattr(dataset, 'file_meta', {})
+    uid = dataset.get('SOPClassUID') or meta.get('MediaStorageSOPClassUID')
+    if uid:
+        kind = pydicom.uid.UID(str(uid)).name
+        return '' if 'Image' in kind else kind
+    return 'a directory of files' if 'DirectoryRecordSequence' in dataset else ''
 
 
-def _first(element) -> float:
-    """The first number of a DICOM element, which may hold several."""
-    return float(np.atleast_1d(element.value)[0])
+def _male(dataset) -> bool | None:
+    return _SEXES.get(_text(dataset, 'PatientSex')[:1])
+
+
+def _refused(dataset) -> str:
+    """Why this is no radiograph of a hand by its header, '' where the header allows it."""
+    modality = _text(dataset, 'Modality')
+    if modality in _OTHER_MODALITIES:
+        return (
+            f'Modality is {modality}, {_OTHER_MODALITIES[modality]}, and no radiograph. Leave it '
+            'out; if the header is wrong, mend it or save the image as PNG'
+        )
+    part = _text(dataset, 'BodyPartExamined') or _region(dataset)
+    words = re.sub('[^A-Z]+', ' ', part)
+    if _HAND.search(words.replace(' ', '')) or not _OTHER_PARTS.search(words):
+        return ''
+    return (
+        f'BodyPartExamined is {part}, no hand. Leave it out; if the header is wrong, mend it or '
+        'save the image as PNG'
+    )
+
+
+def _region(dataset) -> str:
+    for item in dataset.get('AnatomicRegionSequence') or []:
+        return _text(item, 'CodeMeaning')
+    return ''
+
+
+def _text(dataset, key) -> str:
+    value = dataset.get(key)
+    if value is None:
+        return ''
+    texts = [value] if isinstance(value, str) else [str(each) for each in np.atleast_1d(value)]
+    return ' '.join(texts).strip().upper()

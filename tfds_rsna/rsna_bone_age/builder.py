@@ -95,7 +95,7 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
         return {
             'builder': cls.name,
             'version': str(cls.VERSION),
-            'decoder': decoding.VERSION,
+            'decoder': decoding.PLAIN_VERSION,
             'on_error': Problems(on_error).on_error,
             'splits': splits,
             **more,

@@ -1,0 +1,83 @@
+"""What Pillow leaves open in a TIFF: which page is the image, what stands for no data, 48 bits."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+_SUBFILE = 254  # bit 0: a reduced copy of another page; bit 2: a mask of another page
+_OLD_SUBFILE = 255  # 2: a reduced copy
+_BITS = 258
+_SAMPLES = 277
+_NO_DATA = 42113  # GDAL's: a number as text
+_SMALLER = 4  # a first page with so many times fewer pixels than another one is its preview
+_MOST_PAGES = 100
+
+
+def choose_page(data: bytes) -> tuple[int, list[str]]:
+    """The number of the page that is the image, and flags.
+
+    The first page counts, unless it says that it is a reduced copy or a mask, or is far smaller
+    than another one.
+    """
+    areas = {}
+    # An image of its own: Pillow mixes the pages up once one of them was damaged.
+    with Image.open(io.BytesIO(data), formats=['TIFF']) as image:
+        for page in range(_MOST_PAGES):
+            try:
+                image.seek(page)
+                kind = image.tag_v2.get(_SUBFILE, 0)
+                reduced = (isinstance(kind, int) and kind & 5) or image.tag_v2.get(
+                    _OLD_SUBFILE
+                ) == 2
+                if not reduced:
+                    areas[page] = image.size[0] * image.size[1]
+            except Exception:  # the end (EOFError), or a damaged page behind the first
+                break
+    if not areas:
+        areas = {0: 1}
+    chosen = next(iter(areas))
+    largest = max(areas, key=areas.get)
+    if areas[chosen] * _SMALLER < areas[largest]:
+        chosen = largest
+    flags = []
+    if chosen:
+        flags.append(f'page_{chosen + 1}_taken')
+    if sum(area * _SMALLER >= areas[chosen] for area in areas.values()) > 1:
+        flags.append('first_of_several_pages')
+    return chosen, flags
+
+
+def is_deep_colour(image: Image.Image) -> bool:
+    """Whether the page has more than 8 bits a colour: Pillow would give the high byte alone."""
+    tags = image.tag_v2
+    bits = tags.get(_BITS, (1,))
+    return max(bits if isinstance(bits, tuple) else (bits,)) > 8 and tags.get(_SAMPLES, 1) > 1
+
+
+def read_page(data: bytes, page: int) -> np.ndarray | None:
+    """The samples of a page, [H, W] or [H, W, samples]; None where its packing is not known."""
+    import tifffile  # comes with scikit-image; slow to import
+
+    try:
+        with warnings.catch_warnings(), tifffile.TiffFile(io.BytesIO(data)) as file:
+            found = file.pages[page]
+            values = found.asarray()
+            planar = found.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+    except Exception:  # damaged, or packed in a way that needs another library
+        return None
+    if values.ndim == 3 and planar and values.shape[0] <= 4:
+        values = np.moveaxis(values, 0, -1)
+    return values if values.ndim in (2, 3) else None
+
+
+def void(values: np.ndarray, tags) -> np.ndarray | None:
+    """bool [H, W], as `values`: what stands for no data by GDAL's tag; None for none."""
+    text = tags.get(_NO_DATA)
+    try:
+        number = float(str(text).strip('\0 '))
+    except ValueError:
+        return None
+    found = values == np.asarray(number, np.float64).astype(values.dtype)
+    return found if found.any() and not found.all() else None
