@@ -142,18 +142,18 @@ BAD = {
     'ageless.png': encoded(),
 }
 BAD_TABLE = """id,boneage,male
-good,10,M
-cut,10,M
-empty,10,M
-page,10,M
-twice,10,M
+good,100,M
+cut,100,M
+empty,100,M
+page,100,M
+twice,100,M
 old,999,M
-double,10,M
-double,20,M
-sexless,10,?
+double,100,M
+double,120,M
+sexless,100,?
 ageless,ten,M
-absent,10,M
-good.png,10,M
+absent,100,M
+good.png,100,M
 """
 
 

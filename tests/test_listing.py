@@ -62,7 +62,8 @@ def test_names_that_occur_twice_are_told_apart(place):
 )
 def test_sexes_and_known_ages(place, text, options):
     examples, lines = found(place, text, **options)
-    assert list(examples.values()).count((None, None)) == 2 and not lines
+    assert list(examples.values()).count((None, None)) == 2 and len(lines) == 1
+    assert 'rows name one of 4 images' in lines[0] and 'for the sex' in lines[0]
     assert (True, 120.0) in examples.values() and (False, None) in examples.values()
     assert ('7' in examples) == ('who' in text)  # an image goes by the table's id
 
@@ -71,17 +72,22 @@ def test_a_table_without_ages(place):
     assert found(place, 'id,sex\na,F\n')[0]['a'] == (False, None)
 
 
-def test_rows_that_cannot_be_used_are_named_and_leave_the_image_unlabelled(place):
+def test_cells_that_cannot_be_read_are_named_and_the_others_of_their_rows_count(place):
     examples, lines = found(place, 'id,boneage,male\na,120,perhaps\nb,ten,True\nc,30,True\n')
-    assert examples['a'] == examples['b'] == (None, None) and examples['c'] == (True, 30.0)
+    assert examples['a'] == (None, 120.0) and examples['b'] == (True, None)
+    assert examples['c'] == (True, 30.0)
+    _, *lines = lines
     assert len(lines) == 2 and "'perhaps'" in lines[1] + lines[0] and "'ten'" in lines[0] + lines[1]
 
 
 @pytest.mark.parametrize(
     'text, words',
     [
-        ('id,boneage\na,3\n', "no column for male among 'id', 'boneage'; name it: --male_column"),
-        ('image name,boneage\na,3\n', 'no column for id and male'),
+        (
+            'image name,boneage\na,3\n',
+            "no column for the id among 'image name'",
+        ),
+        ('id,cm\na,3\n', 'no column for the sex or the age'),
         ('id,sex,boneage\na,1,30\n', 'does not say who is male'),
         ('id,male,age\na,1,3.5\nb,0,4.5\n', 'look like years'),
         ('id,male\n', 'no rows below the header'),
