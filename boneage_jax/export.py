@@ -13,8 +13,8 @@ start from it.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.string('workdir', None, 'folder of the run', required=True)
-FLAGS.string('output', None, 'file to write, NAME.safetensors', required=True)
+FLAGS.path('workdir', None, 'folder of the run', required=True)
+FLAGS.path('output', None, 'file to write, NAME.safetensors', required=True)
 
 
 def main(argv):

@@ -13,8 +13,8 @@ from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
 FLAGS.config('path[:arg] of the config whose images to score')
-FLAGS.string('workdir', None, 'folder of the finished run', required=True)
-FLAGS.string('output', None, 'folder for the results', required=True)
+FLAGS.path('workdir', None, 'folder of the finished run', required=True)
+FLAGS.path('output', None, 'folder for the results', required=True)
 FLAGS.data_dir()
 
 

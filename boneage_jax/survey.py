@@ -11,7 +11,7 @@ from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
 FLAGS.config('path[:arg] of the config whose images to draw')
-FLAGS.string('output', None, 'folder for the figures', required=True)
+FLAGS.path('output', None, 'folder for the figures', required=True)
 FLAGS.integer('images', 4, 'how many images to cut out', lower_bound=1)
 FLAGS.data_dir()
 

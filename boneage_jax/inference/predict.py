@@ -24,7 +24,7 @@ from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import listing
 from tfds_rsna.io.archive import Archive
-from tfds_rsna.problems import Problems
+from tfds_rsna.problems import REJECTED_HEADER, Problems
 
 SHOWN = 5  # so few images are also printed
 
@@ -71,7 +71,8 @@ def predict(
     output = pathlib.Path(output)
     if sex not in (None, 'male', 'female'):
         raise UserError(f"--sex={sex}: expected 'male' or 'female'")
-    cli.refuse_existing(output, overwrite)
+    cli.refuse_existing(output, overwrite, (place, labels, calibration))
+    rejected = _rejected(output)
     config = read_config(workdir)
     if read_task(workdir).months is None:
         raise UserError(
@@ -89,7 +90,7 @@ def predict(
         intervals = site.intervals() if site else _fit_intervals(workdir)
         if site:
             log.info(f'Ages and 90% intervals are calibrated by {calibration}.')
-        _warn_of_training_images(workdir, listed)
+        _warn_of_training_images(workdir, config, listed)
         paths = pictures.name_pictures(listed, overlays, overwrite)
 
         rows = []
@@ -106,12 +107,12 @@ def predict(
                 for index, (row, seen) in enumerate(zip(found, batch)):
                     pictures.draw(paths[row['id']], row, seen, aux, index)
 
-    rejected = output.with_name(f'{output.stem}_rejected.csv')
     _write(rows, output, problems, rejected)
     _report(rows, output, overlays)
     if len(problems):
         raise UnreadableError(
-            f'{len(problems)} of {len(listed)} images were not predicted (listed in {rejected})\n'
+            f'{len(problems)} of {len(listed)} images were not predicted'
+            + (f' (listed in {rejected})\n' if rejected else '\n')
             + '\n'.join(problems.lines())
         )
     return rows
@@ -124,7 +125,7 @@ def _listed(archive, place, labels, columns, age_unit):
     table = pathlib.Path(labels).expanduser() if labels else None
     listed, lines = listing.listing(archive, place, table, columns=columns, age_unit=age_unit)
     for line in lines:
-        log.info(f'{labels}: {line}')
+        log.info(f'{labels}: {line.replace("data.image_folder.", "--")}')
     return listed
 
 
@@ -161,7 +162,9 @@ def _sexes(listed, sex, labels, *, trained_on, reads_sex):
         else:
             why = f'this network has seen {trained_on} images alone'
         if labels:
-            advice = f'Mend their rows in {labels}, or give --sex=male or --sex=female for them'
+            advice = (
+                f'Add or mend their rows in {labels}, or give --sex=male or --sex=female for them'
+            )
         else:
             advice = (
                 'Give --labels=CSV with the columns id and male, or --sex=male or --sex=female for '
@@ -224,9 +227,10 @@ def _coverage(fitted, predictions, split):
     return f'On {split} they hold {", ".join(parts)}; images from elsewhere may fare worse.'
 
 
-def _warn_of_training_images(workdir, listed):
+def _warn_of_training_images(workdir, config, listed):
+    """Says which images have the ids of training images; phantoms' are numbers without meaning."""
     path = workdir / 'splits.json'
-    if not path.exists():
+    if not path.exists() or config.data.source == 'hand_phantom':
         return
     trained = set(json.loads(path.read_text())['train'])
     known = sorted({file.id for file in listed} & trained)
@@ -299,8 +303,8 @@ def _interval(intervals, months, male):
 
 def _path(file, place):
     if place.is_file() and place.name == file.entry.path:
-        return str(place)
-    return str(place / file.entry.path)
+        return listing.readable(str(place))
+    return listing.readable(str(place / file.entry.path))
 
 
 # What is written and printed
@@ -311,10 +315,30 @@ def _write(rows, output, problems, rejected):
     output.parent.mkdir(parents=True, exist_ok=True)
     if rows:
         _write_rows(rows, output)
-    if len(problems):
-        problems.write(rejected)
-    else:
+    if rejected and len(problems):
+        with files.replacing(rejected) as temporary:
+            problems.write(temporary)
+    elif rejected:
         rejected.unlink(missing_ok=True)  # of an earlier call
+
+
+def _rejected(output):
+    """Where the images that could not be predicted are listed; None beside a device or a pipe.
+
+    Raises UserError where a file of that name is there which no earlier call wrote.
+    """
+    if files.is_special(output):
+        return None
+    path = output.with_name(f'{output.stem}_rejected.csv')
+    if path.exists():
+        with path.open('rb') as file:
+            is_ours = file.readline().strip() == REJECTED_HEADER.encode()
+        if not is_ours:
+            raise UserError(
+                f'{path} exists, where the images that cannot be predicted would be listed, and is '
+                'no such list; move it away, or give another --output'
+            )
+    return path
 
 
 def _write_rows(rows: list[Mapping], output):

@@ -29,6 +29,8 @@ HARMLESS = (
     *config_lib.RECORDED,
 )
 # Keys of `data` that say which images a run reads, before any are left out.
+# What a run writes beside config.json.
+WRITTEN = ('task.json', 'splits.json', 'predictions.csv', 'metrics.jsonl', 'metrics.json')
 SAME_IMAGES = ('source', 'folder', 'phantom', 'image_folder')
 
 
@@ -83,8 +85,25 @@ def write_or_check_config(
                 'configuration of this run.'
             )
     elif write:
+        _refuse_foreign(workdir)
         (workdir / 'task.json').unlink(missing_ok=True)
         files.write_json(path, wanted)
+
+
+def _refuse_foreign(workdir):
+    """Refuses (ConfigError) a folder whose files have a run's names and are not of one."""
+    path = workdir / 'config.json'
+    try:
+        is_ours = not path.exists() or 'data' in json.loads(path.read_text())
+    except (OSError, ValueError, TypeError):
+        is_ours = False
+    others = [path] if not is_ours else []
+    if not path.exists():
+        others = [workdir / name for name in WRITTEN if (workdir / name).exists()]
+    if others:
+        raise ConfigError(
+            f'{others[0]} exists and is not of a run of this program; choose another --workdir'
+        )
 
 
 def _new_knobs(saved, wanted):
@@ -189,8 +208,13 @@ def fingerprint(image: object) -> str:
 
 def _refuse_trained(other, trained, theirs, config, ids):
     ours = json.loads(config.data.to_json())
-    if any(theirs.get(key) != ours[key] for key in SAME_IMAGES):
-        return
+    neutral = config_lib.base()['data']
+    for key in SAME_IMAGES:
+        their = theirs.get(key)
+        if isinstance(their, dict):  # a knob that a newer release added counts as neutral
+            their = neutral[key] | their
+        if not config_lib.same(their, ours[key]):
+            return
     for name, images in ids.items():
         leaked = trained & set(images)
         if name != 'train' and leaked:
