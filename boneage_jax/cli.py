@@ -13,12 +13,12 @@ user into one message and exit status 1.
 
 import contextlib
 import inspect
+import io
 import os
 import pathlib
 import signal
 import sys
 import textwrap
-import traceback
 
 import ml_collections
 from absl import flags as absl_flags
@@ -229,7 +229,8 @@ def run(main):
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX report every file and backend at INFO
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends nothing
-        stream.reconfigure(errors='backslashreplace')
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
     exit_on_user_error(main)(sys.argv)
 
 
@@ -249,7 +250,7 @@ def exit_on_user_error(main):
                 raise
             sys.exit(f'Error: {error.filename}: {error.strerror}')
         except (RuntimeError, AssertionError) as error:
-            if not _is_missing_device(error):
+            if not _is_missing_device():
                 raise
             wanted = os.environ.get('JAX_PLATFORMS')
             sys.exit(
@@ -261,15 +262,16 @@ def exit_on_user_error(main):
     return wrapped
 
 
-def _is_missing_device(error):
-    """Whether JAX raised `error` where it starts the devices that JAX_PLATFORMS names."""
-    if not os.environ.get('JAX_PLATFORMS'):
+def _is_missing_device():
+    """Whether JAX was imported, and cannot start the devices that JAX_PLATFORMS names."""
+    jax = sys.modules.get('jax')
+    if jax is None or not os.environ.get('JAX_PLATFORMS'):
         return False
-    frames = traceback.extract_tb(error.__traceback__)
-    return any(
-        os.path.basename(frame.filename) == 'xla_bridge.py' and 'backend' in frame.name
-        for frame in frames
-    )
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):  # the latter where its build lacks the platform
+        return True
+    return False
 
 
 def _first_line(error):

@@ -37,7 +37,7 @@ BONE_AGES = (
 )
 AGES = ('months', 'age')
 SEXES = ('male', 'sex', 'gender', 'geschlecht', 'sexo', 'sexe', 'sesso', 'geslacht')
-_BONE = re.compile(r'bone|skelet|knochen|\b[oó]s(ea|sea|seux|ssea)\b')
+_BONE = re.compile(r'bone|skelet|knochen|\b[oó]s(ea|sea|seux|ssea)\b|\b(ba|gp|greulich|tw[123])\b')
 _CHRONOLOGICAL = re.compile(r'chrono|actual|real|true age|birth')
 _UNITS = {
     'months': re.compile(r'\b(months?|mos?|monate?n?|mois|meses|mesi|maanden)\b'),

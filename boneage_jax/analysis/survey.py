@@ -9,7 +9,7 @@ import re
 import ml_collections
 import numpy as np
 
-from boneage_jax import figures
+from boneage_jax import cli, figures
 from boneage_jax.runtime import log
 from boneage_jax.stages import records
 
@@ -30,6 +30,7 @@ def survey(
         data_dir: folder of the raw data.
     """
     output = pathlib.Path(output)
+    cli.refuse_results(output, 'counts.png')
     splits = records.open_splits(config, data_dir).values()
     months = np.concatenate([split.months for split in splits])
     male = np.concatenate([split.male for split in splits])

@@ -42,7 +42,7 @@ def listing(
         place: one image, a folder, or a zip.
         labels: a CSV or xlsx of sexes and ages; rows of other images and empty ages are no mistake.
         columns: the table's `id`, `male`, `months`, `image` columns where they have no name of
-            `labels.HEADERS`.
+            `columns.find_columns`.
         age_unit: 'months' or 'years'.
 
     Returns:
