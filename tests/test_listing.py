@@ -1,5 +1,6 @@
 """Images to be predicted: found in files, folders and zips, with what labels a table gives."""
 
+import os
 import shutil
 
 import numpy as np
@@ -107,3 +108,43 @@ def test_places_that_are_refused(place, tmp_path):
         found(tmp_path / 'empty')
     with Archive() as archive, pytest.raises(DataError, match='none.csv: no such file'):
         listing(archive, place, tmp_path / 'none.csv')
+
+
+def test_a_table_of_one_sex_and_ages_alone(place):
+    examples, lines = found(place, 'id,boneage\na,120\nb,30\n')
+    assert examples['a'] == (None, 120.0) and 'no column for the sex' in lines[0]
+
+
+def test_the_bone_age_is_the_label(place):
+    examples, lines = found(place, 'id,sex,age,bone_age\na,M,150,96\nb,F,160,120\n')
+    assert examples['a'] == (True, 96.0) and "'bone_age' for the age in months" in lines[0]
+    named = {'columns': {'months': 'age'}}
+    assert found(place, 'id,sex,age,bone_age\na,M,150,96\n', **named)[0]['a'] == (True, 150.0)
+
+
+def test_ids_as_a_program_of_numbers_writes_them(place):
+    for name in ('101.png', '102.png'):
+        shutil.copy(place / 'a.png', place / name)
+    examples, lines = found(place, 'id,male\n101.0,True\n102.0,False\n')
+    assert examples['101'] == (True, None) and examples['102'] == (False, None)
+    assert len(lines) == 1 and '2 of 2 rows name one of 6 images' in lines[0]
+
+
+def test_a_table_that_names_no_image_ends_it(place):
+    with pytest.raises(DataError, match='rows name x1, x2, the images are a.png, c.TIF') as error:
+        found(place, 'id,male\nx1,True\nx2,False\n')
+    assert 'labels.csv: no row names an image' in str(error.value)
+
+
+def test_few_whole_ages_that_look_like_years_are_spoken_of(place):
+    _, lines = found(place, 'id,sex,boneage\na,M,9\nb,F,12\n')
+    assert "2 of 2 ages in column 'boneage' are 20 or below and look like years" in lines[1]
+    with pytest.raises(DataError, match="column 'age_years' says that its ages are in years"):
+        found(place, 'id,sex,age_years\na,M,9\n')
+
+
+def test_a_name_that_is_no_text_is_written_so(place):
+    with open(os.path.join(os.fsencode(place), b'h\xe4nd.png'), 'wb') as file:
+        file.write((place / 'a.png').read_bytes())
+    assert 'h\\xe4nd' in found(place)[0]
+    assert found(place, 'id,male\nh\u00e4nd,True\n')[0]['h\u00e4nd'] == (True, None)
