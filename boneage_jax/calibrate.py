@@ -14,14 +14,13 @@ needs 20 images.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.string(
-    'workdir', None, 'folder of a trained run, or a file of `boneage export`', required=True
-)
-FLAGS.string('output', None, 'the calibration to write, NAME.json', required=True)
-FLAGS.string('input', None, "the site's images: a folder or a zip")
-FLAGS.string('labels', None, 'CSV or xlsx with the sex and age of each image')
-FLAGS.string('predictions', None, 'instead: the CSV of predict or score, with ages')
+FLAGS.path('workdir', None, 'folder of a trained run, or a file of `boneage export`', required=True)
+FLAGS.path('output', None, 'the calibration to write, NAME.json', required=True)
+FLAGS.path('input', None, "the site's images: a folder or a zip")
+FLAGS.path('labels', None, 'CSV or xlsx with the sex and age of each image')
+FLAGS.path('predictions', None, 'instead: the CSV of predict or score, with ages')
 FLAGS.string('split', 'validation', 'of --predictions with a column split: the images that count')
+FLAGS.string('sex', None, 'male or female: of the images whose sex --labels does not give')
 FLAGS.boolean('overwrite', False, 'replace an output that exists')
 FLAGS.labels()
 
@@ -40,6 +39,7 @@ def main(argv):
             predictions=values.predictions,
             split=values.split,
             overwrite=values.overwrite,
+            sex=values.sex,
             **options,
         )
 

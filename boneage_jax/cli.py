@@ -13,6 +13,8 @@ user into one message and exit status 1.
 
 import contextlib
 import inspect
+import io
+import os
 import pathlib
 import signal
 import sys
@@ -24,6 +26,7 @@ from absl import logging
 
 from boneage_jax import config as config_lib
 from boneage_jax.errors import ConfigError, UserError
+from boneage_jax.runtime import files
 from tfds_rsna.problems import DataError
 
 DATA_DIR = 'folder of the raw data; default: $BONEAGE_DATA'
@@ -43,10 +46,21 @@ class Flags:
         self._about = inspect.cleandoc(about)
         self._definitions = []
         self._required = []
+        self._paths = []
         self._takes_config = False
 
     def string(self, name, default, help_text, *, required=False):
         self._add(absl_flags.DEFINE_string, name, default, help_text, required=required)
+
+    def path(self, name, default, help_text, *, required=False):
+        """A file or folder; `~` in it is the home folder, as the shell has it."""
+        self._paths.append(name)
+        self.string(name, default, help_text, required=required)
+
+    def paths(self, name, default, help_text, *, required=False):
+        """Files or folders, comma-separated (one with a comma in quotes); `~` as in `path`."""
+        self._paths.append(name)
+        self.strings(name, default, help_text, required=required)
 
     def integer(self, name, default, help_text, *, lower_bound=None):
         self._add(absl_flags.DEFINE_integer, name, default, help_text, lower_bound=lower_bound)
@@ -63,11 +77,11 @@ class Flags:
     def config(self, help_text=CONFIG, *, default=None):
         """`--config`, and with it the arguments `--config.KEY=VALUE`."""
         self._takes_config = True
-        self.string('config', default, help_text, required=default is None)
+        self.path('config', default, help_text, required=default is None)
 
     def data_dir(self):
         """`--data_dir`, the folder of the raw data."""
-        self.string('data_dir', None, DATA_DIR)
+        self.path('data_dir', None, DATA_DIR)
 
     def labels(self):
         """How to read `--labels`: the columns' names and the unit of ages; see `label_options`."""
@@ -107,6 +121,12 @@ class Flags:
         missing = [f'--{name}' for name in self._required if getattr(values, name) is None]
         if missing:
             raise UserError(f'{" and ".join(missing)} must be given; see --help')
+        for name in self._paths:
+            value = getattr(values, name)
+            if isinstance(value, list):
+                setattr(values, name, [at_home(item) for item in value])
+            elif value:
+                setattr(values, name, at_home(value))
         return values, overrides
 
     def _add(self, define, name, *arguments, required=False, **options):
@@ -146,6 +166,14 @@ def _described(flag, *, required):
     ]
 
 
+def at_home(path: str) -> str:
+    """A path whose `~` is the home folder; UserError where nobody knows that."""
+    try:
+        return str(pathlib.Path(path).expanduser()) if path.startswith('~') else path
+    except RuntimeError as error:
+        raise UserError(f'{path}: {error}; write the whole path') from error
+
+
 def load_config(values, overrides: list[str]) -> ml_collections.ConfigDict:
     """The config that `--config` and the arguments `--config.KEY=VALUE` name, locked."""
     return config_lib.from_command_line(values.config, overrides)
@@ -175,9 +203,18 @@ def refuse_results(output: pathlib.Path, result: str) -> None:
         raise ConfigError(f'{output} holds results already; delete it or choose another --output')
 
 
-def refuse_existing(output: pathlib.Path, overwrite: bool) -> None:
-    """Refuses (UserError) a file `output` that exists, unless it may be overwritten."""
-    if output.exists() and not overwrite:
+def refuse_existing(output: pathlib.Path, overwrite: bool, inputs=()) -> None:
+    """Refuses (UserError) a file `output` that exists, unless it may be overwritten.
+
+    A folder never is, nor one of the files `inputs` of this command (None for those not given). A
+    device or a pipe is written into.
+    """
+    if output.is_dir():
+        raise UserError(f'{output} is a folder; --output names a file')
+    for given in filter(None, inputs):
+        if output.exists() and os.path.exists(given) and os.path.samefile(output, given):
+            raise UserError(f'{output} is read by this command; give another --output')
+    if output.exists() and not overwrite and not files.is_special(output):
         raise UserError(f'{output} exists; give another --output, or --overwrite')
 
 
@@ -191,6 +228,9 @@ def run(main):
     absl_flags.FLAGS.mark_as_parsed()  # libraries that have flags of their own read their defaults
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX report every file and backend at INFO
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends nothing
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
     exit_on_user_error(main)(sys.argv)
 
 
@@ -209,8 +249,33 @@ def exit_on_user_error(main):
             if error.filename is None:
                 raise
             sys.exit(f'Error: {error.filename}: {error.strerror}')
+        except (RuntimeError, AssertionError) as error:
+            if not _is_missing_device():
+                raise
+            wanted = os.environ.get('JAX_PLATFORMS')
+            sys.exit(
+                f'Error: JAX_PLATFORMS={wanted}: no such device here, or this environment has no '
+                'build of JAX for it. Unset it, or JAX_PLATFORMS=cpu; BONEAGE_EXTRAS=gpu in front '
+                f'of launch/run.sh adds the build for NVIDIA GPUs. ({_first_line(error)})'
+            )
 
     return wrapped
+
+
+def _is_missing_device():
+    """Whether JAX was imported, and cannot start the devices that JAX_PLATFORMS names."""
+    jax = sys.modules.get('jax')
+    if jax is None or not os.environ.get('JAX_PLATFORMS'):
+        return False
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):  # the latter where its build lacks the platform
+        return True
+    return False
+
+
+def _first_line(error):
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _stop(*_):

@@ -14,9 +14,9 @@ the other's edges.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.string('without', None, 'workdir of the first run (without the sex)', required=True)
-FLAGS.string('with_sex', None, 'workdir of the second run (with the sex)', required=True)
-FLAGS.string('output', None, 'folder for the results', required=True)
+FLAGS.path('without', None, 'workdir of the first run (without the sex)', required=True)
+FLAGS.path('with_sex', None, 'workdir of the second run (with the sex)', required=True)
+FLAGS.path('output', None, 'folder for the results', required=True)
 
 
 def main(argv):

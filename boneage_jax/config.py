@@ -39,6 +39,7 @@ __all__ = [
     'same',
 ]
 
+DEFAULT_SPLIT = 1000  # images of the validation and of the holdout split
 RECORDED = ('config_file', 'finish_reads')  # keys that `load` writes; nobody sets them
 
 
@@ -100,6 +101,8 @@ def base() -> dict:
                 group_column='',
                 source_column='',
                 age_unit='months',  # 'months' | 'years'
+                # 'male' | 'female': of all images, where the table has no column of the sex
+                sex='',
             ),
             # named preprocessing stages (boneage_jax/stages), in order, before the resize
             stages=(),
@@ -109,11 +112,12 @@ def base() -> dict:
             resize='pad',  # 'pad' keeps the aspect ratio (zeros around), 'stretch' does not
             # True: the official validation and test splits where the source has them
             official_splits=True,
-            # images taken from the training split where there is no official validation split
-            validation=1000,
+            # images taken from the training split where there is no official validation split; a
+            # fifth of it where these two, at their default, would take more than half
+            validation=DEFAULT_SPLIT,
             # images taken from it where there is no official test split: reported once, never
             # selected on
-            holdout=1000,
+            holdout=DEFAULT_SPLIT,
             # file of ids, one a line, here, below $BONEAGE_DATA or beside the configs: these images
             # are the holdout in the place of drawn ones, and mining leaves them out
             holdout_ids='',
@@ -228,7 +232,8 @@ def build(
         if name not in presets:
             raise ConfigError(
                 f'unknown preset {name!r}; known: {", ".join(presets) or "none"}; or write '
-                'key=value'
+                "key=value. A value with a comma in it needs quotes: images='/data/a,b'; or "
+                '--config.KEY=VALUE'
             )
         override(config, presets[name])
     if row is not None:
@@ -279,6 +284,7 @@ ONE_OF = {
     'data.sex': ('both', 'male', 'female'),
     'data.placement': ('host', 'device'),
     'data.image_folder.age_unit': ('months', 'years'),
+    'data.image_folder.sex': ('', 'male', 'female'),
     'optimizer.name': ('sgd', 'adam', 'adamw'),
     'optimizer.schedule': ('constant', 'step', 'cosine', 'one_cycle', 'plateau'),
     'dtype': ('auto', 'float32', 'bfloat16'),

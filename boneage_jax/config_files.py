@@ -24,7 +24,7 @@ def load_module(name: pathlib.Path | str) -> types.ModuleType:
 
 
 def _find(name):
-    path = pathlib.Path(name)
+    path = pathlib.Path(name).expanduser()
     if path.suffix or len(path.parts) > 1:
         if path.is_file():
             return path

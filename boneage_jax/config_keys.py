@@ -1,6 +1,7 @@
 """Dotted keys of a nested configuration, and values as they are typed: no knob is named here."""
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 
 import ml_collections
@@ -8,6 +9,9 @@ import ml_collections
 from boneage_jax.errors import ConfigError
 
 MAPS = ('init_map',)  # keys whose value is a dict, not a block of keys
+_KEY = re.compile(r'\s*[\w.]+\s*=\s*')
+_NAME = re.compile(r'[\w.-]+')  # of a preset
+_CLOSED_BY = {'(': ')', '[': ']', '{': '}', '"': '"', "'": "'"}
 
 
 def find_key(config, key: str) -> str:
@@ -79,11 +83,19 @@ def paths(config, prefix: str = '') -> list[str]:
 
 
 def parse(arg: str | None) -> tuple[list[str], str | None, list[tuple[str, str]]]:
-    """(names of presets, name of the row or None, [(key, text)]) of what follows the colon."""
+    """(names of presets, name of the row or None, [(key, text)]) of what follows the colon.
+
+    A comma ends a value, unless the value is in quotes or begins with a bracket. Behind a comma
+    must come a key or a name; a text that is neither goes on with the value before it: the comma is
+    part of a path, as in `images=/data/Clinic, ward 2`.
+
+    Raises:
+        ConfigError: two rows, or a quote or a bracket that is not closed.
+    """
     names = []
     row = None
     pairs = []
-    for token in _split(arg or ''):
+    for token in _tokens(arg or ''):
         key, equals, value = token.partition('=')
         if not equals:
             names.append(key)
@@ -94,6 +106,52 @@ def parse(arg: str | None) -> tuple[list[str], str | None, list[tuple[str, str]]
         else:
             raise ConfigError(f'row={row} and row={value}: a run is one row of the sweep')
     return names, row, pairs
+
+
+def _tokens(arg):
+    """The parts of what follows the colon: names, and `key=value` without quotes."""
+    tokens = []
+    start = 0
+    goes_on = False  # whether a value may go on behind the next comma
+    while start < len(arg):
+        key = _KEY.match(arg, start)
+        end = _end_of_value(arg, key.end()) if key else _comma(arg, start)
+        text = arg[start:end]
+        quoted = key and arg[key.end() : key.end() + 1] in ('"', "'")
+        if quoted:
+            text = arg[start : key.end()] + arg[key.end() + 1 : end].rstrip()[:-1]
+        if not key and goes_on and text.strip() and not _NAME.fullmatch(text.strip()):
+            tokens[-1] += ',' + text.rstrip()
+        elif text.strip():
+            tokens.append(text.strip())
+            goes_on = bool(key) and arg[key.end() : key.end() + 1] not in _CLOSED_BY
+        start = end + 1
+    return tokens
+
+
+def _end_of_value(arg, start):
+    """Where the value that begins at `start` ends: at a comma outside its quotes or brackets."""
+    opening = arg[start : start + 1]
+    if opening in ('"', "'"):
+        closing = arg.find(opening, start + 1)
+        if closing < 0 or arg[closing + 1 : _comma(arg, closing)].strip():
+            raise ConfigError(f'{arg[start:]}: a value in quotes ends with a quote and a comma')
+        return _comma(arg, closing)
+    if opening not in _CLOSED_BY:
+        return _comma(arg, start)
+    depth = 0
+    for position in range(start, len(arg)):
+        depth += (arg[position] in '([{') - (arg[position] in ')]}')
+        if depth == 0:
+            return _comma(arg, position)
+    raise ConfigError(
+        f'{arg[start:]}: the bracket is not closed; a path that begins with one needs quotes'
+    )
+
+
+def _comma(arg, start):
+    found = arg.find(',', start)
+    return len(arg) if found < 0 else found
 
 
 def _split(arg):

@@ -16,13 +16,13 @@ images, or were trained on images reported here, are refused.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.strings(
+FLAGS.paths(
     'workdirs',
     None,
     'workdirs of finished runs, comma-separated; globs are expanded',
     required=True,
 )
-FLAGS.string('output', None, 'folder of the ensemble, made where it is missing', required=True)
+FLAGS.path('output', None, 'folder of the ensemble, made where it is missing', required=True)
 
 
 def main(argv):

@@ -21,9 +21,9 @@ from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
 FLAGS.config('path[:arg] of the config whose source and stages to check')
-FLAGS.strings('truth', None, 'COCO JSON or CSV files of annotated hands', required=True)
-FLAGS.string('output', None, 'folder for the results', required=True)
-FLAGS.string('ids', '', 'file of one id a line: these images alone')
+FLAGS.paths('truth', None, 'COCO JSON or CSV files of annotated hands', required=True)
+FLAGS.path('output', None, 'folder for the results', required=True)
+FLAGS.path('ids', '', 'file of one id a line: these images alone')
 FLAGS.data_dir()
 
 

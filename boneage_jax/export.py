@@ -17,16 +17,16 @@ last name alone is kept.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.string('workdir', None, 'folder of the run', required=True)
-FLAGS.string('output', None, 'file to write, NAME.safetensors', required=True)
+FLAGS.path('workdir', None, 'folder of the run', required=True)
+FLAGS.path('output', None, 'file to write, NAME.safetensors', required=True)
 FLAGS.choice(
     'dtype',
     'float32',
     ['float32', 'float16'],
-    'of the parameters in the file; float16 is half as large, what does not fit it stays float32',
+    'of the exported parameters; float16 is half as large, what does not fit it stays float32',
 )
-FLAGS.string('figures', None, "JSON file with figures, instead of those of the run's metrics.json")
-FLAGS.string('about', None, 'JSON file with what else is to be known: its data, terms, description')
+FLAGS.path('figures', None, "JSON file with figures, instead of those of the run's metrics.json")
+FLAGS.path('about', None, 'JSON file with what else is to be known: its data, terms, description')
 
 
 def main(argv):

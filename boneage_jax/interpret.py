@@ -17,8 +17,8 @@ connected layer holds before it sees an image.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.string('workdir', None, 'folder of a finished run', required=True)
-FLAGS.string('output', None, 'folder for the figures', required=True)
+FLAGS.path('workdir', None, 'folder of a finished run', required=True)
+FLAGS.path('output', None, 'folder for the figures', required=True)
 FLAGS.string('split', 'validation', 'whose images')
 FLAGS.integer('images', 8, 'how many images to draw', lower_bound=1)
 FLAGS.data_dir()

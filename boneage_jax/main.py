@@ -11,7 +11,7 @@ from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
 FLAGS.config()
-FLAGS.string('workdir', None, 'folder of the run: checkpoints, logs, results', required=True)
+FLAGS.path('workdir', None, 'folder of the run: checkpoints, logs, results', required=True)
 FLAGS.data_dir()
 
 

@@ -16,19 +16,17 @@ header; nothing else checks whether an image shows a hand.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.string(
-    'workdir', None, 'folder of a trained run, or a file of `boneage export`', required=True
-)
-FLAGS.string('input', None, 'an image, a folder of images, or a zip of them', required=True)
-FLAGS.string('output', None, 'CSV to write', required=True)
-FLAGS.string('labels', None, 'CSV or xlsx with the sex and, where known, the age of each image')
+FLAGS.path('workdir', None, 'folder of a trained run, or a file of `boneage export`', required=True)
+FLAGS.path('input', None, 'an image, a folder of images, or a zip of them', required=True)
+FLAGS.path('output', None, 'CSV to write', required=True)
+FLAGS.path('labels', None, 'CSV or xlsx with the sex and, where known, the age of each image')
 FLAGS.string('sex', None, 'male or female: of the images whose sex --labels does not give')
-FLAGS.string(
+FLAGS.path(
     'overlays',
     None,
     'folder for a picture of each image with its age, parts, relation or attention maps',
 )
-FLAGS.string('calibration', None, "a site's calibration, as boneage_jax.calibrate writes it")
+FLAGS.path('calibration', None, "a site's calibration, as boneage_jax.calibrate writes it")
 FLAGS.boolean('overwrite', False, 'replace an output that exists')
 FLAGS.integer('batch_size', 0, 'images at once; 0 = as in training', lower_bound=0)
 FLAGS.labels()

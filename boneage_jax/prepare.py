@@ -25,7 +25,7 @@ FLAGS.choice(
     'runner', 'processes', ['processes', 'beam'], 'who does the work: the same records either way'
 )
 FLAGS.string('beam_options', '--runner=DirectRunner', "Beam's own, as --runner=FlinkRunner ...")
-FLAGS.string('beam_folder', None, 'where workers leave their results; default: $BONEAGE_CACHE')
+FLAGS.path('beam_folder', None, 'where workers leave their results; default: $BONEAGE_CACHE')
 
 
 def main(argv):

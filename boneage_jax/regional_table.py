@@ -19,8 +19,8 @@ from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
 FLAGS.config('the config of the sweep, as it was given there')
-FLAGS.string('workdir', None, 'folder of the sweep', required=True)
-FLAGS.string('output', None, 'folder of the tables and figures; default: WORKDIR/regional_table')
+FLAGS.path('workdir', None, 'folder of the sweep', required=True)
+FLAGS.path('output', None, 'folder of the tables and figures; default: WORKDIR/regional_table')
 FLAGS.integer('seed', 0, 'which seed of each row')
 
 

@@ -16,7 +16,7 @@ from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
 FLAGS.config('path[:arg] of the config whose images to draw')
-FLAGS.string('output', None, 'folder for the figures', required=True)
+FLAGS.path('output', None, 'folder for the figures', required=True)
 FLAGS.integer('images', 4, 'how many images to draw', lower_bound=1)
 FLAGS.boolean('sheets', False, "draw contact sheets of what the config's stages make of the images")
 FLAGS.data_dir()

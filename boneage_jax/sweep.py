@@ -13,7 +13,7 @@ from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
 FLAGS.config()
-FLAGS.string(
+FLAGS.path(
     'workdir',
     None,
     'folder of the sweep: a folder for each row and seed, and the table',

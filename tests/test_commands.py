@@ -1,6 +1,9 @@
 """The commands: what they have in common, from a shell and from Python."""
 
 import importlib
+import os
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -157,3 +160,64 @@ def test_from_a_shell_errors_are_one_message_and_status_1(tmp_path):
         )
         assert done.returncode == 1 and done.stderr.startswith(words), done.stderr
         assert done.stdout == '' and 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('name', sorted(COMMANDS))
+def test_every_flag_of_a_place_has_the_home_folder(name, monkeypatch):
+    """What a help text calls a file, a folder, a CSV or a picture takes `~`."""
+    monkeypatch.setenv('HOME', '/home/somebody')
+    flags = command(name).FLAGS
+    places = re.compile(r'folder|\bfile\b|CSV|workdir|page to write|image, a|calibration', re.I)
+    defined = flags._defined()
+    for _, flag, *_ in flags._definitions:
+        about = defined[flag].help
+        if flag.endswith('_column') or not places.search(about):
+            continue
+        if not isinstance(defined[flag].default, str | list | None):
+            continue
+        assert flag in flags._paths, f'--{flag}: {about}'
+
+
+def test_the_home_folder_in_a_path(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/somebody')
+    flags = cli.Flags('about')
+    flags.path('output', None, 'file')
+    flags.paths('runs', None, 'folders')
+    flags.string('title', '', 'text')
+    values, _ = flags.parse(['x', '--output=~/a.csv', '--runs=~/b,"c,~d",/e', '--title=~/t'])
+    assert values.output == '/home/somebody/a.csv' and values.title == '~/t'
+    assert values.runs == ['/home/somebody/b', 'c,~d', '/e']
+    with pytest.raises(UserError, match='write the whole path'):
+        flags.parse(['x', '--output=~no_such_user_here/a.csv'])
+
+
+def test_what_is_read_is_not_written_over(tmp_path):
+    path = tmp_path / 'labels.csv'
+    path.write_text('mine')
+    with pytest.raises(UserError, match='labels.csv exists; give another --output, or --overwrite'):
+        cli.refuse_existing(path, False)
+    cli.refuse_existing(path, True, (None, tmp_path / 'none'))
+    with pytest.raises(UserError, match='is read by this command'):
+        cli.refuse_existing(path, True, (tmp_path / '..' / tmp_path.name / 'labels.csv',))
+    with pytest.raises(UserError, match='is a folder; --output names a file'):
+        cli.refuse_existing(tmp_path, True)
+    cli.refuse_existing(pathlib.Path('/dev/stdout'), False)
+
+
+@pytest.mark.parametrize('platform', ['gpu', 'cuda', 'tpux'])
+def test_a_device_that_is_not_there_is_a_sentence(platform):
+    code = (
+        'import sys\nfrom boneage_jax import cli\n'
+        'def main(argv):\n    import jax\n    jax.numpy.zeros(3)\n'
+        'cli.run(main)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env=os.environ | {'JAX_PLATFORMS': platform},
+        capture_output=True,
+        text=True,
+    )
+    if platform != 'tpux' and done.returncode == 0:
+        pytest.skip('this machine has such a device')
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert f'Error: JAX_PLATFORMS={platform}: no such device here' in done.stderr

@@ -71,6 +71,45 @@ def test_nothing_is_guessed(arg, message):
         build(arg)
 
 
+@pytest.mark.parametrize(
+    'typed, images',
+    [
+        ('images=/x/Clinic, ward 2', '/x/Clinic, ward 2'),
+        ('images=/x/a,  b 2 (old), and more', '/x/a,  b 2 (old), and more'),
+        ("images='/x/a,b'", '/x/a,b'),
+        ('images="/x/a,b=(c"', '/x/a,b=(c'),
+        ('images=/x/a (old', '/x/a (old'),
+        ('images=/x/[1]', '/x/[1]'),
+        ('images=/x/a]', '/x/a]'),
+        ("images=/x/Children's", "/x/Children's"),
+        ('images=(old)/x', '(old)/x'),
+    ],
+)
+def test_paths_may_have_commas_and_brackets(typed, images):
+    for arg in (f'small,{typed},batch_size=8,size=(32,48)', f'batch_size=8,size=(32,48),{typed}'):
+        config = build(arg)
+        assert config.data.image_folder.images == images
+        assert config.batch_size == 8 and config.data.size == (32, 48)
+
+
+@pytest.mark.parametrize(
+    'arg, message',
+    [
+        ('images=/x/a,b', "unknown preset 'b'.*comma in it needs quotes: images='/data/a,b'"),
+        ('images=/x/Clinic, ward 2,labels=/y', None),
+        ("images='/x/a,labels=b", 'in quotes ends with a quote'),
+        ("images='/x/a'b", 'in quotes ends with a quote'),
+        ('size=(32,48', 'the bracket is not closed'),
+    ],
+)
+def test_what_a_comma_belongs_to_is_known_or_asked(arg, message):
+    if message is None:
+        assert build(arg).data.image_folder.labels == '/y'
+    else:
+        with pytest.raises(ConfigError, match=message):
+            build(arg)
+
+
 def test_config_is_locked():
     with pytest.raises((AttributeError, KeyError)):
         build(None).epoch = 3

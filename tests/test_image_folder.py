@@ -142,18 +142,18 @@ BAD = {
     'ageless.png': encoded(),
 }
 BAD_TABLE = """id,boneage,male
-good,10,M
-cut,10,M
-empty,10,M
-page,10,M
-twice,10,M
+good,100,M
+cut,100,M
+empty,100,M
+page,100,M
+twice,100,M
 old,999,M
-double,10,M
-double,20,M
-sexless,10,?
+double,100,M
+double,120,M
+sexless,100,?
 ageless,ten,M
-absent,10,M
-good.png,10,M
+absent,100,M
+good.png,100,M
 """
 
 
@@ -452,3 +452,57 @@ def test_where_images_come_from_reaches_the_split(build, tmp_path, monkeypatch):
     assert (
         source.of_sex(source.join(split, [split]), 'male').sources == ['', '', 'Bonn', 'Bonn'] * 2
     )
+
+
+def test_a_table_of_one_sex_needs_no_column_of_it(build, described, tmp_path):
+    files = {f'{name}.png': encoded() for name in '123'}
+    table = 'id,boneage\n1,100\n2,110\n3,120\n'
+    with pytest.raises(DataError, match="no column 'male'.*data.image_folder.sex=male or female"):
+        build(files, table)
+    built = build(files, table, sex='female').as_data_source('train')
+    assert [record['male'] for record in built] == [False] * 3
+    assert described(sex='female') != described(sex='male')
+    with pytest.raises(UserError, match="'male' or 'female', not 'girl'"):
+        described(sex='girl')
+    with pytest.raises(DataError, match="no column 'male', and 'Sex' looks like the sex"):
+        build(files, 'id,boneage,Sex\n1,100,M\n', sex='female', data_dir=tmp_path / 'other')
+    table = 'id,boneage,male\n1,100,M\n2,110,\n3,120,F\n'
+    mixed = build(files, table, sex='female', data_dir=tmp_path / 'third').as_data_source('train')
+    assert [record['male'] for record in mixed] == [True, False, False]
+
+
+def test_it_is_said_what_was_read(build, capsys):
+    build({'1.png': encoded(), '02.png': encoded()}, 'id,boneage,male\n1,100,M\n2.dcm,90,F\n')
+    said = capsys.readouterr().err
+    assert (
+        "ages.csv: 'id' for the id, 'boneage' for the age in months, 'male' for the sex; 2 of 2 "
+        'rows name an image\n'
+    ) in said
+    assert 'ages.csv: 1 rows name an image by another spelling: 2.dcm -> 02.png\n' in said
+
+
+def test_a_table_of_other_images_shows_both_sides(build, described):
+    with pytest.raises(DataError, match='not one image.*rows name 7, 8, the images are 1.png'):
+        build({'1.png': encoded()}, 'id,boneage,male\n7,100,M\n8,90,F\n', on_error='skip')
+    with pytest.raises(DataError, match='rows name 7, 8, the images are 1.png'):
+        described()
+
+
+def test_rsnas_wrong_test_labels_are_refused(build):
+    with pytest.raises(DataError, match='not the official test labels'):
+        build({'4360.png': encoded()}, 'id,boneage,male\n4360,164,M\n')
+
+
+def test_the_other_way_round_is_read_so_or_refused(build, tmp_path):
+    files = {'1.png': encoded(), '2.png': encoded()}
+    header = 'sex (0=male, 1=female)'
+    table = f'id,boneage,"{header}"\n1,100,0\n2,110,1\n'
+    built = build(files, table, male_column=header).as_data_source('train')
+    assert [record['male'] for record in built] == [True, False]
+    with pytest.raises(DataError, match='does not say who is male'):
+        build(
+            files,
+            table.replace(header, 'Male/Female'),
+            male_column='Male/Female',
+            data_dir=tmp_path / 'other',
+        )

@@ -35,8 +35,8 @@ def test_any_spreadsheets_csv(text):
 
 
 def test_columns_are_found_by_their_headers():
-    found = labels.find_columns(['Name', 'Case ID', 'GENDER', 'Bone age', 'boneage'])
-    assert found == {'id': 'Case ID', 'months': 'boneage', 'male': 'GENDER'}
+    found = labels.find_columns(['Name', 'Case ID', 'GENDER', 'Bone age'])
+    assert found == {'id': 'Case ID', 'months': 'Bone age', 'male': 'GENDER'}
     assert labels.find_columns(['id', 'sex']) == {'id': 'id', 'months': None, 'male': 'sex'}
 
 
@@ -206,7 +206,12 @@ def test_answers_need_a_header_that_asks_for_boys(header, values, fine):
         ([3.5, 17], 1, 'boneage', False),
         ([3, 17], 1, 'boneage', True),
         ([*range(1, 21)], 1, 'boneage', False),
-        ([*range(2, 22)], 1, 'boneage', True),
+        ([*range(2, 42)], 1, 'boneage', True),
+        ([*range(3, 10)], 1, 'boneage', False),
+        ([*range(3, 18)] * 3 + [135], 1, 'age', False),
+        ([36, 200], 12, 'boneage (months)', False),
+        ([36, 200], 1, 'age_years', False),
+        ([3650, 200], 1, 'age (days)', False),
         ([3.5, 26], 1, 'boneage', True),
         ([36.5, 200], 12, 'age', True),
         ([3.5, 17], 1, 'Age (Months)', True),
@@ -219,5 +224,5 @@ def test_years_called_months(months, per_year, header, fine):
     if fine:
         labels.check_unit(rows, columns, 'ages.csv')
     else:
-        with pytest.raises(DataError, match='age_unit=years'):
+        with pytest.raises(DataError, match='age_unit=(years|months)|in days'):
             labels.check_unit(rows, columns, 'ages.csv')

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import shutil
 
 import numpy as np
@@ -76,7 +77,9 @@ def test_names_that_occur_twice_are_told_apart(place):
 )
 def test_sexes_and_known_ages(place, text, options):
     examples, lines = found(place, text, **options)
-    assert list(examples.values()).count((None, None)) == 2 and lines == [OTHERS]
+    assert list(examples.values()).count((None, None)) == 2 and lines.pop() == OTHERS
+    (line,) = lines
+    assert 'rows name one of 4 images' in line and 'for the sex' in line
     assert (True, 120.0) in examples.values() and (False, None) in examples.values()
     assert ('7' in examples) == ('who' in text)  # an image goes by the table's id
 
@@ -85,18 +88,23 @@ def test_a_table_without_ages(place):
     assert found(place, 'id,sex\na,F\n')[0]['a'] == (False, None)
 
 
-def test_rows_that_cannot_be_used_are_named_and_leave_the_image_unlabelled(place):
+def test_cells_that_cannot_be_read_are_named_and_the_others_of_their_rows_count(place):
     examples, lines = found(place, 'id,boneage,male\na,120,perhaps\nb,ten,True\nc,30,True\n')
-    assert examples['a'] == examples['b'] == (None, None) and examples['c'] == (True, 30.0)
+    assert examples['a'] == (None, 120.0) and examples['b'] == (True, None)
+    assert examples['c'] == (True, 30.0)
     assert lines.pop() == OTHERS
+    _, *lines = lines
     assert len(lines) == 2 and "'perhaps'" in lines[1] + lines[0] and "'ten'" in lines[0] + lines[1]
 
 
 @pytest.mark.parametrize(
     'text, words',
     [
-        ('id,boneage\na,3\n', "no column for male among 'id', 'boneage'; name it: --male_column"),
-        ('image name,boneage\na,3\n', 'no column for id and male'),
+        (
+            'image name,boneage\na,3\n',
+            "no column for the id among 'image name'",
+        ),
+        ('id,cm\na,3\n', 'no column for the sex or the age'),
         ('id,sex,boneage\na,1,30\n', 'does not say who is male'),
         ('id,male,age\na,1,3.5\nb,0,4.5\n', 'look like years'),
         ('id,male\n', 'no rows below the header'),
@@ -184,4 +192,44 @@ def test_the_table_itself_is_not_called_left_out(place):
     table = place / 'ages.csv'
     table.write_text('id,sex\na,F\n')
     with Archive() as archive:
-        assert listing(archive, place, table)[1] == [OTHERS]
+        assert listing(archive, place, table)[1][1:] == [OTHERS]
+
+
+def test_a_table_of_one_sex_and_ages_alone(place):
+    examples, lines = found(place, 'id,boneage\na,120\nb,30\n')
+    assert examples['a'] == (None, 120.0) and 'no column for the sex' in lines[0]
+
+
+def test_the_bone_age_is_the_label(place):
+    examples, lines = found(place, 'id,sex,age,bone_age\na,M,150,96\nb,F,160,120\n')
+    assert examples['a'] == (True, 96.0) and "'bone_age' for the age in months" in lines[0]
+    named = {'columns': {'months': 'age'}}
+    assert found(place, 'id,sex,age,bone_age\na,M,150,96\n', **named)[0]['a'] == (True, 150.0)
+
+
+def test_ids_as_a_program_of_numbers_writes_them(place):
+    for name in ('101.png', '102.png'):
+        shutil.copy(place / 'a.png', place / name)
+    examples, lines = found(place, 'id,male\n101.0,True\n102.0,False\n')
+    assert examples['101'] == (True, None) and examples['102'] == (False, None)
+    assert len(lines) == 2 and '2 of 2 rows name one of 6 images' in lines[0]
+
+
+def test_a_table_that_names_no_image_ends_it(place):
+    with pytest.raises(DataError, match='rows name x1, x2, the images are a.png, c.TIF') as error:
+        found(place, 'id,male\nx1,True\nx2,False\n')
+    assert 'labels.csv: no row names an image' in str(error.value)
+
+
+def test_few_whole_ages_that_look_like_years_are_spoken_of(place):
+    _, lines = found(place, 'id,sex,boneage\na,M,9\nb,F,12\n')
+    assert "2 of 2 ages in column 'boneage' are 20 or below and look like years" in lines[1]
+    with pytest.raises(DataError, match="column 'age_years' says that its ages are in years"):
+        found(place, 'id,sex,age_years\na,M,9\n')
+
+
+def test_a_name_that_is_no_text_is_written_so(place):
+    with open(os.path.join(os.fsencode(place), b'h\xe4nd.png'), 'wb') as file:
+        file.write((place / 'a.png').read_bytes())
+    assert 'h\u00e4nd' in found(place)[0]
+    assert found(place, 'id,male\nh\u00e4nd,True\n')[0]['h\u00e4nd'] == (True, None)

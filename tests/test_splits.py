@@ -117,3 +117,36 @@ def test_too_few_images():
         SplitError, match='100 training images are too few for validation=40 and holdout=20'
     ):
         splits.derive({'train': labels(100)}, validation=40, holdout=20, seed=0)
+
+
+@pytest.mark.parametrize('count, share', [(10, 2), (30, 6), (1999, 399), (2000, 400), (3999, 799)])
+def test_small_sets_are_split_by_shares(count, share, capsys):
+    given = {'train': labels(count)}
+    derived = splits.derive(given, validation=1000, holdout=1000, seed=0, shrink=True)
+    sizes = {name: len(positions) for name, (_, positions) in derived.items()}
+    assert sizes == {'train': count - 2 * share, 'validation': share, 'holdout': share}
+    said = capsys.readouterr().err
+    assert f'{count} images are too few for data.validation=1000' in said
+    assert f'a fifth is set aside for each, {share} images' in said
+
+
+def test_sets_that_are_large_enough_are_split_as_asked(capsys):
+    given = {'train': labels(4000)}
+    shrunk = splits.derive(given, validation=1000, holdout=1000, seed=0, shrink=True)
+    plain = splits.derive(given, validation=1000, holdout=1000, seed=0)
+    assert all(np.array_equal(shrunk[name][1], plain[name][1]) for name in plain)
+    assert not capsys.readouterr().err
+    with pytest.raises(SplitError, match=r'set data.validation=1 and data.holdout=1, or add'):
+        splits.derive({'train': labels(9)}, validation=1000, holdout=1000, seed=0, shrink=True)
+
+
+def test_shares_of_a_small_set_leave_groups_to_train_on():
+    given = labels(30) | {'groups': [f'patient {i // 3}' for i in range(30)]}
+    derived = splits.derive({'train': given}, validation=1000, holdout=1000, seed=0, shrink=True)
+    assert {name: len(rows) for name, (_, rows) in derived.items()} == {
+        'train': 18,
+        'validation': 6,
+        'holdout': 6,
+    }
+    with pytest.raises(SplitError, match='no training images are left'):
+        splits.derive({'train': given | {'groups': ['one'] * 30}}, validation=6, holdout=6, seed=0)

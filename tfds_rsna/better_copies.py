@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tfds_rsna.image_folder import matching
 from tfds_rsna.io.archive import Archive, Entry
-from tfds_rsna.labels import read_table
 from tfds_rsna.problems import DataError
+from tfds_rsna.table_files import read_table
 
 _ANY_ZIP = re.compile('')
 _COLUMNS = ('id', 'width', 'height')

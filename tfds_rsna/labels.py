@@ -1,66 +1,24 @@
-"""Label tables: CSV or xlsx -> checked (id, months, male)."""
+"""Label tables: rows of text -> checked (id, months, male)."""
 
-import csv
 import dataclasses
-import io
 import math
 import re
-import zipfile
-from collections.abc import Iterable
 
+from tfds_rsna import sexes, whole_month_labels
+from tfds_rsna.columns import Columns, find_columns, unit_of
 from tfds_rsna.problems import DataError, Problems, duplicates
+from tfds_rsna.table_files import read_table
+
+__all__ = ['MONTHS', 'Columns', 'Label', 'check_unit', 'find_columns', 'parse', 'read_table']
 
 MONTHS = (0.0, 240.0)
-# Headers that are understood where no column is named, in lower case: RSNA's, Kaggle's and common
-# ones, the likeliest first.
-HEADERS = {
-    'id': (
-        'id',
-        'image id',
-        'case id',
-        'caseid',
-        'image_id',
-        'case_id',
-        'study',
-        'image',
-        'file',
-    ),
-    'months': (
-        'boneage',
-        'bone age (months)',
-        'ground truth bone age (months)',
-        'bone age',
-        'boneage_months',
-        'age_months',
-        'months',
-        'age',
-    ),
-    'male': ('male', 'sex', 'gender'),
-}
-MALE = {
-    'true': True,
-    '1': True,
-    '1.0': True,
-    'm': True,
-    'male': True,
-    'boy': True,
-    'yes': True,
-    't': True,
-    'false': False,
-    '0': False,
-    '0.0': False,
-    'f': False,
-    'female': False,
-    'girl': False,
-    'no': False,
-    'w': False,
-}
-# These are answers to the column's header, so the header must ask for boys.
-_ANSWERS = {'true', '1', '1.0', 'yes', 't', 'false', '0', '0.0', 'no'}
-_ASKS_FOR_BOYS = re.compile(r'(?<!fe)male|boy|masc|männ|(?<![a-z])m(an)?(?![a-z])', re.IGNORECASE)
-_DECIMAL_COMMA = re.compile(r'^\s*-?\d+,\d+\s*$')
+_WITH_NOUGHT = re.compile(r'\d+\.0+')  # 101.0: a number that a program took for a measurement
+_WHOLE = re.compile(r'\d+(\.0+)?')
 _YEARS_BELOW = 25.0  # no set of images in months ends below that, unless it is of toddlers
-_MANY = 20
+_YEARS = 20.0  # ages of children in years are not above
+_SOME = 5  # so many ages tell their unit
+_NEARLY_ALL = 0.9
+_MANY = 0.25  # of a set of children; of RSNA's 0.6% are 20 months or younger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,119 +27,29 @@ class Label:
 
     Attributes:
         id: the image's.
-        months: its age.
-        male: its sex.
+        months: its age; None where a table need not have it (`parse`).
+        male: its sex; None likewise.
         image: the image's name, where the table gives one.
         group: the patient (or study) it belongs to, '' where unknown.
         source: where it comes from (a hospital), None without such a column.
     """
 
     id: str
-    months: float
-    male: bool
+    months: float | None
+    male: bool | None
     image: str | None = None
     group: str = ''
     source: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """Which columns hold what; `per_year` is 12 where ages are in years, 1 where in months."""
-
-    id: str
-    months: str
-    male: str
-    image: str | None = None
-    group: str | None = None
-    source: str | None = None
-    per_year: int = 1
-
-
-def find_columns(header: Iterable[str]) -> dict[str, str | None]:
-    """The columns that hold `id`, `months` and `male` by their headers; None for one not found."""
-    by_lower = {column.lower(): column for column in header}
-    return {key: _first_known(names, by_lower) for key, names in HEADERS.items()}
-
-
-def _first_known(names: tuple[str, ...], by_lower: dict[str, str]) -> str | None:
-    for name in names:
-        if name in by_lower:
-            return by_lower[name]
-    return None
-
-
-def read_table(data: bytes, name: str) -> list[dict[str, str]]:
-    """Rows of a CSV or of an xlsx's first sheet, all as text.
-
-    A CSV may use commas, semicolons or tabs, and UTF-8 or Latin-1.
-
-    Raises:
-        DataError: empty, without rows, or not such a file.
-    """
-    if not data:
-        raise DataError(f'{name}: zero bytes; a label table is needed')
-    read = _read_xlsx if data[:4] == b'PK\x03\x04' else _read_csv
-    rows = [row for row in read(data, name) if any(cell.strip() for cell in row)]
-    if len(rows) < 2:
-        raise DataError(f'{name}: no rows below the header')
-    header = [cell.strip() for cell in rows[0]]
-    twice = duplicates(filter(None, header))
-    if twice:
-        raise DataError(f'{name}: column {", ".join(sorted(twice))} occurs twice')
-    table = []
-    for row in rows[1:]:
-        cells = [cell.strip() for cell in row]
-        cells += [''] * (len(header) - len(cells))
-        table.append(dict(zip(header, cells)))
-    return table
-
-
-def _read_csv(data: bytes, name: str) -> list[list[str]]:
-    if b'\0' in data[:4096]:
-        raise DataError(f'{name}: not a text file; labels are read from CSV or xlsx')
-    try:
-        text = data.decode('utf-8-sig')
-    except UnicodeDecodeError:
-        text = data.decode('latin-1')
-    header = text.split('\n', 1)[0]
-    delimiter = max(',;\t', key=header.count)
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=''), delimiter=delimiter))
-    except csv.Error as error:
-        raise DataError(f'{name}: not a readable CSV ({error})') from error
-    # Where semicolons part the columns, the comma is the decimal mark (the spreadsheets of half of
-    # Europe).
-    if delimiter == ';':
-        return [list(map(_decimal_point, row)) for row in rows]
-    return rows
-
-
-def _decimal_point(cell: str) -> str:
-    return cell.replace(',', '.') if _DECIMAL_COMMA.match(cell) else cell
-
-
-def _read_xlsx(data: bytes, name: str) -> list[list[str]]:
-    import openpyxl  # a second to import, and only RSNA's test labels need it
-
-    try:
-        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise DataError(f'{name}: not a readable xlsx ({error})') from error
-    rows = [list(map(_text, row)) for row in book.worksheets[0].iter_rows(values_only=True)]
-    book.close()
-    return rows
-
-
-def _text(cell) -> str:
-    if cell is None:
-        return ''
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    return str(cell)
-
-
 def parse(
-    rows: list[dict[str, str]], columns: Columns, name: str, problems: Problems
+    rows: list[dict[str, str]],
+    columns: Columns,
+    name: str,
+    problems: Problems,
+    *,
+    partial: bool = False,
+    male: bool | None = None,
 ) -> list[Label]:
     """Checks the rows of a table.
 
@@ -192,97 +60,92 @@ def parse(
         problems: takes rows without an id, ids that occur more than once (all of them are dropped:
             nothing says which is right), ages that are no numbers or outside `MONTHS`, and sexes
             that cannot be told.
+        partial: a row may lack its age or its sex, which is None then. One that cannot be read is
+            a problem and None, too; otherwise such a row is dropped.
+        male: the sex of the rows whose sex is empty, and of all where there is no such column.
 
     Returns:
-        The good rows in the table's order.
+        The good rows in the table's order. Ids that are numbers as 101.0 come as 101.
 
     Raises:
-        DataError: a column is missing (the message lists those that are there), or sexes are given
-            as answers (0 and 1, yes and no) under a header that does not ask for boys.
+        DataError: a column is missing (the message lists those that are there), the sexes cannot
+            be told (`sexes.meanings`), or the ages are the wrong labels of RSNA's test images.
     """
-    optional = filter(None, (columns.image, columns.group, columns.source))
-    wanted = [columns.id, columns.months, columns.male, *optional]
-    missing = [column for column in wanted if column not in rows[0]]
+    missing = [column for column in columns.named.values() if column not in rows[0]]
     if missing:
         raise DataError(
             f'{name}: no column {", ".join(map(repr, missing))}; it has '
             f'{", ".join(map(repr, rows[0]))}. Name the columns that are meant: '
             'data.image_folder.id_column=..., and so on with months_column, male_column, '
-            'image_column, group_column and source_column'
+            'image_column, group_column and source_column; of a table of one sex without such a '
+            'column, data.image_folder.sex=male or female'
         )
-    _check_sexes(rows, columns.male, name)
-    twice = duplicates(filter(None, (row[columns.id] for row in rows)))
+    told = {}
+    if columns.male:
+        told = sexes.meanings(columns.male, (row[columns.male] for row in rows), name)
+    ids = _ids([row[columns.id] for row in rows])
+    twice = duplicates(filter(None, ids))
     labels = []
-    for line, row in enumerate(rows, start=2):
-        problem = _find_problem(row, columns, twice, line)
-        if problem:
-            kind, reason = problem
-            problems.add(kind, row[columns.id], name, reason)
-        else:
-            labels.append(_label(row, columns))
+    for line, (row, image) in enumerate(zip(rows, ids), start=2):
+        if not image:
+            problems.add('row without an id', '', name, f'row {line}')
+            continue
+        if image in twice:
+            problems.add('id that occurs more than once', image, name, f'row {line}')
+            continue
+        months, bad_age = _age(row, columns, partial)
+        sex, bad_sex = _sex(row, columns, told, male, partial)
+        bad = [found for found in (bad_age, bad_sex) if found]
+        for kind, reason in bad if partial else bad[:1]:
+            problems.add(kind, image, name, reason)
+        if partial or not bad:
+            labels.append(_label(row, image, columns, months, sex))
+    _refuse_wrong_labels(labels, name)
     return labels
 
 
-def _find_problem(
-    row: dict[str, str], columns: Columns, twice: set[str], line: int
-) -> tuple[str, str] | None:
-    """(kind, reason) of the first thing that is wrong with a row, or None."""
-    if not row[columns.id]:
-        return 'row without an id', f'row {line}'
-    if row[columns.id] in twice:
-        return 'id that occurs more than once', f'row {line}'
-    months = _months(row[columns.months], columns.per_year)
+def _ids(cells: list[str]) -> list[str]:
+    """The ids; where all are whole numbers, 101.0 is 101."""
+    given = list(filter(None, cells))
+    if all(map(_WHOLE.fullmatch, given)) and any(map(_WITH_NOUGHT.fullmatch, given)):
+        return [cell.split('.')[0] for cell in cells]
+    return cells
+
+
+def _age(
+    row: dict[str, str], columns: Columns, partial: bool
+) -> tuple[float | None, tuple[str, str] | None]:
+    """The age in months and None, or None and (kind, reason) of what is wrong with it."""
+    text = row[columns.months] if columns.months else ''
+    if partial and not text:
+        return None, None
+    months = _months(text, columns.per_year)
     if months is None:
-        return 'age that is no number', f'{row[columns.months]!r}'
+        return None, ('age that is no number', f'{text!r}')
     if not MONTHS[0] <= months <= MONTHS[1]:
-        return f'age outside {MONTHS[0]:g} to {MONTHS[1]:g} months', f'{months:g} months'
-    if row[columns.male].lower() not in MALE:
-        return (
-            'sex that cannot be told',
-            f'{row[columns.male]!r}; say M or F, male or female, True (male) or False',
-        )
-    return None
+        reason = f'{months:g} months'
+        if columns.per_year != 1:
+            reason += f' ({text} years; if these are months: data.image_folder.age_unit=months)'
+        return None, (f'age outside {MONTHS[0]:g} to {MONTHS[1]:g} months', reason)
+    return months, None
 
 
-def _label(row: dict[str, str], columns: Columns) -> Label:
-    """The label of a row without problems."""
-    return Label(
-        id=row[columns.id],
-        months=_months(row[columns.months], columns.per_year),
-        male=MALE[row[columns.male].lower()],
-        image=row[columns.image] if columns.image else None,
-        group=row[columns.group] if columns.group else '',
-        source=row[columns.source] if columns.source else None,
-    )
-
-
-def check_unit(labels: list[Label], columns: Columns, name: str) -> None:
-    """Refuses ages called months that look like years; a header that says months is believed.
-
-    Raises:
-        DataError: no age reaches 25, and some have fractions, or 20 and more labels end at 20.
-    """
-    if columns.per_year != 1 or not labels or 'month' in columns.months.lower():
-        return
-    oldest = max(label.months for label in labels)
-    fractions = any(not label.months.is_integer() for label in labels)
-    if oldest < _YEARS_BELOW and (fractions or (len(labels) >= _MANY and oldest <= 20)):
-        raise DataError(
-            f'{name}: no age in column {columns.months!r} is above {oldest:g}, so these look like '
-            'years, and they would be read as months. If they are years: '
-            'data.image_folder.age_unit=years. If they are months: say so in the header '
-            '(age_months, and data.image_folder.months_column=age_months)'
-        )
-
-
-def _check_sexes(rows: list[dict[str, str]], column: str, name: str) -> None:
-    answers = sorted({row[column].lower() for row in rows} & _ANSWERS)
-    if answers and not _ASKS_FOR_BOYS.search(column):
-        raise DataError(
-            f'{name}: column {column!r} holds {" and ".join(answers[:3])}, which does not say who '
-            'is male. Write male and female (or M and F), or name the column by its meaning: '
-            "'male', where the boys have 1 (and data.image_folder.male_column=male)"
-        )
+def _sex(
+    row: dict[str, str],
+    columns: Columns,
+    told: dict[str, bool],
+    given: bool | None,
+    partial: bool,
+) -> tuple[bool | None, tuple[str, str] | None]:
+    """The sex and None, or None and (kind, reason) of what is wrong with it."""
+    text = row[columns.male] if columns.male else ''
+    if not text and (partial or given is not None):
+        return given, None
+    value = sexes.normal(text)
+    if value in told:
+        return told[value], None
+    advice = 'say M or F, male or female, True (male) or False'
+    return None, ('sex that cannot be told', f'{text!r}; {advice}')
 
 
 def _months(text: str, per_year: int) -> float | None:
@@ -291,3 +154,74 @@ def _months(text: str, per_year: int) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def _label(
+    row: dict[str, str], image: str, columns: Columns, months: float | None, male: bool | None
+) -> Label:
+    return Label(
+        id=image,
+        months=months,
+        male=male,
+        image=row[columns.image] if columns.image else None,
+        group=row[columns.group] if columns.group else '',
+        source=row[columns.source] if columns.source else None,
+    )
+
+
+def _refuse_wrong_labels(labels: list[Label], name: str) -> None:
+    aged = [label for label in labels if label.months is not None]
+    whole_month_labels.refuse({label.id: label.months for label in aged}, name)
+    by_image = {label.image: label.months for label in aged if label.image}
+    if by_image:
+        whole_month_labels.refuse(by_image, name)
+
+
+def check_unit(labels: list[Label], columns: Columns, name: str) -> list[str]:
+    """Refuses ages in another unit than they are read in, as far as that can be seen.
+
+    A header that says its unit is believed.
+
+    Returns:
+        A line where ages look like years and are read as months all the same: few of them, or
+        among others that do not.
+
+    Raises:
+        DataError: the header says another unit; or the ages are called months and look like years:
+            no age reaches 25 and some have fractions, or of five and more nine in ten are 20 or
+            below.
+    """
+    if not columns.months:
+        return []
+    read_as = 'months' if columns.per_year == 1 else 'years'
+    stated = unit_of(columns.months)
+    if stated and stated != read_as:
+        raise DataError(
+            f'{name}: column {columns.months!r} says that its ages are in {stated}, and they would '
+            f'be read as {read_as}. {_unit_advice(stated)}'
+        )
+    ages = [label.months for label in labels if label.months is not None]
+    if stated or read_as == 'years' or not ages:
+        return []
+
+    young = sum(age <= _YEARS for age in ages)
+    fractions = any(not age.is_integer() for age in ages)
+    seen = f'{young} of {len(ages)} ages in column {columns.months!r} are {_YEARS:g} or below'
+    advice = (
+        'If they are years: data.image_folder.age_unit=years. If they are months: say so in the '
+        'header (age_months, and data.image_folder.months_column=age_months)'
+    )
+    nearly_all = len(ages) >= _SOME and young >= _NEARLY_ALL * len(ages)
+    if nearly_all or (fractions and max(ages) < _YEARS_BELOW):
+        raise DataError(
+            f'{name}: {seen}, so these look like years, and they would be read as months. {advice}'
+        )
+    if young >= _MANY * len(ages):
+        return [f'{seen} and look like years; they are read as months. {advice}']
+    return []
+
+
+def _unit_advice(unit: str) -> str:
+    if unit in ('months', 'years'):
+        return f'Say so: data.image_folder.age_unit={unit}'
+    return 'Give them in months or years'

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from tfds_rsna.errors import UserError
 
 SHOWN = 5
+REJECTED_HEADER = 'id,file,reason'  # of the list of what was dropped
 
 
 class DataError(UserError):
@@ -59,9 +60,9 @@ class Problems:
 
     def write(self, path: pathlib.Path) -> None:
         """Writes `id,file,reason`, one row a problem; only the header where there are none."""
-        with open(path, 'w', newline='', encoding='utf-8') as file:
+        with open(path, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
             writer = csv.writer(file)
-            writer.writerow(['id', 'file', 'reason'])
+            writer.writerow(REJECTED_HEADER.split(','))
             for kind, rows in self._by_kind.items():
                 for image, name, reason in rows:
                     writer.writerow([image, name, f'{kind}: {reason}'])

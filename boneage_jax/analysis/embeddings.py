@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.spatial import distance as distances_lib
 from sklearn import manifold
 
-from boneage_jax import figures
+from boneage_jax import cli, figures
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.data.source import Split
 from boneage_jax.runs import predictor as predictor_lib
@@ -48,6 +48,7 @@ def embeddings(
         UserError: a network without embeddings, an unknown split, too few or too many images.
     """
     output = pathlib.Path(output)
+    cli.refuse_results(output, 'tsne.csv')
     names = workdir_lib.unique_names([pathlib.Path(workdir) for workdir in workdirs])
     report = {}
     rows = []

@@ -362,7 +362,8 @@ def expand(patterns: Iterable[str]) -> list[str]:
     found = []
     for pattern in patterns:
         matches = [pattern]
-        if glob.has_magic(pattern):
+        # A folder may have brackets in its name.
+        if glob.has_magic(pattern) and not pathlib.Path(pattern).expanduser().exists():
             matches = sorted(glob.glob(str(pathlib.Path(pattern).expanduser())))
         if not matches:
             raise UserError(f'--workdirs: nothing matches {pattern}')

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from boneage_jax import figures
+from boneage_jax import cli, figures
 from boneage_jax.data.source import Split
 from boneage_jax.figures import examples as examples_lib
 from boneage_jax.models import parts as parts_lib
@@ -58,6 +58,8 @@ def interpret(
     if split not in opened:
         raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
     examples = opened[split]
+    for result in ('attention.json', 'parts.json'):
+        cli.refuse_results(output, result)
     images, captions, aux = examples_lib.predict_examples(predictor, examples, count)
 
     output.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import re
 import ml_collections
 import numpy as np
 
-from boneage_jax import figures
+from boneage_jax import cli, figures
 from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import transform
 from boneage_jax.runtime import log
@@ -35,6 +35,7 @@ def survey(
         data_dir: folder of the raw data.
     """
     output = pathlib.Path(output)
+    cli.refuse_results(output, 'counts.png')
     splits = records.open_splits(config, data_dir).values()
     months = np.concatenate([split.months for split in splits])
     male = np.concatenate([split.male for split in splits])
@@ -68,8 +69,11 @@ def contact_sheets(
         data_dir: folder of the raw data.
 
     Raises:
-        ConfigError: the config has no stages.
+        ConfigError: the config has no stages, or `output` holds such sheets.
     """
+    output = pathlib.Path(output)
+    for result in ('found.png', 'prepared.png'):
+        cli.refuse_results(output, result)
     if not config.data.stages:
         raise ConfigError(
             'data.stages is empty: there is nothing to show; take --config=...:stages=(mask,region)'
@@ -85,7 +89,6 @@ def contact_sheets(
         captions.append([str(example['id']), _caption(found, prepared)])
         for name, image in (('found', found), ('prepared', prepared)):
             pictures[name].append(_picture(image))
-    output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, drawn in pictures.items():

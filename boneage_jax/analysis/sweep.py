@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 
 from boneage_jax import config as config_lib
+from boneage_jax import config_keys
 from boneage_jax.errors import ConfigError
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import log
@@ -74,7 +75,10 @@ class Sweep:
 
     def __post_init__(self):
         path, _, arg = self.spec.partition(':')
-        keys = {token.partition('=')[0].strip() for token in arg.split(',')}
+        _, row, pairs = config_keys.parse(arg)
+        keys = {key for key, _ in pairs}
+        if row is not None:
+            keys.add('row')
         for override in self.overrides:
             keys.add(override.removeprefix('--config.').partition('=')[0])
         for key, flag in _SET_BY_THE_SWEEP.items():

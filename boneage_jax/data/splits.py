@@ -9,10 +9,13 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from boneage_jax.errors import SplitError
+from boneage_jax.runtime import log
 
 SELECTING = 'validation'
 REPORTED = ('holdout', 'test')
 _ORDER = ('train', SELECTING, *REPORTED)
+SHARE = 5  # one in so many images goes to validation, and to holdout, of small sets
+FEWEST = 2  # images of a split that says anything
 
 Cut = dict[str, tuple[str, np.ndarray]]  # {split: (source split, int64 positions in it)}
 
@@ -48,6 +51,7 @@ def derive(
     seed: int,
     official: bool = True,
     holdout_ids: Collection[str] | None = None,
+    shrink: bool = False,
 ) -> Cut:
     """Cuts a source into splits, by its labels.
 
@@ -68,9 +72,12 @@ def derive(
         official: whether the source's own validation split is used.
         holdout_ids: the images of the holdout, by id, in the place of `holdout` drawn ones; those
             that the source lacks are passed over.
+        shrink: take a fifth of the training images for each, and say so, where the two would take
+            more than half of them.
 
     Raises:
-        SplitError: the training images are too few, or the source has none of `holdout_ids`.
+        SplitError: the training images are too few, the source has none of `holdout_ids`, or groups
+            leave nothing to train on.
     """
     splits = {}
     for name in ('validation', 'test'):
@@ -86,13 +93,18 @@ def derive(
         named = _named_holdout(train, holdout_ids)
         where = np.where(named, 2, 0)
         rest = _only(train, ~named)
-        _check_sizes(len(rest['ids']), validation, 0)
+        validation, _ = _sizes(rest, validation, 0, shrink)
         where[~named] = _draw(rest, validation, 0, seed)
         holdout = int(named.sum())
     else:
-        _check_sizes(count, validation, holdout)
+        validation, holdout = _sizes(train, validation, holdout, shrink)
         where = _draw(train, validation, holdout, seed)
     where = _with_groups(where, train.get('groups'))
+    if not (where == 0).any():
+        raise SplitError(
+            f'no training images are left: the {validation + holdout} images of validation and '
+            'holdout took the others of their groups along; lower data.validation and data.holdout'
+        )
     sizes = {'train': count, 'validation': validation, 'holdout': holdout}
     for number, (name, size) in enumerate(sizes.items()):
         if name == 'train' or size:
@@ -100,13 +112,28 @@ def derive(
     return {name: splits[name] for name in _ORDER if name in splits}
 
 
-def _check_sizes(count, validation, holdout):
-    if validation + holdout > count // 2:
+def _sizes(train, validation, holdout, shrink):
+    """(validation, holdout), images to draw; SplitError where these are too many."""
+    count = len(train['ids'])
+    if validation + holdout <= count // 2:
+        return validation, holdout
+    share = count // SHARE
+    if not shrink or share < FEWEST:
+        advice = max(1, share)
         raise SplitError(
             f'{count} training images are too few for validation={validation} and '
-            f'holdout={holdout}: they may take half of them at most; set data.validation and '
-            'data.holdout'
+            f'holdout={holdout}: they may take half of them at most; set data.validation={advice} '
+            f'and data.holdout={advice}, or add images'
         )
+    line = f'{count} images are too few for data.validation={validation} and data.holdout={holdout}'
+    groups = train.get('groups')
+    if groups is not None and any(groups):
+        alone = sum(not group for group in groups)
+        share = max(1, share * (len({*groups} - {''}) + alone) // count)
+        log.info(f'{line}: {share} each are set aside, with the others of their groups.')
+    else:
+        log.info(f'{line}: a fifth is set aside for each, {share} images.')
+    return min(validation, share), min(holdout, share)
 
 
 def _named_holdout(train, holdout_ids):

@@ -17,6 +17,7 @@ from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.runs import predictor
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log
+from tfds_rsna import whole_month_labels
 from tfds_rsna.errors import UserError
 
 _NEEDED = ('id', 'male', 'age', 'prediction')
@@ -44,7 +45,7 @@ def calibrate(
         predictions: instead of these two, a CSV with `id`, `male`, `age`, `prediction`.
         split: of a CSV with a column `split`, the images that count.
         overwrite: replace an output that exists.
-        options: `columns`, `age_unit`, `batch_size` as `predict.predict` takes them.
+        options: `columns`, `age_unit`, `batch_size`, `sex` as `predict.predict` takes them.
 
     Raises:
         UserError: arguments that do not fit together, too few images, or a reported split.
@@ -52,7 +53,9 @@ def calibrate(
     output = pathlib.Path(output)
     if (place is None) == (predictions is None):
         raise UserError('give either --input with --labels, or --predictions')
-    cli.refuse_existing(output, overwrite)
+    cli.refuse_existing(output, overwrite, (place, labels, predictions))
+    if not files.is_special(output):
+        cli.refuse_existing(_images_of(output), overwrite, (place, labels, predictions))
     step = predictor.step_of(workdir)
     if predictions is not None:
         images = read(predictions, split)
@@ -72,10 +75,16 @@ def calibrate(
         'commit': workdir_lib.provenance()['commit'],
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    _write_images(output.with_name(f'{output.stem}_images.csv'), images, after)
+    if not files.is_special(output):
+        _write_images(_images_of(output), images, after)
     calibration.write(output, fitted, report, about)
     _print(fitted, report, output)
     return report
+
+
+def _images_of(output):
+    """The table of every image that is written beside the calibration."""
+    return output.with_name(f'{output.stem}_images.csv')
 
 
 def _predicted(workdir, place, labels, options):
@@ -115,6 +124,8 @@ def read(path: pathlib.Path, split: str) -> dict[str, np.ndarray]:
                 f'{path}: no image of the split {split}; it has {", ".join(found)} (--split)'
             )
         images = predictions_lib.of_split(images, split)
+    ages = dict(zip(images['id'].tolist(), images['age'].tolist()))
+    whole_month_labels.refuse(ages, str(path))
     return images
 
 

@@ -30,6 +30,10 @@ def name_pictures(
         for number, (image, path) in enumerate(paths.items()):
             paths[image] = path.with_stem(f'{path.stem}_{number}')
 
+    sources = {file.entry.file.resolve() for file in listed}
+    own = [path for path in paths.values() if path.resolve() in sources]
+    if own:
+        raise UserError(f'{own[0]} is an image that is read; give another folder to --overlays')
     existing = [path for path in paths.values() if path.exists()]
     if existing and not overwrite:
         raise UserError(

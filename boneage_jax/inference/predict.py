@@ -26,7 +26,7 @@ from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import listing
 from tfds_rsna.io import decoding
 from tfds_rsna.io.archive import Archive, printable
-from tfds_rsna.problems import Problems
+from tfds_rsna.problems import REJECTED_HEADER, Problems
 
 SHOWN = 5  # so few images are also printed
 
@@ -74,7 +74,8 @@ def predict(
     output = pathlib.Path(output)
     if sex not in (None, 'male', 'female'):
         raise UserError(f"--sex={sex}: expected 'male' or 'female'")
-    cli.refuse_existing(output, overwrite)
+    cli.refuse_existing(output, overwrite, (place, labels, calibration))
+    rejected = _rejected(output)
     config = read_config(workdir)
     if read_task(workdir).months is None:
         raise UserError(
@@ -92,7 +93,7 @@ def predict(
         intervals = site.intervals() if site else _fit_intervals(workdir)
         if site:
             log.info(f'Ages and 90% intervals are calibrated by {calibration}.')
-        _warn_of_training_images(workdir, listed)
+        _warn_of_training_images(workdir, config, listed)
         paths = pictures.name_pictures(listed, overlays, overwrite)
 
         rows = []
@@ -109,13 +110,13 @@ def predict(
                 for index, (row, seen) in enumerate(zip(found, batch)):
                     pictures.draw(paths[row['id']], row, seen, aux, index)
 
-    rejected = output.with_name(f'{output.stem}_rejected.csv')
     _write(rows, output, problems, rejected)
     _report(rows, output, overlays)
     if len(problems):
         raise UnreadableError(
-            f'{len(problems)} of {len(rows) + len(problems)} images were not predicted (listed in '
-            f'{rejected})\n' + '\n'.join(problems.lines())
+            f'{len(problems)} of {len(rows) + len(problems)} images were not predicted'
+            + (f' (listed in {rejected})\n' if rejected else '\n')
+            + '\n'.join(problems.lines())
         )
     return rows
 
@@ -127,7 +128,7 @@ def _listed(archive, place, labels, columns, age_unit, problems):
     table = pathlib.Path(labels).expanduser() if labels else None
     listed, lines = listing.listing(archive, place, table, columns=columns, age_unit=age_unit)
     for line in lines:
-        log.info(line)
+        log.info(line.replace('data.image_folder.', '--'))
     for path, reason in archive.failures.items():
         problems.add('zip that cannot be opened', '', path, reason)
     return listed
@@ -183,7 +184,9 @@ def _sexes(listed, sex, labels, *, trained_on, reads_sex):
         else:
             why = f'this network has seen {trained_on} images alone'
         if labels:
-            advice = f'Mend their rows in {labels}, or give --sex=male or --sex=female for them'
+            advice = (
+                f'Add or mend their rows in {labels}, or give --sex=male or --sex=female for them'
+            )
         else:
             advice = (
                 'Give --labels=CSV with the columns id and male, or --sex=male or --sex=female for '
@@ -252,7 +255,10 @@ def _coverage(fitted, predictions, split):
     return f'On {split} they hold {", ".join(parts)}; images from elsewhere may fare worse.'
 
 
-def _warn_of_training_images(workdir, listed):
+def _warn_of_training_images(workdir, config, listed):
+    """Says which images have the ids of training images; phantoms' are numbers without meaning."""
+    if config.data.source == 'hand_phantom':
+        return
     if exported.is_file(workdir):
         trained = exported.read(workdir).trained_on
         name_of = exported.fingerprint
@@ -352,10 +358,30 @@ def _write(rows, output, problems, rejected):
     output.parent.mkdir(parents=True, exist_ok=True)
     if rows:
         _write_rows(rows, output)
-    if len(problems):
-        problems.write(rejected)
-    else:
+    if rejected and len(problems):
+        with files.replacing(rejected) as temporary:
+            problems.write(temporary)
+    elif rejected:
         rejected.unlink(missing_ok=True)  # of an earlier call
+
+
+def _rejected(output):
+    """Where the images that could not be predicted are listed; None beside a device or a pipe.
+
+    Raises UserError where a file of that name is there which no earlier call wrote.
+    """
+    if files.is_special(output):
+        return None
+    path = output.with_name(f'{output.stem}_rejected.csv')
+    if path.exists():
+        with path.open('rb') as file:
+            is_ours = file.readline().strip() == REJECTED_HEADER.encode()
+        if not is_ours:
+            raise UserError(
+                f'{path} exists, where the images that cannot be predicted would be listed, and is '
+                'no such list; move it away, or give another --output'
+            )
+    return path
 
 
 def _write_rows(rows: list[Mapping], output):

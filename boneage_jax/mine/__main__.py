@@ -17,9 +17,9 @@ from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
 FLAGS.config(default='configs/unet.py')
-FLAGS.string('workdir', None, 'folder of the rounds', required=True)
+FLAGS.path('workdir', None, 'folder of the rounds', required=True)
 FLAGS.data_dir()
-FLAGS.string('seed_masks', 'none', "masks to begin with (folder or COCO JSON), or 'none'")
+FLAGS.path('seed_masks', 'none', "masks to begin with (folder or COCO JSON), or 'none'")
 FLAGS.integer('rounds', None, 'how many rounds; default: mine.rounds of the config')
 FLAGS.choice('review', None, ['rule', 'web'], 'who reviews; default: mine.review of the config')
 

@@ -13,13 +13,13 @@ functions, and the page says so. It opens from disk without a network and prints
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.strings(
+FLAGS.paths(
     'workdir',
     None,
     'folders of runs, sweeps and results, comma-separated; globs are expanded',
     required=True,
 )
-FLAGS.string('output', None, 'the page to write, NAME.html', required=True)
+FLAGS.path('output', None, 'the page to write, NAME.html', required=True)
 FLAGS.string('title', '', 'heading of the page')
 FLAGS.boolean('images', True, 'pictures of the images that went worst (their terms of use apply)')
 FLAGS.data_dir()

@@ -14,6 +14,7 @@ from boneage_jax.report import collect, numbers, pictures, runs
 from boneage_jax.report.html import table, tag
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log
+from tfds_rsna.errors import UserError
 
 SAID = {  # figures of `interpret` and `embeddings` in words
     'part_mae': 'age from one part alone: MAE (months)',
@@ -42,9 +43,10 @@ def write(
         `output`.
 
     Raises:
-        UserError: there is nothing to show.
+        UserError: there is nothing to show, or `output` is there and no page of this command.
     """
     output = pathlib.Path(output)
+    _refuse_foreign(output)
     found, sweeps, extras = collect.find(folders)
     parts = _in_order(found, extras)
     anchors = {id(thing): f's{i}' for i, thing in enumerate([*sweeps, *parts])}
@@ -72,6 +74,16 @@ def write(
         'a browser.'
     )
     return output
+
+
+def _refuse_foreign(output):
+    """Refuses (UserError) a file that is there already, unless it is an earlier page."""
+    if not output.exists() or files.is_special(output):
+        return
+    [mark] = [line for line in _TEMPLATE.read_text().splitlines() if 'Security-Policy' in line]
+    with output.open('rb') as file:
+        if mark.encode() not in file.read(10_000):
+            raise UserError(f'{output} exists and is no page of this command; give another name')
 
 
 def _in_order(found, extras):

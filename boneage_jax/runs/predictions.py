@@ -14,8 +14,8 @@ import pathlib
 
 import numpy as np
 
+from tfds_rsna import sexes
 from tfds_rsna.errors import UserError
-from tfds_rsna.labels import MALE
 
 COLUMNS = ('id', 'split', 'male', 'age', 'prediction')  # of a run that predicts ages
 _TEXTS = ('id', 'split')
@@ -55,13 +55,14 @@ def read(path, required=COLUMNS, *, skip_incomplete=False) -> dict[str, np.ndarr
             and line.
     """
     path = pathlib.Path(path)
-    with path.open(newline='') as file:
+    with path.open(newline='', encoding='utf-8-sig') as file:
         reader = csv.DictReader(file)
         found = reader.fieldnames or []
         _require_columns(path, required, found)
         numbered = [(reader.line_num, row) for row in reader]
     if skip_incomplete:
-        numbered = [(line, row) for line, row in numbered if _is_complete(row, required)]
+        male = _meanings(path, numbered) if 'male' in required else {}
+        numbered = [(line, row) for line, row in numbered if _is_complete(row, required, male)]
     if not numbered:
         raise UserError(f'{path} holds no predictions; was the run evaluated?')
 
@@ -85,30 +86,36 @@ def _require_columns(path, required, found):
         )
 
 
-def _is_complete(row, required):
+def _meanings(path, numbered):
+    """{value of the column male: whether it is male}."""
+    return sexes.meanings('male', [row['male'] or '' for _, row in numbered], str(path))
+
+
+def _is_complete(row, required, male):
     for name in required:
         text = (row[name] or '').strip()
-        if not text or (name == 'male' and text.lower() not in MALE):
+        if not text or (name == 'male' and sexes.normal(text) not in male):
             return False
     return True
 
 
 def _column(path, name, numbered):
     values = []
+    male = _meanings(path, numbered) if name == 'male' else {}
     for line, row in numbered:
         try:
-            values.append(_value(name, row[name]))
+            values.append(_value(name, row[name], male))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f'{path}, line {line}: cannot read {row} ({error})') from error
     values = np.asarray(values)
     return values.astype(int) if name in _CLASSES else values
 
 
-def _value(name, text):
+def _value(name, text, male):
     if name in _TEXTS:
         return text
     if name == 'male':
-        return MALE[text.strip().lower()]
+        return male[sexes.normal(text)]
     number = float(text)
     if not math.isfinite(number):
         raise UserError('a number that is not finite')

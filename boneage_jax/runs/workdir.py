@@ -29,6 +29,8 @@ HARMLESS = (
     'data.download',
     *config_lib.RECORDED,
 )
+# What a run writes beside config.json.
+WRITTEN = ('task.json', 'splits.json', 'predictions.csv', 'metrics.jsonl', 'metrics.json')
 # Keys of `data` that say which images a run reads, before any are left out.
 SAME_IMAGES = ('source', 'folder', 'phantom', 'image_folder')
 
@@ -84,8 +86,25 @@ def write_or_check_config(
                 'configuration of this run.'
             )
     elif write:
+        _refuse_foreign(workdir)
         (workdir / 'task.json').unlink(missing_ok=True)
         files.write_json(path, wanted)
+
+
+def _refuse_foreign(workdir):
+    """Refuses (ConfigError) a folder whose files have a run's names and are not of one."""
+    path = workdir / 'config.json'
+    try:
+        is_ours = not path.exists() or 'data' in json.loads(path.read_text())
+    except (OSError, ValueError, TypeError):
+        is_ours = False
+    others = [path] if not is_ours else []
+    if not path.exists():
+        others = [workdir / name for name in WRITTEN if (workdir / name).exists()]
+    if others:
+        raise ConfigError(
+            f'{others[0]} exists and is not of a run of this program; choose another --workdir'
+        )
 
 
 def _new_knobs(saved, wanted):
@@ -193,7 +212,12 @@ def check_no_leakage_of_file(
 
 def source_digest(data: dict) -> str:
     """The same for two runs (`config.data`, plain) whose ids mean the same images."""
-    parts = {key: data.get(key) for key in SAME_IMAGES}
+    neutral = config_lib.base()['data']
+    parts = {}
+    for key in SAME_IMAGES:
+        parts[key] = data.get(key)
+        if isinstance(parts[key], dict):  # a knob that a newer release added counts as neutral
+            parts[key] = neutral[key] | parts[key]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -3,10 +3,14 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
+import sys
+import tempfile
 
 from tfds_rsna.errors import UserError
 
@@ -15,7 +19,7 @@ def cache_folder() -> pathlib.Path:
     """Where records, features and compiled programs are kept: $BONEAGE_CACHE, or ~/.cache."""
     folder = os.environ.get('BONEAGE_CACHE')
     if folder:
-        return pathlib.Path(folder)
+        return pathlib.Path(folder).expanduser()
     return pathlib.Path.home() / '.cache' / 'boneage_jax'
 
 
@@ -23,21 +27,62 @@ def cache_folder() -> pathlib.Path:
 def replacing(path):
     """`with replacing(path) as temporary:` write `temporary`; then it takes the place of `path`.
 
-    After an error `temporary` is removed, and `path` is what it was.
+    After an error `temporary` is removed, and `path` is what it was. A link stays one: the file
+    that it leads to is replaced. A device or a pipe (/dev/stdout) is written into.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(path.name + '.tmp')
+    if is_special(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = pathlib.Path(folder) / path.name
+            yield temporary
+            with temporary.open('rb') as source, _sink(path) as sink:
+                shutil.copyfileobj(source, sink)
+        return
+    if path.is_symlink():
+        path = pathlib.Path(os.path.realpath(path))
+    temporary = _free_name(path)
     try:
         yield temporary
+        if path.exists():
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
+def is_special(path) -> bool:
+    """Whether `path` is a device, a pipe or a socket, which is written into and never replaced."""
+    path = pathlib.Path(path)
+    # /dev/stdout may lead to a regular file, which then is the shell's.
+    is_stream = re.match(r'/dev/(std(out|err)$|fd/)|/proc/', str(path.absolute()))
+    return path.exists() and not path.is_dir() and bool(is_stream or not path.is_file())
+
+
+def _sink(path):
+    """A special file, open for writing; a standard stream as this process has it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a stream that is no file
+            if os.path.samestat(path.stat(), os.fstat(stream.fileno())):
+                stream.flush()
+                return os.fdopen(os.dup(stream.fileno()), 'wb')
+    return path.open('wb')
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+    """A name beside `path` that no file has, for the time of writing."""
+    names = itertools.chain([''], map(str, itertools.count(2)))
+    candidates = (path.with_name(f'{path.name}.tmp{number}') for number in names)
+    return next(name for name in candidates if not os.path.lexists(name))
+
+
 def write_atomic(path, text: str):
-    """Writes `text` to `path`, all of it or nothing: a temporary file, on disk, then renamed."""
-    with replacing(path) as temporary, temporary.open('w', newline='') as file:
+    """Writes `text` to `path`, all of it or nothing: a temporary file, on disk, then renamed.
+
+    It is UTF-8; what that cannot hold (the bytes of a file's name) is written as \\udce4.
+    """
+    how = {'newline': '', 'encoding': 'utf-8', 'errors': 'backslashreplace'}
+    with replacing(path) as temporary, temporary.open('w', **how) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -18,6 +18,7 @@ import ml_collections
 import tensorflow_datasets as tfds
 
 import tfds_rsna
+from boneage_jax import config as config_lib
 from boneage_jax import tasks
 from boneage_jax.data import source
 from boneage_jax.data import splits as splits_lib
@@ -92,11 +93,13 @@ def open_splits(config: ml_collections.ConfigDict, data_dir=None) -> dict[str, s
         seed=data.split_seed,
         official=data.official_splits,
         holdout_ids=holdout_ids(data, data_dir),
+        shrink={data.validation, data.holdout} == {config_lib.DEFAULT_SPLIT},
     )
     splits = source.open_splits(get_records(data, data_dir), derive, inputs)
     extra = []
     for folder in data.extra_train_folders:
-        extra += source.open_splits(folder, splits_lib.whole, inputs).values()
+        place = pathlib.Path(folder).expanduser()
+        extra += source.open_splits(place, splits_lib.whole, inputs).values()
     train = source.repeat(splits['train'], data.train_repeats)
     splits['train'] = source.join(train, extra)
     splits = {name: source.of_sex(split, data.sex) for name, split in splits.items()}
@@ -297,7 +300,9 @@ def _options(data, data_dir):
         options['native_sizes'] = str(found)
     if data.better_copies:
         root = pathlib.Path(data_dir or os.environ['BONEAGE_DATA']).expanduser()
-        options['better_copies'] = [str(root / name) for name in data.better_copies]
+        options['better_copies'] = [
+            str(root / pathlib.Path(name).expanduser()) for name in data.better_copies
+        ]
     return options
 
 

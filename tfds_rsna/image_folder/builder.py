@@ -20,7 +20,7 @@ class ImageFolder(streamed_builder.StreamedBuilder):
     There is one split, 'train', in the table's order.
     """
 
-    VERSION = tfds.core.Version('1.1.0')
+    VERSION = tfds.core.Version('1.2.0')
 
     def __init__(
         self,

@@ -4,15 +4,15 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+from tfds_rsna.columns import Columns, describe, find_columns
 from tfds_rsna.image_folder import looks, matching
 from tfds_rsna.image_folder.source import PER_YEAR, all_entries
 from tfds_rsna.io.archive import Archive, Entry, on_disk, printable
-from tfds_rsna.labels import Columns, check_unit, find_columns, parse, read_table
+from tfds_rsna.labels import check_unit, parse, read_table
 from tfds_rsna.problems import DataError, Problems, duplicates, left_out_lines
 
 # A table of all images and a folder of some of them is no mistake.
 _UNSURE = ('label without an image', 'image without a label')
-_NO_AGES = '\0age'  # stands in for the column of ages where a table has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +49,17 @@ def listing(
         place: one image, a folder, or a zip.
         labels: a CSV or xlsx of sexes and ages; rows of other images and empty ages are no mistake.
         columns: the table's `id`, `male`, `months`, `image` columns where they have no name of
-            `labels.HEADERS`.
+            `columns.find_columns`.
         age_unit: 'months' or 'years'.
 
     Returns:
-        The images, their ids unique, and a line for each kind of row that could not be used, and
-        for each kind of file that was left out.
+        The images, their ids unique; where there is a table a line on its columns and how many rows
+        matched, and one for each kind of row that could not be used; and a line on the files that
+        were left out.
 
     Raises:
-        DataError: nothing there, no image there, a table that cannot be read or lacks a column.
+        DataError: nothing there, no image there, a table that cannot be read or lacks a column, or
+            whose rows name none of the images.
     """
     entries = _entries(archive, place)
     found = []
@@ -117,51 +119,45 @@ def _label(
     columns: dict[str, str],
     age_unit: str,
 ) -> tuple[dict[str, Image], list[str]]:
-    """{path: Image} of the images that a row names, and lines about rows that cannot be used."""
+    """{path: Image} of the images that a row names, and lines about the table and its rows."""
     if not labels.is_file():
         raise DataError(f'{labels}: no such file; give the CSV or xlsx with the ids and sexes')
     name = str(labels)
     rows = read_table(labels.read_bytes(), name)
     spec = _choose_columns(rows[0], columns, PER_YEAR[age_unit], name)
-    rows, ageless = _fill_ages(rows, spec)
     problems = Problems('skip')
-    parsed = parse(rows, spec, name, problems)
-    check_unit([label for label in parsed if label.id not in ageless], spec, name)
+    parsed = parse(rows, spec, name, problems, partial=True)
+    doubts = check_unit(parsed, spec, name)
+    pairs = matching.pair(parsed, found, name, str(place), problems)
+    if not pairs:
+        examples = matching.examples(parsed, found)
+        raise DataError('\n'.join([f'{name}: {examples}', *_about_rows(problems)]))
     images = {}
-    for label, entry in matching.pair(parsed, found, name, str(place), problems):
-        months = None if label.id in ageless else label.months
-        images[entry.path] = Image(label.id, entry, label.male, months)
-    return images, [line for line in problems.lines() if not line.startswith(_UNSURE)]
+    for label, entry in pairs:
+        images[entry.path] = Image(label.id, entry, label.male, label.months)
+    summary = (
+        f'{describe(spec)}; {len(pairs):,} of {len(rows):,} rows name one of {len(found):,} images'
+    )
+    return images, [summary, *doubts, *matching.renamed(pairs), *_about_rows(problems)]
+
+
+def _about_rows(problems: Problems) -> list[str]:
+    return [line for line in problems.lines() if not line.startswith(_UNSURE)]
 
 
 def _choose_columns(
     header: dict[str, str], named: dict[str, str], per_year: int, table: str
 ) -> Columns:
-    """The named columns, the others by their headers; ages may be missing, ids and sexes not."""
-    chosen = find_columns(header)
-    for key in chosen:
-        chosen[key] = named.get(key) or chosen[key]
-    missing = [key for key in ('id', 'male') if not chosen[key]]
-    if missing:
-        flags = ', '.join(f'--{key}_column=...' for key in missing)
+    """The named columns, the others by their headers; ages and sexes may be missing, ids not."""
+    chosen = find_columns(header, table, named)
+    if chosen['id'] is None:
         raise DataError(
-            f'{table}: no column for {" and ".join(missing)} among '
-            f'{", ".join(map(repr, header))}; name it: {flags}'
+            f'{table}: no column for the id among {", ".join(map(repr, header))}; name it: '
+            '--id_column=...'
         )
-    if chosen['months'] is None:
-        chosen['months'] = _NO_AGES
+    if chosen['male'] is None and chosen['months'] is None:
+        raise DataError(
+            f'{table}: no column for the sex or the age among {", ".join(map(repr, header))}; name '
+            'one: --male_column=... or --months_column=...'
+        )
     return Columns(**chosen, image=named.get('image') or None, per_year=per_year)
-
-
-def _fill_ages(
-    rows: list[dict[str, str]], columns: Columns
-) -> tuple[list[dict[str, str]], set[str]]:
-    """The rows, a missing age being the '0' that the parser needs, and the ids of such rows."""
-    filled = []
-    ageless = set()
-    for row in rows:
-        months = row.get(columns.months)
-        if not months and columns.id in row:
-            ageless.add(row[columns.id])
-        filled.append(row | {columns.months: months or '0'})
-    return filled, ageless

@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 from tfds_rsna.io.archive import Entry
@@ -13,6 +14,13 @@ IMAGE = re.compile(
 )
 # DICOM exports often have no extension (IM000001), or one of digits only.
 BARE = re.compile(r'(^|/)[^/.]+$|\.\d+$')
+# What a row may write behind a name: images are converted, and tables keep the old ending.
+_ENDING = re.compile(
+    r'\.(png|jpe?g|jpe|jfif|jfi|jp2|tiff?|bmp|dib|gif|webp|dcm|dicom|dc3|ima)(\.gz)?$',
+    re.IGNORECASE,
+)
+_NOUGHTS = re.compile(r'^0+(?=\d)')  # 00101, of which a spreadsheet makes 101
+_SHOWN = 3
 
 
 def pair(
@@ -27,7 +35,9 @@ def pair(
 
     A row names its image by its image column where one is given, else by its id. That may be the
     path below the folder or the mere name, each with or without extension; the first of these that
-    fits anything counts.
+    fits anything counts. Rows that name none so are tried again among the images left, whatever the
+    case, the way accents are written, another extension, folders that are not there (Windows' too),
+    leading zeros, and a `.0` behind a number.
 
     Args:
         labels: the good rows of the table.
@@ -39,26 +49,126 @@ def pair(
         is_image: tells of a file that has the name of an image and no row whether it is one.
     """
     images = [entry for entry in entries if IMAGE.search(entry.name) or BARE.search(entry.name)]
-    indices = [_index(images, key) for key in (str, _stem, posixpath.basename, _name_stem)]
+    hits = _exact(labels, images)
+    for spell in (_plain, _numbered):
+        taken = {entry.path for found in hits.values() for entry in found}
+        free = [entry for entry in images if entry.path not in taken]
+        hits |= _loose([label for label in labels if label.id not in hits], free, spell)
+
     pairs = []
     takers = {}
     for label in labels:
-        wanted = label.image or label.id
-        hits = next((index[wanted] for index in indices if wanted in index), [])
-        if not hits:
-            reason = f'no image {wanted!r} in {place}'
+        found = hits.get(label.id, [])
+        if not found:
+            reason = f'no image {_wanted(label)!r} in {place}'
             problems.add('label without an image', label.id, table, reason)
-        elif len(hits) > 1:
-            paths = ', '.join(hit.path for hit in hits[:3])
+        elif len(found) > 1:
+            paths = ', '.join(hit.path for hit in found[:3])
             problems.add('label that fits several images', label.id, table, paths)
-        elif hits[0].path in takers:
-            reason = f'is the image of {takers[hits[0].path]!r} already'
-            problems.add('image that several rows name', label.id, hits[0].path, reason)
+        elif found[0].path in takers:
+            reason = f'is the image of {takers[found[0].path]!r} already'
+            problems.add('image that several rows name', label.id, found[0].path, reason)
         else:
-            takers[hits[0].path] = label.id
-            pairs.append((label, hits[0]))
+            takers[found[0].path] = label.id
+            pairs.append((label, found[0]))
     _note_unlabelled(images, takers, table, problems, is_image or (lambda _: True))
     return pairs
+
+
+def examples(labels: Sequence[Label], entries: Sequence[Entry]) -> str:
+    """What rows and images are called, for a message where none fits: the first of both."""
+    images = [entry.path for entry in entries if IMAGE.search(entry.name)]
+    images = images or [entry.path for entry in entries]
+    rows = [_wanted(label) for label in labels]
+    return (
+        f'no row names an image: the rows name {_first(rows)}, the images are {_first(images)}. '
+        'Name the column with the names of the files: data.image_folder.id_column=... or '
+        'data.image_folder.image_column=...'
+    )
+
+
+def renamed(pairs: Sequence[tuple[Label, Entry]]) -> list[str]:
+    """A line on the rows that name their image otherwise than its file is called, if any do."""
+    odd = []
+    for label, entry in pairs:
+        wanted = _wanted(label)
+        if wanted not in {key(entry.path) for key in _EXACT}:
+            odd.append(f'{wanted} -> {entry.path}')
+    if not odd:
+        return []
+    return [f'{len(odd)} rows name an image by another spelling: {_first(odd)}']
+
+
+def _first(names: Sequence[str]) -> str:
+    more = ', ...' if len(names) > _SHOWN else ''
+    return (', '.join(names[:_SHOWN]) or 'nothing') + more
+
+
+def _wanted(label: Label) -> str:
+    return label.image or label.id
+
+
+def _exact(labels: Sequence[Label], images: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """{id: images} of the rows whose text is an image's path or name as it is."""
+    indices = [_index(images, key) for key in _EXACT]
+    found = {}
+    for label in labels:
+        wanted = _wanted(label)
+        hits = next((index[wanted] for index in indices if wanted in index), None)
+        if hits:
+            found[label.id] = hits
+    return found
+
+
+def _loose(
+    labels: Sequence[Label], images: Sequence[Entry], spell: Callable[[str], str]
+) -> dict[str, list[Entry]]:
+    """{id: images} of the rows whose text is an image's as `spell` writes both.
+
+    One of the two paths must end in the other: b/7.png is no image of a row a/7.png.
+    """
+    if not labels:
+        return {}
+    by_path = _index(images, lambda path: spell(_unzipped(path)))
+    by_tail: dict[str, list[Entry]] = {}
+    for entry in images:
+        for tail in _tails(spell(entry.path)):
+            by_tail.setdefault(tail, []).append(entry)
+
+    found = {}
+    for label in labels:
+        wanted = spell(_wanted(label))
+        hits = by_tail.get(wanted)
+        hits = hits or next((by_path[tail] for tail in _tails(wanted) if tail in by_path), None)
+        if hits:
+            found[label.id] = hits
+    return found
+
+
+def _plain(text: str) -> str:
+    """A path in small letters and one form of accents, with '/', without its ending."""
+    text = unicodedata.normalize('NFC', text).replace('\\', '/').strip().strip('"\'').casefold()
+    text = re.sub(r'^(file://)?([a-z]:)?/*(\./)*', '', text)
+    return _ENDING.sub('', text)
+
+
+def _numbered(text: str) -> str:
+    """`_plain`, of a name that is a number without leading zeros and without `.0` behind it."""
+    *folders, name = _plain(text).split('/')
+    if re.fullmatch(r'\d+(\.0+)?', name):
+        name = _NOUGHTS.sub('', name.split('.')[0])
+    return '/'.join([*folders, name])
+
+
+def _unzipped(path: str) -> str:
+    """A path without the zips that it leads through, which no table names."""
+    return '/'.join(part for part in path.split('/') if not part.lower().endswith('.zip'))
+
+
+def _tails(path: str) -> list[str]:
+    """'a/left/7' -> itself, 'left/7', '7'."""
+    parts = path.split('/')
+    return ['/'.join(parts[start:]) for start in range(len(parts))]
 
 
 def _note_unlabelled(
@@ -84,6 +194,9 @@ def _stem(path: str) -> str:
 
 def _name_stem(path: str) -> str:
     return _stem(posixpath.basename(path))
+
+
+_EXACT: tuple[Callable[[str], str], ...] = (str, _stem, posixpath.basename, _name_stem)
 
 
 def _index(images: Sequence[Entry], key: Callable[[str], str]) -> dict[str, list[Entry]]:

@@ -7,11 +7,12 @@ import pathlib
 import re
 import sys
 
+from tfds_rsna.columns import Columns, describe, find_columns
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import looks, matching
 from tfds_rsna.io import fingerprint
 from tfds_rsna.io.archive import Archive, Entry
-from tfds_rsna.labels import HEADERS, Columns, Label, check_unit, parse, read_table
+from tfds_rsna.labels import Label, check_unit, parse, read_table
 from tfds_rsna.problems import DataError, Problems, left_out_lines
 
 PER_YEAR = {'months': 1, 'years': 12}
@@ -35,35 +36,40 @@ class FolderSource:
         id_column: names the images; where no image column is given also the files (with or without
             extension).
         months_column: the age, in `age_unit`.
-        male_column: the sex: M/F, male/female, boy/girl in any case; True/False or 1/0 under a
-            header like 'male'.
+        male_column: the sex: M/F, male/female, boy/girl in any case and in other languages;
+            True/False or 1/0 under a header like 'male' or 'sex (0=male, 1=female)'.
         image_column: the file below `images`, where the ids are not the files' names.
         group_column: the patient (or study) an image belongs to, where one has several.
         source_column: where an image comes from (a hospital, a machine): errors are then reported
             for each.
         age_unit: 'months' or 'years'.
+        sex: 'male' or 'female': of all images where the table has no column of the sex, and of the
+            rows where that is empty.
     """
 
     images: str | pathlib.Path | None = None
     labels: str | pathlib.Path | None = None
-    id_column: str = HEADERS['id'][0]
-    months_column: str = HEADERS['months'][0]
-    male_column: str = HEADERS['male'][0]
+    id_column: str = 'id'
+    months_column: str = 'boneage'
+    male_column: str = 'male'
     image_column: str | None = None
     group_column: str | None = None
     source_column: str | None = None
     age_unit: str = 'months'
+    sex: str | None = None
 
     def __post_init__(self):
         if self.age_unit not in PER_YEAR:
             raise UserError(
                 f"data.image_folder.age_unit is 'months' or 'years', not {self.age_unit!r}"
             )
+        if self.sex not in (None, '', 'male', 'female'):
+            raise UserError(f"data.image_folder.sex is 'male' or 'female', not {self.sex!r}")
 
     @property
     def columns(self) -> Columns:
-        """The table's columns."""
-        return Columns(
+        """The table's columns; that of the sex is None where `sex` takes its place."""
+        columns = Columns(
             id=self.id_column,
             months=self.months_column,
             male=self.male_column,
@@ -72,6 +78,17 @@ class FolderSource:
             source=self.source_column or None,
             per_year=PER_YEAR[self.age_unit],
         )
+        header = list(self._rows[0])
+        if not self.sex or self.male_column in header:
+            return columns
+        other = find_columns(header, str(self.table), columns.named | {'male': ''})['male']
+        if other:
+            raise DataError(
+                f'{self.table}: no column {self.male_column!r}, and {other!r} looks like the sex: '
+                f'data.image_folder.male_column={other}; data.image_folder.sex is for tables that '
+                'do not say it'
+            )
+        return dataclasses.replace(columns, male=None)
 
     @functools.cached_property
     def place(self) -> pathlib.Path:
@@ -126,29 +143,33 @@ class FolderSource:
                 left_out.append(f'{entry.path} ({reason})')
             return not reason
 
-        pairs = self._pair(entries, problems, is_image)
+        pairs = self._pair(archive, entries, problems, is_image)
         for path, reason in archive.failures.items():
             problems.add('zip that cannot be opened', '', path, reason)
         taken = {entry.path for _, entry in pairs}
         left_out += archive.left_out
         for entry in entries:
-            if entry.path not in taken and not matching.IMAGE.search(entry.name):
+            is_table = entry.file.resolve() == self.table.resolve()
+            if entry.path not in taken and not is_table and not matching.IMAGE.search(entry.name):
                 left_out.append(entry.path)
         for line in left_out_lines(left_out):
-            print(f'{self.place}: {line}', file=sys.stderr, flush=True)
+            _say(f'{self.place}: {line}')
         return pairs
 
     def describe(self, *, tolerant: bool = False) -> dict:
         """What the records depend on, JSON-ready; DataError as `pairs`."""
         with Archive(listing=True, tolerant=tolerant) as archive:
             entries = all_entries(archive, self.place)
-            used = [entry for _, entry in self._pair(entries, Problems('skip'))]
             # What a packed inner zip holds is not known here; as a part of its outer zip it counts.
-            used += [entry for entry in entries if entry.is_zip]
+            packed = [entry for entry in entries if entry.is_zip]
+            pairs = self._pair(archive, entries, Problems('skip'))
+            used = [entry for _, entry in pairs] + packed
         columns = dataclasses.asdict(self.columns)
         if not self.source_column:
             del columns['source']
+        sex = {'sex': self.sex} if self.sex else {}
         return {
+            **sex,
             'columns': columns,
             'images': fingerprint.of_files(used, self.place),
             'labels': self.table_digest(),
@@ -167,10 +188,36 @@ class FolderSource:
                 f'{self.table}: cannot be read ({error.strerror}); mend its permissions'
             ) from error
 
+    @functools.cached_property
+    def _rows(self) -> list[dict[str, str]]:
+        return read_table(self._table_bytes, str(self.table))
+
     def _pair(
-        self, entries: list[Entry], problems: Problems, is_image=None
+        self, archive: Archive, entries: list[Entry], problems: Problems, is_image=None
     ) -> list[tuple[Label, Entry]]:
+        """The pairs of `entries`; says what was read where no zip among them is still packed."""
         name = str(self.table)
-        rows = parse(read_table(self._table_bytes, name), self.columns, name, problems)
-        check_unit(rows, self.columns, name)
-        return matching.pair(rows, entries, name, str(self.place), problems, is_image)
+        columns = self.columns
+        male = self.sex == 'male' if self.sex else None
+        labels = parse(self._rows, columns, name, problems, male=male)
+        doubts = check_unit(labels, columns, name)
+        pairs = matching.pair(labels, entries, name, str(self.place), problems, is_image)
+        complete = not any(entry.is_zip for entry in entries)
+        # Where a zip cannot be opened the builder says so.
+        if complete and labels and entries and not pairs and not archive.failures:
+            raise DataError(
+                f'{self.place}: not one image there has a usable label in {name}: '
+                f'{matching.examples(labels, entries)}'
+            )
+        if complete:
+            rows = len(self._rows)
+            summary = f'{describe(columns)}; {len(pairs):,} of {rows:,} rows name an image'
+            for line in (summary, *doubts, *matching.renamed(pairs)):
+                _say(f'{name}: {line}')
+        return pairs
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Prints a line, once in a process: a build reads its table more than once."""
+    print(line, file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from tfds_rsna import better_copies as better_copies_lib
 from tfds_rsna import labels, streamed_builder
+from tfds_rsna.columns import describe
 from tfds_rsna.io import decoding, fingerprint
 from tfds_rsna.io.archive import Archive, Entry
 from tfds_rsna.labelled_images import LabelledImages
@@ -149,7 +150,13 @@ class RsnaBoneAge(streamed_builder.StreamedBuilder):
             if self._native_sizes:
                 sizes = better_copies_lib.read_sizes(pathlib.Path(self._native_sizes))
             for split, found in sources.find(archive, source_folder(self._source)).items():
-                pairs = _with_better_copies(_pair(found, problems), copies, split)
+                paired = _pair(found, problems)
+                print(
+                    f'{split}: {found.table.path}: {describe(found.columns)}; {len(paired):,} of '
+                    f'{len(found.rows):,} rows name an image',
+                    flush=True,
+                )
+                pairs = _with_better_copies(paired, copies, split)
                 if sizes:
                     _note_unsized(pairs, sizes, self._native_sizes, problems)
                 self._images[split] = LabelledImages(pairs, problems, sizes)

@@ -6,14 +6,17 @@ official validation zip with its two inner zips, the official test zip with its 
 `boneage-training-dataset` with its csv.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import re
 from collections.abc import Sequence
 
+from tfds_rsna import whole_month_labels
+from tfds_rsna.columns import Columns, find_columns
 from tfds_rsna.io.archive import Archive, Entry
-from tfds_rsna.labels import Columns, find_columns, read_table
 from tfds_rsna.problems import DataError
+from tfds_rsna.table_files import read_table
 
 _SEPARATOR = r'[ +_-]*'
 _SET = r'(?:data)?set'
@@ -176,7 +179,7 @@ def _table(
     refused = []
     for entry in tables:
         rows = read_table(entry.read(), entry.path)
-        found = find_columns(rows[0])
+        found = find_columns(rows[0], entry.path)
         if None in found.values():
             continue  # Kaggle's test csv: ids and sexes only
         columns = Columns(**found)
@@ -185,16 +188,14 @@ def _table(
             continue
         return entry, rows, columns
     if refused:
-        raise DataError(
-            f'{", ".join(refused)}: these are not the official test labels. This file holds whole '
-            'months (4360 -> 164) and differs from the official ground truth by 2.78 months on '
-            "average, so every score on it would be wrong. Take 'Bone age ground truth.xlsx' (4360 "
-            '-> 168.93) from the official Bone+Age+Test+Set.zip'
-        )
+        raise whole_month_labels.wrong(', '.join(refused))
     return None
 
 
 def _is_integer_file(rows: list[dict[str, str]], columns: Columns) -> bool:
     """Whether this is the other test label file that circulates."""
-    ages = {row[columns.id]: row[columns.months] for row in rows}
-    return ages.get('4360') in ('164', '164.0')
+    ages = {}
+    for row in rows:
+        with contextlib.suppress(ValueError):  # the parser names it
+            ages[row[columns.id]] = float(row[columns.months])
+    return whole_month_labels.has_wrong_labels(ages)

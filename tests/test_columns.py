@@ -1,0 +1,79 @@
+"""Which column is the label: the bone age before any other age, and nothing guessed."""
+
+import pytest
+
+from tfds_rsna import columns as columns_lib
+from tfds_rsna.columns import Columns, find_columns
+from tfds_rsna.problems import DataError
+
+
+@pytest.mark.parametrize(
+    'header, months',
+    [
+        ('id,sex,age,bone_age', 'bone_age'),
+        ('image_ID,dir,patient_ID,sex,bone_age', 'bone_age'),
+        ('id,BoneAge,male', 'BoneAge'),
+        ('id,chronological_age,Bone Age (months)', 'Bone Age (months)'),
+        ('id,boneage,boneage_predicted', 'boneage'),
+        ('id,boneage,bone age (months)', 'bone age (months)'),
+        ('id,age', 'age'),
+        ('id,age_months,sex', 'age_months'),
+        ('id,Knochenalter (Monate)', 'Knochenalter (Monate)'),
+        ('id,chronological_age', None),
+        ('id,patient age', None),
+        ('id,sex', None),
+    ],
+)
+def test_the_age_is_the_bone_age(header, months):
+    assert find_columns(header.split(','))['months'] == months
+
+
+@pytest.mark.parametrize(
+    'header, key, words',
+    [
+        ('id,bone_age,boneage', 'months', "'bone_age' and 'boneage' could each be the bone age"),
+        ('id,bone_age_reader1,bone_age_reader2', 'months', 'could each be the bone age'),
+        ('id,age,chronological_age', 'months', "'age' and 'chronological_age'"),
+        ('id,age,BA', 'months', "'age' and 'BA'"),
+        ('id,sex,male', 'male', "'sex' and 'male' could each be the sex"),
+    ],
+)
+def test_two_that_could_be_it_are_refused_unless_one_is_named(header, key, words):
+    header = header.split(',')
+    with pytest.raises(DataError, match=f't.csv: .*{words}.*{key}_column'):
+        find_columns(header, 't.csv')
+    assert find_columns(header, 't.csv', {key: header[1]})[key] == header[1]
+
+
+def test_the_sex_may_have_a_note_and_other_names():
+    assert find_columns(['Study ID', 'sex (0=male, 1=female)'])['male'] == 'sex (0=male, 1=female)'
+    assert find_columns(['Image ID', 'Geschlecht']) == {
+        'id': 'Image ID',
+        'months': None,
+        'male': 'Geschlecht',
+    }
+
+
+@pytest.mark.parametrize(
+    'header, unit',
+    [
+        ('age_years', 'years'),
+        ('ageYears', 'years'),
+        ('edad (años)', 'years'),
+        ('boneage (months)', 'months'),
+        ('Alter in Monaten', 'months'),
+        ('age_days', 'days'),
+        ('boneage', None),
+        ('mayor', None),
+    ],
+)
+def test_a_header_may_say_its_unit(header, unit):
+    assert columns_lib.unit_of(header) == unit
+
+
+def test_what_was_taken_is_said():
+    text = columns_lib.describe(Columns('study', None, 'sex', image='file'))
+    assert text == (
+        "'study' for the id, 'sex' for the sex, 'file' for the file; no column for the age in "
+        'months'
+    )

@@ -1,0 +1,70 @@
+"""Rows name images as people write names: by other spellings too, never by half of a path."""
+
+import pathlib
+import unicodedata
+
+import pytest
+
+from tfds_rsna.image_folder import matching
+from tfds_rsna.io.archive import Entry
+from tfds_rsna.labels import Label
+from tfds_rsna.problems import Problems
+
+
+def paired(rows, files):
+    """{row: file} of rows (ids) and files (paths), and what was noted."""
+    entries = [Entry(path, bytes, pathlib.Path(path)) for path in files]
+    labels = [Label(row, 1.0, True) for row in rows]
+    problems = Problems('skip')
+    pairs = matching.pair(labels, entries, 't.csv', 'images', problems)
+    return {label.id: entry.path for label, entry in pairs}, problems.lines(), pairs
+
+
+@pytest.mark.parametrize(
+    'row, file',
+    [
+        ('101.dcm', '101.png'),
+        ('101.PNG', '101.png'),
+        ('Hand_A', 'hand_a.JPG'),
+        ('00101', '101.png'),
+        ('101', '00101.png'),
+        ('101.0', '101.png'),
+        ('C:\\data\\films\\101.png', '101.png'),
+        ('left\\7.png', 'left/7.png'),
+        ('/data/films/left/7.png', 'left/7.png'),
+        ('/data/films/7.png', 'batch.zip/7.png'),
+        ('./7.png', '7.png'),
+        ('Pr\u00fcf', unicodedata.normalize('NFD', 'Pr\u00fcf.png')),
+        (unicodedata.normalize('NFD', 'Pr\u00fcf'), 'Pr\u00fcf.png'),
+    ],
+)
+def test_other_spellings_of_a_name(row, file):
+    pairs, notes, matched = paired([row, 'b'], [file, 'b.png'])
+    assert pairs == {row: file, 'b': 'b.png'} and not notes
+    [line] = matching.renamed(matched)
+    assert line.startswith(f'1 rows name an image by another spelling: {row} -> {file}')
+
+
+def test_what_fits_as_it_is_comes_first_and_takes_its_image():
+    pairs, notes, matched = paired(['007', '7'], ['7.png'])
+    assert pairs == {'7': '7.png'} and not matching.renamed(matched)
+    assert notes == ["label without an image: 1 (007 in t.csv: no image '007' in images)"]
+    pairs, _, _ = paired(['A', 'a'], ['a.png', 'A.png'])
+    assert pairs == {'A': 'A.png', 'a': 'a.png'}
+
+
+@pytest.mark.parametrize('row', ['right/7.png', 'x\\right\\7.png', '77', '7a', '07_1'])
+def test_half_a_path_is_no_name(row):
+    pairs, notes, _ = paired([row], ['left/7.png'])
+    assert not pairs and any(row in note for note in notes)
+
+
+def test_a_spelling_that_fits_two_fits_none():
+    pairs, notes, _ = paired(['07'], ['7.png', '007.png'])
+    assert not pairs and notes[0].startswith('label that fits several images: 1 (07')
+
+
+def test_where_none_fits_both_sides_are_shown():
+    entries = [Entry(f'{i}.png', bytes, pathlib.Path(f'{i}.png')) for i in range(5)]
+    text = matching.examples([Label('x1', 1.0, True)], entries)
+    assert 'the rows name x1, the images are 0.png, 1.png, 2.png, ...' in text

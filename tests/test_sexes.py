@@ -1,0 +1,77 @@
+"""What a column of sexes means: as its header and its other values say, or refused."""
+
+import pytest
+
+from tfds_rsna import sexes
+from tfds_rsna.problems import DataError
+
+
+@pytest.mark.parametrize(
+    'header, boy, girl',
+    [
+        ('sex (0=male, 1=female)', '0', '1'),
+        ('sex (1=male, 0=female)', '1', '0'),
+        ('sex_m0_f1', '0', '1'),
+        ('male0_female1', '0', '1'),
+        ('Gender: 1 boy, 2 girl', '1', '2'),
+        ('Geschlecht (1=weiblich, 2=männlich)', '2', '1'),
+        ('sexo (H=1, M=2)', '1', '2'),
+        ('sex (1=F 0=M)', '0', '1'),
+        ('male=0', '0', '1'),
+        ('male', '1', '0'),
+        ('isMale', 'TRUE', 'FALSE'),
+        ('is_male_1', '1', '0'),
+        ('male (1=yes, 0=no)', '1', '0'),
+        ('Male?', 'ja', 'nein'),
+        ('male', 'WAHR', 'FALSCH'),
+        ('m', 't', 'f'),
+        ('male', '1.0', '0.0'),
+        ('sex', 'M', 'F'),
+        ('sex', 'm', 'w'),
+        ('sex', 'H', 'M'),
+        ('Geschlecht', 'J', 'M'),
+        ('sex (K=Knabe, M=Mädchen)', 'K', 'M'),
+        ('sex', 'B', 'G'),
+        ('sex', 'hombre', 'M'),
+        ('sexe', 'garçon', 'fille'),
+        ('sexe', 'garc\u0327on', 'fille'),
+        ('sex', '男', '女'),
+        ('sex', 'М', 'Ж'),
+    ],
+)
+def test_boys_and_girls_are_told_apart(header, boy, girl):
+    told = sexes.meanings(header, [boy, girl, '', boy], 'ages.csv')
+    assert told[sexes.normal(boy)] is True and told[sexes.normal(girl)] is False
+
+
+@pytest.mark.parametrize(
+    'header, values',
+    [
+        ('Male/Female', '01'),
+        ('M_F', '01'),
+        ('is_not_male', '01'),
+        ('nonmale', '01'),
+        ('male (0=yes, 1=no)', '01'),
+        ('sex (0=male, 0=female)', '01'),
+        ('sex', '12'),
+        ('female', '01'),
+        ('male_guardian', '01'),
+        ('sexo', 'M'),
+        ('sex', 'KM'),  # Knabe and Mädchen, or kvinna and man
+        ('sex', 'VM'),  # varón and mujer, or vrouw and man
+        ('sex', 'MFH'),
+        ('sex', 'G'),
+        ('sex', 'H'),  # hombre or hembra
+        ('sex', ['mujer', 'M']),
+    ],
+)
+def test_what_could_mean_either_is_refused(header, values):
+    with pytest.raises(DataError, match='ages.csv: column .*(who is male|contradict)'):
+        sexes.meanings(header, values, 'ages.csv')
+
+
+def test_values_that_say_nothing_are_left_out():
+    told = sexes.meanings('sex', ['M', 'F', '?', 'X', 'unknown', ''], 'ages.csv')
+    assert told == {'m': True, 'f': False}
+    assert sexes.meanings('sex', ['F', 'N'], 'ages.csv') == {'f': False}
+    assert sexes.meanings('Geschlecht', ['M', 'W', 'D'], 'ages.csv') == {'m': True, 'w': False}

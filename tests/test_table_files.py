@@ -1,0 +1,96 @@
+"""Tables are read as they are written: any coding, any delimiter, any program's xlsx."""
+
+import io
+import re
+import zipfile
+
+import openpyxl
+import pytest
+
+from tfds_rsna.problems import DataError
+from tfds_rsna.table_files import read_table
+
+ROWS = [{'id': '101', 'boneage': '120.5', 'male': 'True'}]
+
+
+@pytest.mark.parametrize('coding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-32'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        'id,boneage,male\n101,120.5,True\n',
+        'sep=;\r\nid;boneage;male\r\n101;120,5;True\r\n',
+        'id\tboneage\tmale\r\n101\t120,5\tTrue\r\n',
+        'id|boneage|male\r101|120.5|True\r',
+    ],
+    ids=['comma', 'stated', 'tab', 'bar'],
+)
+def test_codings_and_delimiters(text, coding):
+    assert read_table(text.encode(coding), 'ages.csv') == ROWS
+
+
+def test_the_delimiter_is_that_of_the_rows():
+    text = 'id;sex (0=male, 1=female)\n101;0\n102;1\n'
+    assert read_table(text.encode(), 'a.csv')[1] == {'id': '102', 'sex (0=male, 1=female)': '1'}
+    quoted = 'id,"sex (0=male, 1=female)"\n101,0\n'
+    assert list(read_table(quoted.encode(), 'a.csv')[0]) == ['id', 'sex (0=male, 1=female)']
+
+
+def test_a_decimal_comma_between_commas_is_refused():
+    with pytest.raises(DataError, match="ages.csv, row 3: 4 cells under a header of 3: '2', 'F'"):
+        read_table(b'id,male,boneage\n1,M,12\n2,F,120,5\n', 'ages.csv')
+    assert len(read_table(b'id,male\n1,M,,\n', 'ages.csv')) == 1
+
+
+def workbook(stated=None, damage=False):
+    book = openpyxl.Workbook()
+    for row in (['id', 'male', ''], [101, True, 'a note'], [102, False], [103, True]):
+        book.active.append(row)
+    first, out = io.BytesIO(), io.BytesIO()
+    book.save(first)
+    with zipfile.ZipFile(first) as old, zipfile.ZipFile(out, 'w') as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if 'sheet1' in name and stated:
+                data = re.sub(rb'ref="[^"]*"', f'ref="{stated}"'.encode(), data, count=1)
+            if 'sheet1' in name and damage:
+                data = data[:300]
+            new.writestr(name, data)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize('stated', [None, 'A1', 'A1:B3', 'A1:A2'])
+def test_all_rows_of_a_sheet_whatever_range_it_states(stated):
+    rows = read_table(workbook(stated), 'ages.xlsx')
+    assert [(row['id'], row['male']) for row in rows] == [
+        ('101', 'True'),
+        ('102', 'False'),
+        ('103', 'True'),
+    ]
+
+
+@pytest.mark.parametrize(
+    'data, found',
+    [
+        (workbook(damage=True), 'not a readable xlsx'),
+        (b'\xd0\xcf\x11\xe0' + bytes(99), r"Excel's old format \(.xls\)"),
+        (bytes(200), 'not a text file'),
+        (b'\xff\xfea', 'not whole UTF-16'),
+    ],
+)
+def test_what_is_no_table_is_named(data, found):
+    with pytest.raises(DataError, match=f'ages: {found}'):
+        read_table(data, 'ages')
+
+
+def test_a_deflate_stream_that_is_none_is_named():
+    data = bytearray(workbook())
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, 'w', 8) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    spoiled = bytearray(out.getvalue())
+    name = b'xl/worksheets/sheet1.xml'
+    start = spoiled.index(name) + len(name)
+    spoiled[start : start + 8] = b'\xff' * 8
+    with pytest.raises(DataError, match='not a readable xlsx'):
+        read_table(bytes(spoiled), 'ages.xlsx')

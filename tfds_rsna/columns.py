@@ -1,0 +1,173 @@
+"""Which columns of a label table hold what: named by the user, or known by their headers."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from tfds_rsna.problems import DataError
+
+# Headers that are understood where no column is named, in the form of `_plain`.
+IDS = (
+    'id',
+    'image id',
+    'imageid',
+    'case id',
+    'caseid',
+    'study',
+    'study id',
+    'image',
+    'file',
+    'filename',
+    'file name',
+)
+# What a network of bone ages is trained on; the column `age` is that only where nothing else is.
+BONE_AGES = (
+    'ground truth bone age',
+    'boneage',
+    'bone age',
+    'skeletal age',
+    'knochenalter',
+    'edad ósea',
+    'edad osea',
+    'idade óssea',
+    'idade ossea',
+    'âge osseux',
+    'age osseux',
+    'età ossea',
+)
+AGES = ('months', 'age')
+SEXES = ('male', 'sex', 'gender', 'geschlecht', 'sexo', 'sexe', 'sesso', 'geslacht')
+_BONE = re.compile(r'bone|skelet|knochen|\b[oó]s(ea|sea|seux|ssea)\b|\b(ba|gp|greulich|tw[123])\b')
+_CHRONOLOGICAL = re.compile(r'chrono|actual|real|true age|birth')
+_UNITS = {
+    'months': re.compile(r'\b(months?|mos?|monate?n?|mois|meses|mesi|maanden)\b'),
+    'years': re.compile(r'\b(years?|yrs?|y|jahren?|ans|années|años|anos|anni|jaar)\b'),
+    'days': re.compile(r'\b(days?|weeks?|tage|jours|días|giorni)\b'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; `per_year` is 12 where ages are in years, 1 where in months.
+
+    `months` or `male` is None where the table has no such column.
+    """
+
+    id: str
+    months: str | None
+    male: str | None
+    image: str | None = None
+    group: str | None = None
+    source: str | None = None
+    per_year: int = 1
+
+    @property
+    def named(self) -> dict[str, str]:
+        """{what: column} of the columns that are named, in the order of the fields."""
+        fields = ('id', 'months', 'male', 'image', 'group', 'source')
+        return {key: getattr(self, key) for key in fields if getattr(self, key)}
+
+
+def find_columns(
+    header: Iterable[str], table: str = 'the table', named: Mapping[str, str] | None = None
+) -> dict[str, str | None]:
+    """The columns that hold `id`, `months` and `male` by their headers; None for one not found.
+
+    The bone age comes before an age that is not called so. What stands in brackets is a note:
+    `Bone age (months)`.
+
+    Args:
+        header: the columns of the table.
+        table: the file, for messages.
+        named: columns that the user named, which are taken as they are.
+
+    Raises:
+        DataError: two columns could be the age or the sex; names them and the flag that decides.
+    """
+    header = list(header)
+    found: dict[str, str | None] = {}
+    for key in ('id', 'months', 'male'):
+        if named and named.get(key):
+            found[key] = named[key]
+        elif key == 'id':
+            found[key] = _first(header, IDS)
+        elif key == 'months':
+            found[key] = _age(header, table)
+        else:
+            found[key] = _only(_all(header, SEXES), key, 'the sex', table)
+    return found
+
+
+def unit_of(header: str) -> str | None:
+    """'months', 'years' or 'days', where a header says in which its ages are."""
+    text = re.sub(r'[\s_.\-()\[\],:/]+', ' ', _split_words(header))
+    return next((unit for unit, words in _UNITS.items() if words.search(text)), None)
+
+
+def describe(columns: Columns) -> str:
+    """Which column was taken for what, in words: "'id' for the image, 'sex' for the sex"."""
+    unit = 'years' if columns.per_year == 12 else 'months'
+    words = {
+        'id': 'the id',
+        'months': f'the age in {unit}',
+        'male': 'the sex',
+        'image': 'the file',
+        'group': 'the patient',
+        'source': 'the source',
+    }
+    parts = [f'{column!r} for {words[key]}' for key, column in columns.named.items()]
+    text = ', '.join(parts)
+    missing = [words[key] for key in ('months', 'male') if key not in columns.named]
+    return text + f'; no column for {" and ".join(missing)}' if missing else text
+
+
+def _age(header: Sequence[str], table: str) -> str | None:
+    """The column of the label. `age` beside an unknown column of bone ages could be either."""
+    known = _all(header, BONE_AGES)
+    if known:
+        by_unit = [column for column in known if unit_of(column) == 'months']
+        return _only(by_unit if len(by_unit) == 1 else known, 'months', 'the bone age', table)
+    ages = [column for column in _all(header, AGES) if not _CHRONOLOGICAL.search(_plain(column))]
+    others = [column for column in header if _is_another_age(column)]
+    if others and (ages or any(_BONE.search(_plain(column)) for column in others)):
+        return _only([*ages, *others], 'months', 'the bone age', table)
+    return _only(ages, 'months', 'the bone age', table)
+
+
+def _is_another_age(column: str) -> bool:
+    plain = _plain(column)
+    return bool(_BONE.search(plain)) or ('age' in plain.split() and plain not in AGES)
+
+
+def _only(found: Sequence[str], key: str, what: str, table: str) -> str | None:
+    if len(found) > 1:
+        raise DataError(
+            f'{table}: {" and ".join(map(repr, found))} could each be {what}; name the column '
+            f'that is meant: data.image_folder.{key}_column=...'
+        )
+    return found[0] if found else None
+
+
+def _first(header: Sequence[str], names: Sequence[str]) -> str | None:
+    by_name: dict[str, str] = {}
+    for column in header:
+        by_name.setdefault(_plain(column), column)
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _all(header: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [column for column in header if _plain(column) in names]
+
+
+def _plain(header: str) -> str:
+    """A header in small letters, without what stands in brackets, its unit and punctuation."""
+    text = re.sub(r'\(.*?\)|\[.*?\]', ' ', _split_words(header))
+    text = re.sub(r'[\s_.\-?:/,]+', ' ', text).strip()
+    for words in (_UNITS['months'], _UNITS['years']):
+        shorter = words.sub('', text).removesuffix(' ').removesuffix(' in').strip()
+        text = shorter or text  # `months` alone stays
+    return re.sub(r'^is (?=male\b)', '', text)
+
+
+def _split_words(header: str) -> str:
+    return re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', header).casefold()

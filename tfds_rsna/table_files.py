@@ -1,0 +1,149 @@
+"""Tables as people keep them: CSV of any spreadsheet, or xlsx -> rows of text by column."""
+
+import csv
+import io
+import re
+
+from tfds_rsna.problems import DataError, duplicates
+
+_DELIMITERS = ',;\t|'
+_LOOKED_AT = 50  # rows by which the delimiter is found
+_DECIMAL_COMMA = re.compile(r'^\s*-?\d+,\d+\s*$')
+_SEP = re.compile(r'^"?sep=(.)"?\s*$', re.IGNORECASE)  # what Excel writes for itself
+_OLD_EXCEL = b'\xd0\xcf\x11\xe0'
+# The longest first: UTF-32's mark begins with that of UTF-16.
+_MARKS = (
+    (b'\xff\xfe\0\0', 'utf-32'),
+    (b'\0\0\xfe\xff', 'utf-32'),
+    (b'\xff\xfe', 'utf-16'),
+    (b'\xfe\xff', 'utf-16'),
+)
+
+
+def read_table(data: bytes, name: str) -> list[dict[str, str]]:
+    """Rows of a CSV or of an xlsx's first sheet, all as text.
+
+    A CSV may use commas, semicolons, tabs or bars (`sep=;` above the header says which), and UTF-8,
+    UTF-16, UTF-32 or Latin-1. Where anything but a comma parts the columns, the comma is the
+    decimal mark (the spreadsheets of half of Europe).
+
+    Raises:
+        DataError: empty, without rows, not such a file, a column that occurs twice, or a row of a
+            CSV with more cells than the header.
+    """
+    if not data:
+        raise DataError(f'{name}: zero bytes; a label table is needed')
+    if data[:4] == b'PK\x03\x04':
+        lines = _read_xlsx(data, name)
+        spare_cells = True  # notes beside a sheet's table are no mistake
+    else:
+        lines = _read_csv(data, name)
+        spare_cells = False
+    filled = [(number, row) for number, row in lines if any(cell.strip() for cell in row)]
+    if len(filled) < 2:
+        raise DataError(f'{name}: no rows below the header')
+    header = [cell.strip() for cell in filled[0][1]]
+    twice = duplicates(filter(None, header))
+    if twice:
+        raise DataError(f'{name}: column {", ".join(sorted(twice))} occurs twice')
+    table = []
+    for number, row in filled[1:]:
+        cells = [cell.strip() for cell in row]
+        if not spare_cells and any(cells[len(header) :]):
+            raise DataError(
+                f'{name}, row {number}: {len(cells)} cells under a header of {len(header)}: '
+                f'{", ".join(map(repr, cells))}. Is a comma part of a text or of a number there? '
+                'Put that cell in quotes'
+            )
+        cells += [''] * (len(header) - len(cells))
+        table.append(dict(zip(header, cells)))
+    return table
+
+
+def _read_csv(data: bytes, name: str) -> list[tuple[int, list[str]]]:
+    text = _decoded(data, name)
+    first, _, rest = text.partition('\n')
+    stated = _SEP.match(first)
+    if stated:
+        text = rest
+    delimiter = stated[1] if stated else _delimiter(text)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=''), delimiter=delimiter))
+    except csv.Error as error:
+        raise DataError(f'{name}: not a readable CSV ({error})') from error
+    if delimiter != ',':
+        rows = [list(map(_decimal_point, row)) for row in rows]
+    return list(enumerate(rows, start=2 if stated else 1))
+
+
+def _decoded(data: bytes, name: str) -> str:
+    """The text of a file in one of the codings that spreadsheets write."""
+    if data[:4] == _OLD_EXCEL:
+        raise DataError(f"{name}: Excel's old format (.xls); save it as xlsx or as CSV")
+    coding = next((coding for mark, coding in _MARKS if data.startswith(mark)), None)
+    if coding is None and b'\0' in data[:4096]:
+        coding = _unmarked_utf16(data[:4096])
+        if coding is None:
+            raise DataError(f'{name}: not a text file; labels are read from CSV or xlsx')
+    try:
+        return data.decode(coding or 'utf-8-sig')
+    except UnicodeDecodeError as error:
+        if coding:
+            raise DataError(f'{name}: not whole {coding.upper()} text ({error})') from error
+        return data.decode('latin-1')
+
+
+def _unmarked_utf16(start: bytes) -> str | None:
+    """The byte order of UTF-16 without a mark: every other byte of Latin text is zero."""
+    for coding, zeros in (('utf-16-le', start[1::2]), ('utf-16-be', start[0::2])):
+        if zeros and zeros.count(0) > 0.7 * len(zeros) and start.count(0) <= len(zeros):
+            return coding
+    return None
+
+
+def _delimiter(text: str) -> str:
+    """What parts the columns: that by which most rows have as many cells as the header."""
+    lines = io.StringIO(text, newline='')
+    head = ''.join(line for _, line in zip(range(_LOOKED_AT), lines))
+
+    def fits(delimiter):
+        try:
+            rows = list(csv.reader(io.StringIO(head, newline=''), delimiter=delimiter))
+        except csv.Error:
+            return 0, 0
+        widths = [len(row) for row in rows if any(cell.strip() for cell in row)]
+        if not widths or widths[0] < 2:
+            return 0, 0
+        return widths.count(widths[0]), widths[0]
+
+    return max(_DELIMITERS, key=fits)
+
+
+def _decimal_point(cell: str) -> str:
+    return cell.replace(',', '.') if _DECIMAL_COMMA.match(cell) else cell
+
+
+def _read_xlsx(data: bytes, name: str) -> list[tuple[int, list[str]]]:
+    import openpyxl  # a second to import, and few tables are xlsx
+
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        sheet = book.worksheets[0]
+        # Several programs state a range smaller than the sheet, and openpyxl would believe it.
+        sheet.reset_dimensions()
+        rows = [list(map(_text, row)) for row in sheet.iter_rows(values_only=True)]
+        book.close()
+    except Exception as error:  # openpyxl, zipfile and the XML parser raise whatever they meet
+        raise DataError(
+            f'{name}: not a readable xlsx ({type(error).__name__}: {error}); save it again, or as '
+            'CSV'
+        ) from error
+    return list(enumerate(rows, start=1))
+
+
+def _text(cell) -> str:
+    if cell is None:
+        return ''
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell)
