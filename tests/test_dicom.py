@@ -502,6 +502,15 @@ def test_objects_without_an_image_are_no_images():
     assert not isinstance(error.value, decoding.NotAnImageError)
 
 
+def test_damaged_elements_are_named():
+    data = odd(TWELVE, PatientSex='F', **WINDOW)
+    for element in (b'\x08\0\x60\0CS', b'\x10\0\x40\0CS', b'\x28\0\x04\0CS', b'\x02\0\x10\0UI'):
+        assert element in data
+        with pytest.raises(decoding.ImageError) as error:
+            decoding.read(data.replace(element, element[:4] + b'\x43\xe0'), 'film.dcm')
+        assert str(error.value).startswith('film.dcm: ')
+
+
 def test_every_file_of_pydicom_is_grey_or_refused_by_name():
     folder = pathlib.Path(pydicom.data.__file__).parent / 'test_files'
     counts = {'grey': 0, 'other': 0, 'refused': 0}

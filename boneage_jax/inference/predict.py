@@ -185,7 +185,7 @@ def _sexes(listed, sex, labels, *, trained_on, reads_sex):
             why = f'this network has seen {trained_on} images alone'
         if labels:
             advice = (
-                f'Add or mend their rows in {labels}, or give --sex=male or --sex=female for them'
+                f'Mend or add their rows in {labels}, or give --sex=male or --sex=female for them'
             )
         else:
             advice = (

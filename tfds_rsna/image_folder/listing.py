@@ -120,7 +120,7 @@ def _label(
     age_unit: str,
 ) -> tuple[dict[str, Image], list[str]]:
     """{path: Image} of the images that a row names, and lines about the table and its rows."""
-    if not labels.is_file():
+    if not labels.exists() or labels.is_dir():  # a pipe is a table too
         raise DataError(f'{labels}: no such file; give the CSV or xlsx with the ids and sexes')
     name = str(labels)
     rows = read_table(labels.read_bytes(), name)

@@ -80,6 +80,8 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> Decoded:
     try:
         dataset = _open(data)
         _check(dataset, name)
+        male = _male(dataset)
+        refused = _refused(dataset)
     except ImageError:
         raise
     except Exception as error:  # pydicom raises many kinds for damaged files
@@ -93,9 +95,7 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> Decoded:
         raise
     except Exception as error:
         raise ImageError(_unreadable(dataset, name, error)) from error
-    return Decoded(
-        np.ascontiguousarray(grey), tuple(flags), male=_male(dataset), refused=_refused(dataset)
-    )
+    return Decoded(np.ascontiguousarray(grey), tuple(flags), male=male, refused=refused)
 
 
 def header(data: bytes) -> tuple[str, bool | None] | None:
@@ -133,7 +133,10 @@ def _grey(dataset, name, depth):
 
 
 def _unreadable(dataset, name, error):
-    syntax = getattr(dataset, 'file_meta', {}).get('TransferSyntaxUID')
+    try:
+        syntax = getattr(dataset, 'file_meta', {}).get('TransferSyntaxUID')
+    except Exception:  # damaged itself
+        syntax = None
     known = getattr(syntax, 'name', 'no transfer syntax')
     message = f'{name}: DICOM pixels that cannot be read: {known} ({error}). '
     if getattr(syntax, 'is_private', True) or syntax.is_encapsulated:
