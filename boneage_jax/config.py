@@ -96,6 +96,9 @@ def base() -> dict:
                 group_column='',
                 source_column='',
                 age_unit='months',  # 'months' | 'years'
+                # of the ids, within which a leak is looked for: '' = this folder's own; 'rsna' for
+                # a folder of RSNA's images, named by their ids
+                id_space='',
             ),
             # named preprocessing stages (boneage_jax/stages), in order, before the resize
             stages=(),

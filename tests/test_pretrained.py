@@ -456,10 +456,16 @@ def test_export_and_back_is_bit_exact(tmp_path):
         and metadata['step'] == '7'
         and '"p1"' not in str(metadata)
     )
-    splits = {name: types.SimpleNamespace(ids=ids) for name, ids in images.items()}
-    workdir_lib.check_no_leakage_of_file(path, metadata, config, splits)
+    splits = {
+        name: types.SimpleNamespace(ids=ids, spaces=['hand_phantom:0'] * len(ids))
+        for name, ids in images.items()
+    }
+    workdir_lib.check_no_leakage_of_file(path, metadata, splits)
     splits['validation'].ids.append('p2')
+    splits['validation'].spaces.append('hand_phantom:1')
+    workdir_lib.check_no_leakage_of_file(path, metadata, splits)  # the phantom of another series
+    splits['validation'].spaces[-1] = 'hand_phantom:0'
     with pytest.raises(
         UserError, match='w.safetensors.*1 of the 2 validation images were trained on there'
     ):
-        workdir_lib.check_no_leakage_of_file(path, metadata, config, splits)
+        workdir_lib.check_no_leakage_of_file(path, metadata, splits)

@@ -1,7 +1,6 @@
 """Masks, key points and registration compared with hands that people annotated."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -9,10 +8,11 @@ import ml_collections
 import numpy as np
 
 from boneage_jax import cli, figures
+from boneage_jax.data import id_spaces, splits
 from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import hand_mask, keypoints, mask_checks, register, resize
 from boneage_jax.preprocess import transform as transforms
-from boneage_jax.runs import workdir
+from boneage_jax.runs import training_ids, workdir
 from boneage_jax.runtime import files, log
 from boneage_jax.stages import annotations, plan, records, registration
 from boneage_jax.tasks import metrics
@@ -58,16 +58,18 @@ def evaluate_hands(
     wanted = set(known.names)
     if ids:
         wanted &= records.read_ids(ids, data_dir, '--ids')
-    seen = set()
+    seen = id_spaces.IdSet()
     for step in steps:
         if 'run' in step.options:
-            seen |= seen_by(step.options['run'])
+            seen.update(seen_by(step.options['run']))
+    space = id_spaces.of(config.data)
     rows = []
     shown = []
     left_out = 0
     for chunk in _chunks(config.data, data_dir, wanted):
-        unseen = [example for example in chunk if str(example['id']) not in seen]
-        left_out += len(chunk) - len(unseen)
+        known = seen.among([example['id'] for example in chunk], space)
+        unseen = [example for example in chunk if str(example['id']) not in known]
+        left_out += len(known)
         for example in records.apply_stages(unseen, steps):
             if example is not None:
                 found = known.find(str(example['id']), example['image'].shape[:2])
@@ -145,19 +147,9 @@ def _steps_in_place(data, data_dir):
     return steps
 
 
-def seen_by(run) -> set[str]:
-    """The ids of the images that a run was trained on or selected by.
-
-    Phantoms are none. Images that mining added have their own ids.
-    """
-    run = pathlib.Path(run).expanduser()
-    config = json.loads((run / 'config.json').read_text())
-    splits = json.loads((run / 'splits.json').read_text())
-    ids = {*splits.get('train', ()), *splits.get('validation', ())}
-    mined = {name.removeprefix('mined-') for name in ids if name.startswith('mined-')}
-    if config['data']['source'] == 'hand_phantom':
-        return mined
-    return mined | ids
+def seen_by(run) -> id_spaces.IdSet:
+    """The images that a run was trained on or selected by."""
+    return training_ids.of_run(run, ('train', splits.SELECTING))
 
 
 def _chunks(data, data_dir, wanted) -> Iterator[list[dict]]:

@@ -4,19 +4,20 @@
 decode and prepare them as in training, predict batch by batch, write.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from boneage_jax import cli
+from boneage_jax.data import id_spaces
 from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import calibration as calibration_lib
 from boneage_jax.inference import images as images_lib
 from boneage_jax.inference import intervals as intervals_lib
 from boneage_jax.inference import pictures
 from boneage_jax.runs import predictions as predictions_lib
+from boneage_jax.runs import training_ids
 from boneage_jax.runs.predictor import Predictor, read_config, read_task
 from boneage_jax.runtime import files, log, setup
 from boneage_jax.tasks import metrics
@@ -228,8 +229,9 @@ def _warn_of_training_images(workdir, listed):
     path = workdir / 'splits.json'
     if not path.exists():
         return
-    trained = set(json.loads(path.read_text())['train'])
-    known = sorted({file.id for file in listed} & trained)
+    # A user's files declare no id space: any image of that id may be theirs.
+    trained = training_ids.of_run(workdir)
+    known = sorted(trained.among([file.id for file in listed], id_spaces.UNDECLARED))
     if known:
         log.info(
             f'{len(known)} of {len(listed)} images have the ids of images that this run was '

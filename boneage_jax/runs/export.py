@@ -5,8 +5,8 @@
 `--config=...:init_from=a.safetensors` starts another run from it, bit for bit, and
 `models.pretrained.load(model, 'a.safetensors')` fills a network of the same configuration. The
 arrays have our names. The metadata holds `config` and `task` (the run's config.json and task.json),
-`step`, and `trained_on`: hashes of the training images' ids, so that a run that holds out some of
-these images refuses to start from it.
+`step`, and `trained_on`: hashes of the training images' ids and id spaces, so that a run that
+holds out some of these images refuses to start from it.
 """
 
 import json
@@ -15,7 +15,7 @@ import pathlib
 import safetensors.numpy
 
 from boneage_jax.models import pretrained
-from boneage_jax.runs import workdir as workdir_lib
+from boneage_jax.runs import training_ids
 from boneage_jax.runtime import checkpoint, files, log
 from tfds_rsna.errors import UserError
 
@@ -35,18 +35,18 @@ def export(workdir, output):
         raise UserError(f'--output={output}: no such folder')
     try:
         metadata = {name: (workdir / f'{name}.json').read_text() for name in ('config', 'task')}
-        images = json.loads((workdir / 'splits.json').read_text())['train']
+        fingerprints = training_ids.fingerprints(workdir)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f'{workdir}: no trained network lies there ({error}); give the workdir of a run'
         ) from error
     with checkpoint.Checkpoints(workdir) as checkpoints:
         step, arrays = checkpoints.read_parameters()
-    fingerprints = [workdir_lib.fingerprint(image) for image in images]
     metadata |= {
         'format': pretrained.FORMAT,
         'step': str(step),
         'trained_on': json.dumps(fingerprints),
+        training_ids.SPACES: 'in the fingerprints',
     }
     with files.replacing(output) as temporary:
         safetensors.numpy.save_file(arrays, temporary, metadata=metadata)

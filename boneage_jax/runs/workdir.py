@@ -11,8 +11,9 @@ import ml_collections
 
 from boneage_jax import config as config_lib
 from boneage_jax import renamed
-from boneage_jax.data import source
+from boneage_jax.data import id_spaces, source
 from boneage_jax.errors import ConfigError
+from boneage_jax.runs import training_ids
 from boneage_jax.runtime import files, setup
 from tfds_rsna.errors import UserError
 from tfds_rsna.parallel import pools
@@ -28,8 +29,6 @@ HARMLESS = (
     'data.download',
     *config_lib.RECORDED,
 )
-# Keys of `data` that say which images a run reads, before any are left out.
-SAME_IMAGES = ('source', 'folder', 'phantom', 'image_folder')
 
 
 def has_results(workdir: pathlib.Path) -> bool:
@@ -102,7 +101,7 @@ def _new_knobs(saved, wanted):
 def write_or_check_splits(
     workdir: pathlib.Path, splits: dict[str, source.Split], *, write: bool
 ) -> None:
-    """Writes splits.json, `{split: [id, ...]}`, or refuses other images than the run began with.
+    """Writes splits.json (`training_ids.document`), or refuses other images than the run's.
 
     Going on would train on images that were held out before, or hold out images that were trained
     on.
@@ -116,11 +115,11 @@ def write_or_check_splits(
         ConfigError: the images differ.
     """
     path = workdir / 'splits.json'
-    ids = {name: list(split.ids) for name, split in splits.items()}
+    ids = training_ids.document(splits)
     if path.exists() and has_results(workdir):
         before = json.loads(path.read_text())
         moved = []
-        for name in sorted({*before, *ids}):
+        for name in sorted({*before, *ids} - {training_ids.SPACES}):
             if before.get(name) != ids.get(name):
                 count = len({*before.get(name, [])} ^ {*ids.get(name, [])})
                 moved.append(f'{name}: {count} images differ')
@@ -133,16 +132,13 @@ def write_or_check_splits(
         files.write_json(path, ids)
 
 
-def check_no_leakage(
-    other: pathlib.Path | str, config: ml_collections.ConfigDict, splits: dict[str, source.Split]
-) -> None:
+def check_no_leakage(other: pathlib.Path | str, splits: dict[str, source.Split]) -> None:
     """Refuses to start from a run that trained on images which this one holds out.
 
-    Ids are compared where both runs read the same source.
+    Ids are compared within their id spaces (`boneage_jax.data.id_spaces`).
 
     Args:
         other: the workdir to start from.
-        config: of this run.
         splits: of this run.
 
     Raises:
@@ -151,53 +147,43 @@ def check_no_leakage(
     """
     other = pathlib.Path(other)
     try:
-        trained = set(json.loads((other / 'splits.json').read_text())['train'])
-        theirs = renamed.config(json.loads((other / 'config.json').read_text()))['data']
+        json.loads((other / 'config.json').read_text())
+        trained = training_ids.of_run(other)
     except (OSError, KeyError, ValueError) as error:
         raise ConfigError(
             f'init_from={str(other)!r}: no run lies there ({error}); give its workdir'
         ) from error
-    ids = {name: split.ids for name, split in splits.items()}
-    _refuse_trained(str(other), trained, theirs, config, ids)
+    _refuse_trained(str(other), trained.among, splits)
 
 
 def check_no_leakage_of_file(
     path: pathlib.Path | str,
     metadata: dict[str, str],
-    config: ml_collections.ConfigDict,
     splits: dict[str, source.Split],
 ) -> None:
     """The same for weights that were exported from a run.
 
-    Their metadata tells its data and its images, as `fingerprint`s. A file that tells neither
-    (ImageNet weights) saw none of them.
+    Their metadata tells its images, as fingerprints. A file that tells none (ImageNet weights) saw
+    none of them.
     """
-    if 'trained_on' not in metadata:
-        return
-    theirs = renamed.config(json.loads(metadata['config']))['data']
-    trained = set(json.loads(metadata['trained_on']))
-    ids = {}
+
+    def among(ids, spaces):
+        return training_ids.among_exported(metadata, ids, spaces)
+
+    _refuse_trained(str(path), among, splits)
+
+
+def _refuse_trained(other, among, splits):
+    """Refuses splits with images that are `among(ids, spaces)` those trained on."""
     for name, split in splits.items():
-        ids[name] = [fingerprint(image) for image in split.ids]
-    _refuse_trained(str(path), trained, theirs, config, ids)
-
-
-def fingerprint(image: object) -> str:
-    """The same for the same image's id, in a file that travels and must not tell it."""
-    return hashlib.sha256(str(image).encode()).hexdigest()[:12]
-
-
-def _refuse_trained(other, trained, theirs, config, ids):
-    ours = json.loads(config.data.to_json())
-    if any(theirs.get(key) != ours[key] for key in SAME_IMAGES):
-        return
-    for name, images in ids.items():
-        leaked = trained & set(images)
-        if name != 'train' and leaked:
+        if name == 'train':
+            continue
+        leaked = among(split.ids, split.spaces or [id_spaces.UNDECLARED] * len(split.ids))
+        if leaked:
             raise ConfigError(
-                f'init_from={other!r}: {len(leaked)} of the {len(images)} {name} images were '
-                'trained on there; take the same data.split_seed, data.validation and '
-                'data.holdout in both runs'
+                f'init_from={other!r}: {len(leaked)} of the {len(split.ids)} {name} images were '
+                f'trained on there (first: {leaked[0]}); take the same data.split_seed, '
+                'data.validation and data.holdout in both runs'
             )
 
 
