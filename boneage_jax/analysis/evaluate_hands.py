@@ -67,9 +67,9 @@ def evaluate_hands(
     shown = []
     left_out = 0
     for chunk in _chunks(config.data, data_dir, wanted):
-        known = seen.among([example['id'] for example in chunk], space)
-        unseen = [example for example in chunk if str(example['id']) not in known]
-        left_out += len(known)
+        learned = seen.among([example['id'] for example in chunk], space)
+        unseen = [example for example in chunk if str(example['id']) not in learned]
+        left_out += len(learned)
         for example in records.apply_stages(unseen, steps):
             if example is not None:
                 found = known.find(str(example['id']), example['image'].shape[:2])
