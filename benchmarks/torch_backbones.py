@@ -39,8 +39,16 @@ STAGES = {
     'vgg16_bn': [f'features.{place}' for place in (6, 13, 23, 33, 43)],
     'inception_v3': ['Conv2d_2b_3x3', 'Conv2d_4a_3x3', 'Mixed_5d', 'Mixed_6e', 'Mixed_7c'],
     'efficientnet_b0': [f'features.{place}' for place in (1, 2, 3, 5, 8)],
+    'convnext_tiny': [f'features.{place}' for place in (1, 3, 5, 7)],
 }
-FULL_WIDTH = {'resnet': 64, 'vgg16': 64, 'vgg16_bn': 64, 'inception_v3': 32, 'efficientnet_b0': 32}
+FULL_WIDTH = {
+    'resnet': 64,
+    'vgg16': 64,
+    'vgg16_bn': 64,
+    'inception_v3': 32,
+    'efficientnet_b0': 32,
+    'convnext_tiny': 96,
+}
 
 
 def build(name, *, num_outputs=1000, width=0, depth=0):
@@ -74,6 +82,13 @@ def build(name, *, num_outputs=1000, width=0, depth=0):
         for row in rows:
             row.num_layers = depth or row.num_layers
         return models.EfficientNet(rows, dropout=0.2, num_classes=num_outputs)
+    if name == 'convnext_tiny':
+        widths = [width << level for level in range(4)]
+        rows = []
+        for inputs, outputs, count in zip(widths, [*widths[1:], None], (3, 3, 9, 3)):
+            row = models.convnext.CNBlockConfig(inputs, outputs, depth or count)
+            rows.append(row)
+        return models.ConvNeXt(rows, 0.1, num_classes=num_outputs)
     return _inception(num_outputs, width, depth)
 
 

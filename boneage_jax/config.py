@@ -81,13 +81,11 @@ def base() -> dict:
             better_copies=(),
             # further folders of prepared records, whose images all join the training split
             extra_train_folders=(),
-            # how often an epoch shows each training image of the source itself, where the folders
-            # above have many more
+            # how often an epoch shows each training image that comes from no folder of these
             train_repeats=1,
             # rsna_bone_age: fetch the official files (11 GB) into that folder first
             download=False,
-            # what a bad image or label does to the build: 'stop' | 'skip', which lists it in
-            # rejected.csv
+            # what a bad image or label does to the build: 'stop' | 'skip' (see its rejected.csv)
             on_error='stop',
             phantom=dict(count=4000, size=(512, 512), seed=0),
             # a user's own images: paths, and the names of the CSV's columns
@@ -101,8 +99,9 @@ def base() -> dict:
                 group_column='',
                 source_column='',
                 age_unit='months',  # 'months' | 'years'
-                # 'male' | 'female': of all images, where the table has no column of the sex
-                sex='',
+                sex='',  # 'male' | 'female': of all images, where the table has no such column
+                # within which equal ids are a leak: '' = this folder, 'rsna' = RSNA's images
+                id_space='',
             ),
             # named preprocessing stages (boneage_jax/stages), in order, before the resize
             stages=(),
@@ -194,8 +193,9 @@ def base() -> dict:
         # accelerators: deterministic kernels (slower), so that a resumed run is bit-identical
         deterministic=False,
         # what this run starts from: '' = nothing, another run's workdir (its best parameters), a
-        # file of weights, the name of a shipped network, hf:<owner>/<repo>, or 'fresh': as drawn at
-        # random, which a run with `frozen` parts must say
+        # file of weights, the name of a shipped network, package:<name> (of Python's registry,
+        # installed), hf:<owner>/<repo>, or 'fresh': as drawn at random, which a run with `frozen`
+        # parts must say
         init_from='',
         # what it takes of them, {part of ours: part of theirs}: {} = all, which must fit; typed as
         # init_map=backbone or init_map=(backbone,part_backbone:backbone); the rest starts fresh

@@ -23,7 +23,7 @@ def shapes(call, model, *shape):
 
 
 def stages(model, *shape):
-    return shapes(lambda m, x: m.stages(x), model, *shape)
+    return shapes(lambda m, x: m.stages(x, rngs=nnx.Rngs(0)), model, *shape)
 
 
 def outputs(model, *shape):
@@ -96,6 +96,7 @@ def test_bfloat16_computes_low_and_keeps_parameters_high(name):
         ('inception_v3', {'dropout': 0.5, 'aux_logits': False}),
         ('efficientnet_b0', {'dropout': 0.5, 'stochastic_depth': 0.0}),
         ('efficientnet_b0', {'dropout': 0.0, 'stochastic_depth': 0.2}),
+        ('convnext_tiny', {'stochastic_depth': 0.1}),
     ],
 )
 def test_only_training_at_a_rate_above_zero_draws_at_random(name, rates):

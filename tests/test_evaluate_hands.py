@@ -258,13 +258,21 @@ def test_images_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
     run.mkdir()
     for name, content in {
         'config.json': {
-            'data': {'source': 'image_folder', 'stages': [], 'size': [104, 80], 'resize': 'pad'}
+            'data': {
+                'source': 'image_folder',
+                'image_folder': {'images': 'elsewhere', 'id_space': 'rsna'},
+                'stages': [],
+                'size': [104, 80],
+                'resize': 'pad',
+            }
         },
         'splits.json': {'train': ['904'], 'validation': ['mined-905'], 'holdout': ['909']},
         'metrics.json': {},
     }.items():
         (run / name).write_text(json.dumps(content))
-    assert evaluate_hands.seen_by(run, ['904', '905', '909']) == {'904', '905'}
+    seen = evaluate_hands.seen_by(run)
+    assert seen.among(['904', '905', '909'], 'rsna') == ['904', '905']
+    assert seen.among(['904', '905', '909'], 'another') == []
 
     class Middle:
         def __init__(self, workdir):
@@ -275,12 +283,16 @@ def test_images_that_a_network_was_trained_on_are_left_out(site, monkeypatch):
 
     monkeypatch.setattr(predictor, 'Predictor', Middle)
     plan._predictor.cache_clear()
-    report = evaluate_hands.evaluate_hands(
-        config(site, 'keypoints,register', **{'keypoints.run': run}),
-        [site / 'truth.json'],
-        site / 'out',
-    )
-    assert report['images'] == 1 and report['left_out_as_seen'] == 2
+    reports = []
+    for space in ('', 'rsna'):  # of this folder alone; as the run's images
+        data = config(site, 'keypoints,register', **{'keypoints.run': run}).unlock()
+        data.data.image_folder.id_space = space
+        reports.append(
+            evaluate_hands.evaluate_hands(data, [site / 'truth.json'], site / f'out{space}')
+        )
+    assert [report['images'] for report in reports] == [3, 1]
+    report = reports[1]
+    assert report['left_out_as_seen'] == 2
     assert (
         report['overall']['error_percent']['value'] > 20
         and report['overall']['registered_by_none']['value'] == 1

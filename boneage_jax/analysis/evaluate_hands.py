@@ -9,10 +9,11 @@ import numpy as np
 from scipy import ndimage
 
 from boneage_jax import cli, figures
+from boneage_jax.data import id_spaces, splits
 from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import hand_mask, keypoints, mask_checks, register, resize
 from boneage_jax.preprocess import transform as transforms
-from boneage_jax.runs import exported, workdir
+from boneage_jax.runs import training_ids, workdir
 from boneage_jax.runtime import files, log
 from boneage_jax.stages import annotations, plan, records, registration
 from boneage_jax.tasks import metrics
@@ -58,16 +59,21 @@ def evaluate_hands(
     wanted = set(known.names)
     if ids:
         wanted &= records.read_ids(ids, data_dir, '--ids')
-    seen = set()
+    seen = []
     for step in steps:
         if 'run' in step.options:
-            seen |= seen_by(step.options['run'], wanted)
+            seen.append(seen_by(step.options['run']))
+    space = id_spaces.of(config.data)
     rows = []
     shown = []
     left_out = 0
     for chunk in _chunks(config.data, data_dir, wanted):
-        unseen = [example for example in chunk if str(example['id']) not in seen]
-        left_out += len(chunk) - len(unseen)
+        names = [str(example['id']) for example in chunk]
+        learned = set()
+        for network in seen:
+            learned.update(network.among(names, space))
+        unseen = [example for example in chunk if str(example['id']) not in learned]
+        left_out += len(learned)
         for example in records.apply_stages(unseen, steps):
             if example is not None:
                 found = known.find(str(example['id']), example['image'].shape[:2])
@@ -135,31 +141,13 @@ def _log(report, output):
     log.info(f'{output}/sheet.png: the worst and a sample')
 
 
-def seen_by(place: pathlib.Path | str, wanted: Collection[str]) -> set[str]:
-    """Those of the ids `wanted` that a network was trained on or selected by.
-
-    Phantoms are none. Images that mining added have their own ids.
+def seen_by(place: pathlib.Path | str) -> id_spaces.IdSet | training_ids.ExportedIds:
+    """The images that a network was trained on or selected by.
 
     Args:
         place: the network: a workdir, an exported file, or the name of a shipped one.
-        wanted: ids.
     """
-    place = exported.find(place)
-    phantoms = exported.read_config(place)['data']['source'] == 'hand_phantom'
-    if exported.is_file(place):
-        header = exported.read(place)
-        ids = header.trained_on | header.selected_by
-        name_of = exported.fingerprint
-    else:
-        splits = workdir.read_json(place / 'splits.json')
-        ids = {*splits.get('train', ()), *splits.get('validation', ())}
-        name_of = str
-    seen = set()
-    for image in wanted:
-        known = name_of(image) in ids and not phantoms
-        if known or name_of(f'mined-{image}') in ids:
-            seen.add(image)
-    return seen
+    return training_ids.of(place, ('train', splits.SELECTING))
 
 
 def _chunks(data, data_dir, wanted) -> Iterator[list[dict]]:

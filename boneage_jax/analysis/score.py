@@ -45,7 +45,7 @@ def score(
     setup.set_up_jax(config)
 
     opened = records.open_splits(config, data_dir)
-    workdir.check_no_leakage(run, config, opened)
+    workdir.check_no_leakage(run, opened)
     chosen = {}
     for name, split in opened.items():
         if name == splits.SELECTING or name in splits.REPORTED:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from boneage_jax.data import id_spaces
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.data.source import Split
 from boneage_jax.errors import LeakageError
@@ -40,7 +41,7 @@ def check(splits: dict[str, Split], workdir=None) -> dict[str, int]:
     """Compares all pairs of splits; writes leaks.csv into `workdir` where pictures come twice.
 
     Returns `{'same_id': 0, 'same_picture': pairs, 'near_picture': pairs}`. Raises LeakageError
-    where an id is in two splits.
+    where an id of one id space is in two splits.
     """
     refuse_same_ids(splits)
     pictures = [_look(name, split) for name, split in splits.items()]
@@ -73,15 +74,17 @@ def _tell(counts, rows, path):
 
 
 def refuse_same_ids(splits: dict[str, Split]):
-    """Raises LeakageError where two splits share an id."""
-    for one, other in itertools.combinations(splits, 2):
-        both = sorted(set(splits[one].ids) & set(splits[other].ids))
+    """Raises LeakageError where two splits share an id of one id space."""
+    for one, other in itertools.combinations(splits.values(), 2):
+        known = id_spaces.IdSet()
+        known.add(one.ids, one.spaces or id_spaces.UNDECLARED)
+        both = sorted(known.among(other.ids, other.spaces or id_spaces.UNDECLARED))
         if both:
             raise LeakageError(
-                f'{len(both)} images stand in {one} and in {other}, the first: '
+                f'{len(both)} images stand in {one.name} and in {other.name}, the first: '
                 f'{", ".join(both[:5])}. An image may be in one split only. Where '
-                'data.extra_train_folders brings images of other sources, their ids must differ '
-                'from these.'
+                'data.extra_train_folders brings images of other sources, their records must '
+                'declare an id space of their own.'
             )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from boneage_jax.data import id_spaces
 from tfds_rsna import prepared
 from tfds_rsna.errors import UserError
 
@@ -23,6 +24,7 @@ class Split:
         male: bool `[N]`.
         inputs: what a batch carries besides its labels, of `image`, `hand_mask`, `keypoints`.
         sources: where each image comes from, list of str, '' where nothing says so.
+        spaces: the id space of each image, list of str; () where nothing declares them.
         folder: of the prepared records.
     """
 
@@ -34,6 +36,7 @@ class Split:
     male: np.ndarray
     inputs: tuple[str, ...] = ('image',)
     sources: Sequence[str] = ()
+    spaces: Sequence[str] = ()
     folder: str = ''
 
     def __len__(self):
@@ -52,12 +55,16 @@ def open_splits(
     folder,
     derive: Callable[[Mapping], dict[str, tuple[str, np.ndarray]]],
     inputs: tuple[str, ...] = ('image',),
+    space: str | None = None,
 ) -> dict[str, Split]:
     """The prepared records in `folder`, cut by `derive(labels)` as `splits.derive` cuts them.
 
-    Raises UserError where the records lack one of `inputs`.
+    Their id space is `space`, or the one that the folder declares. Raises UserError where the
+    records lack one of `inputs`.
     """
     opened = prepared.open(folder)
+    if space is None:
+        space = id_spaces.of_folder(folder)
     for records in opened.splits.values():
         missing = set(inputs) - set(records[0])
         if missing:
@@ -78,6 +85,7 @@ def open_splits(
             male=np.asarray(labels['male'], bool)[positions],
             inputs=inputs,
             sources=[labels['sources'][i] for i in positions],
+            spaces=[space] * len(positions),
             folder=str(folder),
         )
     return splits
@@ -92,6 +100,7 @@ def repeat(split: Split, times: int) -> Split:
         positions=np.tile(split.positions, times),
         ids=list(split.ids) * times,
         sources=list(split.sources) * times,
+        spaces=list(split.spaces) * times,
         months=np.tile(split.months, times),
         male=np.tile(split.male, times),
     )
@@ -114,10 +123,12 @@ def join(split: Split, others: Sequence[Split]) -> Split:
         )
     ids = []
     sources = []
+    spaces = []
     positions = []
     for number, part in enumerate(every):
         ids += part.ids
         sources += part.sources
+        spaces += part.spaces or [id_spaces.UNDECLARED] * len(part)
         positions.append(_Joined.address(number, part.positions))
     return dataclasses.replace(
         split,
@@ -125,6 +136,7 @@ def join(split: Split, others: Sequence[Split]) -> Split:
         positions=np.concatenate(positions),
         ids=ids,
         sources=sources,
+        spaces=spaces,
         months=np.concatenate([part.months for part in every]),
         male=np.concatenate([part.male for part in every]),
     )
@@ -151,6 +163,7 @@ def of_sex(split: Split, sex: str) -> Split:
         positions=split.positions[chosen],
         ids=[split.ids[i] for i in chosen],
         sources=[split.sources[i] for i in chosen] if split.sources else (),
+        spaces=[split.spaces[i] for i in chosen] if split.spaces else (),
         months=split.months[chosen],
         male=split.male[chosen],
     )

@@ -4,19 +4,19 @@
 decode and prepare them as in training, predict batch by batch, write.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from boneage_jax import cli
+from boneage_jax.data import id_spaces
 from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import calibration as calibration_lib
 from boneage_jax.inference import images as images_lib
 from boneage_jax.inference import intervals as intervals_lib
 from boneage_jax.inference import pictures
-from boneage_jax.runs import exported
+from boneage_jax.runs import exported, training_ids
 from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.runs.predictor import Predictor, read_config, read_task
 from boneage_jax.runtime import files, log, setup
@@ -259,15 +259,11 @@ def _warn_of_training_images(workdir, config, listed):
     """Says which images have the ids of training images; phantoms' are numbers without meaning."""
     if config.data.source == 'hand_phantom':
         return
-    if exported.is_file(workdir):
-        trained = exported.read(workdir).trained_on
-        name_of = exported.fingerprint
-    elif (workdir / 'splits.json').exists():
-        trained = set(json.loads((workdir / 'splits.json').read_text())['train'])
-        name_of = str
-    else:
+    if not exported.is_file(workdir) and not (workdir / 'splits.json').exists():
         return
-    known = sorted({file.id for file in listed if name_of(file.id) in trained})
+    # A user's files declare no id space: any image of that id may be theirs.
+    trained = training_ids.of(workdir)
+    known = sorted(trained.among([file.id for file in listed], id_spaces.UNDECLARED))
     if known:
         log.info(
             f'{len(known)} of {len(listed)} images have the ids of images that this run was '

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from boneage_jax import config as config_lib
+from boneage_jax.data import id_spaces
 from boneage_jax.preprocess import hand_mask, resize
 from boneage_jax.runtime import files, log
 from boneage_jax.stages import cache
@@ -133,8 +134,9 @@ def write_seeds(
             mask = drawn[example['id']]()
             yield example | {'hand_mask': _fitted(mask, example, config)}
 
+    about = {'seed_masks': str(path)} | id_spaces.metadata(native_data(config))
     if not (folder / prepared.MARKER).exists():
-        prepared.write(folder, {SPLIT: examples()}, metadata={'seed_masks': str(path)})
+        prepared.write(folder, {SPLIT: examples()}, metadata=about)
     return [ids[i] for i in chosen]
 
 

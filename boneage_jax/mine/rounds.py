@@ -16,6 +16,7 @@ import time
 import ml_collections
 import numpy as np
 
+from boneage_jax.data import id_spaces
 from boneage_jax.errors import ConfigError
 from boneage_jax.mine import images as images_lib
 from boneage_jax.mine import page, sheets, verdicts, views
@@ -264,13 +265,14 @@ class _Round:
     def _write_records(self, accepted):
         """`accepted/`: the accepted images with their masks, as prepared records.
 
-        Their ids begin with 'mined-': phantoms have numbers for ids too, and a run that takes one
-        image for another refuses.
+        Their ids begin with 'mined-', as phantoms have numbers for ids too. They are the source's
+        images still: the records declare its id space.
         """
         target = self.folder / 'accepted'
         about = {'accepted': {name: list(of) for name, of in sorted(accepted.items())}}
+        about |= id_spaces.metadata(images_lib.native_data(self.config))
         if (target / prepared.MARKER).exists():
-            if prepared.read_metadata(target) == about:
+            if prepared.read_metadata(target)['accepted'] == about['accepted']:
                 return
             shutil.rmtree(target)  # verdicts were added after a kill
 
@@ -279,7 +281,7 @@ class _Round:
                 if name in accepted:
                     number, _ = accepted[name]
                     mask = self._mask(number, i)[..., None]
-                    yield self.images[i] | {'id': f'mined-{name}', 'hand_mask': mask}
+                    yield self.images[i] | {'id': id_spaces.MINED + name, 'hand_mask': mask}
 
         prepared.write(target, {images_lib.SPLIT: examples()}, metadata=about)
 

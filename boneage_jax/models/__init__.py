@@ -2,10 +2,10 @@
 
 `build('resnet34', ...)` is a whole ImageNet network, `build('prsnet', ...)` an age model.
 
-**Backbones** (resnet18, resnet34, resnet50, vgg16, vgg16_bn, inception_v3, efficientnet_b0) share
-one interface. With `num_outputs` > 0, `model(x, rngs=None)` maps images `[B, H, W, channels]`
-float32 to logits `[B, num_outputs]`; with `num_outputs=0` to pooled features `[B, features]`
-float32. As a backbone of an age model:
+**Backbones** (resnet18, resnet34, resnet50, vgg16, vgg16_bn, inception_v3, efficientnet_b0 and
+-lite0 to -lite2, convnext_tiny) share one interface. With `num_outputs` > 0,
+`model(x, rngs=None)` maps images `[B, H, W, channels]` float32 to logits `[B, num_outputs]`; with
+`num_outputs=0` to pooled features `[B, features]` float32. As a backbone of an age model:
 
 - `stages(x, rngs=None)`: a list of feature maps `[B, h, w, c]`, finest first. The head pools the
   last one. `strides` and `widths` are tuples with the stride and the channels of each map,
@@ -34,6 +34,7 @@ from flax import nnx
 from boneage_jax.models import (
     age_classifier,
     attention,
+    convnext,
     efficientnet,
     embedding,
     inception,
@@ -53,7 +54,8 @@ BACKBONES: dict[str, Callable[..., nnx.Module]] = {
     'vgg16': vgg.VGG,
     'vgg16_bn': functools.partial(vgg.VGG, batch_norm=True),
     'inception_v3': inception.InceptionV3,
-    'efficientnet_b0': efficientnet.EfficientNet,
+    **{name: functools.partial(efficientnet.build, name) for name in efficientnet.VARIANTS},
+    'convnext_tiny': convnext.ConvNeXt,
 }
 MAP_BACKBONES = BACKBONES | {'unet': unet.Encoder}
 MODELS = {

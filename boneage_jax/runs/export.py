@@ -13,9 +13,9 @@ and to judge it:
 - `commit`, `version`: of the code that exported it.
 - `figures`: a JSON file of the caller's, or what the run's metrics.json says of its splits.
 - `about`: a JSON file of the caller's, with keys such as `data`, `terms`, `description`.
-- `trained_on`, `selected_by`: hashes of the ids of the images that it was trained on and selected
-  by, and `source`, a hash of where they come from: a run that holds out some of them refuses to
-  start from the file.
+- `trained_on`, `selected_by`: hashes of the ids and id spaces of the images that it was trained on
+  and selected by, and `id_spaces`, hashes of these spaces: a run that holds out some of the images
+  refuses to start from the file.
 - `train_images`, `train_sha256`: how many images it was trained on, and the digest of their ids.
 - `arrays_sha256`: the digest of the arrays.
 """
@@ -31,7 +31,7 @@ import numpy as np
 
 from boneage_jax import config as config_lib
 from boneage_jax import renamed, tasks
-from boneage_jax.runs import exported
+from boneage_jax.runs import exported, training_ids
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import checkpoint, log, tensors
 from boneage_jax.stages import catalog
@@ -107,11 +107,11 @@ def _metadata(workdir):
         )
         config = renamed.config(config)
         train = [str(image) for image in splits['train']]
+        seen = training_ids.fingerprints(workdir)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
             f'{workdir}: no trained network lies there ({error}); give the workdir of a run'
         ) from error
-    selecting = splits.get('validation', ())
     joined = '\n'.join(sorted(train))
     return {
         'format': tensors.FORMAT,
@@ -119,9 +119,7 @@ def _metadata(workdir):
         'config': _dumped(_portable(config)),
         'task': _dumped(task),
         'kind': _kind(config),
-        'trained_on': _dumped([exported.fingerprint(image) for image in train]),
-        'selected_by': _dumped([exported.fingerprint(image) for image in selecting]),
-        'source': workdir_lib.source_digest(config['data']),
+        **{name: _dumped(hashes) for name, hashes in seen.items()},
         'train_images': str(len(train)),
         'train_sha256': hashlib.sha256(joined.encode()).hexdigest(),
         'commit': workdir_lib.provenance()['commit'] or '',

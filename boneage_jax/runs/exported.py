@@ -29,7 +29,7 @@ class Exported:
         task: the run's task.json.
         step: of the checkpoint.
         kind: what it predicts, one of `tasks.KINDS`; '' in files of earlier releases.
-        trained_on: `fingerprint`s of the images that it was trained on.
+        trained_on: hashes of the images that it was trained on, see `training_ids`.
         selected_by: of those that its checkpoint was selected by; none in earlier releases' files.
         metadata: all of it, `{key: text}`; `runs/export.py` says what else is in it.
     """
@@ -114,11 +114,6 @@ def read_config(path: pathlib.Path) -> dict:
         return renamed.config(json.loads((path / 'config.json').read_text()))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f'{path}: no run lies there ({error}); give {WHERE}') from error
-
-
-def fingerprint(image: object) -> str:
-    """The same for the same image's id, in a file that travels and must not tell it."""
-    return hashlib.sha256(str(image).encode()).hexdigest()[:12]
 
 
 def digest(path: pathlib.Path) -> str:

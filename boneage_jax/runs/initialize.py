@@ -58,11 +58,11 @@ def start(state: State, config: ml_collections.ConfigDict, splits: dict) -> Stat
         return state
     path = _file(spec)
     if path:
-        workdir_lib.check_no_leakage_of_file(path, weight_files.metadata(path), config, splits)
+        workdir_lib.check_no_leakage_of_file(path, weight_files.metadata(path), splits)
         state = load_file(state, path, config.init_map, config.init_optional)
         what = 'weights in'
     else:
-        workdir_lib.check_no_leakage(spec, config, splits)
+        workdir_lib.check_no_leakage(spec, splits)
         state = load_run(state, spec, config.init_map, config.init_optional)
         what = 'best parameters of'
     parts = ''

@@ -11,9 +11,9 @@ import ml_collections
 
 from boneage_jax import config as config_lib
 from boneage_jax import renamed
-from boneage_jax.data import source
+from boneage_jax.data import id_spaces, source
 from boneage_jax.errors import ConfigError
-from boneage_jax.runs import exported, shipped
+from boneage_jax.runs import exported, shipped, training_ids
 from boneage_jax.runtime import files, setup
 from tfds_rsna.errors import UserError
 from tfds_rsna.parallel import pools
@@ -31,8 +31,6 @@ HARMLESS = (
 )
 # What a run writes beside config.json.
 WRITTEN = ('task.json', 'splits.json', 'predictions.csv', 'metrics.jsonl', 'metrics.json')
-# Keys of `data` that say which images a run reads, before any are left out.
-SAME_IMAGES = ('source', 'folder', 'phantom', 'image_folder')
 
 
 def has_results(workdir: pathlib.Path) -> bool:
@@ -122,7 +120,7 @@ def _new_knobs(saved, wanted):
 def write_or_check_splits(
     workdir: pathlib.Path, splits: dict[str, source.Split], *, write: bool
 ) -> None:
-    """Writes splits.json, `{split: [id, ...]}`, or refuses other images than the run began with.
+    """Writes splits.json (`training_ids.document`), or refuses other images than the run's.
 
     Going on would train on images that were held out before, or hold out images that were trained
     on.
@@ -136,12 +134,11 @@ def write_or_check_splits(
         ConfigError: the images differ.
     """
     path = workdir / 'splits.json'
-    # Each once: an epoch may show them several times (data.train_repeats).
-    ids = {name: list(dict.fromkeys(split.ids)) for name, split in splits.items()}
+    ids = training_ids.document(splits)
     if path.exists() and has_results(workdir):
         before = json.loads(path.read_text())
         moved = []
-        for name in sorted({*before, *ids}):
+        for name in sorted({*before, *ids} - {training_ids.SPACES}):
             if before.get(name) != ids.get(name):
                 count = len({*before.get(name, [])} ^ {*ids.get(name, [])})
                 moved.append(f'{name}: {count} images differ')
@@ -154,16 +151,13 @@ def write_or_check_splits(
         files.write_json(path, ids)
 
 
-def check_no_leakage(
-    other: pathlib.Path | str, config: ml_collections.ConfigDict, splits: dict[str, source.Split]
-) -> None:
+def check_no_leakage(other: pathlib.Path | str, splits: dict[str, source.Split]) -> None:
     """Refuses to start from a run that trained on images which this one holds out.
 
-    Ids are compared where both runs read the same source.
+    Ids are compared within their id spaces (`boneage_jax.data.id_spaces`).
 
     Args:
         other: the workdir to start from, an exported file, or the name of a shipped network.
-        config: of this run.
         splits: of this run.
 
     Raises:
@@ -172,67 +166,43 @@ def check_no_leakage(
     """
     place = exported.find(other)
     if exported.is_file(place):
-        check_no_leakage_of_file(place, exported.read(place).metadata, config, splits)
+        check_no_leakage_of_file(place, exported.read(place).metadata, splits)
         return
     try:
-        trained = set(json.loads((place / 'splits.json').read_text())['train'])
-        theirs = renamed.config(json.loads((place / 'config.json').read_text()))['data']
+        json.loads((place / 'config.json').read_text())
+        trained = training_ids.of_run(place)
     except (OSError, KeyError, ValueError) as error:
         raise ConfigError(
             f'init_from={str(other)!r}: no run lies there ({error}); give its workdir, or a '
             f'shipped network ({shipped.listed()})'
         ) from error
-    if source_digest(theirs) == _our_source(config):
-        ids = {name: split.ids for name, split in splits.items()}
-        _refuse_trained(str(other), trained, ids)
+    _refuse_trained(str(other), trained.among, splits)
 
 
 def check_no_leakage_of_file(
     path: pathlib.Path | str,
     metadata: dict[str, str],
-    config: ml_collections.ConfigDict,
     splits: dict[str, source.Split],
 ) -> None:
     """The same for weights that were exported from a run.
 
-    Their metadata tells its data and its images, as `fingerprint`s. A file that tells neither
-    (ImageNet weights) saw none of them.
+    Their metadata tells its images, as fingerprints. A file that tells none (ImageNet weights) saw
+    none of them.
     """
-    if 'trained_on' not in metadata:
-        return
-    theirs = metadata.get('source')
-    if theirs is None:  # of an earlier release
-        theirs = source_digest(renamed.config(json.loads(metadata['config']))['data'])
-    if theirs == _our_source(config):
-        ids = {}
-        for name, split in splits.items():
-            ids[name] = [exported.fingerprint(image) for image in split.ids]
-        _refuse_trained(str(path), set(json.loads(metadata['trained_on'])), ids)
+    _refuse_trained(str(path), training_ids.ExportedIds(metadata).among, splits)
 
 
-def source_digest(data: dict) -> str:
-    """The same for two runs (`config.data`, plain) whose ids mean the same images."""
-    neutral = config_lib.base()['data']
-    parts = {}
-    for key in SAME_IMAGES:
-        parts[key] = data.get(key)
-        if isinstance(parts[key], dict):  # a knob that a newer release added counts as neutral
-            parts[key] = neutral[key] | parts[key]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _our_source(config):
-    return source_digest(json.loads(config.data.to_json()))
-
-
-def _refuse_trained(other, trained, ids):
-    for name, images in ids.items():
-        leaked = trained & set(images)
-        if name != 'train' and leaked:
+def _refuse_trained(other, among, splits):
+    """Refuses splits with images that are `among(ids, spaces)` those trained on."""
+    for name, split in splits.items():
+        if name == 'train':
+            continue
+        leaked = among(split.ids, split.spaces or [id_spaces.UNDECLARED] * len(split.ids))
+        if leaked:
             raise ConfigError(
-                f'init_from={other!r}: {len(leaked)} of the {len(images)} {name} images were '
-                'trained on there; take the same data.split_seed, data.validation and '
-                'data.holdout in both runs'
+                f'init_from={other!r}: {len(leaked)} of the {len(split.ids)} {name} images were '
+                f'trained on there (first: {leaked[0]}); take the same data.split_seed, '
+                'data.validation and data.holdout in both runs'
             )
 
 

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 import tfds_rsna
 from boneage_jax import config as config_lib
 from boneage_jax import tasks
-from boneage_jax.data import source
+from boneage_jax.data import id_spaces, source
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.errors import ConfigError, UserError
 from boneage_jax.preprocess import resize
@@ -95,7 +95,8 @@ def open_splits(config: ml_collections.ConfigDict, data_dir=None) -> dict[str, s
         holdout_ids=holdout_ids(data, data_dir),
         shrink={data.validation, data.holdout} == {config_lib.DEFAULT_SPLIT},
     )
-    splits = source.open_splits(get_records(data, data_dir), derive, inputs)
+    space = id_spaces.of(data)
+    splits = source.open_splits(get_records(data, data_dir), derive, inputs, space)
     extra = []
     for folder in data.extra_train_folders:
         place = pathlib.Path(folder).expanduser()
@@ -277,6 +278,8 @@ def _places(data, data_dir):
         'fit': data.resize,
         'version': VERSION,
     }
+    if data.source == 'image_folder' and data.image_folder.id_space:
+        recipe |= id_spaces.metadata(data)
     rows, columns = data.size
     name = f'{data.source}-{rows}x{columns}-{_fingerprint(recipe)}'
     return files.cache_folder() / 'records' / name, steps, recipe
@@ -308,6 +311,7 @@ def _options(data, data_dir):
 
 def _folder_options(data):
     options = {key: value for key, value in data.image_folder.items() if value}
+    options.pop('id_space', None)  # not the builder's
     for key, what in (('images', 'folder of images'), ('labels', 'CSV of labels')):
         if key not in options:
             raise ConfigError(f'data.image_folder.{key} is empty: give the path of your {what}')
@@ -381,6 +385,7 @@ def _write_records(builder, folder, data, steps, recipe):
     log.info(f'Preparing {total} images at {rows}x{columns} into {folder}: about {left} (once).')
     dropped = []
     problems = Problems(data.on_error)
+    about = recipe | id_spaces.metadata(data)
 
     def examples(split):
         jobs = []
@@ -396,7 +401,7 @@ def _write_records(builder, folder, data, steps, recipe):
         problems.raise_if_any()
 
     try:
-        prepared.write(folder, {split: examples(split) for split in counts}, metadata=recipe)
+        prepared.write(folder, {split: examples(split) for split in counts}, metadata=about)
     except ValueError as error:
         if len(dropped) == total:
             lines = [
