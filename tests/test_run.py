@@ -66,6 +66,7 @@ def test_every_row_of_every_config_runs_as_tiny(path, row, finished_run):
     splits = json.loads((workdir / 'splits.json').read_text())
     for name in ('validation', 'holdout'):
         assert [r['id'] for r in rows if r['split'] == name] == splits[name]
+        assert splits['id_spaces'][name] == [['hand_phantom:0', len(splits[name])]]
     drawn = {p.name for p in (workdir / 'figures').glob('*.png')}
     held_out = [r for r in rows if r['split'] == 'holdout']
     if 'prediction' in rows[0]:

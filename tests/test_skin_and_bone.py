@@ -33,7 +33,7 @@ def test_tips_move_back_to_the_bone():
     assert bone.dtype == np.float32
     moved = bone - HAND
     assert moved[0, 0] == pytest.approx(31, abs=0.01) and moved[0, 1] > 0  # down, to the thumb
-    assert moved[2, 0] == pytest.approx(-22, abs=0.01)  # the capitate towards the fingertip
+    assert (moved[2] == 0).all()  # the capitate stays
     line = (HAND[1] - HAND[2]) / np.hypot(400, 400)
     assert moved[1] @ line == pytest.approx(-0.042 * np.hypot(400, 400), abs=0.01)
     assert moved[1] @ [1, 1] > 0  # across, away from the middle finger: down and to the right
@@ -61,7 +61,7 @@ def test_many_hands_at_once_and_points_that_are_missing():
     assert np.isnan(keypoints.bone_to_skin(missing)).all()
     no_thumb = np.where([[False], [True], [False]], np.nan, HAND)
     found = keypoints.skin_to_bone(no_thumb)
-    np.testing.assert_allclose(found, [[131, 800], [np.nan, np.nan], [1078, 800]], rtol=1e-6)
+    np.testing.assert_allclose(found, [[131, 800], [np.nan, np.nan], [1100, 800]], rtol=1e-6)
     np.testing.assert_allclose(keypoints.bone_to_skin(found), no_thumb, rtol=1e-6)
 
 
@@ -143,7 +143,7 @@ def test_the_offset_fitted_anew_and_what_it_mends():
     skin, bone = both('train')
     assert len(skin) == 314
     found = shares(skin, bone)
-    np.testing.assert_allclose(np.median(found, 0), keypoints._SKIN_TO_BONE, atol=5.5e-4)
+    np.testing.assert_allclose(np.median(found[:, :2], 0), keypoints._SKIN_TO_BONE, atol=5.5e-4)
     for i, name in enumerate(keypoints.NAMES):
         low, middle, high = np.percentile(100 * found[:, i], [25, 50, 75], axis=0)
         for j, way in enumerate(('along', 'across')):
@@ -154,7 +154,7 @@ def test_the_offset_fitted_anew_and_what_it_mends():
     after = percent(keypoints.skin_to_bone(skin), bone)
     print(f'{len(skin)} other images: {before.round(2)}% before, {after.round(2)}% after')
     assert len(skin) == 77 and (before[:2] > 3).all()
-    assert (after < before).all() and (after[:2] < 1.4).all()
+    assert (after[:2] < 1.4).all() and after[2] == before[2]
     np.testing.assert_allclose(
         percent(keypoints.bone_to_skin(bone), skin)[:2], after[:2], atol=0.15
     )
