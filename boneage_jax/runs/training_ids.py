@@ -91,10 +91,9 @@ class ExportedIds:
         ids = list(ids)
         if isinstance(spaces, str):
             spaces = [spaces] * len(ids)
-        looked_up = self._knows_of_older if self._spaces is None else self._knows
-        return [
-            str(image) for image, space in zip(ids, spaces, strict=True) if looked_up(image, space)
-        ]
+        knows = self._knows_of_older if self._spaces is None else self._knows
+        pairs = zip(ids, spaces, strict=True)
+        return [str(image) for image, space in pairs if knows(image, space)]
 
     def _knows(self, image, space):
         hashes = {_hash(space), _hash(id_spaces.UNDECLARED)}
@@ -108,9 +107,8 @@ class ExportedIds:
         plain = id_spaces.plain(image)
         if space in (id_spaces.RSNA, undeclared) and _hash(id_spaces.MINED + plain) in self._hashes:
             return True
-        return (space == self._own or undeclared in (space, self._own)) and _hash(
-            plain
-        ) in self._hashes
+        same = space == self._own or undeclared in (space, self._own)
+        return same and _hash(plain) in self._hashes
 
 
 def of(
