@@ -7,8 +7,8 @@ r"""Key points of the hand: middle fingertip, thumb tip, capitate (Iglovikov 201
     boneage main --config=configs/keypoints.py:hands,row=heatmaps --workdir=runs/hands
 
 The paper trains on 800 annotated images and prints no error. `:hands` trains on the three points
-that people set on 4,450 of RSNA's images, hands at any angle (docs/model_card.md has the commands
-of the network that ships). `:annotated` trains on RSNA images with key points in COCO's manner
+that people set on 4,450 of RSNA's images, hands at any angle (docs/model_card.md has its figures).
+`:annotated` trains on RSNA images with key points in COCO's manner
 (`data.stage_options.points.files`); `extra_train_folders=FOLDER` adds phantoms to them, as
 `python -m boneage_jax.prepare --config=configs/keypoints.py` prints their folder. `python -m
 boneage_jax.score --config=configs/keypoints.py:annotated --workdir=RUN` measures a network of

@@ -8,8 +8,9 @@ r"""Regional age networks: regression and the expectation over 240 months (Iglov
     boneage sweep --config=configs/regions.py:rsna100,hands --workdir=runs/hands --seeds=3 \
         --rows=original,restored,segmented,regression-both-A --config.epochs=10
 
-Hands are found by the networks that come with the code (docs/model_card.md). The third command is
-for images of 100 pixels and two cores, the next one draws Figs. 5 and 6. The last one is the
+Hands are found by the network that comes with the code (docs/model_card.md), key points by a run of
+configs/keypoints.py: --config.data.stage_options.keypoints.run=POINTS. The second sweep is for
+images of 100 pixels and two cores, the next command draws Figs. 5 and 6. The last one is the
 preprocessing ablation on images of 100 pixels whose aspect is restored, with these networks.
 
 The rows of `sweep()` are {regression, classification} x {male, female, both} x region {A hand, B
