@@ -66,7 +66,9 @@ def test_reading(tmp_path):
 def test_preparing(tmp_path):
     (tmp_path / 'images').mkdir()
     for i in range(2):
-        Image.fromarray(np.full((40, 30), 100 + i, np.uint8)).save(tmp_path / 'images' / f'{i}.png')
+        image = np.full((40, 30), 100 + i, np.uint8)
+        image[10:30, 5:25] = 200  # a blank one would be refused
+        Image.fromarray(image).save(tmp_path / 'images' / f'{i}.png')
     rows = run(
         preparing.main,
         tmp_path,

@@ -402,4 +402,4 @@ def test_a_picture_of_every_run_and_sex(tmp_path, monkeypatch):
     assert lines[0] == 'run,split,id,sex,age,x,y' and len(lines) == 81
     assert (tmp_path / 'out' / 'tsne.png').stat().st_size > 20_000
     with pytest.raises(UserError, match='the same run twice'):
-        embeddings_lib.embeddings([tmp_path / 'a', tmp_path / 'a'], tmp_path / 'out')
+        embeddings_lib.embeddings([tmp_path / 'a', tmp_path / 'a'], tmp_path / 'again')

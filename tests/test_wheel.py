@@ -85,7 +85,7 @@ def environment(wheel, tmp_path_factory):
 
 def test_it_carries_the_configs_and_the_files_beside_the_code(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    configs = {path.name for path in (ROOT / 'configs').glob('*.py')}
+    configs = {path.name for kind in ('py', 'txt') for path in (ROOT / 'configs').glob(f'*.{kind}')}
     assert {name for name in names if name.startswith('boneage_jax/configs/')} == {
         f'boneage_jax/configs/{name}' for name in configs
     }
