@@ -22,10 +22,8 @@ from tfds_rsna.errors import UserError
 
 # How JAX's errors speak of a host that is gone: the collectives' (Gloo, NCCL) and the coordination
 # service's.
-_LOST = (
-    'Gloo',
-    'gloo',
-    'NCCL',
+_COLLECTIVES = ('Gloo', 'gloo', 'NCCL')
+_COORDINATION = (
     'Connection closed',
     'Connection reset',
     'heartbeat',
@@ -104,9 +102,11 @@ def abort_on_error():
 
 
 def _is_lost_host(error):
+    # A collective that breaks while its result is fetched comes as a ValueError under jax 0.12.
+    collectives = any(sign in str(error) for sign in _COLLECTIVES)
     if not isinstance(error, jax.errors.JaxRuntimeError):
-        return False
-    return any(sign in str(error) for sign in _LOST)
+        return collectives and isinstance(error, (ValueError, RuntimeError))
+    return collectives or any(sign in str(error) for sign in _COORDINATION)
 
 
 def make_mesh() -> Mesh:
