@@ -42,11 +42,7 @@ def resize(example: dict, size: tuple[int, int], fit: str) -> dict:
     taken, offset = inner(example.pop('native_shape', shape), size, fit)
     scale = np.array([taken[0] / shape[0], taken[1] / shape[1]], np.float32)
 
-    def move(points):
-        points = np.asarray(points, np.float32)
-        moved = (points.reshape(-1, 2) + 0.5) * scale - 0.5 + np.array(offset, np.float32)
-        return moved.reshape(points.shape).astype(np.float32)
-
+    move = functools.partial(_scaled, scale=scale, offset=offset)
     place = functools.partial(_place, taken=taken, offset=offset, size=size)
     return transforms.move_example(
         example,
@@ -73,11 +69,7 @@ def restore_aspect(example: dict, native_shape: tuple[int, int]) -> dict:
     def stretched(method):
         return lambda pixels: np.asarray(Image.fromarray(pixels).resize(shape[::-1], method))
 
-    def move(points):
-        points = np.asarray(points, np.float32)
-        moved = (points.reshape(-1, 2) + 0.5) * scale - 0.5
-        return moved.reshape(points.shape).astype(np.float32)
-
+    move = functools.partial(_scaled, scale=scale, offset=(0, 0))
     return transforms.move_example(
         example,
         image=stretched(Image.Resampling.BILINEAR),
@@ -85,6 +77,13 @@ def restore_aspect(example: dict, native_shape: tuple[int, int]) -> dict:
         points=move,
         boxes=move,
     )
+
+
+def _scaled(points, *, scale, offset):
+    """Points, or corners of boxes, of an image that was scaled edge to edge and then moved."""
+    points = np.asarray(points, np.float32)
+    moved = (points.reshape(-1, 2) + 0.5) * scale - 0.5 + np.array(offset, np.float32)
+    return moved.reshape(points.shape).astype(np.float32)
 
 
 def _place(pixels, *, taken, offset, size, method, reducing_gap=None):

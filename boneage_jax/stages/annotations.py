@@ -10,8 +10,6 @@ from boneage_jax.errors import UserError
 from boneage_jax.preprocess import keypoints, resize
 from tfds_rsna.annotations import csv_rows, hand_landmarks, hand_points, mask_files, three_points
 
-STRETCHED = 0.02  # by which aspect ratios differ before an image counts as stretched
-
 
 def points_stage(example: dict, *, files: Sequence, origins: Sequence) -> dict | None:
     """The image with `keypoints` float32 `[3, 2]` in its own pixels; None (left out) without them.
@@ -53,7 +51,7 @@ def _with_native_shape(example, native):
     """The image, with its shape when it was annotated if its aspect ratio is another now."""
     shape = example['image'].shape[:2]
     stretch = native[0] * shape[1] / (native[1] * shape[0])
-    if abs(stretch - 1) > STRETCHED:
+    if abs(stretch - 1) > resize.STRETCHED:
         return example | {'native_shape': native}
     return example
 
