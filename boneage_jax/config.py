@@ -9,7 +9,6 @@ printed and checked on any machine in a moment.
 import dataclasses
 import json
 import pathlib
-import re
 import types
 from collections.abc import Iterable, Sequence
 
@@ -122,6 +121,9 @@ def base() -> dict:
             holdout_ids='',
             # draws these two; apart from `seed`, so that runs of several seeds share their splits
             split_seed=0,
+            # cross-validation: the images outside the holdout are divided by this, 0 = off; ...
+            folds=0,
+            fold=0,  # ... the part, from 0, that this run predicts and has not seen: split 'fold'
             # 'both' | 'male' | 'female': these images alone, of the splits that all three share
             sex='both',
             # 'host': grain threads; 'device': the split is kept in device memory. Same batches.
@@ -344,17 +346,23 @@ def check(config) -> None:
     for key in BETAS:
         _require(config, key, 0 <= keys.get(config, key) < 1, 'at least 0 and below 1')
     for key in SIZES:
-        _require(config, key, _is_size(keys.get(config, key)), '(rows, columns), each at least 8')
+        _require(
+            config, key, keys.is_size(keys.get(config, key)), '(rows, columns), each at least 8'
+        )
     _require(
         config,
         'batch_size',
         config.batch_size % config.grad_accum_steps == 0,
         f'a multiple of grad_accum_steps={config.grad_accum_steps}',
     )
+    folds = config.data.folds
+    _require(config, 'data.folds', folds >= 0 and folds != 1, '2 or more, or 0 (off)')
+    part_expected = f'a part from 0 to {folds - 1}' if folds else '0, without data.folds'
+    _require(config, 'data.fold', 0 <= config.data.fold < max(folds, 1), part_expected)
     can_cache = config.cache_features == 'off' or config.sharding == 'replicated'
     _require(config, 'cache_features', can_cache, "off, with sharding='fsdp'")
     steps_expected = "'' or 'FIRST:LAST' steps, as 10:15"
-    _require(config, 'profile_steps', _is_range(config.profile_steps), steps_expected)
+    _require(config, 'profile_steps', keys.is_range(config.profile_steps), steps_expected)
 
     optimizer = config.optimizer
     _require(config, 'optimizer.learning_rate', optimizer.learning_rate > 0, 'a positive number')
@@ -371,15 +379,6 @@ def check(config) -> None:
 def _require(config, key, holds, expected):
     if not holds:
         raise ConfigError(f'{key}={keys.get(config, key)!r}: expected {expected}')
-
-
-def _is_size(sides):
-    return len(sides) == 2 and all(type(side) is int and side >= 8 for side in sides)
-
-
-def _is_range(text):
-    found = re.fullmatch(r'(\d+):(\d+)', text)
-    return not text or (bool(found) and 1 <= int(found[1]) <= int(found[2]))
 
 
 def from_command_line(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:

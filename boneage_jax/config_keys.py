@@ -221,3 +221,14 @@ def convert_map(path: str, value) -> dict[str, str]:
             raise ConfigError(f'{path}={value!r}: expected names of parts, as backbone or a:b')
         found[names[0]] = names[1]
     return found
+
+
+def is_size(sides) -> bool:
+    """Whether `sides` are two whole numbers of pixels that an image can have."""
+    return len(sides) == 2 and all(type(side) is int and side >= 8 for side in sides)
+
+
+def is_range(text: str) -> bool:
+    """Whether `text` is empty or FIRST:LAST, steps from 1."""
+    found = re.fullmatch(r'(\d+):(\d+)', text)
+    return not text or (bool(found) and 1 <= int(found[1]) <= int(found[2]))

@@ -11,6 +11,9 @@ averaging gains little. Members count alike. No weight is fitted, so none can be
 that are reported. Networks of one sex (`data.sex`) join: an image gets the mean of the members that
 predict it, and all members of a sex must predict the same images of it. Members that predict other
 images, or were trained on images reported here, are refused.
+
+The runs of all folds of a cross-validation (`data.folds`) become one: OUTPUT has each image of the
+split `fold` as the runs that held it out predict it, and the mean of all on holdout or test.
 """
 
 from boneage_jax import cli
@@ -28,9 +31,13 @@ FLAGS.path('output', None, 'folder of the ensemble, made where it is missing', r
 def main(argv):
     values, _ = FLAGS.parse(argv)
 
-    from boneage_jax.analysis import ensemble
+    from boneage_jax.analysis import cross_validation, ensemble
 
-    ensemble.write(ensemble.expand(values.workdirs), values.output)
+    workdirs = ensemble.expand(values.workdirs)
+    if cross_validation.members(workdirs):
+        cross_validation.write(workdirs, values.output)
+    else:
+        ensemble.write(workdirs, values.output)
 
 
 if __name__ == '__main__':

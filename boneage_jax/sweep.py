@@ -7,6 +7,10 @@ seed before the next. After each run `table.md` and `table.csv` are written anew
 runs. The same command again resumes the sweep where it stopped. A row that fails does not hold up
 the others; it is reported at the end (exit status 1). `--print_commands` trains nothing: it prints
 a command for each unfinished run, for a queue, and writes the table of the finished ones.
+
+`--folds=5` cross-validates: each row and seed trains five networks, in `seed0/fold0` to `fold4`. The
+table then has the split `fold`, all images outside the holdout as the network predicts them that
+has not seen them, and the mean of the five on the holdout.
 """
 
 from boneage_jax import cli
@@ -28,6 +32,7 @@ FLAGS.string(
     "the row that all others are compared with; default: each row's own, else baseline, or the "
     'first',
 )
+FLAGS.integer('folds', 0, 'folds of a cross-validation; 0 = none', lower_bound=0)
 FLAGS.boolean(
     'print_commands', False, 'print a command for each unfinished run instead of training'
 )
@@ -45,6 +50,7 @@ def main(argv):
         seeds=values.seeds,
         rows=values.rows,
         reference=values.reference,
+        folds=values.folds,
         print_commands=values.print_commands,
         data_dir=values.data_dir,
     )

@@ -67,24 +67,39 @@ def load(
     """
     workdirs = list(map(pathlib.Path, workdirs))
     for workdir in workdirs:
-        missing = [name for name in _NEEDED if not (workdir / name).exists()]
-        if missing:
-            raise UserError(
-                f'{workdir}: no {", ".join(missing)}; members are workdirs of finished runs'
-            )
-    for workdir in workdirs:
-        splits_lib.refuse_selected(workdir_lib.read_metrics(workdir), workdir)
+        require_finished(workdir, _NEEDED)
+    reports = list(map(workdir_lib.read_metrics, workdirs))
+    for workdir, report in zip(workdirs, reports):
+        splits_lib.refuse_selected(report, workdir)
 
     members = {}
     trained = {}
-    for workdir, name in zip(workdirs, workdir_lib.unique_names(workdirs)):
+    cross_validated = {}
+    for workdir, report, name in zip(workdirs, reports, workdir_lib.unique_names(workdirs)):
         name = name.replace(',', '_')
         members[name] = read(workdir)
         trained[name] = training_ids.of_run(workdir)
+        if 'folds' in report:
+            cross_validated[name] = trained[name]
     mean = combine(members)
+    # What a cross-validation says of `fold` is of the networks that have not seen the image; it
+    # was checked when it was written.
+    others = {split: table for split, table in mean.items() if split != splits_lib.FOLD}
+    plain = {name: known for name, known in trained.items() if name not in cross_validated}
     for workdir in workdirs:
-        check_no_leakage(trained, mean, _spaces(workdir, mean))
+        spaces = _spaces(workdir, mean)
+        check_no_leakage(plain, mean, spaces)
+        check_no_leakage(cross_validated, others, spaces)
     return members, mean, trained
+
+
+def require_finished(workdir: pathlib.Path, needed: Sequence[str]) -> None:
+    """Raises UserError where a folder lacks one of the files `needed` of a finished run."""
+    missing = [name for name in needed if not (workdir / name).exists()]
+    if missing:
+        raise UserError(
+            f'{workdir}: no {", ".join(missing)}; members are workdirs of finished runs'
+        )
 
 
 def combine(members: Mapping[str, Mapping[str, Table]]) -> dict[str, Table]:
@@ -292,6 +307,8 @@ def write(workdirs: Sequence[pathlib.Path], output: pathlib.Path) -> dict:
         **workdir_lib.provenance(),
         **carried(dict(zip(members, reports))),
     }
+    if all('folds' in report for report in reports):
+        about['folds'] = reports[0]['folds']
     # The floor: what predicting the median of each member's training ages would give.
     medians = []
     for report in reports:

@@ -1,7 +1,8 @@
 """The rows of a config, trained one after the other with each seed, and their table.
 
-A `Sweep` is a config's rows, a `SweepRun` is one row with one seed. A run of the same configuration
-that is finished is not trained again, and one that fails does not hold up the others.
+A `Sweep` is a config's rows, a `SweepRun` is one row with one seed, and of a cross-validation one
+fold. A run of the same configuration that is finished is not trained again, and one that fails does
+not hold up the others.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import functools
 import gc
 import inspect
+import itertools
 import pathlib
 import re
 import shlex
@@ -25,23 +27,25 @@ from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import log
 from tfds_rsna.errors import UserError
 
-_SET_BY_THE_SWEEP = {'row': '--rows', 'seed': '--seeds'}
+_SET_BY_THE_SWEEP = {'row': '--rows', 'seed': '--seeds', 'folds': '--folds', 'fold': '--folds'}
 _REASON = 300  # characters of an error that a note below the table has room for
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepRun:
-    """One row with one seed; `spec` is its --config."""
+    """One row with one seed, and of a cross-validation one fold; `spec` is its --config."""
 
     row: config_lib.Row
     seed: int
     spec: str
     workdir: pathlib.Path
     config: ml_collections.ConfigDict
+    fold: int | None = None
 
     @property
     def name(self) -> str:
-        return f'{self.row.name}, seed {self.seed}'
+        name = f'{self.row.name}, seed {self.seed}'
+        return name if self.fold is None else f'{name}, fold {self.fold}'
 
     def state(self) -> str:
         """'finished', or '' where the run is to be trained, from scratch or further.
@@ -64,16 +68,20 @@ class Sweep:
         workdir: the sweep's folder.
         overrides: the arguments `--config.KEY=VALUE`.
         reference: the row that all others are compared with; None: what the config's rows say.
+        folds: number of folds of each row and seed; 0: no cross-validation.
     """
 
     spec: str
     workdir: pathlib.Path
     overrides: tuple[str, ...] = ()
     reference: str | None = None
+    folds: int = 0
     # Runs as they were first built: a config edited meanwhile changes none of them.
     _runs: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        if self.folds < 0 or self.folds == 1:
+            raise ConfigError(f'--folds={self.folds}: expected 2 or more, or 0 for one split')
         path, _, arg = self.spec.partition(':')
         _, row, pairs = config_keys.parse(arg)
         keys = {key for key, _ in pairs}
@@ -81,6 +89,7 @@ class Sweep:
             keys.add('row')
         for override in self.overrides:
             keys.add(override.removeprefix('--config.').partition('=')[0])
+        keys = {key.removeprefix('data.') for key in keys}
         for key, flag in _SET_BY_THE_SWEEP.items():
             if key in keys:
                 raise ConfigError(
@@ -135,20 +144,33 @@ class Sweep:
             f'unknown row {name!r}; known: {", ".join(row.name for row in self.rows)}'
         )
 
-    def run(self, row: config_lib.Row, seed: int) -> SweepRun:
-        """The run of `row` with `seed`."""
-        key = (row.name, seed)
+    def run(self, row: config_lib.Row, seed: int, fold: int | None = None) -> SweepRun:
+        """The run of `row` with `seed`, and of a cross-validation of one fold."""
+        key = (row.name, seed, fold)
         if key not in self._runs:
-            self._runs[key] = self._build(row, seed)
+            self._runs[key] = self._build(row, seed, fold)
         return self._runs[key]
 
-    def _build(self, row, seed):
+    def runs(self, row: config_lib.Row, seed: int) -> list[SweepRun]:
+        """The runs of `row` with `seed`: one, or one for each fold."""
+        if not self.folds:
+            return [self.run(row, seed)]
+        return [self.run(row, seed, fold) for fold in range(self.folds)]
+
+    def folder(self, row: config_lib.Row, seed: int) -> pathlib.Path:
+        """Where the result of `row` with `seed` is: a run's workdir, or that of all its folds."""
+        return self.workdir / slug(row.name) / f'seed{seed}'
+
+    def _build(self, row, seed, fold):
         path, _, arg = self.spec.partition(':')
         tokens = [arg, f'row={row.name}', f'seed={seed}']
+        workdir = self.folder(row, seed)
+        if fold is not None:
+            tokens += [f'data.folds={self.folds}', f'data.fold={fold}']
+            workdir /= f'fold{fold}'
         spec = f'{path}:{",".join(filter(None, tokens))}'
-        workdir = self.workdir / slug(row.name) / f'seed{seed}'
         config = config_lib.from_command_line(spec, self.overrides)
-        return SweepRun(row, seed, spec, workdir, config)
+        return SweepRun(row, seed, spec, workdir, config, fold)
 
     def command(self, run: SweepRun, data_dir: str | None = None) -> str:
         """The command line that trains `run` alone."""
@@ -164,14 +186,41 @@ class Sweep:
             words.append(f'--data_dir={data_dir}')
         return shlex.join(words)
 
-    def existing(self, row: config_lib.Row) -> list[SweepRun]:
-        """Runs of a row whose folders are there, by seed, whether wanted this time or not."""
-        seeds = []
-        for folder in (self.workdir / slug(row.name)).glob('seed*'):
-            number = folder.name.removeprefix('seed')
-            if number.isdigit():
-                seeds.append(int(number))
-        return [self.run(row, seed) for seed in sorted(seeds)]
+    def existing(self, row: config_lib.Row) -> dict[int, list[SweepRun]]:
+        """`{seed: runs}` of a row whose folders are there, whether wanted this time or not."""
+        seeds = _numbers(self.workdir / slug(row.name), 'seed')
+        return {seed: self.runs(row, seed) for seed in seeds}
+
+    def refuse_other_folds(self) -> None:
+        """Refuses (ConfigError) a folder that holds a sweep of another number of folds."""
+        for row in self.rows:
+            for seed in _numbers(self.workdir / slug(row.name), 'seed'):
+                folder = self.folder(row, seed)
+                found = _folds_of(folder)
+                if found is not None and found != self.folds:
+                    raise ConfigError(
+                        f'{folder} holds runs of --folds={found}, not of --folds={self.folds}; '
+                        'choose another --workdir, or give its number of folds'
+                    )
+
+
+def _numbers(folder, name):
+    """The numbers of the folders `name0`, `name1` and so on in a folder, sorted."""
+    numbers = []
+    for place in folder.glob(f'{name}*'):
+        number = place.name.removeprefix(name)
+        if number.isdigit():
+            numbers.append(int(number))
+    return sorted(numbers)
+
+
+def _folds_of(folder):
+    """The number of folds of the run, or of the runs, in a folder; None where there is none."""
+    places = [folder, *(folder / f'fold{fold}' for fold in _numbers(folder, 'fold'))]
+    for place in places:
+        if (place / 'config.json').exists() and workdir_lib.has_results(place):
+            return workdir_lib.read_json(place / 'config.json')['data'].get('folds', 0)
+    return None
 
 
 def slug(name: str) -> str:
@@ -187,6 +236,7 @@ def sweep(
     seeds: int = 1,
     rows: Sequence[str] | None = None,
     reference: str | None = None,
+    folds: int = 0,
     print_commands: bool = False,
     data_dir: str | None = None,
 ) -> None:
@@ -198,6 +248,7 @@ def sweep(
         seeds: how many seeds of each row.
         rows: names of the rows to train; all by default.
         reference: the row that all others are compared with; by default each row's own.
+        folds: of a cross-validation of each row and seed; 0: none.
         print_commands: prints a command for each unfinished run and trains nothing.
         data_dir: folder of the raw data.
 
@@ -205,11 +256,14 @@ def sweep(
         ConfigError: an unknown row, or a config that no sweep can have.
         UserError: at the end, where runs failed.
     """
-    swept = Sweep(spec, pathlib.Path(workdir), tuple(overrides), reference)
+    swept = Sweep(spec, pathlib.Path(workdir), tuple(overrides), reference, folds)
+    swept.refuse_other_folds()
     wanted = swept.rows
     if rows:
         wanted = [swept.find(name.strip()) for name in rows]
-    runs = [swept.run(row, seed) for seed in range(seeds) for row in wanted]
+    runs = []
+    for seed, row in itertools.product(range(seeds), wanted):
+        runs += swept.runs(row, seed)
     if print_commands:
         _print_commands(swept, runs, data_dir)
         write_table(swept, wanted=runs)
@@ -304,8 +358,8 @@ def write_table(
     failed = failed or {}
     existing = {row.name: swept.existing(row) for row in swept.rows}
     states = dict.fromkeys((run.name for run in wanted), '')
-    for runs in existing.values():
-        for run in runs:
+    for of_row in existing.values():
+        for run in itertools.chain(*of_row.values()):
             states[run.name] = run.state()
     if 'finished' not in states.values():
         return []
@@ -314,10 +368,14 @@ def write_table(
     found = []
     notes = _about_paper(swept)
     for row in swept.rows:
-        finished = [run.workdir for run in existing[row.name] if states[run.name] == 'finished']
+        finished = {}
+        for seed, runs in existing[row.name].items():
+            if all(states[run.name] == 'finished' for run in runs):
+                finished[seed] = runs
         if not finished:
             continue
         try:
+            finished = [_result(swept, row, seed, runs) for seed, runs in finished.items()]
             found += table.results(row, swept.references[row.name], finished, swept.metric)
         except (UserError, OSError) as error:  # it holds up no other row
             notes.append(f'{row.name} is left out: {error}')
@@ -333,6 +391,22 @@ def write_table(
     return lines
 
 
+def _result(swept, row, seed, runs):
+    """The folder of a row and seed whose runs are finished; that of all folds is written anew."""
+    folder = swept.folder(row, seed)
+    if not swept.folds:
+        return folder
+    from boneage_jax.analysis import cross_validation
+
+    report = folder / 'metrics.json'
+    members = [run.workdir for run in runs]
+    newest = max((member / 'metrics.json').stat().st_mtime_ns for member in members)
+    if not report.exists() or report.stat().st_mtime_ns < newest:
+        log.info(f'{row.name}, seed {seed}: all {swept.folds} folds -> {folder}')
+        cross_validation.write(members, folder)
+    return folder
+
+
 def with_reason(name: str, reason: str) -> str:
     """A run's name, and in brackets why it is not finished, on one line."""
     return f'{name} ({" ".join(reason.split())[:_REASON]})' if reason else name
@@ -343,6 +417,12 @@ def _about_paper(swept):
     from boneage_jax.analysis import table
 
     notes = []
+    if swept.folds:
+        notes.append(
+            f'fold: the images outside the holdout, each as the one of {swept.folds} networks '
+            'predicts it that neither trained on it nor was selected by it; holdout and test: the '
+            f"mean of the {swept.folds} networks' predictions. Minutes are those of all folds."
+        )
     about = inspect.getdoc(swept.module.sweep)
     if about:
         notes.append(f'The paper: {" ".join(about.split())}')

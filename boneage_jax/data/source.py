@@ -16,7 +16,7 @@ class Split:
     """The images of a split; example i is `records[positions[i]]`.
 
     Attributes:
-        name: 'train', 'validation', 'holdout' or 'test'.
+        name: 'train', 'validation', 'fold', 'holdout' or 'test'.
         records: random access to the prepared records.
         positions: int `[N]`.
         ids: list of str.

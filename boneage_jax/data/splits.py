@@ -1,18 +1,20 @@
 """Which image is in which split: the source's own splits, else drawn from its training images.
 
 Validation selects (checkpoint, patience, calibration); holdout and test are reported, once, and
-never select.
+never select. So is `fold`, the part of a cross-validation that a run has not seen.
 """
 
 from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from boneage_jax.data import folds as folds_lib
 from boneage_jax.errors import SplitError
 from boneage_jax.runtime import log
 
 SELECTING = 'validation'
-REPORTED = ('holdout', 'test')
+FOLD = 'fold'
+REPORTED = (FOLD, 'holdout', 'test')
 _ORDER = ('train', SELECTING, *REPORTED)
 SHARE = 5  # one in so many images goes to validation, and to holdout, of small sets
 FEWEST = 2  # images of a split that says anything
@@ -52,6 +54,8 @@ def derive(
     official: bool = True,
     holdout_ids: Collection[str] | None = None,
     shrink: bool = False,
+    folds: int = 0,
+    fold: int = 0,
 ) -> Cut:
     """Cuts a source into splits, by its labels.
 
@@ -64,6 +68,11 @@ def derive(
     Images of one group (a patient's, 'groups') never come into two splits: a drawn image takes its
     group along, so the splits may come out larger than asked.
 
+    With `folds`, the holdout is the one that there is without, and all other images of the source's
+    training split are divided into so many parts (`folds.divide`). Part `fold` becomes the split
+    `fold`; the validation images are drawn from the other parts, which train. An official
+    validation split is not divided: it selects in every fold.
+
     Args:
         labels: `{source split: {'ids', 'months', 'male'[, 'groups']}}`.
         validation: images to take for validation.
@@ -74,6 +83,8 @@ def derive(
             that the source lacks are passed over.
         shrink: take a fifth of the training images for each, and say so, where the two would take
             more than half of them.
+        folds: number of parts of a cross-validation; 0 = none.
+        fold: the part, from 0, that becomes the split `fold`.
 
     Raises:
         SplitError: the training images are too few, the source has none of `holdout_ids`, or groups
@@ -100,12 +111,14 @@ def derive(
         validation, holdout = _sizes(train, validation, holdout, shrink)
         where = _draw(train, validation, holdout, seed)
     where = _with_groups(where, train.get('groups'))
+    if folds:
+        where = _cross_validated(where, train, folds, fold, seed, validation, shrink)
     if not (where == 0).any():
         raise SplitError(
             f'no training images are left: the {validation + holdout} images of validation and '
             'holdout took the others of their groups along; lower data.validation and data.holdout'
         )
-    sizes = {'train': count, 'validation': validation, 'holdout': holdout}
+    sizes = {'train': count, 'validation': validation, 'holdout': holdout, FOLD: folds}
     for number, (name, size) in enumerate(sizes.items()):
         if name == 'train' or size:
             splits[name] = ('train', np.flatnonzero(where == number))
@@ -148,9 +161,37 @@ def _named_holdout(train, holdout_ids):
     return named
 
 
-def _only(train, chosen):
+def _cross_validated(where, train, folds, fold, seed, validation, shrink):
+    """`where` with the images outside the holdout divided anew; 3 for those of the split `fold`."""
+    keys = ('ids', 'months', 'male', 'groups')
+    inside = where < 2
+    part = np.full(len(where), -1)
+    part[inside] = folds_lib.divide(_only(train, inside, keys), folds, seed)
+    where = np.where(inside, 0, where)
+    where[part == fold] = 3
+    others = _only(train, where == 0, keys)
+    drawn = _draw(others, _validation_of_fold(others, validation, shrink), 0, seed)
+    where[where == 0] = _with_groups(drawn, others.get('groups'))
+    return where
+
+
+def _validation_of_fold(train, validation, shrink):
+    """Images to draw for validation from those of a fold; SplitError where these are too many."""
+    count = len(train['ids'])
+    if validation <= count // 2:
+        return validation
+    share = count // SHARE
+    if shrink and share:
+        return share
+    raise SplitError(
+        f'{count} images to train and select a fold with are too few for data.validation='
+        f'{validation}, which may take half of them at most; set data.validation={max(1, share)}'
+    )
+
+
+def _only(train, chosen, keys=('ids', 'months', 'male')):
     """The labels of the images that are `chosen`, bool [N]."""
-    return {key: np.asarray(train[key])[chosen] for key in ('ids', 'months', 'male')}
+    return {key: np.asarray(train[key])[chosen] for key in keys if key in train}
 
 
 def _draw(train, validation, holdout, seed):

@@ -94,6 +94,8 @@ def open_splits(config: ml_collections.ConfigDict, data_dir=None) -> dict[str, s
         official=data.official_splits,
         holdout_ids=holdout_ids(data, data_dir),
         shrink={data.validation, data.holdout} == {config_lib.DEFAULT_SPLIT},
+        folds=data.folds,
+        fold=data.fold,
     )
     space = id_spaces.of(data)
     splits = source.open_splits(get_records(data, data_dir), derive, inputs, space)
