@@ -8,9 +8,9 @@ runs. The same command again resumes the sweep where it stopped. A row that fail
 the others; it is reported at the end (exit status 1). `--print_commands` trains nothing: it prints
 a command for each unfinished run, for a queue, and writes the table of the finished ones.
 
-`--folds=5` cross-validates: each row and seed trains five networks, in `seed0/fold0` to `fold4`. The
-table then has the split `fold`, all images outside the holdout as the network predicts them that
-has not seen them, and the mean of the five on the holdout.
+`--folds=5` cross-validates: each row and seed trains five networks, in `seed0/fold0` to `fold4`.
+The table then has the split `fold`, all images outside the holdout as the network predicts them
+that has not seen them, and the mean of the five on the holdout.
 """
 
 from boneage_jax import cli
