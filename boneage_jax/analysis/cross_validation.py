@@ -15,6 +15,7 @@ import numpy as np
 from boneage_jax import config as config_lib
 from boneage_jax import figures, renamed, tasks
 from boneage_jax.analysis import ensemble
+from boneage_jax.analysis import table as table_lib
 from boneage_jax.data import id_spaces
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.runs import folds as folds_lib
@@ -39,10 +40,7 @@ def members(workdirs: Sequence[pathlib.Path]) -> dict[int, list[pathlib.Path]]:
     """
     data = {}
     for workdir in map(pathlib.Path, workdirs):
-        saved = {'data': {}}
-        if (workdir / 'config.json').exists():
-            saved = renamed.config(workdir_lib.read_json(workdir / 'config.json'))
-        data[str(workdir)] = saved['data']
+        data[str(workdir)] = _data(workdir) if (workdir / 'config.json').exists() else {}
     found = folds_lib.by_fold(data)
     return {fold: list(map(pathlib.Path, names)) for fold, names in found.items()}
 
@@ -79,6 +77,11 @@ def write(workdirs: Sequence[pathlib.Path], output: pathlib.Path) -> dict:
             if split != splits_lib.FOLD and split in tables[workdirs[0]]:
                 images[split] = _mean(split, tables)
     return _write(of_folds, output, images, spaces, kind)
+
+
+def _data(workdir):
+    """`data` of a run's config.json."""
+    return renamed.config(workdir_lib.read_json(workdir / 'config.json'))['data']
 
 
 def _kind(workdirs):
@@ -182,6 +185,7 @@ def _write(of_folds, output, images, spaces, kind):
     about = {
         'members': list(map(str, workdirs)),
         FOLDS: len(of_folds),
+        'data': table_lib.describe(_data(workdirs[0])),
         'selected_by': f'{splits_lib.SELECTING} of each fold',
         **_provenance(reports),
         'labels': workdir_lib.label_digests({name: labels for name, (labels, _) in scored.items()}),

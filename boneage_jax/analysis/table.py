@@ -194,8 +194,10 @@ def results(
     reports = list(map(workdir_lib.read_metrics, workdirs))
     for workdir, report in zip(workdirs, reports):
         splits.refuse_selected(report, workdir)
-    config = renamed.config(workdir_lib.read_json(workdirs[0] / 'config.json'))
-    data = describe(config['data'])
+    data = reports[0].get('data')  # of all folds of a cross-validation, which has no config.json
+    if data is None:
+        config = renamed.config(workdir_lib.read_json(workdirs[0] / 'config.json'))
+        data = describe(config['data'])
     runs = list(map(metric.images, workdirs))
     mean = {}
     if metric.mean and len(workdirs) > 1:

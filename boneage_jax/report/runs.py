@@ -69,6 +69,8 @@ def describe(run: collect.Run) -> str:
     """'age_parts, prsnet, rsna_bone_age/rsna100 100x100' of a run, as far as its config says."""
     report = run.report or {}
     if run.config is None:
+        if report.get('members') and 'folds' in report:
+            return f'cross-validation of {report["folds"]} folds, {report.get("data", "")}'
         if report.get('members'):
             return f'mean of {len(report["members"])} runs'
         return f'scores of {report["run"]}' if 'run' in report else ''
