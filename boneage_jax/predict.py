@@ -11,12 +11,21 @@ image: how it was decoded (`window_ignored`) or prepared (`mask_doubtful`). An i
 read, is blank or that a stage refuses does not stop the others. It is listed in `..._rejected.csv`
 beside OUTPUT, and the exit status is 1. A DICOM of another part of the body is refused by its
 header; nothing else checks whether an image shows a hand.
+
+Several workdirs give the mean of their ages, as `--workdir='runs/cv/full/seed0/fold*'` for the
+folds of a cross-validation. Intervals are then from the errors of all folds' unseen images.
 """
 
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.path('workdir', None, 'folder of a trained run, or a file of `boneage export`', required=True)
+FLAGS.paths(
+    'workdir',
+    None,
+    'folder of a trained run, or a file of `boneage export`; several, comma-separated or a glob: '
+    'the mean of their ages',
+    required=True,
+)
 FLAGS.path('input', None, 'an image, a folder of images, or a zip of them', required=True)
 FLAGS.path('output', None, 'CSV to write', required=True)
 FLAGS.path('labels', None, 'CSV or xlsx with the sex and, where known, the age of each image')
@@ -35,11 +44,12 @@ FLAGS.labels()
 def main(argv):
     values, _ = FLAGS.parse(argv)
 
+    from boneage_jax.analysis import ensemble
     from boneage_jax.inference import predict
 
     with cli.label_options(values) as options:
         predict.predict(
-            values.workdir,
+            ensemble.expand(values.workdir),
             values.input,
             values.output,
             labels=values.labels,

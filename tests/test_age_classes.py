@@ -20,7 +20,7 @@ from sklearn import metrics as sklearn_metrics
 from boneage_jax import config as c
 from boneage_jax import models, tasks
 from boneage_jax.analysis import class_edges, table
-from boneage_jax.inference import predict
+from boneage_jax.inference import members
 from boneage_jax.runs import predictions
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runtime import files
@@ -309,7 +309,7 @@ def test_a_run_leaves_its_figures_and_fits_the_table(runs):
 def test_prediction_uses_the_edges_of_the_training_ages(runs):
     images = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 1), np.uint8)
     predictor = predictor_lib.Predictor(runs / 'whole')
-    months, found, _ = predict.ages(predictor, images, [False, True])
+    months, found, _ = members.ages(predictor, images, [False, True])
     fitted = json.loads((runs / 'whole' / 'task.json').read_text())
     assert found['class_months'] == [classes.names(fitted['edges'])[k] for k in found['class']]
     expected = sum(np.array(found[f'probability_{k}']) * fitted['centres'][k] for k in range(3))

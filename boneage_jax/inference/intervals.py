@@ -31,15 +31,17 @@ class Intervals:
     Attributes:
         level: the share of images that the intervals hold.
         half: months to either side for 'female' and 'male'.
-        counts: validation images of each.
+        counts: images of each that they are from.
         pooled: the sexes that have too few images for an interval of their own; they take the one
             of all images.
+        split: whose errors they are from.
     """
 
     level: float
     half: dict
     counts: dict
     pooled: tuple = ()
+    split: str = splits.SELECTING
 
     def bounds(self, prediction: Sequence, male: Sequence) -> tuple[np.ndarray, np.ndarray]:
         """(lower, upper) in months `[N]` for predictions `[N]` in months and sexes `[N]`.
@@ -57,13 +59,13 @@ class Intervals:
             widths.append(f'{self.half[sex]:.1f} for {PLAIN[sex]} ({self.counts[sex]:,} images)')
         lines = [
             f'{100 * self.level:g}% intervals, months to either side, from the errors on '
-            f'validation: {", ".join(widths)}.'
+            f'{self.split}: {", ".join(widths)}.'
         ]
         for sex in self.pooled:
             lines.append(
-                f'{PLAIN[sex].capitalize()}: {self.counts[sex]} validation images are too few for '
-                f'an interval of their own ({fewest(self.level)} are needed); they have that of '
-                'all images.'
+                f'{PLAIN[sex].capitalize()}: {self.counts[sex]} {self.split} images are too few '
+                f'for an interval of their own ({fewest(self.level)} are needed); they have that '
+                'of all images.'
             )
         return lines
 
@@ -84,6 +86,19 @@ def fit(
         UserError: the split has too few images altogether, or a level that is not between 0 and 1.
     """
     splits.selecting(split, 'the intervals')
+    return _fit(predictions, split, level)
+
+
+def fit_out_of_fold(predictions: Mapping[str, np.ndarray], *, level: float = LEVEL) -> Intervals:
+    """The same from the split `fold` of all folds of a cross-validation.
+
+    Its errors are of networks that have not seen the image (Barber, Candes, Ramdas, Tibshirani
+    2021, cross-validation+). No interval is judged on these images.
+    """
+    return _fit(predictions, splits.FOLD, level)
+
+
+def _fit(predictions, split, level):
     if not 0 < level < 1:
         raise UserError(f'level={level}: expected a number between 0 and 1, as 0.9')
     images = predictions_lib.of_split(predictions, split)
@@ -105,7 +120,7 @@ def fit(
             pooled.append(sex)
             own = error
         half[sex] = quantile(own, level)
-    return Intervals(level, half, counts, tuple(pooled))
+    return Intervals(level, half, counts, tuple(pooled), split)
 
 
 def coverage(

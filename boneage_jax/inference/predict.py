@@ -4,6 +4,7 @@
 decode and prepare them as in training, predict batch by batch, write.
 """
 
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -14,11 +15,8 @@ from boneage_jax.data import id_spaces
 from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import calibration as calibration_lib
 from boneage_jax.inference import images as images_lib
-from boneage_jax.inference import intervals as intervals_lib
-from boneage_jax.inference import pictures
+from boneage_jax.inference import members, pictures
 from boneage_jax.runs import exported, training_ids
-from boneage_jax.runs import predictions as predictions_lib
-from boneage_jax.runs.predictor import Predictor, read_config, read_task
 from boneage_jax.runtime import files, log, setup
 from boneage_jax.tasks import metrics
 from boneage_jax.training import evaluate
@@ -32,7 +30,7 @@ SHOWN = 5  # so few images are also printed
 
 
 def predict(
-    workdir: pathlib.Path,
+    workdir: pathlib.Path | Sequence[pathlib.Path],
     place: pathlib.Path,
     output: pathlib.Path,
     *,
@@ -48,7 +46,8 @@ def predict(
     """Predicts the images at `place` with the best network of a run, and writes `output`.
 
     Args:
-        workdir: the run, or an exported file, or the name of a shipped network.
+        workdir: the run, or an exported file, or the name of a shipped network; of several the mean
+            of their ages.
         place: an image, a folder of images, or a zip of them.
         output: the CSV to write.
         labels: a table of sexes and, where known, ages.
@@ -69,31 +68,29 @@ def predict(
         UserError: see the message; nothing was written.
         UnreadableError: at the end, where some images could not be read.
     """
-    workdir = exported.find(workdir)
+    several = [workdir] if isinstance(workdir, str | os.PathLike) else workdir
+    workdirs = list(map(exported.find, several))
     place = pathlib.Path(place).expanduser()
     output = pathlib.Path(output)
     if sex not in (None, 'male', 'female'):
         raise UserError(f"--sex={sex}: expected 'male' or 'female'")
     cli.refuse_existing(output, overwrite, (place, labels, calibration))
     rejected = _rejected(output)
-    config = read_config(workdir)
-    if read_task(workdir).months is None:
-        raise UserError(
-            f'{workdir} holds a run of the task {config.task.name!r}, which predicts no ages'
-        )
+    configs = members.read_configs(workdirs)
+    config = configs[str(workdirs[0])]
     setup.set_up_jax(config)
 
     problems = Problems('skip')
     with Archive(tolerant=True) as archive:
         listed = _listed(archive, place, labels, columns, age_unit, problems)
-        predictor = Predictor(workdir, batch_size=batch_size)
-        site = _site(calibration, workdir, predictor)
+        predictor = members.MeanPredictor(workdirs, batch_size=batch_size)
+        site = _site(calibration, predictor)
         reads_sex = predictor.needs_sex or site is not None
         sexes = _sexes(listed, sex, labels, trained_on=config.data.sex, reads_sex=reads_sex)
-        intervals = site.intervals() if site else _fit_intervals(workdir)
+        intervals = site.intervals() if site else members.fit_intervals(workdirs)
         if site:
             log.info(f'Ages and 90% intervals are calibrated by {calibration}.')
-        _warn_of_training_images(workdir, config, listed)
+        _warn_of_training_images(workdirs, config, listed)
         paths = pictures.name_pictures(listed, overlays, overwrite)
 
         rows = []
@@ -101,7 +98,7 @@ def predict(
             listed,
             config.data,
             problems,
-            batch_size=predictor.batch_size,
+            batch_size=predictor.first.batch_size,
             keep_native=bool(paths),
         ):
             found, aux = _predicted(predictor, batch, place, sexes, site, intervals)
@@ -134,11 +131,16 @@ def _listed(archive, place, labels, columns, age_unit, problems):
     return listed
 
 
-def _site(path, workdir, predictor):
+def _site(path, predictor):
     """The site's calibration in a file, None where none is given."""
     if path is None:
         return None
-    return calibration_lib.read(path, calibration_lib.identify(workdir, predictor.step))
+    if len(predictor.places) > 1:
+        raise UserError(
+            f'--calibration={path} is of one network; give --workdir one, or leave it out'
+        )
+    identity = calibration_lib.identify(predictor.places[0], predictor.first.step)
+    return calibration_lib.read(path, identity)
 
 
 def _sexes(listed, sex, labels, *, trained_on, reads_sex):
@@ -214,59 +216,21 @@ def _first(images, more=' and so on'):
     return text + more if len(images) > SHOWN else text
 
 
-def _fit_intervals(workdir):
-    """The run's own intervals, or None; prints what they are worth, or why there are none."""
-    if exported.is_file(workdir):
-        log.info(
-            f'No intervals: {workdir} holds the network, not its errors on validation images; give '
-            'the workdir of its run, or a --calibration.'
-        )
-        return None
-    path = workdir / 'predictions.csv'
-    if not path.exists():
-        log.info(
-            f'No intervals: {workdir} is not finished, so the errors on its validation images are '
-            'not known yet.'
-        )
-        return None
-    predictions = predictions_lib.read(path)
-    try:
-        fitted = intervals_lib.fit(predictions)
-    except UserError as error:
-        log.info(f'No intervals: {error}.')
-        return None
-    for line in fitted.lines():
-        log.info(line)
-    for split in predictions_lib.splits(predictions):
-        if split != 'validation':
-            log.info(_coverage(fitted, predictions, split))
-    return fitted
-
-
-def _coverage(fitted, predictions, split):
-    """A sentence on how many images of a split are in their interval."""
-    parts = []
-    for group, share in intervals_lib.coverage(fitted, predictions, split).items():
-        whose = '' if group == 'overall' else f' of {intervals_lib.PLAIN[group]}'
-        parts.append(
-            f'{100 * share["value"]:.1f}% of {share["count"]:,} images{whose} '
-            f'({100 * share["lower"]:.1f} to {100 * share["upper"]:.1f})'
-        )
-    return f'On {split} they hold {", ".join(parts)}; images from elsewhere may fare worse.'
-
-
-def _warn_of_training_images(workdir, config, listed):
+def _warn_of_training_images(workdirs, config, listed):
     """Says which images have the ids of training images; phantoms' are numbers without meaning."""
     if config.data.source == 'hand_phantom':
         return
-    if not exported.is_file(workdir) and not (workdir / 'splits.json').exists():
-        return
-    # A user's files declare no id space: any image of that id may be theirs.
-    trained = training_ids.of(workdir)
-    known = sorted(trained.among([file.id for file in listed], id_spaces.UNDECLARED))
+    ids = [file.id for file in listed]
+    found = set()
+    for workdir in workdirs:
+        if exported.is_file(workdir) or (workdir / 'splits.json').exists():
+            # A user's files declare no id space: any image of that id may be theirs.
+            found.update(training_ids.of(workdir).among(ids, id_spaces.UNDECLARED))
+    known = sorted(found)
     if known:
+        which = 'this run was' if len(workdirs) == 1 else 'one or more of these runs were'
         log.info(
-            f'{len(known)} of {len(listed)} images have the ids of images that this run was '
+            f'{len(known)} of {len(listed)} images have the ids of images that {which} '
             f'trained on ({_first(known, more=", ...")}): if they are the same, their ages are '
             'recalled, not predicted, and errors and intervals mean nothing.'
         )
@@ -275,32 +239,10 @@ def _warn_of_training_images(workdir, config, listed):
 # Predicting
 
 
-def ages(
-    predictor: Predictor, images: np.ndarray, male: Sequence
-) -> tuple[np.ndarray, dict[str, list], dict]:
-    """What a run's own evaluation would give for prepared images, `flip_tta` included.
-
-    Args:
-        predictor: the run.
-        images: uint8 [N, rows, columns, 1].
-        male: the sexes, `[N]`; None counts as female, where the network does not read them.
-
-    Returns:
-        Months `[N]`, the columns of a classifier {name: [N]}, and the network's auxiliary outputs.
-    """
-    male = np.array([bool(value) for value in male])
-    prediction, aux = predictor.predict_tta(images, male)
-    classes = {}
-    if predictor.task.classes:
-        for name, values in predictor.task.classes(prediction).items():
-            classes[name] = np.asarray(values).tolist()
-    return np.asarray(predictor.task.months(prediction)), classes, aux
-
-
 def _predicted(predictor, batch, place, sexes, site, intervals):
     """(rows of OUTPUT, the network's auxiliary outputs) of a batch."""
     male = [sexes[seen.listed.id] for seen in batch]
-    months, classes, aux = ages(predictor, np.stack([seen.image for seen in batch]), male)
+    months, classes, aux = predictor.ages(np.stack([seen.image for seen in batch]), male)
     if site:
         months = site.apply(months, male)
     rows = []
