@@ -16,21 +16,22 @@ from boneage_jax import config as c
 from boneage_jax import ensemble as ensemble_command
 from boneage_jax.analysis import cross_validation, ensemble, sweep
 from boneage_jax.data import folds as folds_lib
-from boneage_jax.data import pipeline, splits
+from boneage_jax.data import source, splits
 from boneage_jax.errors import ConfigError, SplitError
-from boneage_jax.inference import intervals, predict
+from boneage_jax.inference import predict
 from boneage_jax.report import collect, runs
 from boneage_jax.runs import folds as folds_of_runs
 from boneage_jax.runs import predictions, training_ids
 from boneage_jax.runs import workdir as workdir_lib
-from boneage_jax.runs.predictor import Predictor
 from boneage_jax.stages import records
+from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SPEC = f'{ROOT}/configs/prsnet.py:tiny,epochs=1,validation=4,holdout=4,precise_bn_batches=0'
-HELD_OUT = 4
+SPEC = f'{ROOT}/configs/classical.py:tiny,phantom.count=48,validation=8,holdout=8'
+ROW = 'female linear'
 FOLDS = 2
+HEADS = ('both-fc', 'both-attention')
 
 
 def labels(count=400, *, groups=False, seed=0):
@@ -156,36 +157,39 @@ def test_a_sweep_sets_the_folds_itself(tmp_path):
 
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
-    """The folder of a sweep of one row of PRSNet, one seed and two folds."""
+    """The folder of a sweep of one row of classical regressions, one seed and two folds."""
     folder = tmp_path_factory.mktemp('folds')
-    sweep.sweep(SPEC, folder, rows=['baseline'], folds=FOLDS)
+    sweep.sweep(SPEC, folder, rows=[ROW], folds=FOLDS)
     return folder
 
 
+def joined(folder):
+    return folder / 'female-linear' / 'seed0'
+
+
 def members(folder):
-    return [folder / 'baseline' / 'seed0' / f'fold{fold}' for fold in range(FOLDS)]
+    return [joined(folder) / f'fold{fold}' for fold in range(FOLDS)]
 
 
-def test_each_image_is_predicted_by_the_network_that_has_not_seen_it(swept):
-    joined = predictions.read(swept / 'baseline' / 'seed0' / 'predictions.csv')
-    assert predictions.splits(joined) == ['fold', 'holdout']
-    fold = predictions.of_split(joined, 'fold')
+def test_each_image_is_predicted_by_the_run_that_has_not_seen_it(swept):
+    whole = predictions.read(joined(swept) / 'predictions.csv')
+    assert predictions.splits(whole) == ['fold', 'holdout']
+    fold = predictions.of_split(whole, 'fold')
     predicted = dict(zip(fold['id'].tolist(), fold['prediction']))
-    assert len(predicted) == len(fold['id']) == 32 - HELD_OUT
+    assert len(predicted) == len(fold['id'])
     by_hand = []
     seen = set()
     for run in members(swept):
-        predictor = Predictor(run)
-        split = records.open_splits(predictor.config)['fold']
-        batch = pipeline.take(split, np.arange(len(split)))
-        prediction, _ = predictor.predict_tta(batch['image'], batch['male'])
-        own = np.asarray(predictor.task.months(prediction))
-        np.testing.assert_allclose([predicted[image] for image in split.ids], own, atol=0.01)
-        by_hand += np.abs(own - split.months).tolist()
+        own = predictions.of_split(predictions.read(run / 'predictions.csv'), 'fold')
+        ids = set(own['id'].tolist())
+        found = [predicted[image] for image in own['id'].tolist()]
+        np.testing.assert_array_equal(found, own['prediction'])
+        by_hand += np.abs(own['prediction'] - own['age']).tolist()
         known = json.loads((run / 'splits.json').read_text())
-        assert not {*known['train'], *known['validation']} & {*split.ids}
-        assert {*known['train'], *known['validation'], *split.ids} == set(predicted)
-        seen |= {*split.ids}
+        assert ids == {*known['fold']} and not {*known['train'], *known['validation']} & ids
+        assert {*known['train'], *known['validation'], *ids} == set(predicted)
+        assert not seen & ids
+        seen |= ids
     assert seen == set(predicted)
 
     with (swept / 'table.csv').open(newline='') as file:
@@ -202,20 +206,20 @@ def test_each_image_is_predicted_by_the_network_that_has_not_seen_it(swept):
 
 
 def test_what_is_finished_is_not_done_again_and_other_folds_need_another_folder(swept):
-    files = [*swept.glob('baseline/seed0/metrics.json'), *swept.glob('baseline/*/fold*/*.json')]
+    files = [joined(swept) / 'metrics.json', *joined(swept).glob('fold*/*.json')]
     times = [path.stat().st_mtime_ns for path in files]
-    sweep.sweep(SPEC, swept, rows=['baseline'], folds=FOLDS)
-    assert times == [path.stat().st_mtime_ns for path in files] and len(files) > 7
+    sweep.sweep(SPEC, swept, rows=[ROW], folds=FOLDS)
+    assert times == [path.stat().st_mtime_ns for path in files] and len(files) == 1 + 3 * FOLDS
     for folds in (0, 3):
         with pytest.raises(ConfigError, match=f'holds runs of --folds=2, not of --folds={folds}'):
-            sweep.sweep(SPEC, swept, rows=['baseline'], folds=folds)
-    [found] = [run for run in collect.find([swept])[0] if run.name == 'baseline/seed0']
+            sweep.sweep(SPEC, swept, rows=[ROW], folds=folds)
+    [found] = [run for run in collect.find([swept])[0] if run.name == 'female-linear/seed0']
     assert runs.describe(found) == 'cross-validation of 2 folds, hand_phantom 64x64'
 
 
 def test_a_cross_validation_is_a_member_of_its_seeds_mean(swept, tmp_path):
     for number in range(2):
-        shutil.copytree(swept / 'baseline' / 'seed0', tmp_path / f'seed{number}')
+        shutil.copytree(joined(swept), tmp_path / f'seed{number}')
     written = ensemble.write([tmp_path / 'seed0', tmp_path / 'seed1'], tmp_path / 'mean')
     alone = json.loads((tmp_path / 'seed0' / 'metrics.json').read_text())
     for split in ('fold', 'holdout'):
@@ -224,7 +228,7 @@ def test_a_cross_validation_is_a_member_of_its_seeds_mean(swept, tmp_path):
     several = [tmp_path / f'seed{seed}' / f'fold{fold}' for fold in range(2) for seed in range(2)]
     cross_validation.write(several, tmp_path / 'all')  # both seeds of each fold
     all_of_them = predictions.read(tmp_path / 'all' / 'predictions.csv')
-    one = predictions.read(swept / 'baseline' / 'seed0' / 'predictions.csv')
+    one = predictions.read(joined(swept) / 'predictions.csv')
     np.testing.assert_allclose(all_of_them['prediction'], one['prediction'], atol=1e-3)
 
 
@@ -241,10 +245,10 @@ def test_leaks_and_missing_folds_are_refused(swept, tmp_path):
     ids = json.loads((path / 'splits.json').read_text())
     ids['train'][0] = ids['fold'][0]
     (path / 'splits.json').write_text(json.dumps(ids))
-    with pytest.raises(UserError, match='trained on, or was selected by, 1 of its 14 fold images'):
+    with pytest.raises(UserError, match='trained on, or was selected by, 1 of its .* fold images'):
         cross_validation.write([path, two], tmp_path / 'refused')
-    opened = records.open_splits(c.load(f'{SPEC},row=baseline,data.folds=2,data.fold=1')[1])
-    with pytest.raises(ConfigError, match='of the 14 fold images were trained on there'):
+    opened = records.open_splits(c.load(f'{SPEC},row={ROW},data.folds=2,data.fold=1')[1])
+    with pytest.raises(ConfigError, match='of the .* fold images were trained on there'):
         workdir_lib.check_no_leakage(one, opened)
 
 
@@ -266,35 +270,56 @@ def test_a_mean_over_folds_needs_all_of_one_division():
             folds_of_runs.by_fold(three | changed)
 
 
-def test_new_images_get_the_mean_of_all_folds(swept, tmp_path, capsys):
+def as_fold(run, workdir, fold, errors):
+    """A copy of a run as fold `fold` of two, its predictions off by `errors` `[N]`."""
+    shutil.copytree(run, workdir)
+    config = json.loads((run / 'config.json').read_text())
+    config['data'] |= {'folds': 2, 'fold': fold}
+    (workdir / 'config.json').write_text(json.dumps(config))
+    every = np.arange(len(errors))
+    months = 100.0 + every
+    scored = {}
+    for split, name in (('fold', f'f{fold}-'), ('holdout', 'h')):
+        ids = [f'{name}{i}' for i in every]
+        labels = source.Split(split, None, every, ids, months, np.ones(len(every), bool))
+        scored[split] = (labels, {'prediction': months + errors})
+    evaluate.write_predictions(workdir, scored)
+    return workdir
+
+
+def test_new_images_get_the_mean_of_all_folds(finished_run, tmp_path, capsys):
     images = tmp_path / 'images'
     images.mkdir()
     for number in range(3):
         drawn = np.random.default_rng(number).integers(0, 256, (70, 60), np.uint8)
         Image.fromarray(drawn).save(images / f'{number}.png')
+    folds = []
     alone = []
-    for number, run in enumerate(members(swept)):
-        rows = predict.predict(run, images, tmp_path / f'{number}.csv', sex='male')
+    for fold, row in enumerate(HEADS):
+        run = finished_run(f'configs/attention.py:tiny,row={row}')
+        rows = predict.predict(run, images, tmp_path / f'{fold}.csv', sex='male')
         alone.append([row['prediction'] for row in rows])
+        errors = np.arange(10.0) * (-1) ** fold + 10 * fold
+        folds.append(as_fold(run, tmp_path / f'fold{fold}', fold, errors))
+    assert np.abs(np.subtract(*alone)).min() > 1e-3  # or the mean would show nothing
     capsys.readouterr()
-    rows = predict.predict(members(swept), images, tmp_path / 'mean.csv', sex='male')
+    rows = predict.predict(folds, images, tmp_path / 'mean.csv', sex='male')
     mean = [row['prediction'] for row in rows]
     np.testing.assert_allclose(mean, np.mean(alone, axis=0), rtol=1e-6)
-    joined = predictions.read(swept / 'baseline' / 'seed0' / 'predictions.csv')
-    fold = predictions.of_sex(predictions.of_split(joined, 'fold'), True)
-    half = intervals.quantile(np.abs(fold['prediction'] - fold['age']), intervals.LEVEL)
-    assert rows[0]['upper'] - mean[0] == pytest.approx(half, abs=2e-3)
+    # Errors of 0 to 9 and of 10 to 1 months: the 19th of 20 is 9.
+    assert rows[0]['upper'] - mean[0] == pytest.approx(9.0, abs=2e-3)
     said = capsys.readouterr().err
-    assert 'from the errors on fold' in said and 'On holdout they hold' in said
+    assert 'from the errors on fold' in said
+    assert 'On holdout they hold 100.0% of 10 images' in said  # all off by 5, the mean of two
     with pytest.raises(UserError, match='--calibration=.* is of one network'):
-        predict.predict(
-            members(swept), images, tmp_path / 'o.csv', sex='male', calibration=tmp_path / 'c.json'
-        )
+        predict.predict(folds, images, tmp_path / 'o.csv', sex='male', calibration=tmp_path / 'c')
+    with pytest.raises(UserError, match='data.folds is 2 in .*, but 0 in'):
+        predict.predict([folds[0], run], images, tmp_path / 'o.csv', sex='male')
 
 
 def test_images_that_some_fold_trained_on_are_named(swept, capsys):
     config = types.SimpleNamespace(data=types.SimpleNamespace(source='image_folder'))
-    every = training_ids.of_run(swept / 'baseline' / 'seed0')
+    every = training_ids.of_run(joined(swept))
     own = json.loads((members(swept)[0] / 'splits.json').read_text())
     image = next(i for i in own['fold'] if every.among([i], ''))  # fold 1 trained on it
     listed = [types.SimpleNamespace(id=image), types.SimpleNamespace(id=own['holdout'][0])]
