@@ -156,6 +156,7 @@ def base() -> dict:
             # decoupled for adamw, added to the gradient for sgd and adam; never on biases and norms
             weight_decay=0.0,
             grad_clip_norm=0.0,  # global gradient norm, 0 = off
+            backbone_rate=1.0,  # times the learning rate, below the part `backbone`
             schedule='constant',  # 'constant' | 'step' | 'cosine' | 'one_cycle' | 'plateau'
             # epochs in which the rate climbs to its schedule's; 'one_cycle' has its own
             warmup_epochs=0.0,
@@ -186,6 +187,8 @@ def base() -> dict:
         log_every_steps=20,  # steps between lines in metrics.jsonl
         # '10:15': a profiler trace of steps 10 to 15 into the workdir's `profile`
         profile_steps='',
+        # decay of a moving average of the parameters, which is evaluated in their place; 0 = none
+        ema=0.0,
         flip_tta=False,  # evaluation averages the image and its mirror image
         # compute type: 'float32' | 'bfloat16' | 'auto' = bfloat16 on accelerators; parameters stay
         # float32
@@ -314,6 +317,7 @@ ZERO_OR_MORE = (
     'augment.brightness',
     'optimizer.weight_decay',
     'optimizer.grad_clip_norm',
+    'optimizer.backbone_rate',
     'optimizer.warmup_epochs',
     'patience',
     'seed',
@@ -321,7 +325,7 @@ ZERO_OR_MORE = (
     'precise_bn_batches',
 )
 SHARES = ('augment.flip', 'augment.contrast')
-BETAS = ('optimizer.momentum', 'optimizer.b2')
+BETAS = ('optimizer.momentum', 'optimizer.b2', 'ema')
 SIZES = ('data.size', 'data.phantom.size')
 
 
