@@ -51,6 +51,13 @@ BASE['augment'].update(
     gamma=0.3,
     brightness=0.15,
     contrast=0.3,
+    exposure=0.2,
+    resolution=1.2,
+    blur=0.7,
+    noise=0.03,
+    polarity=0.15,
+    occlusion=0.15,
+    compression=0.2,
 )
 BASE.update(batch_size=32, epochs=60, ema=0.999, flip_tta=True, precise_bn_batches=50)
 
