@@ -16,11 +16,11 @@ import ml_collections
 
 from boneage_jax import config_files, renamed
 from boneage_jax import config_keys as keys
+from boneage_jax import config_ranges as ranges
 from boneage_jax.config_files import load_module
 from boneage_jax.config_keys import differences, flat, same
 from boneage_jax.errors import ConfigError
 from boneage_jax.stages import catalog
-from tfds_rsna import SOURCES
 
 __all__ = [
     'Row',
@@ -67,7 +67,7 @@ def base() -> dict:
         trainer='gradient',  # 'gradient' | 'classical'
         seed=0,  # of parameters, shuffling, augmentation and dropout
         data=dict(
-            source='rsna_bone_age',  # one of SOURCES
+            source='rsna_bone_age',  # one of tfds_rsna.SOURCES
             # rsna_bone_age: the folder below $BONEAGE_DATA (or --data_dir) with the files, '' for
             # that folder itself; prepared: a folder of prepared records, as boneage_jax.prepare
             # prints it
@@ -140,6 +140,15 @@ def base() -> dict:
             brightness=0.0,
             contrast=0.0,
             fill='zero',  # of pixels from outside: 'zero' | 'nearest'
+            # faults of an archive's images (boneage_jax/data/degrade.py)
+            exposure=0.0,  # 0.25: grey times 0.8 to 1.25, clipped
+            polarity=0.0,  # probability of the negative: black padding becomes white
+            occlusion=0.0,  # probability of a rectangle of one grey, 10 to 40% of the sides
+            blur=0.0,  # Gaussian, up to this standard deviation in pixels
+            # every second image shrunk and enlarged again, by a factor of up to 1 + resolution
+            resolution=0.0,
+            noise=0.0,  # Gaussian, up to this standard deviation, share of the full range
+            compression=0.0,  # probability of what JPEG loses at quality 30 to 95
         ),
         # the network (boneage_jax.models) and its options; it takes the images' size from
         # `data.size` and the number of classes from `task.classes`
@@ -158,6 +167,7 @@ def base() -> dict:
             # decoupled for adamw, added to the gradient for sgd and adam; never on biases and norms
             weight_decay=0.0,
             grad_clip_norm=0.0,  # global gradient norm, 0 = off
+            backbone_rate=1.0,  # times the learning rate, below the part `backbone`
             schedule='constant',  # 'constant' | 'step' | 'cosine' | 'one_cycle' | 'plateau'
             # epochs in which the rate climbs to its schedule's; 'one_cycle' has its own
             warmup_epochs=0.0,
@@ -188,6 +198,8 @@ def base() -> dict:
         log_every_steps=20,  # steps between lines in metrics.jsonl
         # '10:15': a profiler trace of steps 10 to 15 into the workdir's `profile`
         profile_steps='',
+        # decay of a moving average of the parameters, which is evaluated in their place; 0 = none
+        ema=0.0,
         flip_tta=False,  # evaluation averages the image and its mirror image
         # compute type: 'float32' | 'bfloat16' | 'auto' = bfloat16 on accelerators; parameters stay
         # float32
@@ -278,74 +290,25 @@ def _override_pairs(config, pairs):
         override(config, {key: text}, literal=False)
 
 
-ONE_OF = {
-    'trainer': ('gradient', 'classical'),
-    'data.source': SOURCES,
-    'data.on_error': ('stop', 'skip'),
-    'data.resize': ('pad', 'stretch'),
-    'data.sex': ('both', 'male', 'female'),
-    'data.placement': ('host', 'device'),
-    'data.image_folder.age_unit': ('months', 'years'),
-    'data.image_folder.sex': ('', 'male', 'female'),
-    'optimizer.name': ('sgd', 'adam', 'adamw'),
-    'optimizer.schedule': ('constant', 'step', 'cosine', 'one_cycle', 'plateau'),
-    'dtype': ('auto', 'float32', 'bfloat16'),
-    'augment.fill': ('zero', 'nearest'),
-    'cache_features': ('off', 'float16', 'float32'),
-    'sharding': ('replicated', 'fsdp'),
-}
-AT_LEAST_1 = (
-    'batch_size',
-    'grad_accum_steps',
-    'epochs',
-    'eval_every_epochs',
-    'data.train_repeats',
-    'checkpoint_every_steps',
-    'log_every_steps',
-    'data.validation',
-    'data.holdout',
-    'data.phantom.count',
-    'optimizer.step_epochs',
-    'optimizer.plateau_patience',
-)
-ZERO_OR_MORE = (
-    'augment.rotation',
-    'augment.shift',
-    'augment.scale',
-    'augment.gamma',
-    'augment.brightness',
-    'optimizer.weight_decay',
-    'optimizer.grad_clip_norm',
-    'optimizer.warmup_epochs',
-    'patience',
-    'seed',
-    'data.split_seed',
-    'precise_bn_batches',
-)
-SHARES = ('augment.flip', 'augment.contrast')
-BETAS = ('optimizer.momentum', 'optimizer.b2')
-SIZES = ('data.size', 'data.phantom.size')
-
-
 def check(config) -> None:
     """Refuses values that no run can have: the one place where ranges are checked.
 
     The options of a model or a task are checked where it is built. Raises ConfigError.
     """
     catalog.check_names(config.data.stages)
-    for key, known in ONE_OF.items():
+    for key, known in ranges.ONE_OF.items():
         _require(config, key, keys.get(config, key) in known, 'one of ' + ', '.join(known))
-    for key in AT_LEAST_1:
+    for key in ranges.AT_LEAST_1:
         _require(config, key, keys.get(config, key) >= 1, 'at least 1')
-    for key in ZERO_OR_MORE:
+    for key in ranges.ZERO_OR_MORE:
         _require(config, key, keys.get(config, key) >= 0, 'zero or more')
-    for key in SHARES:
+    for key in ranges.SHARES:
         _require(config, key, 0 <= keys.get(config, key) <= 1, 'a number from 0 to 1')
     shear = config.augment.shear
     _require(config, 'augment.shear', 0 <= shear <= 89, 'degrees from 0 to 89')
-    for key in BETAS:
+    for key in ranges.BETAS:
         _require(config, key, 0 <= keys.get(config, key) < 1, 'at least 0 and below 1')
-    for key in SIZES:
+    for key in ranges.SIZES:
         _require(
             config, key, keys.is_size(keys.get(config, key)), '(rows, columns), each at least 8'
         )

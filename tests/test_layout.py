@@ -46,7 +46,7 @@ ROWS = [
     ['presets'],
     ['config'],
     ['stages.catalog'],
-    ['config_files', 'config_keys', 'renamed'],
+    ['config_files', 'config_keys', 'config_ranges', 'renamed'],
     ['errors'],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
@@ -224,7 +224,7 @@ def test_configs_import_only_config():
 
 def test_config_imports_no_jax():
     names = []
-    for module in ('config', 'config_files', 'config_keys', 'presets', 'renamed'):
+    for module in ('config', 'config_files', 'config_keys', 'config_ranges', 'presets', 'renamed'):
         names += imports((ROOT / f'boneage_jax/{module}.py').read_text())
     assert names
     assert not [

@@ -2,8 +2,9 @@
 
 Order, for every example: horizontal flip (an exact mirror), shear, scale, rotation, shift (one
 affine map about the image's centre, so the image is interpolated once), then contrast, brightness,
-a clip to [0, 1], gamma. The image is read bilinearly, the mask by nearest neighbour, the key points
-go through the forward map.
+a clip to [0, 1], gamma, then what `boneage_jax/data/degrade.py` does to the image alone: exposure,
+polarity, occlusion, blur, resolution, noise, compression. The image is read bilinearly, the mask by
+nearest neighbour, the key points go through the forward map.
 
 Pixel (r, c) has its centre at the coordinates (r, c); the image's centre is
 ((H - 1) / 2, (W - 1) / 2).
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from boneage_jax.data import degrade
 from tfds_rsna.errors import UserError
 
 OPTIONS = {
@@ -34,6 +36,7 @@ OPTIONS = {
     'contrast': 'factor on the distance to the mean of the input, in 1 +- contrast; at most 1',
     'brightness': 'added grey, uniform in +-brightness of the full range',
     'fill': "what comes from outside the image: 'zero' (black) or 'nearest' (the border repeated)",
+    **degrade.OPTIONS,
 }
 _GEOMETRIC = ('rotation', 'shift', 'scale', 'shear')
 
@@ -83,7 +86,7 @@ def augment(key: jax.Array, batch: dict, options: Mapping, *, first: int = 0) ->
     if options['gamma']:
         exponent = jnp.exp(signed[:, 6] * jnp.log1p(options['gamma']))[:, None, None, None]
         image = jnp.where(image > 0, jnp.exp(exponent * jnp.log(jnp.maximum(image, 1e-6))), 0.0)
-    return batch | {'image': image}
+    return batch | {'image': degrade.degrade(keys, image, options)}
 
 
 def to_float(batch: dict) -> dict:

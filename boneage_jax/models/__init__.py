@@ -33,6 +33,7 @@ from flax import nnx
 
 from boneage_jax.models import (
     age_classifier,
+    age_net,
     attention,
     convnext,
     efficientnet,
@@ -64,6 +65,7 @@ MODELS = {
     'unet': unet.UNet,
     'keypoints': keypoint_nets.keypoint_net,
     'regional': regional.RegionalNet,
+    'age_net': functools.partial(age_net.AgeNet, BACKBONES),
     'age_classifier': functools.partial(age_classifier.AgeClassifier, BACKBONES),
     'transfer': functools.partial(attention.Transfer, MAP_BACKBONES),
     'embedding': functools.partial(embedding.EmbeddingNet, BACKBONES),

@@ -16,6 +16,8 @@ ACTIVATIONS = {'relu': jax.nn.relu, 'elu': jax.nn.elu}
 REGULARISERS = ('norm', 'dropout')
 GRID = 4  # side of the map that the CNN's dense layer reads
 SEX_UNITS = 32  # of the branch that reads the sex (ours)
+# Channels of a backbone's first stage; 32 of those that are not named.
+FULL_WIDTHS = {'resnet': 64, 'vgg': 64, 'convnext': 96}
 # Smaller images are enlarged to this side: Inception's own least, 75, leaves one place of its last
 # map (139: 3x3).
 COMFORTABLE = {'inception_v3': 139}
@@ -128,11 +130,7 @@ class AgeClassifier(nnx.Module):
             raise UserError(
                 f'model.backbone={backbone!r}: expected one of custom, {", ".join(backbones)}'
             )
-        if not width_factor > 0:
-            raise UserError(
-                f'model.width_factor={width_factor}: expected a factor above 0; '
-                '1 is the full network'
-            )
+        _check_width(width_factor)
         self.standardise = standardise
         self.least_side = COMFORTABLE.get(backbone, 0) if stem == 'imagenet' else 0
         own = {'channels': 1, 'dtype': dtype, 'rngs': rngs}
@@ -145,9 +143,8 @@ class AgeClassifier(nnx.Module):
                 **own,
             )
         else:
-            full = 64 if backbone.startswith(('resnet', 'vgg')) else 32
-            self.backbone = backbones[backbone](
-                num_outputs=0, width=_scaled(full, width_factor), depth=depth, stem=stem, **own
+            self.backbone = build_backbone(
+                backbones, backbone, width_factor, num_outputs=0, depth=depth, stem=stem, **own
             )
         cnn_drops = backbone == 'custom' and regulariser == 'dropout'
         self.dropout = nnx.Dropout(0.0 if cnn_drops else dropout)
@@ -169,6 +166,30 @@ class AgeClassifier(nnx.Module):
             branch = jax.nn.relu(self.sex(layers.one_hot_sex(male)))
             features = jnp.concatenate([features, branch], axis=1)
         return self.head(features), {'embeddings': embeddings}
+
+
+def build_backbone(
+    backbones: Mapping[str, Callable], name: str, width_factor: float, **options
+) -> nnx.Module:
+    """The backbone `name` with `width_factor` times its own channels; `options` are its own.
+
+    Raises UserError for an unknown name and for a factor that leaves nothing.
+    """
+    if name not in backbones:
+        raise UserError(f'model.backbone={name!r}: expected one of {", ".join(backbones)}')
+    _check_width(width_factor)
+    full = 32
+    for prefix, width in FULL_WIDTHS.items():
+        if name.startswith(prefix):
+            full = width
+    return backbones[name](width=_scaled(full, width_factor), **options)
+
+
+def _check_width(factor):
+    if not factor > 0:
+        raise UserError(
+            f'model.width_factor={factor}: expected a factor above 0; 1 is the full network'
+        )
 
 
 def _enlarged(x, least_side):

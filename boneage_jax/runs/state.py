@@ -26,6 +26,8 @@ class State:
         loop_state: what the loop remembers: `best` (the smallest validation value so far),
             `best_step`, `evals_since_best`, `lr_scale` (the plateau schedule's factor),
             `first_nonfinite_step` (the first step whose loss was not finite, or -1).
+        averages: the moving average of `params`, which is evaluated and exported in their place;
+            {} where none is kept (`config.ema`).
     """
 
     step: Any
@@ -34,6 +36,11 @@ class State:
     batch_stats: Any
     opt_state: Any
     loop_state: Any
+    averages: Any = dataclasses.field(default_factory=dict)
+
+    def evaluated(self) -> 'State':
+        """This state with the parameters that count: the averages where they are kept."""
+        return dataclasses.replace(self, params=self.averages or self.params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +99,16 @@ def partition(model: nnx.Module, frozen: Sequence[str] = ()) -> tuple[GraphDefs,
 
 
 def create_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation, frozen: Sequence[str] = ()
+    model: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    frozen: Sequence[str] = (),
+    *,
+    averaged: bool = False,
 ) -> tuple[State, GraphDefs]:
-    """(State at step 0, GraphDefs) of a fresh model, divided as `partition` says."""
+    """(State at step 0, GraphDefs) of a fresh model, divided as `partition` says.
+
+    `averaged`: a moving average of the parameters is kept.
+    """
     graphdefs, params, frozen_params, batch_stats = partition(model, frozen)
     loop_state = {
         'best': jnp.float32(jnp.inf),
@@ -110,5 +124,6 @@ def create_state(
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
         loop_state=loop_state,
+        averages=jax.tree.map(jnp.copy, params) if averaged else {},
     )
     return state, graphdefs

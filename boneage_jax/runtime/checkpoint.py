@@ -146,16 +146,19 @@ class Checkpoints:
     def read_parameters(self) -> tuple[int, dict[str, np.ndarray]]:
         """(step, `{'backbone.stem.kernel': array, ...}`) of the best checkpoint, or the latest.
 
-        Parameters, frozen or not, and batch statistics. Raises CheckpointError where there is no
-        checkpoint.
+        Parameters, frozen or not, and batch statistics; of a run that keeps moving averages these.
+        Raises CheckpointError where there is no checkpoint.
         """
         step = self.best_or_latest
         parameters = {}
+        averages = {}
         for name, array in self.read(step).items():
             field, _, path = name.partition('.')
             if field in PARAMETERS:
                 parameters[path] = array
-        return step, parameters
+            elif field == 'averages':
+                averages[path] = array
+        return step, parameters | averages
 
     def read(self, step: int) -> dict[str, np.ndarray]:
         """All arrays of a checkpoint, `{'params.head.kernel': array, ...}`, without any model."""

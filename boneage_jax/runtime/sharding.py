@@ -156,6 +156,7 @@ def state_sharding(state, mesh: Mesh, kind: str) -> tuple:
     shares = {
         'params': jax.tree.map(share, state.params),
         'opt_state': jax.tree.map(share, state.opt_state),
+        'averages': jax.tree.map(share, state.averages),
     }
 
     @jax.custom_vjp

@@ -27,6 +27,7 @@ class _Entry(NamedTuple):
 TASKS = {
     'age': _Entry(ages.fit, ages.age),
     'age_expectation': _Entry(ages.fit, ages.age_expectation),
+    'age_distribution': _Entry(ages.fit, ages.age_distribution),
     'age_parts': _Entry(ages.fit, ages.age_parts),
     'age_triplet': _Entry(ages.fit, ages.age_triplet),
     'age_classes': _Entry(classes.fit, classes.age_classes),

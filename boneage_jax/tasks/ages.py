@@ -96,6 +96,40 @@ def age_expectation(options: ml_collections.ConfigDict, *, centre: float, scale:
     )
 
 
+def age_distribution(options: ml_collections.ConfigDict, *, centre: float, scale: float) -> Task:
+    """A distribution over ages of a month, its expectation being the age. Prediction: `[B, 240]`.
+
+    The loss is `losses.age_distribution` with the deviation `sigma` (months), and `age_weight`
+    times the loss of the normalised expectation. Reports each. predictions.csv has `spread` too,
+    the standard deviation of the distribution in months.
+    """
+    expectation = age_expectation(options, centre=centre, scale=scale)
+    if not options.sigma > 0:
+        raise UserError(f'task.sigma={options.sigma}: expected a deviation above 0 months')
+    if options.age_weight < 0:
+        raise UserError(f'task.age_weight={options.age_weight}: expected zero or more')
+
+    def loss(logits, aux, batch):
+        of_age, sums = expectation.loss(logits, aux, batch)
+        valid = batch['valid'].astype(jnp.float32)
+        count = sums['loss'][1]
+        divergence = losses.age_distribution(logits, batch['months'], options.sigma)
+        divergence = (divergence * valid).sum() / count
+        value = divergence + options.age_weight * of_age
+        sums |= {
+            'age_loss': sums['loss'],
+            'divergence': (divergence * count, count),
+            'loss': (value * count, count),
+        }
+        return value, sums
+
+    def columns(logits, aux, batch):
+        found = expectation.per_example(logits, aux, batch)
+        return found | {'spread': losses.age_spread(logits)}
+
+    return dataclasses.replace(expectation, loss=loss, per_example=columns)
+
+
 def _refuse_other_ages(split):
     """UserError where an image's age lies outside [0, 240) months."""
     bad = np.flatnonzero(~((split.months >= 0) & (split.months < AGES)))

@@ -30,6 +30,32 @@ def expected_age(logits: jax.Array) -> jax.Array:
     return jnp.sum(shares * jnp.arange(logits.shape[-1], dtype=jnp.float32)[None], axis=-1)
 
 
+def age_spread(logits: jax.Array) -> jax.Array:
+    """Logits `[B, K]` of the ages 0 to K - 1 months -> `[B]`: their standard deviation, months."""
+    shares = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    ages = jnp.arange(logits.shape[-1], dtype=jnp.float32)[None]
+    mean = jnp.sum(shares * ages, axis=-1, keepdims=True)
+    return jnp.sqrt(jnp.sum(shares * jnp.square(ages - mean), axis=-1))
+
+
+def age_distribution(logits: jax.Array, months: jax.Array, sigma: float) -> jax.Array:
+    """The divergence `[B]`, in nats, of predicted ages from a Gaussian about the true one.
+
+    Label distribution learning (Gao et al., IEEE TIP 2017): KL(Gaussian || softmax), zero where
+    they are the same. The Gaussian is cut at the ends of the ages and sums to 1.
+
+    Args:
+        logits: `[B, K]` of the ages 0 to K - 1 months.
+        months: true ages `[B]`.
+        sigma: standard deviation of the Gaussian, months.
+    """
+    ages = jnp.arange(logits.shape[-1], dtype=jnp.float32)[None]
+    distance = (ages - months.astype(jnp.float32)[:, None]) / sigma
+    log_target = jax.nn.log_softmax(-0.5 * jnp.square(distance), axis=-1)
+    log_shares = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return jnp.sum(jnp.exp(log_target) * (log_target - log_shares), axis=-1)
+
+
 def part_ranking(
     scores: jax.Array,
     errors: jax.Array,

@@ -107,7 +107,9 @@ class GradientTrainer:
             config.optimizer, steps_per_epoch=steps_per_epoch, total_steps=self.total
         )
         transform = optimizer.build(config.optimizer, self.rate)
-        state, self.graphdefs = state_lib.create_state(model, transform, config.frozen)
+        state, self.graphdefs = state_lib.create_state(
+            model, transform, config.frozen, averaged=config.ema > 0
+        )
         places, gather_params = sharding.state_sharding(state, self.mesh, config.sharding)
         self.state = sharding.place(jax.tree.map(np.asarray, state), places)
 
@@ -120,6 +122,7 @@ class GradientTrainer:
                 config.augment.to_dict(),
                 grad_accum_steps=config.grad_accum_steps,
                 gather_params=gather_params,
+                ema=config.ema,
             ),
             donate_argnums=0,
             out_shardings=(places, replicated),
@@ -146,6 +149,11 @@ class GradientTrainer:
         model = nnx.eval_shape(lambda: predictor.build_model(config))
         feature_cache.can_cache(config, model)
         _, *arrays = state_lib.partition(model, config.frozen)
+        if config.ema and not config.precise_bn_batches and arrays[-1]:
+            raise ConfigError(
+                f'ema={config.ema:g}: batch statistics of the averaged parameters are needed; set '
+                'precise_bn_batches (50, say)'
+            )
         if fresh:
             initialize.check(config, state_lib.State(None, *arrays, None, None))
         model.eval()
@@ -182,7 +190,11 @@ class GradientTrainer:
             self.state = self.checkpoints.load(self.state)
             log.info(f'Resuming {self.workdir} at step {self.checkpoints.latest}.')
         else:
-            self.state = initialize.start(self.state, self.config, self.splits)
+            state = initialize.start(self.state, self.config, self.splits)
+            if state.averages:
+                averages = jax.tree.map(jnp.copy, state.params)
+                state = dataclasses.replace(state, averages=averages)
+            self.state = state
         return int(self.state.step)
 
     @contextlib.contextmanager
@@ -311,17 +323,22 @@ class GradientTrainer:
         count = min(self.config.precise_bn_batches, self.batches.steps_per_epoch)
         if not count:
             return
+        evaluated = self.state.evaluated()
         total = None
         for number in range(count):
             batch = sharding.shard_batch(self.batches(number), self.mesh)
-            one = self.batch_stats_step(self.state, batch, self.batches.resident)
+            one = self.batch_stats_step(evaluated, batch, self.batches.resident)
             total = one if total is None else jax.tree.map(jnp.add, total, one)
         mean = jax.tree.map(lambda x: x / count, total)
         self.state = dataclasses.replace(self.state, batch_stats=mean)
 
     def _predict(self, split):
         return evaluate.predict(
-            self.eval_step, self.state, split, batch_size=self.config.batch_size, mesh=self.mesh
+            self.eval_step,
+            self.state.evaluated(),
+            split,
+            batch_size=self.config.batch_size,
+            mesh=self.mesh,
         )
 
     def _save(self, step, value=None):

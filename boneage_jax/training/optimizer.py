@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from tfds_rsna.errors import UserError
+
 
 def schedule(
     options: ml_collections.ConfigDict, *, steps_per_epoch: int, total_steps: int
@@ -55,6 +57,8 @@ def build(
     decay = optax.add_decayed_weights(options.weight_decay, mask=is_decayed)
     adam = optax.scale_by_adam(b1=options.momentum, b2=options.b2)
     rate = optax.scale_by_learning_rate(learning_rate)
+    if options.backbone_rate != 1:
+        rate = optax.chain(rate, _scale_backbone(options.backbone_rate))
     if options.name == 'sgd':
         parts = [decay, optax.trace(decay=options.momentum), rate]
     elif options.name == 'adam':
@@ -64,3 +68,19 @@ def build(
     if options.grad_clip_norm:
         parts = [optax.clip_by_global_norm(options.grad_clip_norm), *parts]
     return optax.chain(*parts)
+
+
+def _scale_backbone(factor):
+    """Multiplies the updates of what is below the part `backbone` of the network."""
+
+    def scale(updates, params=None):
+        del params
+        if 'backbone' not in updates:
+            raise UserError(
+                f'optimizer.backbone_rate={factor:g}: this network has no part named backbone, or '
+                'it is frozen; leave it at 1'
+            )
+        scaled = jax.tree.map(lambda update: factor * update, updates['backbone'])
+        return updates | {'backbone': scaled}
+
+    return optax.stateless(scale)

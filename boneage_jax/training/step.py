@@ -46,6 +46,7 @@ def make_train_step(
     *,
     grad_accum_steps: int = 1,
     gather_params: Callable = _identity,
+    ema: float = 0.0,
 ) -> Callable:
     """`train_step(state, batch, resident, key) -> (state, {name: (sum, count)})`.
 
@@ -62,6 +63,7 @@ def make_train_step(
             see `accumulate_gradients`.
         gather_params: brings parameters together of which each device holds a share
             (`sharding.state_sharding`).
+        ema: decay of the parameters' moving average, where the state keeps one.
     """
 
     def loss_of(params, frozen_params, batch_stats, batch, key):
@@ -90,18 +92,29 @@ def make_train_step(
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         updates = jax.tree.map(lambda u: u * state.loop_state['lr_scale'], updates)
+        params = optax.apply_updates(state.params, updates)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         state = State(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             frozen_params=state.frozen_params,
             batch_stats=batch_stats,
             opt_state=opt_state,
             loop_state=_remember_nonfinite(state.loop_state, state.step, finite),
+            averages=_move_averages(state.averages, params, state.step, ema) if ema else {},
         )
         return state, metrics
 
     return train_step
+
+
+def _move_averages(averages, params, step, decay):
+    """The moving average of the parameters after `step` + 1 steps.
+
+    Its memory grows with the steps up to `decay`, so that it soon forgets where it started.
+    """
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda kept, new: decay * kept + (1 - decay) * new, averages, params)
 
 
 def _remember_nonfinite(loop_state, step, finite):
