@@ -14,7 +14,6 @@ import pathlib
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 
 import jax
@@ -23,6 +22,7 @@ import numpy as np
 import safetensors.numpy
 from PIL import Image, PngImagePlugin
 
+from benchmarks import repacked
 from boneage_jax import config as config_lib
 from boneage_jax.models import weight_files
 from boneage_jax.runs import exported, predictions
@@ -68,9 +68,9 @@ def every(folder: pathlib.Path) -> dict[str, list[Specimen]]:
         'jpeg': _jpegs(),
         'bmp': [_image('a.bmp', _saved(FILM, 'BMP'))],
         'tiff': _tiffs(),
-        'gzip': [_image('a.png.gz', gzip.compress(_png(FILM), mtime=0), _regzip)],
+        'gzip': [_image('a.png.gz', gzip.compress(_png(FILM), mtime=0), repacked.changed_gzip)],
         'csv': [_table('a.csv', _csv().encode()), _table('a.csv', _csv(';').encode('utf-16'))],
-        'xlsx': [_table('a.xlsx', _xlsx(), _rezip)],
+        'xlsx': [_table('a.xlsx', _xlsx(), repacked.changed_zip)],
         'zip': [_zip(zipfile.ZIP_DEFLATED), _zip(zipfile.ZIP_STORED), _zip_in_zip()],
         'safetensors': [_safetensors()],
         'exported': [_exported()],
@@ -130,7 +130,7 @@ def _pngs():
     palette = io.BytesIO()
     Image.fromarray(FILM).convert('P').save(palette, 'PNG')
     files = [_png(FILM), _png(TWELVE), _png(colour), palette.getvalue()]
-    return [_image('a.png', data, _rechunk) for data in files]
+    return [_image('a.png', data, repacked.changed_png) for data in files]
 
 
 def _jpegs():
@@ -256,14 +256,6 @@ def _predictions():
 # archives
 
 
-def _zipped(members, method):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, 'w', method) as made:
-        for name, data in members.items():
-            made.writestr(zipfile.ZipInfo(name), data, method)
-    return file.getvalue()
-
-
 def _read_zip(folder):
     with archive.Archive(tolerant=True) as opened:
         found = {}
@@ -279,14 +271,14 @@ def _read_zip(folder):
 
 def _zip(method):
     members = {'a/1.png': _png(FILM), 'a/2.jpg': _saved(FILM, 'JPEG'), 'labels.csv': _csv()}
-    data = _zipped(members, method)
-    return Specimen({'a.zip': data}, _read_zip, frozenset(['a.zip']), _rezip)
+    data = repacked.zipped(members, method)
+    return Specimen({'a.zip': data}, _read_zip, frozenset(['a.zip']), repacked.changed_zip)
 
 
 def _zip_in_zip():
-    inner = _zipped({'1.png': _png(FILM)}, zipfile.ZIP_DEFLATED)
-    data = _zipped({'stored.zip': inner, '2.png': _png(FILM)}, zipfile.ZIP_STORED)
-    return Specimen({'a.zip': data}, _read_zip, frozenset(['a.zip']), _rezip)
+    inner = repacked.zipped({'1.png': _png(FILM)}, zipfile.ZIP_DEFLATED)
+    data = repacked.zipped({'stored.zip': inner, '2.png': _png(FILM)}, zipfile.ZIP_STORED)
+    return Specimen({'a.zip': data}, _read_zip, frozenset(['a.zip']), repacked.changed_zip)
 
 
 # weights
@@ -342,7 +334,7 @@ def _exported():
 def _npz(save):
     file = io.BytesIO()
     save(file, **_arrays())
-    return _weights('a.npz', file.getvalue(), sealed=True, repack=_rezip)
+    return _weights('a.npz', file.getvalue(), sealed=True, repack=repacked.changed_zip)
 
 
 def _text(value):
@@ -379,8 +371,8 @@ def _pth():
     body, storages = _state_dict()
     members = {'archive/data.pkl': body, 'archive/byteorder': 'little', 'archive/version': '3\n'}
     members |= {f'archive/data/{key}': data for key, data in storages.items()}
-    data = _zipped(members, zipfile.ZIP_STORED)
-    return _weights('a.pth', data, sealed=True, repack=_rezip)
+    data = repacked.zipped(members, zipfile.ZIP_STORED)
+    return _weights('a.pth', data, sealed=True, repack=repacked.changed_zip)
 
 
 def _old_pth():
@@ -472,38 +464,3 @@ def _checkpoint(folder):
             return checkpoints.read(checkpoints.best_or_latest), ()
 
     return Specimen(_under(place), read)
-
-
-# files made anew around a changed part
-
-
-def _regzip(data, change):
-    return gzip.compress(change(gzip.decompress(data)), mtime=0)
-
-
-def _rezip(data, change):
-    """A zip with one member changed, the one that `change` draws."""
-    with zipfile.ZipFile(io.BytesIO(data)) as whole:
-        members = {info.filename: whole.read(info) for info in whole.infolist()}
-        method = whole.infolist()[0].compress_type
-    name = change.choice(sorted(members))
-    members[name] = change(members[name])
-    return _zipped(members, method)
-
-
-def _rechunk(data, change):
-    """A PNG with the content of one chunk changed."""
-    chunks = []
-    at = 8
-    while at + 12 <= len(data):
-        length = int.from_bytes(data[at : at + 4], 'big')
-        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
-        at += 12 + length
-    changed = change.choice(range(len(chunks)))
-    parts = [data[:8]]
-    for place, (kind, content) in enumerate(chunks):
-        if place == changed:
-            content = change(content)
-        checksum = zlib.crc32(kind + content)
-        parts += [struct.pack('>I', len(content)), kind, content, struct.pack('>I', checksum)]
-    return b''.join(parts)

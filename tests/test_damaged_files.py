@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch_file_writer as torch_files
 
-from benchmarks import damaged_files, specimens
+from benchmarks import damaged_files, repacked, specimens
 from boneage_jax import config as c
 from boneage_jax.errors import CheckpointError, ConfigError
 from boneage_jax.models import weight_files
@@ -143,7 +143,7 @@ def listed(folder):
 
 
 def test_a_directory_that_hides_members_is_damage(tmp_path):
-    data = bytearray(specimens._zipped({'1.png': png(), '2.png': png()}, zipfile.ZIP_STORED))
+    data = bytearray(repacked.zipped({'1.png': png(), '2.png': png()}, zipfile.ZIP_STORED))
     path = tmp_path / 'a.zip'
     path.write_bytes(data)
     assert listed(tmp_path) == (['a.zip/1.png', 'a.zip/2.png'], {})
@@ -154,9 +154,9 @@ def test_a_directory_that_hides_members_is_damage(tmp_path):
 
 
 def test_a_zip_cut_short_is_not_taken_for_the_zip_in_it(tmp_path):
-    inner = specimens._zipped({'1.png': png()}, zipfile.ZIP_DEFLATED)
+    inner = repacked.zipped({'1.png': png()}, zipfile.ZIP_DEFLATED)
     members = {'inner.zip': inner, '2.png': png()}
-    whole = specimens._zipped(members, zipfile.ZIP_STORED)
+    whole = repacked.zipped(members, zipfile.ZIP_STORED)
     path = tmp_path / 'a.zip'
     path.write_bytes(whole)
     assert listed(tmp_path)[0] == ['a.zip/2.png', 'a.zip/inner.zip/1.png']
@@ -185,7 +185,7 @@ def test_a_row_of_a_sheet_far_down_is_no_hang():
         sheet = 'xl/worksheets/sheet1.xml'
         assert members[sheet].count(b'<row r="31"') == 1
         members[sheet] = members[sheet].replace(b'<row r="31"', b'<row r="%d"' % number)
-        return specimens._zipped(members, zipfile.ZIP_DEFLATED)
+        return repacked.zipped(members, zipfile.ZIP_DEFLATED)
 
     rows = table_files.read_table(numbered(40), 'a.xlsx')
     assert len(rows) == 30 and rows[29]['id'] == '1029'
@@ -207,7 +207,7 @@ def test_predictions_that_are_no_text_are_named(tmp_path):
 
 def npz(tmp_path, members):
     path = tmp_path / 'w.npz'
-    path.write_bytes(specimens._zipped(members, zipfile.ZIP_DEFLATED))
+    path.write_bytes(repacked.zipped(members, zipfile.ZIP_DEFLATED))
     return path
 
 
