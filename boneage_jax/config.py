@@ -408,7 +408,7 @@ def from_json(
     """
     try:
         saved = json.loads(pathlib.Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f'{path}: not the configuration of a run ({error})') from error
     return from_saved(saved, path, arg, pairs)
 
@@ -423,7 +423,7 @@ def from_saved(
     config = ml_collections.ConfigDict(base())
     try:
         config.update(keys.tuples(renamed.config(saved)))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ConfigError(
             f'{where}: not the configuration of a run of this release ({error})'
         ) from error

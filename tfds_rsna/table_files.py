@@ -4,12 +4,14 @@ import csv
 import io
 import re
 
+from tfds_rsna.io import zips
 from tfds_rsna.problems import DataError, duplicates
 
 _DELIMITERS = ',;\t|'
 _LOOKED_AT = 50  # rows by which the delimiter is found
 _DECIMAL_COMMA = re.compile(r'^\s*-?\d+,\d+\s*$')
 _SEP = re.compile(r'^"?sep=(.)"?\s*$', re.IGNORECASE)  # what Excel writes for itself
+_MOST_ROWS = 1 << 20  # of an Excel sheet
 _OLD_EXCEL = b'\xd0\xcf\x11\xe0'
 # The longest first: UTF-32's mark begins with that of UTF-16.
 _MARKS = (
@@ -126,19 +128,27 @@ def _decimal_point(cell: str) -> str:
 def _read_xlsx(data: bytes, name: str) -> list[tuple[int, list[str]]]:
     import openpyxl  # a second to import, and few tables are xlsx
 
+    rows = []
     try:
+        with zips.open_whole(io.BytesIO(data)) as archive:
+            zips.refuse_bomb(archive.infolist())
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         sheet = book.worksheets[0]
         # Several programs state a range smaller than the sheet, and openpyxl would believe it.
         sheet.reset_dimensions()
-        rows = [list(map(_text, row)) for row in sheet.iter_rows(values_only=True)]
+        for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
+            # Rows that the file leaves out come empty: a damaged number would make billions.
+            if number > _MOST_ROWS:
+                raise ValueError(f'more than {_MOST_ROWS:,} rows')
+            if any(cell is not None for cell in row):
+                rows.append((number, list(map(_text, row))))
         book.close()
     except Exception as error:  # openpyxl, zipfile and the XML parser raise whatever they meet
         raise DataError(
             f'{name}: not a readable xlsx ({type(error).__name__}: {error}); save it again, or as '
             'CSV'
         ) from error
-    return list(enumerate(rows, start=1))
+    return rows
 
 
 def _text(cell) -> str:

@@ -48,9 +48,9 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with h5py.File(path, 'r') as file:
             file.visititems(visit)  # follows no link to elsewhere
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises whatever HDF5 meets in a damaged file
         raise UserError(tensors.damaged(path, error)) from error
     wanted = [f'features.{place}.{part}' for place in _places() for part in ('weight', 'bias')]
     missing = [name for name in wanted if name not in found]

@@ -16,6 +16,7 @@ from boneage_jax.models import tensor_pickle
 from boneage_jax.models.tensor_pickle import DamagedError, RefusedError, Storage, Tensor
 from boneage_jax.runtime import tensors
 from tfds_rsna.errors import UserError
+from tfds_rsna.io import zips
 
 BUNDLES = ('state_dict', 'model', 'model_state_dict')  # where a training script has the weights
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the old format
@@ -35,7 +36,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with path.open('rb') as opened, _mapped(opened) as data:
             if data[:4] == b'PK\x03\x04':
-                with zipfile.ZipFile(opened) as archive:
+                with zips.open_whole(opened) as archive:
                     return _read_zip(path, archive)
             return _read_old(path, data)
     except RefusedError as error:
@@ -43,7 +44,9 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
             f'{path}: holds more than arrays, which could run code: {error}. Refused, and nothing '
             'was run. Save the state_dict() alone, where you trust the file'
         ) from error
-    except (DamagedError, zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
+    except UserError:
+        raise
+    except zips.DAMAGED as error:  # DamagedError is a ValueError
         raise UserError(tensors.damaged(path, error)) from error
 
 
@@ -90,7 +93,8 @@ def _read_old(path, data):
     version, place = tensor_pickle.load(data, place)
     about, place = tensor_pickle.load(data, place)
     if version != _PROTOCOL or not isinstance(about, dict):
-        raise DamagedError(f'format {str(version)[:20]}, expected {_PROTOCOL}')
+        # Not shown: the text of a nest of tuples may have no end.
+        raise DamagedError(f'another format than {_PROTOCOL}')
     order = '<' if about.get('little_endian', True) else '>'
     content, place = tensor_pickle.load(data, place)
     state = _state(path, content)

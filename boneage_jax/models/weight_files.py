@@ -3,17 +3,24 @@
 Nothing that a file holds is run.
 """
 
+import io
+import math
 import pathlib
-import zipfile
 
 import numpy as np
 
 from boneage_jax.models import keras_files, torch_files, weight_packages
 from boneage_jax.runtime import tensors
 from tfds_rsna.errors import UserError
+from tfds_rsna.io import zips
 
 # Our own and the hub's; NumPy's; PyTorch's three; Keras's
 SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.bin', '.h5')
+# The third version has named fields in letters that are no ASCII: no weights.
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def is_named(spec: str) -> bool:
@@ -118,12 +125,34 @@ def metadata(path: pathlib.Path) -> dict[str, str]:
 
 
 def _read_npz(path):
+    """`{name: array}` of a .npz: its members are read whole, which checks their checksums."""
+    arrays = {}
     try:
-        with path.open('rb') as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, EOFError, KeyError, OSError, AttributeError) as error:
+        with zips.open_whole(path) as archive:
+            zips.refuse_bomb(archive.infolist())
+            for info in archive.infolist():
+                name = info.filename.removesuffix('.npy')
+                arrays[name] = _array(path, name, archive.read(info))
+    except UserError:
+        raise
+    except zips.DAMAGED as error:
         raise UserError(tensors.damaged(path, error)) from error
-    except ValueError as error:  # pickled objects, or no zip at all
-        raise UserError(
-            f'{path}: holds more than arrays, which is refused unread, or is no .npz ({error})'
-        ) from error
+    return arrays
+
+
+def _array(path, name, data):
+    """The array of a .npy file, whose header must fit its bytes: no more is ever allocated."""
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        shape, by_columns, dtype = _HEADERS[version](stream)
+    except Exception as error:  # NumPy reads the header as Python's text
+        raise UserError(tensors.damaged(path, error)) from error
+    if dtype.hasobject:
+        raise UserError(f'{path}: holds more than arrays, which is refused unread ({name})')
+    values = data[stream.tell() :]
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(values):
+        found = f'{name} has {len(values):,} bytes, expected {dtype} {str(shape)[:80]}'
+        raise UserError(tensors.damaged(path, ValueError(found)))
+    order = 'F' if by_columns else 'C'
+    return np.frombuffer(values, dtype).reshape(shape, order=order).copy(order)

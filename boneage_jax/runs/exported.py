@@ -95,7 +95,7 @@ def read(path: pathlib.Path) -> Exported:
         )
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
             f'{path}: its metadata is damaged or incomplete ({error!r}); export it again'
         ) from error
@@ -112,7 +112,7 @@ def read_config(path: pathlib.Path) -> dict:
         return read(path).config
     try:
         return renamed.config(json.loads((path / 'config.json').read_text()))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f'{path}: no run lies there ({error}); give {WHERE}') from error
 
 

@@ -55,11 +55,14 @@ def read(path, required=COLUMNS, *, skip_incomplete=False) -> dict[str, np.ndarr
             and line.
     """
     path = pathlib.Path(path)
-    with path.open(newline='', encoding='utf-8-sig') as file:
-        reader = csv.DictReader(file)
-        found = reader.fieldnames or []
-        _require_columns(path, required, found)
-        numbered = [(reader.line_num, row) for row in reader]
+    try:
+        with path.open(newline='', encoding='utf-8-sig') as file:
+            reader = csv.DictReader(file)
+            found = reader.fieldnames or []
+            numbered = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'{path}: damaged, or no CSV in UTF-8 ({error})') from error
+    _require_columns(path, required, found)
     if skip_incomplete:
         male = _meanings(path, numbered) if 'male' in required else {}
         numbered = [(line, row) for line, row in numbered if _is_complete(row, required, male)]

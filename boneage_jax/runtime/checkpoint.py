@@ -7,6 +7,7 @@ kill or a full disk leaves the earlier ones whole. Checkpoints of earlier releas
 the names of today (`boneage_jax.renamed`).
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
@@ -43,7 +44,8 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         kept = policies.AnyPreservationPolicy([policies.LatestN(1), best])
-        self._orbax = v1.training.Checkpointer(self.directory, preservation_policy=kept)
+        with _damage_named(self.directory):
+            self._orbax = v1.training.Checkpointer(self.directory, preservation_policy=kept)
         self._failed = False
 
     def __enter__(self):
@@ -62,7 +64,8 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step of the best checkpoint, or None before the first evaluation."""
-        scored = [checkpoint for checkpoint in self._orbax.checkpoints if checkpoint.metrics]
+        with _damage_named(self.directory):
+            scored = [checkpoint for checkpoint in self._orbax.checkpoints if checkpoint.metrics]
         if not scored:
             return None
         return min(scored, key=lambda checkpoint: checkpoint.metrics['value']).step
@@ -129,7 +132,8 @@ class Checkpoints:
         for name, x in wanted.items():
             on_disk = saved[name].name
             abstract[on_disk] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-        loaded = self._orbax.load(step, abstract)
+        with _damage_named(self.directory / str(step)):
+            loaded = self._orbax.load(step, abstract)
         return jax.tree.unflatten(
             jax.tree.structure(like), [loaded[saved[name].name] for name in wanted]
         )
@@ -168,15 +172,37 @@ class Checkpoints:
             leaf.name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
             for leaf in leaves.values()
         }
-        loaded = self._orbax.load(step, abstract)
+        with _damage_named(self.directory / str(step)):
+            loaded = self._orbax.load(step, abstract)
         return {name: np.asarray(loaded[leaf.name]) for name, leaf in leaves.items()}
 
     def _leaves(self, step):
         """`{name: _Leaf}` of a checkpoint, under the names of today."""
-        found = v1.metadata(self.directory / str(step), checkpointable_name='state').metadata
-        return {
-            renamed.array(name): _Leaf(name, tuple(x.shape), x.dtype) for name, x in found.items()
-        }
+        with _damage_named(self.directory / str(step)):
+            found = v1.metadata(self.directory / str(step), checkpointable_name='state').metadata
+            leaves = {}
+            for name, x in found.items():
+                leaves[renamed.array(name)] = _Leaf(name, tuple(x.shape), x.dtype)
+        return leaves
+
+
+@contextlib.contextmanager
+def _damage_named(place):
+    """What Orbax raises of damaged files becomes a CheckpointError that names `place`.
+
+    A lost host and a full memory are no damage: JAX's own errors pass.
+    """
+    try:
+        yield
+    except (CheckpointError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # its handlers', tensorstore's, the JSON parser's
+        lines = str(error).strip().splitlines() or ['no message']
+        raise CheckpointError(
+            f'{place}: a checkpoint that is damaged or incomplete ({type(error).__name__}: '
+            f'{lines[0][:200]}). Copy it again from where it is whole, or move it away: the run '
+            'continues from an earlier one, or from the start'
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

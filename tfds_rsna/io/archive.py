@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import lzma
 import operator
 import os
 import pathlib
@@ -14,10 +13,10 @@ import stat
 import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 
 from tfds_rsna.errors import is_disk_full
+from tfds_rsna.io import zips
 from tfds_rsna.problems import DataError
 
 MAX_DEPTH = 16  # folders in folders, and zips in zips
@@ -113,8 +112,8 @@ class Archive(contextlib.ExitStack):
         """`outer`: the zip on disk; `full`: this zip for messages, from the root on."""
         try:
             file = self._open(file) if isinstance(file, pathlib.Path) else file
-            archive = self.enter_context(zipfile.ZipFile(file))
-        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+            archive = self.enter_context(zips.open_whole(file))
+        except zips.DAMAGED as error:
             # DataError, of a file that cannot be opened, is a ValueError.
             if not isinstance(error, DataError):
                 error = DataError(f'{full}: not a whole zip ({error}); download it again')
@@ -306,8 +305,11 @@ def member_name(info: zipfile.ZipInfo) -> str:
 
 def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> Callable[..., bytes]:
     def read(size: int = -1) -> bytes:
-        with _named(info, path), archive.open(info) as file:
-            return file.read(size)
+        with _named(info, path):
+            if size < 0:
+                zips.refuse_bomb([info])
+            with archive.open(info) as file:
+                return file.read(size)
 
     return read
 
@@ -325,17 +327,7 @@ def _named(info: zipfile.ZipInfo, path: str) -> Iterator[None]:
             f'{path}: packed by method {method} ({known}){advice}, which cannot be unpacked here. '
             'Unpack the zip with the program that made it, or with 7-Zip, and give the folder'
         ) from error
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        struct.error,
-        EOFError,
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:
+    except zips.DAMAGED as error:
         if is_disk_full(error):
             raise
         raise DataError(f'{path}: damaged in the zip ({error})') from error

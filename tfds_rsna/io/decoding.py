@@ -172,14 +172,17 @@ def _decoded(data, name, depth):
 def _opened(data, name, depth):
     """The image by Pillow; a PNG that fails once more without its texts, profiles and so on."""
     try:
-        return _with_pillow(data, name, depth)
+        decoded = _with_pillow(data, name, depth)
     except (ImageError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise
     except _DAMAGED:
         bare = _without_extras(data)
         if bare is None:
             raise
-        return _with_pillow(bare, name, depth)
+        decoded = _with_pillow(bare, name, depth)
+    if data.startswith(_PNG) and not _has_whole_chunks(data):
+        return dataclasses.replace(decoded, flags=(*decoded.flags, 'damaged_beside_pixels'))
+    return decoded
 
 
 def _with_pillow(data, name, depth):
@@ -264,6 +267,20 @@ def _unpacked(data, name):
         what = 'too large' if unpacker.unconsumed_tail else 'cut short'
         raise ImageError(f'{name}: a gzip file that is {what}; unpack it, or drop it')
     return found
+
+
+def _has_whole_chunks(data) -> bool:
+    """Whether the checksums of all chunks of a PNG are right, up to its end."""
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], 'big')
+        checksum = int.from_bytes(data[end - 4 : end], 'big')
+        if end > len(data) or zlib.crc32(data[at + 4 : end - 4]) != checksum:
+            return False
+        if data[at + 4 : at + 8] == b'IEND':
+            return True
+        at = end
+    return False
 
 
 def _without_extras(data) -> bytes | None:

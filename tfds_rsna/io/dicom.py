@@ -93,7 +93,10 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> Decoded:
         grey, flags = _grey(dataset, name, depth)
     except ImageError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A decoder written in Rust panics on damaged data, and a panic is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != 'PanicException':
+            raise
         raise ImageError(_unreadable(dataset, name, error)) from error
     return Decoded(np.ascontiguousarray(grey), tuple(flags), male=male, refused=refused)
 

@@ -1,5 +1,6 @@
 """The TFDS builder behind `prepared.write` and `prepared.open`."""
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,26 @@ STRINGS = ('id', 'group', 'source', 'flags')
 
 class PreparedError(UserError):
     """A folder that holds no finished prepared records, or other things where they should go."""
+
+
+def damaged(place: object, error: Exception) -> PreparedError:
+    """The error for records at `place` that cannot be read because of `error`."""
+    lines = str(error).strip().splitlines() or ['no message']
+    return PreparedError(
+        f'{place}: damaged records ({type(error).__name__}: {lines[0][:200]}); delete the folder '
+        'and prepare again'
+    )
+
+
+@contextlib.contextmanager
+def damage_named(place: object):
+    """What TFDS and the parsers raise of damaged files becomes a PreparedError."""
+    try:
+        yield
+    except (PreparedError, MemoryError):
+        raise
+    except Exception as error:
+        raise damaged(place, error) from error
 
 
 class Prepared(streamed_builder.StreamedBuilder):

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from tfds_rsna.prepared.builder import Prepared, PreparedError
+from tfds_rsna.prepared.builder import Prepared, PreparedError, damage_named
 from tfds_rsna.prepared.records import Records
 from tfds_rsna.prepared.writer import MARKER, SIDECAR
 
@@ -38,9 +38,10 @@ def open(folder: str | pathlib.Path) -> PreparedRecords:
     """
     folder = pathlib.Path(folder)
     document = _document(folder)
-    labels = _read_labels(folder / SIDECAR, list(document['counts']))
-    builder = Prepared(data_dir=folder)
-    splits = {split: Records(builder, split) for split in document['counts']}
+    with damage_named(folder):
+        labels = _read_labels(folder / SIDECAR, list(document['counts']))
+        builder = Prepared(data_dir=folder)
+        splits = {split: Records(builder, split) for split in document['counts']}
     for split, count in document['counts'].items():
         found = {'images': len(splits[split]), 'labels': len(labels[split]['ids'])}
         if set(found.values()) != {count}:
@@ -62,7 +63,11 @@ def _document(folder: pathlib.Path) -> dict:
         raise PreparedError(
             f'{folder}: no {MARKER}, so no finished prepared records; run prepare again'
         )
-    return json.loads(marker.read_text())
+    with damage_named(marker):
+        document = json.loads(marker.read_text())
+        if not all(isinstance(document[key], dict) for key in ('metadata', 'counts')):
+            raise ValueError('no metadata or counts in it')
+    return document
 
 
 def _read_labels(path: pathlib.Path, splits: list[str]) -> dict[str, dict]:

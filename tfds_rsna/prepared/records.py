@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.example_parser import tf_example_pb2
 
-from tfds_rsna.prepared.builder import SCALARS, STRINGS, Prepared
+from tfds_rsna.prepared.builder import SCALARS, STRINGS, Prepared, damaged
 
 
 class Records(Sequence):
@@ -22,6 +22,7 @@ class Records(Sequence):
         self._raw = builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
+        self._place = f'{builder.data_dir}, split {split}'
         self._keys = tuple(builder.info.features)
         self._arrays = {}
         for key, feature in builder.info.features.items():
@@ -32,11 +33,19 @@ class Records(Sequence):
         return len(self._raw)
 
     def __getitem__(self, index: int) -> dict:
-        """Example `index`; IndexError beyond the end, negative indices count from it."""
+        """Example `index`; IndexError beyond the end, negative indices count from it.
+
+        Raises PreparedError for a record that is damaged: each has a checksum.
+        """
         index = index.__index__()
         if not -len(self) <= index < len(self):
             raise IndexError(f'record {index} of {len(self)}')
-        return self._decode(self._raw[index % len(self)])
+        try:
+            return self._decode(self._raw[index % len(self)])
+        except MemoryError:
+            raise
+        except Exception as error:  # array_record's, protobuf's, NumPy's
+            raise damaged(f'{self._place}, record {index}', error) from error
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict]:
         return [self[index] for index in indices]

@@ -2,10 +2,9 @@
 
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Iterable
 
-from tfds_rsna.io import downloads
+from tfds_rsna.io import downloads, zips
 
 BASE = 'https://s3.amazonaws.com/east1.public.rsna.org/AI/2017/'
 
@@ -76,9 +75,9 @@ def download(
 
 def _test_zip(path: pathlib.Path, url: str) -> None:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zips.open_whole(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError) as error:
+    except zips.DAMAGED as error:
         damaged = str(error)
     if damaged:
         path.unlink()
