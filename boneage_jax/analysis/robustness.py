@@ -4,7 +4,6 @@ Each disturbance of KINDS is done to the prepared images, as the network sees th
 bits as a file would be. Nothing is random.
 """
 
-import functools
 import pathlib
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from boneage_jax import cli
-from boneage_jax.data import augment
+from boneage_jax.data import augment, degrade
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.data.source import Split
 from boneage_jax.figures import robustness
@@ -189,11 +188,7 @@ def disturb(images: np.ndarray, kind: str, strength: float) -> np.ndarray:
     parts = []
     for start in range(0, len(images), _CHUNK):
         part = images[start : start + _CHUNK]
-        if kind == 'resolution':  # sizes are shapes: one small program for each
-            part = _coarser(part, float(strength))
-        else:
-            part = _DISTURBANCES[kind](part, jnp.float32(strength))
-        parts.append(np.asarray(part))
+        parts.append(np.asarray(_DISTURBANCES[kind](part, jnp.float32(strength))))
     return np.concatenate(parts)
 
 
@@ -240,7 +235,7 @@ def _contrast(image, factor):
 
 def _inverted(image, strength):
     del strength
-    return 1.0 - image
+    return degrade.invert(image)
 
 
 def _covered(image, share):
@@ -283,14 +278,7 @@ def _distance_to_stroke(x, y, start, end):
 
 
 def _coarser(image, factor):
-    rows, columns = (max(1, round(n / factor)) for n in image.shape[1:3])
-    return _resample(image, rows, columns)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _resample(image, rows, columns):
-    small = jax.image.resize(_unit(image), (len(image), rows, columns, 1), 'linear')
-    return _bytes(jax.image.resize(small, image.shape, 'linear'))
+    return degrade.coarsen(image, jnp.full(image.shape[:1], factor))
 
 
 _DISTURBANCES = {
@@ -301,4 +289,5 @@ _DISTURBANCES = {
     'inversion': _on_unit(_inverted),
     'marker removed': _on_unit(_covered),
     'marker added': _on_unit(_marked),
+    'resolution': _on_unit(_coarser),
 }

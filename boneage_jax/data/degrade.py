@@ -227,22 +227,21 @@ def compress(image: jax.Array, quality: jax.Array, chosen: jax.Array) -> jax.Arr
     The cosine coefficients of blocks of 8x8 pixels are rounded to steps of the standard's table.
     Images whose sides are no multiples of 8 have their last row and column repeated for it.
     """
-    size, height, width = image.shape[:3]
+    height, width = image.shape[1:3]
     missing = [(0, 0), (0, -height % 8), (0, -width % 8)]
     padded = jnp.pad(image[..., 0] * 255 - 128, missing, mode='edge')
     down = padded.shape[1] // 8
     right = padded.shape[2] // 8
-    blocks = padded.reshape(size, down, 8, right, 8).transpose(0, 1, 3, 2, 4)
-    # One product with the 64 two-dimensional cosines: faster than two with eight of them.
-    cosines = np.kron(_cosines(), _cosines())
-    coefficients = _product(blocks.reshape(size, -1, 64), cosines.T)
-    steps = _steps(quality)[:, None]
+    # Matrices with the transform once for each block, so that no pixel changes its place: where
+    # blocks are transposed into rows, XLA computes the warp before them several times on a CPU.
+    of_rows = np.kron(np.eye(down, dtype=np.float32), _cosines())
+    of_columns = np.kron(np.eye(right, dtype=np.float32), _cosines())
+    coefficients = _product(of_rows, _product(padded, of_columns.T))
+    steps = jnp.tile(_steps(quality), (1, down, right))
     rounded = jnp.round(coefficients / steps) * steps
-    # Those not chosen go the same way unrounded: selecting images at the end would compute what
-    # lies before twice on a CPU.
+    # Images that are not chosen go the same way unrounded: the input then has one use.
     coefficients = jnp.where(chosen[:, None, None], rounded, coefficients)
-    blocks = _product(coefficients, cosines).reshape(size, down, right, 8, 8)
-    restored = blocks.transpose(0, 1, 3, 2, 4).reshape(padded.shape)[:, :height, :width]
+    restored = _product(of_rows.T, _product(coefficients, of_columns))[:, :height, :width]
     return jnp.clip((restored + 128) * np.float32(1 / 255), 0.0, 1.0)[..., None]
 
 
@@ -254,7 +253,7 @@ def _cosines():
 
 
 def _steps(quality):
-    """JPEG's steps [B, 64] at a quality [B], as the Independent JPEG Group scales its table."""
+    """JPEG's steps [B, 8, 8] at a quality [B], as the Independent JPEG Group scales its table."""
     percent = jnp.where(quality < 50, 5000 / quality, 200 - 2 * quality)
-    scaled = jnp.floor((_LUMINANCE.reshape(1, 64) * percent[:, None] + 50) / 100)
+    scaled = jnp.floor((_LUMINANCE * percent[:, None, None] + 50) / 100)
     return jnp.clip(scaled, 1, 255)
