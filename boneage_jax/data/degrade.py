@@ -255,5 +255,5 @@ def _cosines():
 def _steps(quality):
     """JPEG's steps [B, 8, 8] at a quality [B], as the Independent JPEG Group scales its table."""
     percent = jnp.where(quality < 50, 5000 / quality, 200 - 2 * quality)
-    scaled = jnp.floor((_LUMINANCE * percent[:, None, None] + 50) / 100)
+    scaled = jnp.floor((_LUMINANCE[None] * percent[:, None, None] + 50) / 100)
     return jnp.clip(scaled, 1, 255)
