@@ -232,16 +232,16 @@ def compress(image: jax.Array, quality: jax.Array, chosen: jax.Array) -> jax.Arr
     padded = jnp.pad(image[..., 0] * 255 - 128, missing, mode='edge')
     down = padded.shape[1] // 8
     right = padded.shape[2] // 8
-    # Matrices with the transform once for each block, so that no pixel changes its place: where
-    # blocks are transposed into rows, XLA computes the warp before them several times on a CPU.
+    # Matrices with the transform once for each block, so that no pixel changes its place.
     of_rows = np.kron(np.eye(down, dtype=np.float32), _cosines())
     of_columns = np.kron(np.eye(right, dtype=np.float32), _cosines())
-    coefficients = _product(of_rows, _product(padded, of_columns.T))
+    coefficients = _product(of_rows[None], _product(padded, of_columns.T[None]))
     steps = jnp.tile(_steps(quality), (1, down, right))
     rounded = jnp.round(coefficients / steps) * steps
     # Images that are not chosen go the same way unrounded: the input then has one use.
     coefficients = jnp.where(chosen[:, None, None], rounded, coefficients)
-    restored = _product(of_rows.T, _product(coefficients, of_columns))[:, :height, :width]
+    restored = _product(of_rows.T[None], _product(coefficients, of_columns[None]))
+    restored = restored[:, :height, :width]
     return jnp.clip((restored + 128) * np.float32(1 / 255), 0.0, 1.0)[..., None]
 
 
