@@ -15,9 +15,8 @@ from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import calibration as calibration_lib
 from boneage_jax.inference import images as images_lib
 from boneage_jax.inference import intervals as intervals_lib
-from boneage_jax.inference import pictures
-from boneage_jax.runs import exported, training_ids
-from boneage_jax.runs import predictions as predictions_lib
+from boneage_jax.inference import neighbours, pictures
+from boneage_jax.runs import exported, shipped, training_ids
 from boneage_jax.runs.predictor import Predictor, read_config, read_task
 from boneage_jax.runtime import files, log, setup
 from boneage_jax.tasks import metrics
@@ -32,9 +31,9 @@ SHOWN = 5  # so few images are also printed
 
 
 def predict(
-    workdir: pathlib.Path,
+    workdir: pathlib.Path | str | None,
     place: pathlib.Path,
-    output: pathlib.Path,
+    output: pathlib.Path | None,
     *,
     labels: pathlib.Path | None = None,
     sex: str | None = None,
@@ -44,13 +43,15 @@ def predict(
     columns: dict[str, str] | None = None,
     age_unit: str = 'months',
     calibration: pathlib.Path | None = None,
+    distance: bool = False,
 ) -> list[dict]:
     """Predicts the images at `place` with the best network of a run, and writes `output`.
 
     Args:
-        workdir: the run, or an exported file, or the name of a shipped network.
+        workdir: the run, or an exported file, or the name of a shipped network; None is the shipped
+            one that predicts ages.
         place: an image, a folder of images, or a zip of them.
-        output: the CSV to write.
+        output: the CSV to write; None writes nothing, and every age is printed.
         labels: a table of sexes and, where known, ages.
         sex: 'male' or 'female', of the images whose sex no table gives; without it the header of a
             DICOM counts.
@@ -61,6 +62,7 @@ def predict(
         age_unit: of the table: 'months' or 'years'.
         calibration: a file of `boneage_jax.calibrate`, made for this very network; ages and
             intervals are then the site's.
+        distance: also tell how far each image is from the training images, see `neighbours`.
 
     Returns:
         The rows of `output` as dicts; what is not known is None.
@@ -69,18 +71,21 @@ def predict(
         UserError: see the message; nothing was written.
         UnreadableError: at the end, where some images could not be read.
     """
-    workdir = exported.find(workdir)
+    workdir = shipped.ages() if workdir is None else exported.find(workdir)
     place = pathlib.Path(place).expanduser()
-    output = pathlib.Path(output)
+    output = None if output is None else pathlib.Path(output)
     if sex not in (None, 'male', 'female'):
         raise UserError(f"--sex={sex}: expected 'male' or 'female'")
-    cli.refuse_existing(output, overwrite, (place, labels, calibration))
+    if output:
+        cli.refuse_existing(output, overwrite, (place, labels, calibration))
     rejected = _rejected(output)
     config = read_config(workdir)
     if read_task(workdir).months is None:
         raise UserError(
             f'{workdir} holds a run of the task {config.task.name!r}, which predicts no ages'
         )
+    reference = neighbours.read(workdir) if distance else None
+    _tell_of_shipped(workdir)
     setup.set_up_jax(config)
 
     problems = Problems('skip')
@@ -105,12 +110,15 @@ def predict(
             keep_native=bool(paths),
         ):
             found, aux = _predicted(predictor, batch, place, sexes, site, intervals)
+            if reference:
+                _add_distances(found, reference.quantile(aux['embeddings']))
             rows += found
             if paths:
                 for index, (row, seen) in enumerate(zip(found, batch)):
                     pictures.draw(paths[row['id']], row, seen, aux, index)
 
-    _write(rows, output, problems, rejected)
+    if output:
+        _write(rows, output, problems, rejected)
     _report(rows, output, overlays)
     if len(problems):
         raise UnreadableError(
@@ -122,6 +130,29 @@ def predict(
 
 
 # What there is, and whether this network can predict it
+
+
+def _tell_of_shipped(workdir):
+    """Says in a line that the network is one that comes with the code, and on which terms.
+
+    A line more, where the networks that prepare images for it are others by now.
+    """
+    if not exported.is_file(workdir):
+        return
+    header = exported.read(workdir)
+    name = shipped.name_of(workdir)
+    if name:
+        terms = ' '.join(exported.text(header, 'terms').split())
+        log.info(
+            f'Predicted with {name}, the network that comes with the code: for research, no '
+            f'medical device. {terms}'.rstrip()
+        )
+    changed = exported.changed_networks(header)
+    if changed:
+        log.info(
+            f'{workdir}: its images were prepared by another {", ".join(changed)} than the one '
+            'that comes with this version of the code: ages may differ from those it was judged by.'
+        )
 
 
 def _listed(archive, place, labels, columns, age_unit, problems):
@@ -216,37 +247,22 @@ def _first(images, more=' and so on'):
 
 def _fit_intervals(workdir):
     """The run's own intervals, or None; prints what they are worth, or why there are none."""
-    if exported.is_file(workdir):
-        log.info(
-            f'No intervals: {workdir} holds the network, not its errors on validation images; give '
-            'the workdir of its run, or a --calibration.'
-        )
-        return None
-    path = workdir / 'predictions.csv'
-    if not path.exists():
-        log.info(
-            f'No intervals: {workdir} is not finished, so the errors on its validation images are '
-            'not known yet.'
-        )
-        return None
-    predictions = predictions_lib.read(path)
     try:
-        fitted = intervals_lib.fit(predictions)
-    except UserError as error:
+        fitted, coverage = intervals_lib.of_network(workdir)
+    except intervals_lib.MissingIntervalsError as error:
         log.info(f'No intervals: {error}.')
         return None
     for line in fitted.lines():
         log.info(line)
-    for split in predictions_lib.splits(predictions):
-        if split != 'validation':
-            log.info(_coverage(fitted, predictions, split))
+    for split, shares in coverage.items():
+        log.info(_coverage(shares, split))
     return fitted
 
 
-def _coverage(fitted, predictions, split):
+def _coverage(shares, split):
     """A sentence on how many images of a split are in their interval."""
     parts = []
-    for group, share in intervals_lib.coverage(fitted, predictions, split).items():
+    for group, share in shares.items():
         whose = '' if group == 'overall' else f' of {intervals_lib.PLAIN[group]}'
         parts.append(
             f'{100 * share["value"]:.1f}% of {share["count"]:,} images{whose} '
@@ -273,6 +289,14 @@ def _warn_of_training_images(workdir, config, listed):
 
 
 # Predicting
+
+
+def _add_distances(rows, quantiles):
+    """`distance_quantile` of each row, see `neighbours.Reference.quantile`; before the age."""
+    for row, quantile in zip(rows, quantiles, strict=True):
+        age = row.pop('age')
+        row['distance_quantile'] = float(quantile)
+        row['age'] = age
 
 
 def ages(
@@ -362,11 +386,13 @@ def _write(rows, output, problems, rejected):
 
 
 def _rejected(output):
-    """Where the images that could not be predicted are listed; None beside a device or a pipe.
+    """Where the images that could not be predicted are listed.
+
+    None without an output, and beside a device or a pipe.
 
     Raises UserError where a file of that name is there which no earlier call wrote.
     """
-    if files.is_special(output):
+    if output is None or files.is_special(output):
         return None
     path = output.with_name(f'{output.stem}_rejected.csv')
     if path.exists():
@@ -398,7 +424,7 @@ def _cell(value):
 def _report(rows, output, overlays):
     if not rows:
         return
-    if len(rows) <= SHOWN:
+    if len(rows) <= SHOWN or not output:
         for row in rows:
             print('; '.join(pictures.caption(row)), flush=True)
 
@@ -417,4 +443,7 @@ def _report(rows, output, overlays):
         )
     images = '1 image' if len(rows) == 1 else f'{len(rows):,} images'
     drawn = f'; pictures: {overlays}' if overlays else ''
-    log.info(f'{images}: {output}{drawn}')
+    if output:
+        log.info(f'{images}: {output}{drawn}')
+    else:
+        log.info(f'{images}{drawn}. --output=ages.csv writes a table.')
