@@ -14,7 +14,7 @@ needs 20 images.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.path('workdir', None, 'folder of a trained run, or a file of `boneage export`', required=True)
+FLAGS.network()
 FLAGS.path('output', None, 'the calibration to write, NAME.json', required=True)
 FLAGS.path('input', None, "the site's images: a folder or a zip")
 FLAGS.path('labels', None, 'CSV or xlsx with the sex and age of each image')

@@ -30,6 +30,7 @@ from boneage_jax.runtime import files
 from tfds_rsna.problems import DataError
 
 DATA_DIR = 'folder of the raw data; default: $BONEAGE_DATA'
+NETWORK = 'folder of a trained run, a file of `boneage export`, or the name of a shipped network'
 CONFIG = 'path of a config, with presets and key=value after a colon'
 HELP = ('-h', '-help', '--help', '--helpfull')
 LABEL_COLUMNS = {'id': 'images', 'male': 'sex', 'months': 'age', 'image': 'file'}
@@ -64,6 +65,13 @@ class Flags:
 
     def integer(self, name, default, help_text, *, lower_bound=None):
         self._add(absl_flags.DEFINE_integer, name, default, help_text, lower_bound=lower_bound)
+
+    def number(self, name, default, help_text, *, lower_bound=None):
+        self._add(absl_flags.DEFINE_float, name, default, help_text, lower_bound=lower_bound)
+
+    def network(self, name='workdir', *, required=True, otherwise=''):
+        """A trained network: a workdir, an exported file or a shipped name."""
+        self.path(name, None, NETWORK + otherwise, required=required)
 
     def boolean(self, name, default, help_text):
         self._add(absl_flags.DEFINE_boolean, name, default, help_text)

@@ -15,7 +15,7 @@ configs/prsnet.py. The split is not selected on; the default is what the runs re
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.paths('workdir', None, 'folders of finished runs, comma-separated', required=True)
+FLAGS.paths('workdir', None, f'one or several, comma-separated: {cli.NETWORK}', required=True)
 FLAGS.path('output', None, 'folder for the picture and the figures', required=True)
 FLAGS.string('split', '', 'whose images; default: test, or holdout where there is none')
 FLAGS.integer('seed', 0, 'of the t-SNE')

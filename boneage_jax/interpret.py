@@ -17,7 +17,7 @@ connected layer holds before it sees an image.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.path('workdir', None, 'folder of a finished run', required=True)
+FLAGS.network()
 FLAGS.path('output', None, 'folder for the figures', required=True)
 FLAGS.string('split', 'validation', 'whose images')
 FLAGS.integer('images', 8, 'how many images to draw', lower_bound=1)

@@ -1,12 +1,18 @@
 r"""Predict the ages of image files, with 90% intervals and pictures.
 
+    python -m boneage_jax.predict --input=hand.png --sex=female
     python -m boneage_jax.predict --workdir=runs/a --input=images/ --labels=images.csv \
         --output=ages.csv --overlays=ages/
     python -m boneage_jax.predict --workdir=runs/a --input=1377.png --sex=female --output=1377.csv
 
+Without --workdir the network that comes with the code predicts (docs/model_card.md), for research;
+it is no medical device. Without --output ages are printed alone.
+
 Images (PNG, JPEG, TIFF, BMP, DICOM; a file, a folder, a zip) are prepared as the run's own were.
 OUTPUT holds `id,file,male,prediction,years,lower,upper,flags[,age]` with ages in months; of a
-classifier also the class, its months and the probabilities. `flags` names what is doubtful about an
+classifier also the class, its months and the probabilities; with --distance also
+`distance_quantile`, how far the image is from the training images: 1 is farther than each of these
+is from the others, and such an age means little. `flags` names what is doubtful about an
 image: how it was decoded (`window_ignored`) or prepared (`mask_doubtful`). An image that cannot be
 read, is blank or that a stage refuses does not stop the others. It is listed in `..._rejected.csv`
 beside OUTPUT, and the exit status is 1. A DICOM of another part of the body is refused by its
@@ -22,12 +28,11 @@ FLAGS = cli.Flags(__doc__)
 FLAGS.paths(
     'workdir',
     None,
-    'folder of a trained run, or a file of `boneage export`; several, comma-separated or a glob: '
-    'the mean of their ages',
-    required=True,
+    cli.NETWORK + '; several, comma-separated or a glob: the mean of their ages; default: '
+    'bone_age, which comes with the code',
 )
 FLAGS.path('input', None, 'an image, a folder of images, or a zip of them', required=True)
-FLAGS.path('output', None, 'CSV to write', required=True)
+FLAGS.path('output', None, 'CSV to write; without it ages are printed alone')
 FLAGS.path('labels', None, 'CSV or xlsx with the sex and, where known, the age of each image')
 FLAGS.string('sex', None, 'male or female: of the images whose sex --labels does not give')
 FLAGS.path(
@@ -36,6 +41,7 @@ FLAGS.path(
     'folder for a picture of each image with its age, parts, relation or attention maps',
 )
 FLAGS.path('calibration', None, "a site's calibration, as boneage_jax.calibrate writes it")
+FLAGS.boolean('distance', False, 'a column with how far each image is from the training images')
 FLAGS.boolean('overwrite', False, 'replace an output that exists')
 FLAGS.integer('batch_size', 0, 'images at once; 0 = as in training', lower_bound=0)
 FLAGS.labels()
@@ -49,7 +55,7 @@ def main(argv):
 
     with cli.label_options(values) as options:
         predict.predict(
-            ensemble.expand(values.workdir),
+            ensemble.expand(values.workdir) if values.workdir else None,
             values.input,
             values.output,
             labels=values.labels,
@@ -58,6 +64,7 @@ def main(argv):
             overwrite=values.overwrite,
             batch_size=values.batch_size,
             calibration=values.calibration,
+            distance=values.distance,
             **options,
         )
 

@@ -15,7 +15,7 @@ holdout and test are for a figure that is reported once.
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.path('workdir', None, 'folder of a finished run', required=True)
+FLAGS.network()
 FLAGS.path('output', None, 'folder for the results', required=True)
 FLAGS.string('split', 'validation', 'whose images')
 FLAGS.integer('images', 0, 'how many images, evenly spaced by age; 0 = all', lower_bound=0)

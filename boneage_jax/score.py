@@ -13,9 +13,7 @@ from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
 FLAGS.config('path[:arg] of the config whose images to score')
-FLAGS.path(
-    'workdir', None, 'folder of the finished run, or a file of `boneage export`', required=True
-)
+FLAGS.network()
 FLAGS.path('output', None, 'folder for the results', required=True)
 FLAGS.data_dir()
 

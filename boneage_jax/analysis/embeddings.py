@@ -12,12 +12,13 @@ from scipy.spatial import distance as distances_lib
 from sklearn import manifold
 
 from boneage_jax import cli, figures
+from boneage_jax.analysis import own_images
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.data.source import Split
+from boneage_jax.runs import exported
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log, setup
-from boneage_jax.stages import records
 from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 
@@ -38,7 +39,7 @@ def embeddings(
     """Writes tsne.png, tsne.csv and distance_age_correlation.json; returns the last one's content.
 
     Args:
-        workdirs: finished runs whose networks give embeddings.
+        workdirs: finished runs, exported files or names of shipped networks that give embeddings.
         output: folder for the results.
         split: whose images; '' is what the run reports, test or else holdout.
         seed: of the t-SNE.
@@ -49,7 +50,7 @@ def embeddings(
     """
     output = pathlib.Path(output)
     cli.refuse_results(output, 'tsne.csv')
-    names = workdir_lib.unique_names([pathlib.Path(workdir) for workdir in workdirs])
+    names = workdir_lib.unique_names([exported.find(workdir) for workdir in workdirs])
     report = {}
     rows = []
     panels = []
@@ -98,7 +99,7 @@ def of_run(
     """(embeddings float32 `[N, F]`, the images) of the best network of a run."""
     predictor = predictor_lib.Predictor(workdir)
     setup.set_up_jax(predictor.config)
-    opened = records.open_splits(predictor.config, data_dir)
+    opened = own_images.open_splits(workdir, predictor.config, data_dir)
     split = split or next(name for name in reversed(splits_lib.REPORTED) if name in opened)
     if split not in opened:
         raise UserError(f'--split={split}: expected one of {", ".join(opened)}')

@@ -15,7 +15,7 @@ from boneage_jax.data import id_spaces
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.data.source import Split
 from boneage_jax.figures import ensembles as ensemble_figures
-from boneage_jax.runs import predictions, training_ids
+from boneage_jax.runs import exported, predictions, training_ids
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log
 from boneage_jax.tasks import ages, metrics
@@ -67,6 +67,12 @@ def load(
     """
     workdirs = list(map(pathlib.Path, workdirs))
     for workdir in workdirs:
+        if exported.is_file(exported.find(workdir)):
+            raise UserError(
+                f'{workdir} holds a network, not its predictions of images with their ids '
+                '(predictions.csv, splits.json), of which an ensemble is the mean; give the '
+                'workdir of its run'
+            )
         require_finished(workdir, _NEEDED)
     reports = list(map(workdir_lib.read_metrics, workdirs))
     for workdir, report in zip(workdirs, reports):

@@ -12,12 +12,12 @@ import numpy as np
 from flax import nnx
 
 from boneage_jax import cli, figures
+from boneage_jax.analysis import own_images
 from boneage_jax.data.source import Split
 from boneage_jax.figures import examples as examples_lib
 from boneage_jax.models import parts as parts_lib
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runtime import files, log, setup
-from boneage_jax.stages import records
 from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES
@@ -39,7 +39,7 @@ def interpret(
     """Writes the figures, and parts.json or attention.json.
 
     Args:
-        workdir: a finished run.
+        workdir: a finished run, an exported file, or the name of a shipped network.
         output: folder for the results.
         split: whose images.
         count: how many images to draw.
@@ -54,7 +54,7 @@ def interpret(
     output = pathlib.Path(output)
     predictor = predictor_lib.Predictor(workdir)
     setup.set_up_jax(predictor.config)
-    opened = records.open_splits(predictor.config, data_dir)
+    opened = own_images.open_splits(workdir, predictor.config, data_dir)
     if split not in opened:
         raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
     examples = opened[split]

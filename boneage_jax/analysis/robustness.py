@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from boneage_jax import cli
+from boneage_jax.analysis import own_images
 from boneage_jax.data import augment, degrade
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.data.source import Split
 from boneage_jax.figures import robustness
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runtime import files, log, setup
-from boneage_jax.stages import records
 from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom import marker
@@ -87,7 +87,7 @@ def measure_robustness(
     """Writes robustness.csv and robustness.png into `output`; returns the lines.
 
     Args:
-        workdir: a finished run.
+        workdir: a finished run, an exported file, or the name of a shipped network.
         output: folder for the results.
         split: whose images.
         count: how many images, evenly spaced by age; 0 = all.
@@ -106,7 +106,7 @@ def measure_robustness(
             'ages'
         )
     setup.set_up_jax(predictor.config)
-    examples = _examples(predictor, split, data_dir)
+    examples = _examples(workdir, predictor, split, data_dir)
     chosen = _evenly_by_age(examples, count)
     images = examples.arrays(chosen)['image']
     male = examples.male[chosen]
@@ -136,8 +136,8 @@ def measure_robustness(
     return lines
 
 
-def _examples(predictor, split, data_dir) -> Split:
-    opened = records.open_splits(predictor.config, data_dir)
+def _examples(workdir, predictor, split, data_dir) -> Split:
+    opened = own_images.open_splits(workdir, predictor.config, data_dir)
     known = [name for name in opened if name != 'train']
     if split not in known:
         raise UserError(f'--split={split}: expected one of {", ".join(known)}')

@@ -29,7 +29,7 @@ def score(
     """Writes a run's predictions and metrics on the splits of `config`; returns its metrics.json.
 
     Args:
-        run: the workdir of the finished run.
+        run: the workdir of the finished run, an exported file, or the name of a shipped network.
         config: whose images; of the size that the run was trained at.
         output: folder for the results.
         data_dir: folder of the raw data.

@@ -158,6 +158,20 @@ def of_sex(split: Split, sex: str) -> Split:
         raise UserError(
             f'data.sex={sex!r}: none of the {len(split)} {split.name} images is of that sex'
         )
+    return take(split, chosen)
+
+
+def each_once(split: Split) -> Split:
+    """The images of a split without those that come again: the same id of the same id space."""
+    spaces = split.spaces or [id_spaces.UNDECLARED] * len(split)
+    first = {}
+    for i, image in enumerate(zip(split.ids, spaces, strict=True)):
+        first.setdefault(image, i)
+    return take(split, np.array(list(first.values()), int))
+
+
+def take(split: Split, chosen: np.ndarray) -> Split:
+    """The examples `chosen` int `[M]` of a split, in that order."""
     return dataclasses.replace(
         split,
         positions=split.positions[chosen],

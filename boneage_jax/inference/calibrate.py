@@ -38,7 +38,7 @@ def calibrate(
     """Fits a line for each sex, judges it, and writes both; returns the report.
 
     Args:
-        workdir: the run.
+        workdir: the run, an exported file, or the name of a shipped network.
         output: the calibration to write, a JSON file; `..._images.csv` goes beside it.
         place: the site's images.
         labels: the table of their sexes and ages.

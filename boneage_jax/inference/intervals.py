@@ -9,19 +9,26 @@ image. So the coverage on the reported splits always goes with the interval.
 """
 
 import dataclasses
+import json
 import math
+import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from boneage_jax.data import splits
+from boneage_jax.runs import exported
 from boneage_jax.runs import predictions as predictions_lib
 from tfds_rsna.errors import UserError
 
 LEVEL = 0.9
 SEXES = {'female': False, 'male': True}
 PLAIN = {'female': 'girls', 'male': 'boys', 'overall': 'all'}
+
+
+class MissingIntervalsError(UserError):
+    """A network has no intervals, and nothing is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +90,8 @@ def fit(
     A sex with fewer than `fewest(level)` images takes the interval of all images.
 
     Raises:
-        UserError: the split has too few images altogether, or a level that is not between 0 and 1.
+        MissingIntervalsError: the split has too few images altogether.
+        UserError: a level that is not between 0 and 1.
     """
     splits.selecting(split, 'the intervals')
     return _fit(predictions, split, level)
@@ -105,7 +113,7 @@ def _fit(predictions, split, level):
     error = np.abs(images['prediction'] - images['age'])
     least = fewest(level)
     if len(error) < least:
-        raise UserError(
+        raise MissingIntervalsError(
             f'{len(error)} {split} images are too few for a {100 * level:g}% interval; at least '
             f'{least} are needed'
         )
@@ -121,6 +129,59 @@ def _fit(predictions, split, level):
             own = error
         half[sex] = quantile(own, level)
     return Intervals(level, half, counts, tuple(pooled), split)
+
+
+def of_network(place: pathlib.Path | str) -> tuple[Intervals, dict[str, dict]]:
+    """The intervals of a network, and what `coverage` says of them, by split.
+
+    Those of a run come from its predictions.csv, those of an exported file are in its metadata.
+
+    Args:
+        place: a workdir, a file of `boneage export`, or the name of a shipped network.
+
+    Raises:
+        MissingIntervalsError: there are none; the message says why.
+        UserError: what should hold them is damaged.
+    """
+    path = exported.find(place)
+    if exported.is_file(path):
+        return _of_file(path)
+    table = path / 'predictions.csv'
+    if not table.exists():
+        raise MissingIntervalsError(
+            f'{place} is not finished, so the errors on its validation images are not known yet'
+        )
+    predictions = predictions_lib.read(table)
+    fitted = fit(predictions)
+    found = {}
+    for split in predictions_lib.splits(predictions):
+        if split != splits.SELECTING:
+            found[split] = coverage(fitted, predictions, split)
+    return fitted, found
+
+
+def _of_file(path):
+    text = exported.read(path).metadata.get(exported.INTERVALS)
+    if not text:
+        raise MissingIntervalsError(
+            f'{path} does not hold the errors on validation images: it was exported by an earlier '
+            'release, or from a run without them; give the workdir of its run, or a --calibration'
+        )
+    try:
+        saved = json.loads(text)
+        half = {sex: float(saved['half'][sex]) for sex in SEXES}
+        counts = {sex: int(saved['counts'][sex]) for sex in SEXES}
+        fitted = Intervals(float(saved['level']), half, counts, tuple(saved['pooled']))
+        return fitted, dict(saved['coverage'])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{path}: its intervals are damaged ({error!r}); export it again'
+        ) from error
+
+
+def document(fitted: Intervals, covered: Mapping[str, dict]) -> str:
+    """What an exported file holds of what `of_network` gave."""
+    return json.dumps({**dataclasses.asdict(fitted), 'coverage': covered}, separators=(',', ':'))
 
 
 def coverage(

@@ -108,49 +108,47 @@ def fit_intervals(places: Sequence[pathlib.Path]) -> intervals_lib.Intervals | N
     Those of one run are from its validation images. Of the folds of a cross-validation they are
     from all out-of-fold errors.
     """
-    for place in places:
-        if exported.is_file(place):
-            log.info(
-                f'No intervals: {place} holds the network, not its errors on validation images; '
-                'give the workdir of its run, or a --calibration.'
-            )
-            return None
-        if not (place / 'predictions.csv').exists():
-            log.info(
-                f'No intervals: {place} is not finished, so the errors on its validation images '
-                'are not known yet.'
-            )
-            return None
-    if len(places) == 1:
-        return _fit(predictions.read(places[0] / 'predictions.csv'), intervals_lib.fit)
-    data = {str(place): read_config(place).data for place in places}
-    of_folds = folds_lib.by_fold(data)
-    if not of_folds:
-        log.info('No intervals: they are of one run, or of all folds of a cross-validation.')
-        return None
-    tables = [predictions.read(place / 'predictions.csv') for place in places]
-    table = _out_of_fold(of_folds, dict(zip(data, tables)))
-    return _fit(table, intervals_lib.fit_out_of_fold)
-
-
-def _fit(table, fit):
     try:
-        fitted = fit(table)
-    except UserError as error:
+        fitted, covered = _fitted(places)
+    except intervals_lib.MissingIntervalsError as error:
         log.info(f'No intervals: {error}.')
         return None
     for line in fitted.lines():
         log.info(line)
-    for other in predictions.splits(table):
-        if other != fitted.split:
-            log.info(_coverage(fitted, table, other))
+    for split, shares in covered.items():
+        log.info(_coverage(shares, split))
     return fitted
 
 
-def _coverage(fitted, table, split):
+def _fitted(places):
+    """(intervals, `intervals.coverage` by split) of the networks together."""
+    if len(places) == 1:
+        return intervals_lib.of_network(places[0])
+    for place in places:
+        if exported.is_file(place) or not (place / 'predictions.csv').exists():
+            raise intervals_lib.MissingIntervalsError(
+                f'{place} does not hold the predictions of its own images (predictions.csv)'
+            )
+    data = {str(place): read_config(place).data for place in places}
+    of_folds = folds_lib.by_fold(data)
+    if not of_folds:
+        raise intervals_lib.MissingIntervalsError(
+            'they are of one run, or of all folds of a cross-validation'
+        )
+    tables = [predictions.read(place / 'predictions.csv') for place in places]
+    table = _out_of_fold(of_folds, dict(zip(data, tables)))
+    fitted = intervals_lib.fit_out_of_fold(table)
+    covered = {}
+    for split in predictions.splits(table):
+        if split != fitted.split:
+            covered[split] = intervals_lib.coverage(fitted, table, split)
+    return fitted, covered
+
+
+def _coverage(shares, split):
     """A sentence on how many images of a split are in their interval."""
     parts = []
-    for group, share in intervals_lib.coverage(fitted, table, split).items():
+    for group, share in shares.items():
         whose = '' if group == 'overall' else f' of {intervals_lib.PLAIN[group]}'
         parts.append(
             f'{100 * share["value"]:.1f}% of {share["count"]:,} images{whose} '

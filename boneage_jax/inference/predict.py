@@ -15,8 +15,8 @@ from boneage_jax.data import id_spaces
 from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import calibration as calibration_lib
 from boneage_jax.inference import images as images_lib
-from boneage_jax.inference import members, pictures
-from boneage_jax.runs import exported, training_ids
+from boneage_jax.inference import members, neighbours, pictures
+from boneage_jax.runs import exported, shipped, training_ids
 from boneage_jax.runtime import files, log, setup
 from boneage_jax.tasks import metrics
 from boneage_jax.training import evaluate
@@ -30,9 +30,9 @@ SHOWN = 5  # so few images are also printed
 
 
 def predict(
-    workdir: pathlib.Path | Sequence[pathlib.Path],
+    workdir: pathlib.Path | str | Sequence[pathlib.Path] | None,
     place: pathlib.Path,
-    output: pathlib.Path,
+    output: pathlib.Path | None,
     *,
     labels: pathlib.Path | None = None,
     sex: str | None = None,
@@ -42,14 +42,15 @@ def predict(
     columns: dict[str, str] | None = None,
     age_unit: str = 'months',
     calibration: pathlib.Path | None = None,
+    distance: bool = False,
 ) -> list[dict]:
     """Predicts the images at `place` with the best network of a run, and writes `output`.
 
     Args:
         workdir: the run, or an exported file, or the name of a shipped network; of several the mean
-            of their ages.
+            of their ages; None is the shipped one that predicts ages.
         place: an image, a folder of images, or a zip of them.
-        output: the CSV to write.
+        output: the CSV to write; None writes nothing, and every age is printed.
         labels: a table of sexes and, where known, ages.
         sex: 'male' or 'female', of the images whose sex no table gives; without it the header of a
             DICOM counts.
@@ -60,6 +61,7 @@ def predict(
         age_unit: of the table: 'months' or 'years'.
         calibration: a file of `boneage_jax.calibrate`, made for this very network; ages and
             intervals are then the site's.
+        distance: also tell how far each image is from the training images, see `neighbours`.
 
     Returns:
         The rows of `output` as dicts; what is not known is None.
@@ -68,16 +70,21 @@ def predict(
         UserError: see the message; nothing was written.
         UnreadableError: at the end, where some images could not be read.
     """
-    several = [workdir] if isinstance(workdir, str | os.PathLike) else workdir
-    workdirs = list(map(exported.find, several))
+    workdirs = _networks(workdir)
     place = pathlib.Path(place).expanduser()
-    output = pathlib.Path(output)
+    output = None if output is None else pathlib.Path(output)
     if sex not in (None, 'male', 'female'):
         raise UserError(f"--sex={sex}: expected 'male' or 'female'")
-    cli.refuse_existing(output, overwrite, (place, labels, calibration))
+    if output:
+        cli.refuse_existing(output, overwrite, (place, labels, calibration))
     rejected = _rejected(output)
     configs = members.read_configs(workdirs)
     config = configs[str(workdirs[0])]
+    if distance and len(workdirs) > 1:
+        raise UserError('--distance is of one network; give --workdir one, or leave it out')
+    reference = neighbours.read(workdirs[0]) if distance else None
+    for each in workdirs:
+        _tell_of_shipped(each)
     setup.set_up_jax(config)
 
     problems = Problems('skip')
@@ -102,12 +109,15 @@ def predict(
             keep_native=bool(paths),
         ):
             found, aux = _predicted(predictor, batch, place, sexes, site, intervals)
+            if reference:
+                _add_distances(found, reference.quantile(aux['embeddings']))
             rows += found
             if paths:
                 for index, (row, seen) in enumerate(zip(found, batch)):
                     pictures.draw(paths[row['id']], row, seen, aux, index)
 
-    _write(rows, output, problems, rejected)
+    if output:
+        _write(rows, output, problems, rejected)
     _report(rows, output, overlays)
     if len(problems):
         raise UnreadableError(
@@ -119,6 +129,37 @@ def predict(
 
 
 # What there is, and whether this network can predict it
+
+
+def _networks(workdir):
+    """Where the networks are: of one place, of several, or the shipped one of ages."""
+    if workdir is None:
+        return [shipped.ages()]
+    several = [workdir] if isinstance(workdir, str | os.PathLike) else workdir
+    return list(map(exported.find, several))
+
+
+def _tell_of_shipped(workdir):
+    """Says in a line that the network is one that comes with the code, and on which terms.
+
+    A line more, where the networks that prepare images for it are others by now.
+    """
+    if not exported.is_file(workdir):
+        return
+    header = exported.read(workdir)
+    name = shipped.name_of(workdir)
+    if name:
+        terms = ' '.join(exported.text(header, 'terms').split())
+        log.info(
+            f'Predicted with {name}, the network that comes with the code: for research, no '
+            f'medical device. {terms}'.rstrip()
+        )
+    changed = exported.changed_networks(header)
+    if changed:
+        log.info(
+            f'{workdir}: its images were prepared by another {", ".join(changed)} than the one '
+            'that comes with this version of the code: ages may differ from those it was judged by.'
+        )
 
 
 def _listed(archive, place, labels, columns, age_unit, problems):
@@ -239,6 +280,14 @@ def _warn_of_training_images(workdirs, config, listed):
 # Predicting
 
 
+def _add_distances(rows, quantiles):
+    """`distance_quantile` of each row, see `neighbours.Reference.quantile`; before the age."""
+    for row, quantile in zip(rows, quantiles, strict=True):
+        age = row.pop('age')
+        row['distance_quantile'] = float(quantile)
+        row['age'] = age
+
+
 def _predicted(predictor, batch, place, sexes, site, intervals):
     """(rows of OUTPUT, the network's auxiliary outputs) of a batch."""
     male = [sexes[seen.listed.id] for seen in batch]
@@ -304,11 +353,13 @@ def _write(rows, output, problems, rejected):
 
 
 def _rejected(output):
-    """Where the images that could not be predicted are listed; None beside a device or a pipe.
+    """Where the images that could not be predicted are listed.
+
+    None without an output, and beside a device or a pipe.
 
     Raises UserError where a file of that name is there which no earlier call wrote.
     """
-    if files.is_special(output):
+    if output is None or files.is_special(output):
         return None
     path = output.with_name(f'{output.stem}_rejected.csv')
     if path.exists():
@@ -340,7 +391,7 @@ def _cell(value):
 def _report(rows, output, overlays):
     if not rows:
         return
-    if len(rows) <= SHOWN:
+    if len(rows) <= SHOWN or not output:
         for row in rows:
             print('; '.join(pictures.caption(row)), flush=True)
 
@@ -359,4 +410,7 @@ def _report(rows, output, overlays):
         )
     images = '1 image' if len(rows) == 1 else f'{len(rows):,} images'
     drawn = f'; pictures: {overlays}' if overlays else ''
-    log.info(f'{images}: {output}{drawn}')
+    if output:
+        log.info(f'{images}: {output}{drawn}')
+    else:
+        log.info(f'{images}{drawn}. --output=ages.csv writes a table.')

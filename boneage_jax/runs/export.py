@@ -12,12 +12,17 @@ and to judge it:
 - `dtype`: of the parameters in the file. What does not fit float16 is float32.
 - `commit`, `version`: of the code that exported it.
 - `figures`: a JSON file of the caller's, or what the run's metrics.json says of its splits.
+- `intervals`: 90% intervals by sex, `inference/intervals.py`, where the run predicts ages.
+- `stage_networks`: the shipped networks that prepare its images, `{name: sha256}` of their files.
 - `about`: a JSON file of the caller's, with keys such as `data`, `terms`, `description`.
 - `trained_on`, `selected_by`: hashes of the ids and id spaces of the images that it was trained on
   and selected by, and `id_spaces`, hashes of these spaces: a run that holds out some of the images
   refuses to start from the file.
 - `train_images`, `train_sha256`: how many images it was trained on, and the digest of their ids.
 - `arrays_sha256`: the digest of the arrays.
+
+Arrays whose names begin with `beside/` are not the network's: reduced embeddings of the training
+images, `inference/neighbours.py`.
 """
 
 import hashlib
@@ -31,9 +36,9 @@ import numpy as np
 
 from boneage_jax import config as config_lib
 from boneage_jax import renamed, tasks
-from boneage_jax.runs import exported, training_ids
+from boneage_jax.runs import exported, shipped, training_ids
 from boneage_jax.runs import workdir as workdir_lib
-from boneage_jax.runtime import checkpoint, log, tensors
+from boneage_jax.runtime import checkpoint, files, log, tensors
 from boneage_jax.stages import catalog
 from tfds_rsna.errors import UserError
 
@@ -51,8 +56,11 @@ def export(
     dtype: str = 'float32',
     figures: pathlib.Path | None = None,
     about: pathlib.Path | None = None,
+    max_megabytes: float = 0.0,
 ) -> None:
     """Writes the best parameters of the run in `workdir` to the file `output`, whole or not at all.
+
+    What needs the run's images or predictions, `inference/export.py` adds.
 
     Args:
         workdir: of the run.
@@ -60,12 +68,20 @@ def export(
         dtype: 'float32', bit for bit, or 'float16', at half the size.
         figures: a JSON file; None takes the figures of the run's own metrics.json.
         about: a JSON file with `data`, `terms`, `description` and what else there is to say.
+        max_megabytes: how large the file may be; 0 = any size.
 
     Raises:
-        UserError: there is no run, it has no checkpoint yet, its parameters are not finite, a JSON
-            file holds no object, or `output` cannot be written.
+        UserError: there is no run, it has no checkpoint yet, its parameters are not finite, its
+            images go through a network that comes with no release, a JSON file holds no object, or
+            `output` cannot be written or would be too large.
     """
-    workdir = pathlib.Path(workdir)
+    check_arguments(output, dtype)
+    arrays, metadata = collect(workdir, dtype=dtype, figures=figures, about=about)
+    write(output, arrays, metadata, max_megabytes=max_megabytes)
+
+
+def check_arguments(output: pathlib.Path, dtype: str) -> None:
+    """Refuses (UserError) a file that cannot be written, and an unknown type."""
     output = pathlib.Path(output)
     if dtype not in DTYPES:
         raise UserError(f'--dtype={dtype}: expected one of {", ".join(DTYPES)}')
@@ -75,6 +91,17 @@ def export(
         raise UserError(f'--output={output}: exists already; delete it or give another name')
     if not output.parent.is_dir():
         raise UserError(f'--output={output}: no such folder')
+
+
+def collect(
+    workdir: pathlib.Path,
+    *,
+    dtype: str,
+    figures: pathlib.Path | None = None,
+    about: pathlib.Path | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(`{name: array}`, `{key: text}`) of the file that `export` writes; see there."""
+    workdir = pathlib.Path(workdir)
     metadata = _metadata(workdir)
     metadata |= {
         'dtype': dtype,
@@ -86,16 +113,36 @@ def export(
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise UserError(f'{workdir}: {name} of step {step} is not finite; the run diverged')
-    kept = []
     if dtype == 'float16':
         arrays, kept = _halved(arrays)
-    tensors.write(output, arrays, metadata | {'step': str(step)})
-    megabytes = output.stat().st_size / 1e6
-    log.info(f'{output}: {len(arrays)} arrays of step {step}, {dtype}, {megabytes:,.2f} MB.')
-    if kept:
-        first = ', '.join(kept[:5])
-        log.info(f'{len(kept)} arrays do not fit float16 and stay float32; first: {first}')
-    _tell_of_other_networks(json.loads(metadata['config']))
+        if kept:
+            first = ', '.join(kept[:5])
+            log.info(f'{len(kept)} arrays do not fit float16 and stay float32; first: {first}')
+    return arrays, metadata | {'step': str(step)}
+
+
+def write(
+    output: pathlib.Path,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    *,
+    max_megabytes: float = 0.0,
+) -> None:
+    """Writes what `collect` gave, and what joined it; UserError where it would be too large."""
+    output = pathlib.Path(output)
+    with files.replacing(output) as temporary:
+        tensors.write(temporary, arrays, metadata)
+        megabytes = temporary.stat().st_size / 1e6
+        if 0 < max_megabytes < megabytes:
+            raise UserError(
+                f'--output={output}: would be {megabytes:,.2f} MB, more than the '
+                f'{max_megabytes:,.2f} MB of --max_megabytes; take --dtype=float16, '
+                '--noembeddings, or a smaller network'
+            )
+    log.info(
+        f'{output}: {len(arrays)} arrays of step {metadata["step"]}, {metadata["dtype"]}, '
+        f'{megabytes:,.2f} MB.'
+    )
 
 
 def _metadata(workdir):
@@ -112,13 +159,16 @@ def _metadata(workdir):
         raise UserError(
             f'{workdir}: no trained network lies there ({error}); give the workdir of a run'
         ) from error
+    networks = stage_networks(config, workdir)
+    digests = {name: exported.digest(shipped.find(name)) for name in sorted({*networks.values()})}
     joined = '\n'.join(sorted(train))
     return {
         'format': tensors.FORMAT,
         'format_version': str(exported.VERSION),
-        'config': _dumped(_portable(config)),
+        'config': _dumped(_portable(config, networks)),
         'task': _dumped(task),
         'kind': _kind(config),
+        exported.STAGE_NETWORKS: _dumped(digests),
         **{name: _dumped(hashes) for name, hashes in seen.items()},
         'train_images': str(len(train)),
         'train_sha256': hashlib.sha256(joined.encode()).hexdigest(),
@@ -197,14 +247,15 @@ def _object(path, flag):
     return value
 
 
-def _portable(config):
+def _portable(config, networks):
     """A configuration without the folders of the machine that it ran on.
 
-    The networks that its stages ask are looked for where they were: those paths stay.
+    The `networks` {stage: name} that its stages ask come with the code: they are named.
     """
     portable = _shortened(config)
-    for name, options in _asked(config).items():
-        portable['data']['stage_options'][name]['run'] = options['run']
+    for stage, name in networks.items():
+        if portable['data']['stage_options'][stage]['run']:
+            portable['data']['stage_options'][stage]['run'] = name
     return portable
 
 
@@ -218,22 +269,36 @@ def _shortened(value):
     return value
 
 
-def _asked(config):
-    """`{stage: its options}` of the stages that ask a network which is not the shipped one."""
-    asked = {}
-    for name in config['data'].get('stages', ()):
-        options = config['data'].get('stage_options', {}).get(name, {})
-        if name in catalog.STAGES and options.get('run'):
-            asked[name] = options
-    return asked
+def stage_networks(config: Mapping, workdir: pathlib.Path) -> dict[str, str]:
+    """`{stage: name}` of the shipped networks that the stages of a configuration ask.
+
+    Raises UserError where a stage asks another one: it would be missing wherever the file goes.
+    """
+    found = {}
+    for stage in config['data'].get('stages', ()):
+        known = catalog.STAGES.get(stage)
+        options = config['data'].get('stage_options', {}).get(stage, {})
+        if known is None or 'run' not in known.options:
+            continue
+        run = options.get('run') or known.shipped
+        name = _shipped_name(exported.find(run))
+        if not name:
+            raise UserError(
+                f'{workdir}: its images go through the stage {stage} with the network of {run}, '
+                'which the file cannot carry and which does not come with the code '
+                f'({shipped.listed()}); predict with the workdir, or train with a shipped network'
+            )
+        found[stage] = name
+    return found
 
 
-def _tell_of_other_networks(config):
-    for name, options in _asked(config).items():
-        log.info(
-            f'Its images go through the stage {name} with the network of {options["run"]}, which '
-            'is not in the file: whoever uses it needs that network under the same path.'
-        )
+def _shipped_name(path):
+    """The name of the shipped network at `path`, or of the one that a copy is of; '' for others."""
+    if not path.is_file():
+        return ''
+    wanted = exported.digest(path)
+    matching = [name for name in shipped.names() if exported.digest(shipped.find(name)) == wanted]
+    return matching[0] if matching else ''
 
 
 def _dumped(value):

@@ -15,8 +15,12 @@ from boneage_jax.runs import shipped
 from boneage_jax.runtime import tensors
 from tfds_rsna.errors import UserError
 
-VERSION = 2  # of the metadata; 1 (no `format_version`) has config, task, step and trained_on
+# Of the metadata. 1 (no `format_version`) has config, task, step and trained_on; 2 has neither
+# intervals nor arrays beside the network's.
+VERSION = 3
 WHERE = 'the workdir of a training, a file of `boneage export`, or a shipped network'
+INTERVALS = 'intervals'  # the metadata's key of what `inference/intervals.py` writes
+STAGE_NETWORKS = 'stage_networks'  # that of the digests of the networks that stages ask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +103,27 @@ def read(path: pathlib.Path) -> Exported:
         raise UserError(
             f'{path}: its metadata is damaged or incomplete ({error!r}); export it again'
         ) from error
+
+
+def text(exported: Exported, key: str) -> str:
+    """What the file's `about` says under a key (`terms`, `data`); '' where it says nothing."""
+    try:
+        return str(json.loads(exported.metadata.get('about', '{}')).get(key, ''))
+    except (ValueError, AttributeError):
+        return ''
+
+
+def changed_networks(exported: Exported) -> list[str]:
+    """The shipped networks that prepare images for this one, and are not those of its training.
+
+    The file names them, and each release brings its own.
+    """
+    changed = []
+    for name, sha256 in json.loads(exported.metadata.get(STAGE_NETWORKS, '{}')).items():
+        path = shipped.find(name)
+        if path is None or digest(path) != sha256:
+            changed.append(name)
+    return changed
 
 
 def read_config(path: pathlib.Path) -> dict:

@@ -18,6 +18,7 @@ from tfds_rsna.errors import UserError
 SUFFIX = '.safetensors'
 FORMAT = 'boneage_jax'  # the metadata's `format` in our own exports
 DIGEST = 'arrays_sha256'  # the metadata's key with `digest` of the arrays
+BESIDE = 'beside/'  # how the names of arrays begin that are not parameters of the network
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]):
@@ -39,9 +40,30 @@ def metadata(path: pathlib.Path) -> dict[str, str]:
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """(`{name: array}`, `{key: text}` metadata) of a file. Half precision comes as float32.
 
+    Of our own exports these are the network's arrays alone; `read_beside` gives the others.
+
     Raises UserError, naming the file, where there is none, it is damaged or of another kind, or its
     arrays are not those that its metadata has the digest of.
     """
+    arrays, about = _read(path)
+    return {name: array for name, array in arrays.items() if not name.startswith(BESIDE)}, about
+
+
+def read_beside(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file that are not the network's, without `BESIDE` in their names.
+
+    Half precision comes as float32. Raises UserError as `read`.
+    """
+    arrays, _ = _read(path)
+    found = {}
+    for name, array in arrays.items():
+        if name.startswith(BESIDE):
+            found[name.removeprefix(BESIDE)] = array
+    return found
+
+
+def _read(path):
+    """(all arrays, metadata) of a file."""
     with _opened(path) as file:
         about = file.metadata() or {}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dict
