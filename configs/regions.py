@@ -8,10 +8,10 @@ r"""Regional age networks: regression and the expectation over 240 months (Iglov
     boneage sweep --config=configs/regions.py:rsna100,hands --workdir=runs/hands --seeds=3 \
         --rows=original,restored,segmented,regression-both-A --config.epochs=10
 
-Hands are found by the network that comes with the code (docs/model_card.md), key points by a run of
-configs/keypoints.py: --config.data.stage_options.keypoints.run=POINTS. The second sweep is for
-images of 100 pixels and two cores, the next command draws Figs. 5 and 6. The last one is the
-preprocessing ablation on images of 100 pixels whose aspect is restored, with these networks.
+Hands and key points are found by the networks that come with the code (docs/model_card.md). The
+second sweep is for images of 100 pixels and two cores, the next command draws Figs. 5 and 6. The
+last one is the preprocessing ablation on images of 100 pixels whose aspect is restored, with these
+networks.
 
 The rows of `sweep()` are {regression, classification} x {male, female, both} x region {A hand, B
 carpus, C metacarpals and proximal phalanges}: 18 networks. The paper shows 15, none of
@@ -28,7 +28,7 @@ filter and watershed and registers by them, so no trained network is needed. Not
 have 1.26 or 1.35), masked, registered and cut, a quarter of the paper's pixels a side. Four blocks
 of small width end in the same 6x4 map. AdamW with one cycle to 1e-3 replaces the paper's recipe;
 classification takes 1e-4, because at higher rates it predicts the median age of every image and
-stays there. `:rsna100,networks` with the two runs above registers by key points and masks by a
+stays there. `:rsna100,networks` registers by key points and masks by a
 U-Net (minutes for 12,000 images). Without it Sobel and watershed mask, the masks register (an
 hour), and of a doubtful mask (6 of 300 images) the whole image is taken. The ablation and region A
 mean something there. Regions B and C do not: one pixel of such an image is 10 to 20 native ones, so
