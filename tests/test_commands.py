@@ -36,6 +36,7 @@ FIXED = {
         'sex',
         'overlays',
         'calibration',
+        'distance',
         'overwrite',
         'batch_size',
         'id_column',
@@ -45,7 +46,17 @@ FIXED = {
         'age_unit',
     ],
     'score': ['config', 'workdir', 'output', 'data_dir'],
-    'export': ['workdir', 'output', 'dtype', 'figures', 'about'],
+    'export': [
+        'workdir',
+        'output',
+        'dtype',
+        'figures',
+        'about',
+        'embeddings',
+        'measure_rounding',
+        'max_megabytes',
+        'data_dir',
+    ],
 }
 
 

@@ -34,7 +34,7 @@ from tfds_rsna.errors import UserError
 
 UNET = 'configs/unet.py:tiny'
 # What comes with the code may be so large in all, bytes.
-LIMITS = {('hand_mask', 'hand_points'): 4e6}
+LIMITS = {('hand_mask', 'hand_points'): 4e6, ('bone_age',): 8e6}
 KEYS = {
     'about',
     'arrays_sha256',
@@ -47,6 +47,7 @@ KEYS = {
     'id_spaces',
     'kind',
     'selected_by',
+    'stage_networks',
     'step',
     'task',
     'train_images',
@@ -117,6 +118,7 @@ def test_the_metadata_says_all_of_it(finished_run, tmp_path):
             f'--workdir={run}',
             f'--output={path}',
             '--dtype=float16',
+            '--noembeddings',
             f'--about={tmp_path / "about.json"}',
         ]
     )
@@ -185,27 +187,33 @@ def test_what_does_not_fit_float16_stays_float32():
         np.testing.assert_allclose(halved[name], array, rtol=1e-3, atol=1e-7)
 
 
-def test_paths_of_a_machine_stay_there(finished_run, tmp_path, capsys):
+def test_paths_of_a_machine_stay_there(shipped_networks, finished_run, tmp_path):
     run = shutil.copytree(finished_run(UNET), tmp_path / 'run')
     config = json.loads((run / 'config.json').read_text())
     config['init_from'] = '/home/somebody/runs/a'
     config['config_file'] = '../private/unet.py'
     config['data']['extra_train_folders'] = ['/home/somebody/.cache/records', 'here/records']
     config['data']['image_folder']['images'] = '~/images/'
-    config['data']['stages'] = ['unet']
+    config['data']['stages'] = ['unet', 'crop']
     for stage in ('unet', 'keypoints'):
         config['data']['stage_options'][stage]['run'] = f'/home/somebody/{stage}'
+    (run / 'config.json').write_text(json.dumps(config))
+    # what the stages' networks see depends on them: one that stays behind is refused
+    with pytest.raises(UserError, match='stage unet with the network of /home/somebody/unet'):
+        exported_to(tmp_path, run)
+    mask = shipped.find('hand_mask')
+    config['data']['stage_options']['unet']['run'] = str(mask)
     (run / 'config.json').write_text(json.dumps(config))
     path = exported_to(tmp_path, run)
     found = exported.read(path).config
     assert (found['init_from'], found['config_file']) == ('a', 'unet.py')
     assert found['data']['extra_train_folders'] == ['records', 'here/records']
     assert found['data']['image_folder']['images'] == 'images'
-    # the stages' networks are needed: those that are used are named, aloud
-    assert found['data']['stage_options']['unet']['run'] == '/home/somebody/unet'
+    assert found['data']['stage_options']['unet']['run'] == 'hand_mask'
     assert found['data']['stage_options']['keypoints']['run'] == 'keypoints'
-    assert 'stage unet with the network of /home/somebody/unet' in capsys.readouterr().err
-    assert predictor_lib.Predictor(path).config.data.stages == ('unet',)
+    networks = json.loads(exported.read(path).metadata['stage_networks'])
+    assert networks == {'hand_mask': exported.digest(mask)}
+    assert predictor_lib.Predictor(path).config.data.stages == ('unet', 'crop')
 
 
 def test_damaged_and_foreign_files_are_named(finished_run, tmp_path):
@@ -233,7 +241,7 @@ def test_damaged_and_foreign_files_are_named(finished_run, tmp_path):
     safetensors.numpy.save_file(arrays, path)
     refused("metadata says 'no format'.*Weights from elsewhere go into init_from")
     safetensors.numpy.save_file(arrays, path, metadata | {'format_version': '99'})
-    refused('newer release .format_version 99, this one reads 2.; update boneage_jax')
+    refused('newer release .format_version 99, this one reads 3.; update boneage_jax')
     for change in ({'config': '{'}, {'step': 'last'}, {'task': '['}, {'trained_on': '5'}):
         safetensors.numpy.save_file(arrays, path, metadata | change)
         refused('metadata is damaged or incomplete.*export it again')

@@ -7,7 +7,6 @@ from tfds_rsna.errors import UserError
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'weights'
 AGES = 'bone_age'  # the network that `predict` uses where none is named
-LIMITS = {'hand_mask': 4_000_000, 'bone_age': 8_000_000}  # bytes, of the files
 
 
 def names() -> list[str]:

@@ -23,9 +23,11 @@ BESIDE = 'beside/'  # how the names of arrays begin that are not parameters of t
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]):
     """Writes arrays and metadata, all of it or nothing; the metadata gets the arrays' digest."""
+    # The library writes memory as it lies: a transposed array would come back as another.
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     metadata = {**metadata, DIGEST: digest(arrays)}
     with files.replacing(path) as temporary:
-        safetensors.numpy.save_file(dict(arrays), temporary, metadata=metadata)
+        safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
 
 
 def metadata(path: pathlib.Path) -> dict[str, str]:
