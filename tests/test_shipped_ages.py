@@ -6,12 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import PRSNET
+from conftest import PRSNET, ROOT
 from PIL import Image
 
+from boneage_jax import config as c
 from boneage_jax import export as export_command
 from boneage_jax import predict as predict_command
-from boneage_jax.analysis import ensemble, own_images
+from boneage_jax.analysis import embeddings, ensemble, interpret, own_images, robustness, score
 from boneage_jax.inference import calibrate, export, intervals, neighbours, predict
 from boneage_jax.runs import export as export_lib
 from boneage_jax.runs import exported, shipped, training_ids
@@ -204,8 +205,27 @@ def test_other_images_than_the_runs_are_not_taken_for_them(run, tmp_path, capsys
     assert 'the train images of' in capsys.readouterr().err
 
 
-def test_all_commands_take_it(run, shipped_ages, images, tmp_path, monkeypatch):
-    """What each does with it is tested with its workdir; here, that it opens, or says why not."""
+def test_commands_on_the_runs_images_take_it(run, shipped_ages, tmp_path, monkeypatch):
+    monkeypatch.setattr(robustness, 'KINDS', {'flip': robustness.KINDS['flip']})
+    table = [row for row in read(run / 'predictions.csv') if row['split'] == 'validation']
+    mae = np.mean([abs(float(row['prediction']) - float(row['age'])) for row in table])
+    lines = robustness.measure_robustness('bone_age', tmp_path / 'robustness')
+    untouched = [line for line in lines if line['strength'] == 0]
+    assert untouched[0]['mae'] == pytest.approx(mae, abs=0.1) and untouched[0]['images'] == 12
+
+    monkeypatch.chdir(ROOT)
+    report = score.score('bone_age', c.load(AGES)[1], tmp_path / 'score')
+    scored = report['splits']['validation']['overall']['mae']['value']
+    assert scored == pytest.approx(mae, abs=0.1)
+    ours, images = embeddings.of_run('bone_age', 'train')
+    theirs, others = embeddings.of_run(run, 'train')
+    assert images.ids == others.ids and (ours != theirs).any()
+    np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
+    with pytest.raises(UserError, match='bone_age: this run selects no parts'):
+        interpret.interpret('bone_age', tmp_path / 'interpret')
+
+
+def test_what_is_missing_is_said(run, shipped_ages, images, tmp_path):
     predictor = Predictor('bone_age')
     splits = own_images.open_splits('bone_age', predictor.config)
     assert {name: len(split) for name, split in splits.items()} == {
@@ -215,7 +235,7 @@ def test_all_commands_take_it(run, shipped_ages, images, tmp_path, monkeypatch):
     }
     with pytest.raises(UserError, match='bone_age holds a network, not its predictions of images'):
         ensemble.load(['bone_age', run])
-    with pytest.raises(UserError, match='too few images to calibrate with: [123] female'):
+    with pytest.raises(UserError, match='too few images to calibrate with: 0 female, 3 male'):
         calibrate.calibrate(
             'bone_age', tmp_path / 'c.json', place=images, labels=images / 'own.csv'
         )
