@@ -27,6 +27,7 @@ FLAGS.path(
     'folder for a picture of each image with its age, parts, relation or attention maps',
 )
 FLAGS.path('calibration', None, "a site's calibration, as boneage_jax.calibrate writes it")
+FLAGS.boolean('accept_all', False, 'predict images that show no hand too')
 FLAGS.boolean('overwrite', False, 'replace an output that exists')
 FLAGS.integer('batch_size', 0, 'images at once; 0 = as in training', lower_bound=0)
 FLAGS.labels()
@@ -48,6 +49,7 @@ def main(argv):
             overwrite=values.overwrite,
             batch_size=values.batch_size,
             calibration=values.calibration,
+            accept_all=values.accept_all,
             **options,
         )
 
