@@ -29,6 +29,9 @@ from tfds_rsna.io import decoding
 
 _FOLDER = 'boneage-training-dataset'  # in the zip
 _SIDE = 400  # longer side of the images that are judged: the networks see 144 and 112 pixels
+# The threshold's odds are so many times smaller than those of the least sure validation image but
+# one in two hundred.
+_ROOM = 4.0
 _STRENGTH = 0.3  # inverse of the penalty on the regression's coefficients
 
 
@@ -122,8 +125,7 @@ def _fit(real, arguments):
     table = {
         'about': 'python -m benchmarks.hand_check --fit; mean, deviation, coefficient',
         'intercept': round(judge.intercept, 4),
-        # Half of what the least convincing but one in two hundred of the validation images has.
-        'least': round(float(min(0.5, 0.5 * np.quantile(bright, 0.005))), 4),
+        'least': round(_below(np.quantile(bright, 0.005)), 4),
         'convincing': round(float(max(0.5, np.quantile(dark, 0.995))), 4),
         'features': {},
     }
@@ -134,6 +136,12 @@ def _fit(real, arguments):
     hand_check.fitted.cache_clear()
     for i in np.argsort(-np.abs(judge.coefficients)):
         print(f'  {hand_check.FEATURES[i]}: {judge.coefficients[i]:+.2f}')
+
+
+def _below(probability):
+    """A probability whose odds are `_ROOM` times smaller."""
+    odds = probability / (1 - probability) / _ROOM
+    return float(odds / (1 + odds))
 
 
 def _measured(real, arguments):
@@ -178,7 +186,8 @@ def _reported(real):
 def _refused(images):
     verdicts = _verdicts(images)
     flags = collections.Counter(flag for verdict in verdicts for flag in verdict.flags)
-    print(dict(flags), flush=True)
+    scores = np.sort([verdict.score for verdict in verdicts]).round(3)
+    print(f'  scores {scores[:4]} to {scores[-4:]}, flags {dict(flags)}', flush=True)
     return sum(bool(verdict.reason) for verdict in verdicts), len(images), 'refused'
 
 

@@ -4,6 +4,7 @@ Every kind is made by a function of (generator, count) -> uint8 images [H, W]. N
 photographs are those that scikit-image, scikit-learn, matplotlib and pydicom bring along.
 """
 
+import logging
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -191,6 +192,7 @@ def other_dicoms(generator: np.random.Generator, count: int) -> Images:
     from pydicom.data import get_testdata_files
 
     found = []
+    logging.getLogger('pydicom').setLevel(logging.CRITICAL)  # some are broken on purpose
     for path in sorted(map(pathlib.Path, get_testdata_files('*.dcm'))):
         try:
             found.append(decoding.decode(path.read_bytes(), path.name))
@@ -231,13 +233,13 @@ FITTED: dict[str, Callable] = {
     'gradients': gradients,
     'checkerboards': checkerboards,
     'drawings': drawings,
-    'chests': chests,
+    'feet': feet,
     'photographs': photographs,
 }
 UNSEEN: dict[str, Callable] = {  # no image of these kinds is fitted on
     'blank': blank,
     'text': text,
-    'feet': feet,
+    'chests': chests,
     'limbs': limbs,
     'other photographs': other_photographs,
     'other DICOMs': other_dicoms,

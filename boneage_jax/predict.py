@@ -5,12 +5,13 @@ r"""Predict the ages of image files, with 90% intervals and pictures.
     python -m boneage_jax.predict --workdir=runs/a --input=1377.png --sex=female --output=1377.csv
 
 Images (PNG, JPEG, TIFF, BMP, DICOM; a file, a folder, a zip) are prepared as the run's own were.
-OUTPUT holds `id,file,male,prediction,years,lower,upper,flags[,age]` with ages in months; of a
-classifier also the class, its months and the probabilities. `flags` names what is doubtful about an
-image: how it was decoded (`window_ignored`) or prepared (`mask_doubtful`). An image that cannot be
-read, is blank or that a stage refuses does not stop the others. It is listed in `..._rejected.csv`
-beside OUTPUT, and the exit status is 1. A DICOM of another part of the body is refused by its
-header; nothing else checks whether an image shows a hand.
+OUTPUT holds `id,file,male,prediction,years,lower,upper,status,flags[,age]` with ages in months; of
+a classifier also the class, its months and the probabilities. `flags` names what is doubtful about
+an image: how it was decoded (`window_ignored`) or prepared (`mask_doubtful`), and what was put right
+(`inverted`: bones were dark; `turned_90`, `turned_180`, `turned_270`: degrees against the clock).
+What shows no hand is refused: its row has `status` refused and no age; --accept_all predicts it all
+the same. An image that cannot be read, is blank or that a stage refuses has no row. Neither stops
+the others: they are listed in `..._rejected.csv` beside OUTPUT, and the exit status is 1.
 """
 
 from boneage_jax import cli
@@ -27,7 +28,7 @@ FLAGS.path(
     'folder for a picture of each image with its age, parts, relation or attention maps',
 )
 FLAGS.path('calibration', None, "a site's calibration, as boneage_jax.calibrate writes it")
-FLAGS.boolean('accept_all', False, 'predict images that show no hand too')
+FLAGS.boolean('accept_all', False, 'predict what shows no hand too')
 FLAGS.boolean('overwrite', False, 'replace an output that exists')
 FLAGS.integer('batch_size', 0, 'images at once; 0 = as in training', lower_bound=0)
 FLAGS.labels()

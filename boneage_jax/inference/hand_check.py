@@ -74,9 +74,9 @@ class Verdict:
         score: probability that it is the radiograph of a hand.
         inverted: whether its bones are dark.
         turns: quarter turns against the clock that bring its fingers up, 0 to 3.
-        flags: in words, of `inverted`, `turned_90`, `turned_180`, `turned_270` (degrees by which it
-            was turned against the clock), `several_hands`, `cut_off`, `low_resolution`,
-            `low_contrast`, `saturated`.
+        flags: of `inverted`; `turned_90`, `turned_180`, `turned_270` (degrees by which it was turned
+            against the clock) or `way_up_unsure` (then it was not); `several_hands`, `cut_off`,
+            `low_resolution`, `low_contrast`, `saturated`.
         reason: why it is refused; '' where it is accepted.
     """
 
@@ -197,22 +197,14 @@ def _verdict(image, look, score, inverted, least):
     if score < least:
         word = 'no_hand' if look.mask.mean() < _EMPTY else 'doubtful'
         return Verdict(score, False, 0, (), _WORDS[word])
-    turns = turns_to_upright(_axis(look))
+    turns = 0 if look.axis is None else turns_to_upright(look.axis)
     flags = ['inverted'] if inverted else []
+    if look.axis is None:
+        flags.append('way_up_unsure')
     if turns:
         flags.append(f'turned_{90 * turns}')
     flags += _flags(image, look)
     return Verdict(score, inverted, turns, tuple(flags), '')
-
-
-def _axis(look):
-    """Fingertip and capitate [2, 2]: of the points, or of the mask where they cannot be right."""
-    reasons = register.implausible(look.points, look.mask, look.mask.shape)
-    if any(not reason.startswith('thumb') for reason in reasons):
-        found = register.axis_of_mask(look.mask)
-        if found is not None:
-            return np.stack(found)
-    return look.points[[0, -1]]
 
 
 def turns_to_upright(axis: np.ndarray) -> int:
@@ -273,14 +265,15 @@ class Look:
     Attributes:
         features: float64 [N] of `FEATURES`.
         mask: the largest component, bool [h, w], of what the image covers.
-        points: [3, 2] (row, column) in pixels of `mask`.
+        axis: fingertip and capitate [2, 2] (row, column) in pixels of `mask`, as they were found on
+            the image or else on the turned one; None where neither can be right.
         second: the second largest component, by the largest.
         fingers_cut: whether the mask meets a border on the fingers' side of the capitate.
     """
 
     features: np.ndarray
     mask: np.ndarray
-    points: np.ndarray
+    axis: np.ndarray | None
     second: float
     fingers_cut: bool
 
@@ -361,7 +354,17 @@ def _look(canvas, shape, logits, points, heights):
     for name, height in zip(('tip', 'thumb', 'capitate'), heights.min(0)):
         values[f'{name}_height'] = float(np.log(max(1e-4, height)))
     features = np.array([values[name] for name in FEATURES], np.float64)
-    return Look(features, mask, own, second, _fingers_cut(mask, own, length))
+    axis = _axis(mask, own, again)
+    return Look(features, mask, axis, second, _fingers_cut(mask, axis))
+
+
+def _axis(mask, *candidates):
+    """Fingertip and capitate of the first points [3, 2] that can be right, or None."""
+    for points in candidates:
+        reasons = register.implausible(points, mask, mask.shape)
+        if all(reason.startswith('thumb') for reason in reasons):
+            return points[[0, 2]]
+    return None
 
 
 def _outside(mask, points):
@@ -397,12 +400,14 @@ def _appearance(grey, mask):
     return {'contrast': float(contrast), 'skewness': float(skewness), 'edges': float(edges)}
 
 
-def _fingers_cut(mask, points, length):
+def _fingers_cut(mask, axis):
     """Whether a tenth of the hand's length lies on a border, on the fingers' side."""
-    rows, columns = mask.shape
-    places = np.argwhere(mask)
-    if not len(places):
+    if axis is None:
         return False
-    on_border = (places == 0) | (places == np.array([rows - 1, columns - 1]))
-    along = (places - points[2]) @ (points[0] - points[2]) / length**2
-    return bool((on_border.any(1) & (along > 0.15)).sum() > 0.1 * length)
+    rows, columns = mask.shape
+    tip, capitate = axis
+    length = np.hypot(*(tip - capitate))
+    places = np.argwhere(mask)
+    on_border = ((places == 0) | (places == np.array([rows - 1, columns - 1]))).any(1)
+    along = (places - capitate) @ (tip - capitate) / length**2
+    return bool((on_border & (along > 0.15)).sum() > 0.1 * length)
