@@ -7,8 +7,9 @@ r"""Predict the ages of image files, with 90% intervals and pictures.
 Images (PNG, JPEG, TIFF, BMP, DICOM; a file, a folder, a zip) are prepared as the run's own were.
 OUTPUT holds `id,file,male,prediction,years,lower,upper,status,flags[,age]` with ages in months; of
 a classifier also the class, its months and the probabilities. `flags` names what is doubtful about
-an image: how it was decoded (`window_ignored`) or prepared (`mask_doubtful`), and what was put right
-(`inverted`: bones were dark; `turned_90`, `turned_180`, `turned_270`: degrees against the clock).
+an image: how it was decoded (`window_ignored`) or prepared (`mask_doubtful`), and what was put
+right (`inverted`: bones were dark; `turned_90`, `turned_180`, `turned_270`: degrees against the
+clock).
 What shows no hand is refused: its row has `status` refused and no age; --accept_all predicts it all
 the same. An image that cannot be read, is blank or that a stage refuses has no row. Neither stops
 the others: they are listed in `..._rejected.csv` beside OUTPUT, and the exit status is 1.
