@@ -9,14 +9,16 @@ Without --workdir the network that comes with the code predicts (docs/model_card
 it is no medical device. Without --output ages are printed alone.
 
 Images (PNG, JPEG, TIFF, BMP, DICOM; a file, a folder, a zip) are prepared as the run's own were.
-OUTPUT holds `id,file,male,prediction,years,lower,upper,flags[,age]` with ages in months; of a
-classifier also the class, its months and the probabilities; with --distance also
+OUTPUT holds `id,file,male,prediction,years,lower,upper,status,flags[,age]` with ages in months; of
+a classifier also the class, its months and the probabilities; with --distance also
 `distance_quantile`, how far the image is from the training images: 1 is farther than each of these
-is from the others, and such an age means little. `flags` names what is doubtful about an
-image: how it was decoded (`window_ignored`) or prepared (`mask_doubtful`). An image that cannot be
-read, is blank or that a stage refuses does not stop the others. It is listed in `..._rejected.csv`
-beside OUTPUT, and the exit status is 1. A DICOM of another part of the body is refused by its
-header; nothing else checks whether an image shows a hand.
+is from the others, and such an age means little. `flags` names what is doubtful about
+an image: how it was decoded (`window_ignored`) or prepared (`mask_doubtful`), and what was put
+right (`inverted`: bones were dark; `turned_90`, `turned_180`, `turned_270`: degrees against the
+clock).
+What shows no hand is refused: its row has `status` refused and no age; --accept_all predicts it all
+the same. An image that cannot be read, is blank or that a stage refuses has no row. Neither stops
+the others: they are listed in `..._rejected.csv` beside OUTPUT, and the exit status is 1.
 
 Several workdirs give the mean of their ages, as `--workdir='runs/cv/full/seed0/fold*'` for the
 folds of a cross-validation. Intervals are then from the errors of all folds' unseen images.
@@ -42,6 +44,7 @@ FLAGS.path(
 )
 FLAGS.path('calibration', None, "a site's calibration, as boneage_jax.calibrate writes it")
 FLAGS.boolean('distance', False, 'a column with how far each image is from the training images')
+FLAGS.boolean('accept_all', False, 'predict what shows no hand too')
 FLAGS.boolean('overwrite', False, 'replace an output that exists')
 FLAGS.integer('batch_size', 0, 'images at once; 0 = as in training', lower_bound=0)
 FLAGS.labels()
@@ -65,6 +68,7 @@ def main(argv):
             batch_size=values.batch_size,
             calibration=values.calibration,
             distance=values.distance,
+            accept_all=values.accept_all,
             **options,
         )
 

@@ -69,6 +69,14 @@ def _connect_locally(self, address):
     return _connect(self, address)
 
 
+@pytest.fixture
+def unchecked_images(monkeypatch):
+    """`predict` takes images as they are, as in a checkout without the networks of hands."""
+    from boneage_jax.inference import hand_check
+
+    monkeypatch.setattr(hand_check, 'checker', lambda accept_all=False: None)
+
+
 @pytest.fixture(scope='session')
 def finished_run():
     """`finished_run(spec)`: the workdir of that run, finished; see the top of this file."""

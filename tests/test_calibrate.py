@@ -90,7 +90,9 @@ def test_images_without_an_age_do_not_count_and_columns_must_be_there(tmp_path):
         calibrate.read(path, 'validation')
 
 
-def test_predict_takes_a_calibration_of_its_own_network_only(tmp_path, finished_run):
+def test_predict_takes_a_calibration_of_its_own_network_only(
+    tmp_path, finished_run, unchecked_images
+):
     run = finished_run('configs/prsnet.py:tiny,row=baseline')
     report = calibrate.calibrate(
         run, tmp_path / 'site.json', predictions=write(tmp_path / 'ages.csv', *site())

@@ -444,7 +444,7 @@ def _splits(run):
     return splits
 
 
-def test_predict_takes_a_file(finished_run, tmp_path, capsys):
+def test_predict_takes_a_file(finished_run, tmp_path, capsys, unchecked_images):
     run = shutil.copytree(finished_run(PRSNET), tmp_path / 'run')
     config = json.loads((run / 'config.json').read_text())
     config['data']['source'] = 'rsna_bone_age'  # the numbers of phantoms are nobody's

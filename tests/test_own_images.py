@@ -14,6 +14,8 @@ from boneage_jax.inference import calibrate, predict
 from boneage_jax.training import loop
 from tfds_rsna.errors import UserError
 
+pytestmark = pytest.mark.usefixtures('unchecked_images')  # they show noise
+
 PRSNET = 'configs/prsnet.py:tiny,row=baseline'
 
 

@@ -26,6 +26,8 @@ from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.training import loop
 from tfds_rsna.hand_phantom.render import phantom
 
+pytestmark = pytest.mark.usefixtures('unchecked_images')  # they show noise
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = (
     'tiny,source=image_folder,epochs=1,validation=10,holdout=10,flip_tta=true,precise_bn_batches=0,size=(64,56),'
@@ -74,7 +76,18 @@ def test_ages_are_those_of_the_runs_own_evaluation(trained, tmp_path, capsys):
     rows = read(output)
     assert (
         list(rows[0])
-        == ['id', 'file', 'male', 'prediction', 'years', 'lower', 'upper', 'flags', 'age']
+        == [
+            'id',
+            'file',
+            'male',
+            'prediction',
+            'years',
+            'lower',
+            'upper',
+            'status',
+            'flags',
+            'age',
+        ]
         and len(rows) == 40
     )
     ours = {row['id']: row for row in rows}
@@ -112,6 +125,7 @@ def test_one_bad_image_among_many_and_the_command_itself(trained, tmp_path):
         f'--workdir={trained / "run"}',
         f'--input={examples}',
         '--sex=female',
+        '--accept_all',
         f'--output={tmp_path / "ages.csv"}',
         f'--overlays={tmp_path / "pictures"}',
     ]

@@ -3,12 +3,13 @@
 import concurrent.futures
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import ml_collections
 import numpy as np
 import tqdm
 
+from boneage_jax.inference import hand_check
 from boneage_jax.stages import records
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import listing
@@ -28,14 +29,17 @@ class Seen:
         image: what the network sees, uint8 [rows, columns, 1].
         matrix: [2, 3], from places on `image` to places on the file's own image; see `see`.
         native: the file's own image, uint8 [H, W]; None where it was not kept.
-        flags: what was doubtful about it, joined by ';': of its decoding, then of its preparation.
+        flags: what was doubtful about it, joined by ';': of its decoding, of the check for a hand,
+            then of its preparation.
+        refusal: why it is not predicted, '' where it is; a refused one has no `image` and `matrix`.
     """
 
     listed: listing.Image
-    image: np.ndarray
-    matrix: np.ndarray
+    image: np.ndarray | None
+    matrix: np.ndarray | None
     native: np.ndarray | None
     flags: str
+    refusal: str = ''
 
 
 def see_in_batches(
@@ -45,6 +49,7 @@ def see_in_batches(
     *,
     batch_size: int,
     keep_native: bool,
+    check: Callable | None = None,
 ) -> Iterator[list[Seen]]:
     """Yields the images of files in batches, as the network of `config.data` sees them.
 
@@ -56,7 +61,9 @@ def see_in_batches(
         data: `config.data` of the run.
         problems: gets what cannot be used.
         batch_size: files at once.
-        keep_native: keep each file's own image too, for a picture.
+        keep_native: keep each file's own image too, for a picture; put right, where `check` did so.
+        check: see `hand_check.checker`; images are put right as it says. One that it refuses is in
+            the batch, and in `problems`. None checks nothing.
     """
 
     def read(file):
@@ -74,7 +81,7 @@ def see_in_batches(
             jobs = ahead
             ahead = submit(start + batch_size)
             decoded = _decoded(jobs, problems)
-            batch = _seen(decoded, data, problems, keep_native)
+            batch = _seen(_checked(decoded, check, problems), data, problems, keep_native)
             if batch:
                 yield batch
             bar.update(len(jobs))
@@ -93,15 +100,34 @@ def _decoded(jobs, problems):
     return decoded
 
 
-def _seen(decoded, data, problems, keep_native):
+def _checked(decoded, check, problems):
+    """[(file, image [H, W] put right, flags, why it is refused or '')] of decoded images."""
+    if check is None:
+        return [(file, image.grey, image.flags, '') for file, image in decoded]
+    verdicts = check([image.grey for _, image in decoded]) if decoded else []
+    checked = []
+    for (file, image), verdict in zip(decoded, verdicts, strict=True):
+        flags = (*image.flags, *verdict.flags)
+        if verdict.reason:
+            flags = (*flags, f'{hand_check.REFUSED}: {verdict.reason}')
+            problems.add('image that shows no hand', file.id, file.entry.path, verdict.reason)
+        checked.append((file, hand_check.righted(image.grey, verdict), flags, verdict.reason))
+    return checked
+
+
+def _seen(checked, data, problems, keep_native):
     batch = []
-    ids = [file.id for file, _ in decoded]
-    examples = see([image.grey for _, image in decoded], data, ids)
-    for (file, image), example in zip(decoded, examples):
+    accepted = [(file.id, image) for file, image, _, refusal in checked if not refusal]
+    examples = iter(see([image for _, image in accepted], data, [name for name, _ in accepted]))
+    for file, image, flags, refusal in checked:
+        kept = image if keep_native else None
+        if refusal:
+            batch.append(Seen(file, None, None, kept, ';'.join(flags), refusal))
+            continue
+        example = next(examples)
         if isinstance(example, dict):
-            kept = image.grey if keep_native else None
-            flags = ';'.join(each for each in (*image.flags, example['flags']) if each)
-            batch.append(Seen(file, example['image'], example['matrix'], kept, flags))
+            joined = ';'.join(each for each in (*flags, example['flags']) if each)
+            batch.append(Seen(file, example['image'], example['matrix'], kept, joined))
         else:
             reason = 'no hand was found as the stages of data.stages need it'
             if example is not None:

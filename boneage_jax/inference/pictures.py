@@ -72,6 +72,11 @@ def draw(path: pathlib.Path, row: Mapping, seen: Seen, aux: Mapping, index: int)
     )
 
 
+def draw_refused(path: pathlib.Path, seen: Seen) -> None:
+    """Draws an image that is not predicted, with the reason as caption."""
+    figures.overlay(seen.native, f'{seen.listed.id}: refused, {seen.refusal}', path)
+
+
 def _item(value, index):
     if isinstance(value, list):
         return [part[index] for part in value]
@@ -79,7 +84,9 @@ def _item(value, index):
 
 
 def caption(row: Mapping) -> list[str]:
-    """The lines that say what was predicted for an image."""
+    """The lines that say what was predicted for an image, or that it was refused."""
+    if row['prediction'] is None:
+        return [f'{row["id"]}: refused', f'flags: {row["flags"].replace(";", ", ")}']
     months = f'{row["prediction"]:.1f} months'
     if row['lower'] is not None:
         level = 100 * intervals.LEVEL

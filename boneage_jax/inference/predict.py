@@ -14,9 +14,10 @@ from boneage_jax import cli
 from boneage_jax.data import id_spaces
 from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import calibration as calibration_lib
+from boneage_jax.inference import hand_check, members, neighbours, pictures
 from boneage_jax.inference import images as images_lib
-from boneage_jax.inference import members, neighbours, pictures
 from boneage_jax.runs import exported, shipped, training_ids
+from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.runtime import files, log, setup
 from boneage_jax.tasks import metrics
 from boneage_jax.training import evaluate
@@ -43,6 +44,7 @@ def predict(
     age_unit: str = 'months',
     calibration: pathlib.Path | None = None,
     distance: bool = False,
+    accept_all: bool = False,
 ) -> list[dict]:
     """Predicts the images at `place` with the best network of a run, and writes `output`.
 
@@ -62,13 +64,15 @@ def predict(
         calibration: a file of `boneage_jax.calibrate`, made for this very network; ages and
             intervals are then the site's.
         distance: also tell how far each image is from the training images, see `neighbours`.
+        accept_all: predict what shows no hand too, see `hand_check`.
 
     Returns:
-        The rows of `output` as dicts; what is not known is None.
+        The rows of `output` as dicts; what is not known is None, as is all that is predicted for an
+        image that was refused.
 
     Raises:
         UserError: see the message; nothing was written.
-        UnreadableError: at the end, where some images could not be read.
+        UnreadableError: at the end, where some images could not be read or were refused.
     """
     workdirs = _networks(workdir)
     place = pathlib.Path(place).expanduser()
@@ -107,21 +111,27 @@ def predict(
             problems,
             batch_size=predictor.first.batch_size,
             keep_native=bool(paths),
+            check=hand_check.checker(accept_all),
         ):
-            found, aux = _predicted(predictor, batch, place, sexes, site, intervals)
-            if reference:
+            accepted = [seen for seen in batch if not seen.refusal]
+            found, aux = _predicted(predictor, accepted, place, sexes, site, intervals)
+            if reference and accepted:
                 _add_distances(found, reference.quantile(aux['embeddings']))
-            rows += found
+            rows += _with_refused(found, batch, place, sexes)
             if paths:
-                for index, (row, seen) in enumerate(zip(found, batch)):
+                for index, (row, seen) in enumerate(zip(found, accepted)):
                     pictures.draw(paths[row['id']], row, seen, aux, index)
+                for seen in batch:
+                    if seen.refusal:
+                        pictures.draw_refused(paths[seen.listed.id], seen)
 
     if output:
         _write(rows, output, problems, rejected)
     _report(rows, output, overlays)
     if len(problems):
+        predicted = sum(row['status'] == predictions_lib.OK for row in rows)
         raise UnreadableError(
-            f'{len(problems)} of {len(rows) + len(problems)} images were not predicted'
+            f'{len(problems)} of {predicted + len(problems)} images were not predicted'
             + (f' (listed in {rejected})\n' if rejected else '\n')
             + '\n'.join(problems.lines())
         )
@@ -290,6 +300,8 @@ def _add_distances(rows, quantiles):
 
 def _predicted(predictor, batch, place, sexes, site, intervals):
     """(rows of OUTPUT, the network's auxiliary outputs) of a batch."""
+    if not batch:
+        return [], {}
     male = [sexes[seen.listed.id] for seen in batch]
     months, classes, aux = predictor.ages(np.stack([seen.image for seen in batch]), male)
     if site:
@@ -305,6 +317,7 @@ def _predicted(predictor, batch, place, sexes, site, intervals):
             'years': pictures.in_years(float(months[i])),
             'lower': lower,
             'upper': upper,
+            'status': predictions_lib.OK,
             'flags': _flags(seen, male[i]),
         }
         for name, values in classes.items():
@@ -312,6 +325,22 @@ def _predicted(predictor, batch, place, sexes, site, intervals):
         row['age'] = seen.listed.months
         rows.append(row)
     return rows, aux
+
+
+def _with_refused(found, batch, place, sexes):
+    """The rows `found` of the accepted images, with those of the refused ones in their places."""
+    accepted = iter(found)
+    rows = []
+    for seen in batch:
+        if not seen.refusal:
+            rows.append(next(accepted))
+            continue
+        male = sexes[seen.listed.id]
+        row = {'id': seen.listed.id, 'file': _path(seen.listed, place), 'male': male}
+        row |= dict.fromkeys(('prediction', 'years', 'lower', 'upper'))
+        row |= {'status': predictions_lib.REFUSED, 'flags': _flags(seen, male)}
+        rows.append(row | {'age': seen.listed.months})
+    return rows
 
 
 def _flags(seen, male):
@@ -375,12 +404,12 @@ def _rejected(output):
 
 def _write_rows(rows: list[Mapping], output):
     """OUTPUT, with the digits of a run's own predictions.csv; `age` where at least one is known."""
-    names = list(rows[0])
+    names = list(max(rows, key=len))  # a refused image has no classes
     if all(row['age'] is None for row in rows):
         names.remove('age')
     lines = []
     for row in rows:
-        lines.append([_cell(row[name]) for name in names])
+        lines.append([_cell(row.get(name)) for name in names])
     files.write_table(output, names, lines)
 
 
@@ -401,7 +430,8 @@ def _report(rows, output, overlays):
             flagged.setdefault(flag, []).append(row['id'])
     for flag, ids in flagged.items():
         log.info(f'Flag {flag}: {len(ids):,} of {len(rows):,} images: {_first(ids)}.')
-    errors = np.array([row['prediction'] - row['age'] for row in rows if row['age'] is not None])
+    known = [row for row in rows if None not in (row['age'], row['prediction'])]
+    errors = np.array([row['prediction'] - row['age'] for row in known])
     if len(errors):
         lower, upper = metrics.bootstrap(np.abs(errors))
         log.info(

@@ -14,11 +14,15 @@ import pathlib
 
 import numpy as np
 
+from boneage_jax.runtime import log
 from tfds_rsna import sexes
 from tfds_rsna.errors import UserError
 
 COLUMNS = ('id', 'split', 'male', 'age', 'prediction')  # of a run that predicts ages
-_TEXTS = ('id', 'split')
+_TEXTS = ('id', 'split', 'status')
+OK = 'ok'  # the status of an image that was predicted
+REFUSED = 'refused'  # of one that shows no hand: its prediction is empty
+_UNPREDICTED = (REFUSED, 'unreadable')
 _CLASSES = ('class', 'true_class')
 _KNOWN = ('lower', 'upper', *_CLASSES)  # optional, but nothing unreadable may stand in them
 
@@ -42,6 +46,9 @@ def read(path, required=COLUMNS, *, skip_incomplete=False) -> dict[str, np.ndarr
     float: `age`, `prediction`[, `lower`, `upper`] in months; `probability_0` and so on of a
     classifier; `iou` of masks; `error_percent` of key points.
 
+    Rows whose `status` is 'refused' or 'unreadable' were not predicted: they are left out, and
+    counted in a line that is logged. A table without that column has all of its rows.
+
     Args:
         path: the file.
         required: columns that must be there and readable. `('id', 'split')` reads the tables of
@@ -63,6 +70,7 @@ def read(path, required=COLUMNS, *, skip_incomplete=False) -> dict[str, np.ndarr
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path}: damaged, or no CSV in UTF-8 ({error})') from error
     _require_columns(path, required, found)
+    numbered = _predicted(path, numbered)
     if skip_incomplete:
         male = _meanings(path, numbered) if 'male' in required else {}
         numbered = [(line, row) for line, row in numbered if _is_complete(row, required, male)]
@@ -77,6 +85,20 @@ def read(path, required=COLUMNS, *, skip_incomplete=False) -> dict[str, np.ndarr
             if name in required or name in _KNOWN or name.startswith('probability_'):
                 raise
     return table
+
+
+def _predicted(path, numbered):
+    """The rows of images that were predicted; says how many were not."""
+    kept = []
+    for line, row in numbered:
+        if (row.get('status') or '').strip() not in _UNPREDICTED:
+            kept.append((line, row))
+    if len(kept) < len(numbered):
+        log.info(
+            f'{path}: {len(numbered) - len(kept)} of {len(numbered)} images were not predicted '
+            '(column status) and are left out.'
+        )
+    return kept
 
 
 def _require_columns(path, required, found):

@@ -1,0 +1,254 @@
+"""Fits and measures the check that an image shows a hand (`boneage_jax/inference/hand_check.py`).
+
+    python -m benchmarks.hand_check --data $BONEAGE_DATA --fit       # writes hand_check.json
+    python -m benchmarks.hand_check --data $BONEAGE_DATA --holdout   # the figures, once, at the end
+
+Hands are of the training split of `rsna100` (split_seed 0, their aspect restored, larger copies
+where there are some) and phantoms; what is no hand is drawn, cut out of hands or a picture that an
+installed package brings (`other_images`). Validation images and those of kinds that nothing was
+fitted on choose the threshold and give the figures; the holdout is only counted.
+"""
+
+import collections
+import csv
+import json
+import pathlib
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import other_images, report
+from boneage_jax.data import splits as splits_lib
+from boneage_jax.inference import hand_check
+from boneage_jax.preprocess import resize
+from boneage_jax.runtime import files
+from tfds_rsna import sexes
+from tfds_rsna.hand_phantom import render
+from tfds_rsna.io import decoding
+
+_FOLDER = 'boneage-training-dataset'  # in the zip
+_SIDE = 400  # longer side of the images that are judged: the networks see 144 and 112 pixels
+# The threshold's odds are so many times smaller than those of the least sure validation image but
+# one in two hundred.
+_ROOM = 4.0
+_STRENGTH = 0.3  # inverse of the penalty on the regression's coefficients
+
+
+def main(argv=None):
+    parser = report.parser('hand_check', __doc__)
+    parser.add_argument('--data', type=pathlib.Path, required=True, help='$BONEAGE_DATA')
+    parser.add_argument('--hands', type=int, default=200, help='real images of each split')
+    parser.add_argument('--others', type=int, default=30, help='images of each kind of non-hand')
+    parser.add_argument('--extra', type=pathlib.Path, help='a folder of images that are hands too')
+    parser.add_argument('--fit', action='store_true', help='fit, and write hand_check.json')
+    parser.add_argument('--holdout', action='store_true', help='count refused holdout images')
+    arguments = parser.parse_args(argv)
+    real = _Real(arguments.data)
+    if arguments.fit:
+        _fit(real, arguments)
+    figures = _reported(real) if arguments.holdout else _measured(real, arguments)
+    for name, (count, total, what) in figures.items():
+        print(f'{name}: {count} of {total} {what}')
+    files.write_atomic(arguments.output, json.dumps(figures, indent=1) + '\n')
+
+
+class _Real:
+    """The images of `rsna100` by split, their aspect restored."""
+
+    def __init__(self, data):
+        self.data = data
+        rows = _rows(data / 'rsna100/boneage-training-dataset.csv')
+        meanings = sexes.meanings('male', [row['male'] for row in rows], 'labels')
+        labels = {
+            'ids': [row['id'] for row in rows],
+            'months': np.array([float(row['boneage']) for row in rows], np.float32),
+            'male': np.array([meanings[sexes.normal(row['male'])] for row in rows]),
+        }
+        cut = splits_lib.derive({'train': labels}, validation=1000, holdout=1000, seed=0)
+        self.splits = {}
+        for name, (_, places) in cut.items():
+            self.splits[name] = [labels['ids'][place] for place in places]
+        sizes = _rows(data / 'annotations/rsna_native_sizes.csv')
+        self.sizes = {row['id']: (int(row['height']), int(row['width'])) for row in sizes}
+        self.points = {}
+        for row in _rows(data / 'annotations/rsna_three_keypoints.csv'):
+            if row['suspect'] != 'True':
+                names = ('middle_tip', 'thumb_tip', 'capitate')
+                both = [[float(row[f'{name}_{axis}']) for axis in 'yx'] for name in names]
+                self.points[row['id']] = np.array(both)
+        self.archive = zipfile.ZipFile(data / 'rsna100/boneage-training-dataset.zip')
+
+    def drawn(self, split, count, seed=1):
+        """Ids of a split at random."""
+        ids = self.splits[split]
+        return np.random.default_rng(seed).permutation(ids)[:count].tolist()
+
+    def image(self, name):
+        """One image [H, W]; a larger copy where there is one."""
+        copy = self.data / f'rsna_half/{name}.jpg'
+        if copy.exists():
+            return _small(np.asarray(Image.open(copy).convert('L')))
+        image = _decoded(self.archive.read(f'{_FOLDER}/{name}.png'))
+        return resize.restore_aspect({'image': image}, self.sizes[name])['image']
+
+    def points_of(self, name, image):
+        """The annotated points [3, 2] on `image`."""
+        return self.points[name] * (np.array(image.shape) / self.sizes[name])
+
+
+def _fit(real, arguments):
+    """Fits on training images, chooses the thresholds on validation images, writes the table."""
+    from sklearn.linear_model import LogisticRegression
+
+    hands = [real.image(name) for name in real.drawn('train', arguments.hands)]
+    hands += _phantoms(0, arguments.hands // 2)
+    if arguments.extra:
+        hands += [_decoded(path.read_bytes()) for path in sorted(arguments.extra.iterdir())]
+    others = _others(real, 'train', other_images.FITTED, arguments, seed=2)
+    bright, dark = _features(hands)
+    wrong = [dark, *(np.concatenate(_features(images)) for images in others.values())]
+    features = np.concatenate([bright, *wrong])
+    truth = np.arange(len(features)) < len(bright)
+
+    mean = features.mean(0)
+    deviation = np.maximum(features.std(0), 1e-3)
+    model = LogisticRegression(C=_STRENGTH, max_iter=2000, class_weight='balanced')
+    model.fit(np.clip((features - mean) / deviation, -4, 4), truth)
+    judge = hand_check.Judge(
+        mean, deviation, model.coef_[0], float(model.intercept_[0]), least=0.5, convincing=0.5
+    )
+    images = [real.image(name) for name in real.drawn('validation', arguments.hands)]
+    bright, dark = (judge.score(features) for features in _features(images))
+    print('validation, bright:', np.round(np.sort(bright)[:8], 3))
+    print('validation, dark:', np.round(np.sort(dark)[-8:], 3))
+    table = {
+        'about': 'python -m benchmarks.hand_check --fit; mean, deviation, coefficient',
+        'intercept': round(judge.intercept, 4),
+        'least': round(_below(np.quantile(bright, 0.005)), 4),
+        'convincing': round(float(max(0.5, np.quantile(dark, 0.995))), 4),
+        'features': {},
+    }
+    for i, name in enumerate(hand_check.FEATURES):
+        row = (mean[i], deviation[i], judge.coefficients[i])
+        table['features'][name] = [round(float(value), 4) for value in row]
+    files.write_atomic(hand_check.TABLE, json.dumps(table, indent=1) + '\n')
+    hand_check.fitted.cache_clear()
+    for i in np.argsort(-np.abs(judge.coefficients)):
+        print(f'  {hand_check.FEATURES[i]}: {judge.coefficients[i]:+.2f}')
+
+
+def _below(probability):
+    """A probability whose odds are `_ROOM` times smaller."""
+    odds = probability / (1 - probability) / _ROOM
+    return float(odds / (1 + odds))
+
+
+def _measured(real, arguments):
+    """{what: (count, of, words)} on validation images, phantoms, and what is no hand."""
+    figures = {}
+    names = real.drawn('validation', arguments.hands)
+    images = [real.image(name) for name in names]
+    upright = []
+    for name, image in zip(names, images):
+        if name in real.points:
+            turns = hand_check.turns_to_upright(real.points_of(name, image)[[0, 2]])
+            upright.append((image, turns))
+    figures['validation'] = _refused(images)
+    if arguments.extra:
+        figures['extra'] = _refused([_decoded(p.read_bytes()) for p in arguments.extra.iterdir()])
+    figures['phantoms'] = _refused(_phantoms(1, arguments.hands // 2))
+    figures['annotated'] = _unrighted(upright, lambda image: image, 0, False)
+    figures['annotated, inverted'] = _unrighted(upright, lambda image: 255 - image, 0, True)
+    for turns in (1, 2, 3):
+        turned = _unrighted(upright, lambda image, k=turns: np.rot90(image, -k), turns, False)
+        figures[f'annotated, turned by {90 * turns}'] = turned
+    kinds = other_images.FITTED | other_images.UNSEEN
+    for kind, others in _others(real, 'validation', kinds, arguments, seed=3).items():
+        refused, total, _ = _refused(others)
+        fitted = '' if kind in other_images.UNSEEN else ' (a kind of the fit)'
+        figures[kind + fitted] = (refused, total, 'refused')
+    return figures
+
+
+def _reported(real):
+    """{what: (refused, of, words)} of the holdout and of the Digital Hand Atlas."""
+    figures = {}
+    names = real.splits['holdout']
+    figures['holdout'] = _refused([real.image(name) for name in names])
+    copies = [name for name in names if (real.data / f'rsna_half/{name}.jpg').exists()]
+    figures['holdout, larger copies'] = _refused([real.image(name) for name in copies])
+    atlas = [path for path in sorted((real.data / 'dha').iterdir()) if path.suffix == '.jpg']
+    figures['Digital Hand Atlas'] = _refused([_decoded(path.read_bytes()) for path in atlas])
+    return figures
+
+
+def _refused(images):
+    verdicts = _verdicts(images)
+    flags = collections.Counter(flag for verdict in verdicts for flag in verdict.flags)
+    scores = np.sort([verdict.score for verdict in verdicts]).round(3)
+    print(f'  scores {scores[:4]} to {scores[-4:]}, flags {dict(flags)}', flush=True)
+    return sum(bool(verdict.reason) for verdict in verdicts), len(images), 'refused'
+
+
+def _unrighted(upright, change, turns, inverted):
+    """How many of the changed images are refused, or not put right."""
+    changed = [np.ascontiguousarray(change(image)) for image, _ in upright]
+    missed = 0
+    for verdict, (_, own) in zip(_verdicts(changed), upright):
+        right = verdict.turns == (own + turns) % 4 and verdict.inverted == inverted
+        missed += bool(verdict.reason) or not right
+    return missed, len(upright), 'not put right'
+
+
+def _verdicts(images):
+    return hand_check.judge(images, hand_check.networks(), hand_check.fitted())
+
+
+def _features(images):
+    """Features [N, F] of images as they are, and of their negatives."""
+    chosen = range(len(images))
+    looks = [
+        hand_check.look_at(images, chosen, inverted, hand_check.networks())
+        for inverted in (False, True)
+    ]
+    return [np.stack([look.features for look in each]) for each in looks]
+
+
+def _others(real, split, kinds, arguments, *, seed):
+    """{kind: images} that show no whole hand."""
+    generator = np.random.default_rng(seed)
+    others = {kind: make(generator, arguments.others) for kind, make in kinds.items()}
+    names = [name for name in real.drawn(split, 2000, seed) if name in real.points]
+    images = [real.image(name) for name in names[: 2 * arguments.others]]
+    points = [real.points_of(name, image) for name, image in zip(names, images)]
+    for keep in ('carpus', 'fingers'):
+        halves = other_images.half_hands(images, points, keep=keep)
+        others[f'half hands: {keep}'] = list(halves)[: arguments.others]
+    others['patches of hands'] = list(other_images.patches(images, generator))
+    return others
+
+
+def _phantoms(seed, count):
+    return [render.phantom(90 + seed, i, (320, 256))['image'] for i in range(count)]
+
+
+def _decoded(data):
+    return _small(decoding.decode(data))
+
+
+def _small(image):
+    factor = _SIDE / max(image.shape)
+    if factor >= 1:
+        return image
+    size = [max(1, round(side * factor)) for side in image.shape[::-1]]
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+
+
+def _rows(path):
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+if __name__ == '__main__':
+    main()
