@@ -75,8 +75,8 @@ class Verdict:
         inverted: whether its bones are dark.
         turns: quarter turns against the clock that bring its fingers up, 0 to 3.
         flags: of `inverted`; `turned_90`, `turned_180`, `turned_270` (degrees by which it was
-            turned against the clock) or `way_up_unsure` (then it was not); `several_hands`, `cut_off`,
-            `low_resolution`, `low_contrast`, `saturated`.
+            turned against the clock) or `way_up_unsure` (then it was not); `several_hands`,
+            `cut_off`, `low_resolution`, `low_contrast`, `saturated`.
         reason: why it is refused; '' where it is accepted.
     """
 
