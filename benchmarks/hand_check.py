@@ -32,6 +32,7 @@ _SIDE = 400  # longer side of the images that are judged: the networks see 144 a
 # The threshold's odds are so many times smaller than those of the least sure validation image but
 # one in two hundred.
 _ROOM = 4.0
+_REPEATS = 4  # of each image of --extra in the fit
 _STRENGTH = 0.3  # inverse of the penalty on the regression's coefficients
 
 
@@ -104,7 +105,8 @@ def _fit(real, arguments):
     hands = [real.image(name) for name in real.drawn('train', arguments.hands)]
     hands += _phantoms(0, arguments.hands // 2)
     if arguments.extra:
-        hands += [_decoded(path.read_bytes()) for path in sorted(arguments.extra.iterdir())]
+        extra = [_decoded(path.read_bytes()) for path in sorted(arguments.extra.iterdir())]
+        hands += _REPEATS * extra  # few, and unlike the others
     others = _others(real, 'train', other_images.FITTED, arguments, seed=2)
     bright, dark = _features(hands)
     wrong = [dark, *(np.concatenate(_features(images)) for images in others.values())]
