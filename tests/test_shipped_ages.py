@@ -105,7 +105,7 @@ def test_a_folder_with_a_table_and_distances(run, shipped_ages, images, tmp_path
         ]
     )
     rows = read(output)
-    columns = ['id', 'file', 'male', 'prediction', 'years', 'lower', 'upper', 'flags']
+    columns = ['id', 'file', 'male', 'prediction', 'years', 'lower', 'upper', 'status', 'flags']
     assert list(rows[0]) == [*columns, 'distance_quantile', 'age'] and len(rows) == 3
     expected = predict.predict(run, images, None, labels=images / 'own.csv')
     for row, other in zip(rows, expected):

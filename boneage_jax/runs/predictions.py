@@ -79,6 +79,8 @@ def read(path, required=COLUMNS, *, skip_incomplete=False) -> dict[str, np.ndarr
 
     table = {}
     for name in found:
+        if name not in required and not any((row[name] or '').strip() for _, row in numbered):
+            continue  # intervals of a run that has none, say
         try:
             table[name] = _column(path, name, numbered)
         except UserError:
