@@ -36,6 +36,7 @@ FIXED = {
         'sex',
         'overlays',
         'calibration',
+        'accept_all',
         'overwrite',
         'batch_size',
         'id_column',
