@@ -37,6 +37,7 @@ FIXED = {
         'overlays',
         'calibration',
         'distance',
+        'accept_all',
         'overwrite',
         'batch_size',
         'id_column',

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import other_images
 from boneage_jax.errors import UnreadableError
-from boneage_jax.inference import calibrate, hand_check, predict
+from boneage_jax.inference import calibrate, hand_check, hand_report, predict
 from boneage_jax.runs import predictions, shipped
 from tfds_rsna.hand_phantom.render import phantom
 
@@ -190,3 +190,22 @@ def test_a_checkout_without_the_networks_checks_nothing(monkeypatch, capsys):
     monkeypatch.setattr(shipped, 'find', lambda name: None)
     assert hand_check.checker() is None
     assert 'not checked for hands' in capsys.readouterr().err
+
+
+def test_a_folder_is_reported_on_before_records_are_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(hand_check, 'checker', lambda: _Refusing())
+    ramp = np.tile(np.linspace(20, 220, 48).astype(np.uint8), (64, 1))
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    Image.fromarray(ramp).save(folder / 'a.png')
+    Image.fromarray(np.ascontiguousarray(ramp[:, ::-1])).save(folder / 'b.png')
+    whole = (folder / 'a.png').read_bytes()
+    (folder / 'c.png').write_bytes(whole[: len(whole) // 2])
+    output = tmp_path / 'hands.csv'
+    hand_report.write(folder, output)
+    with output.open(newline='') as file:
+        rows = {row['id']: row for row in csv.DictReader(file)}
+    statuses = {name: row['status'] for name, row in rows.items()}
+    assert statuses == {'a': 'refused', 'b': 'ok', 'c': 'unreadable'}
+    assert rows['b']['flags'] == 'inverted;turned_180'
+    assert rows['a']['flags'] == 'no_hand: no hand was found'

@@ -26,6 +26,7 @@ COMMANDS = [
     'embeddings',
     'compare_classes',
     'evaluate_hands',
+    'check_hands',
     'survey',
 ]
 ROWS = [

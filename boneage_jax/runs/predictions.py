@@ -22,9 +22,11 @@ COLUMNS = ('id', 'split', 'male', 'age', 'prediction')  # of a run that predicts
 _TEXTS = ('id', 'split', 'status')
 OK = 'ok'  # the status of an image that was predicted
 REFUSED = 'refused'  # of one that shows no hand: its prediction is empty
-_UNPREDICTED = (REFUSED, 'unreadable')
+UNREADABLE = 'unreadable'  # of one that could not be decoded
+_UNPREDICTED = (REFUSED, UNREADABLE)
 _CLASSES = ('class', 'true_class')
-_KNOWN = ('lower', 'upper', *_CLASSES)  # optional, but nothing unreadable may stand in them
+_INTERVAL = ('lower', 'upper')  # empty where the network has no intervals
+_KNOWN = (*_INTERVAL, *_CLASSES)  # optional, but nothing unreadable may stand in them
 
 # What tells the kind of a run that was written before metrics.json had `kind`: the first of these
 # that its metrics, or the columns of its predictions.csv, have. Kinds as `tasks.Task.kind`.
@@ -79,8 +81,8 @@ def read(path, required=COLUMNS, *, skip_incomplete=False) -> dict[str, np.ndarr
 
     table = {}
     for name in found:
-        if name not in required and not any((row[name] or '').strip() for _, row in numbered):
-            continue  # intervals of a run that has none, say
+        if name in _INTERVAL and not any((row[name] or '').strip() for _, row in numbered):
+            continue
         try:
             table[name] = _column(path, name, numbered)
         except UserError:
