@@ -124,11 +124,12 @@ def _fit(real, arguments):
     bright, dark = (judge.score(features) for features in _features(images))
     print('validation, bright:', np.round(np.sort(bright)[:8], 3))
     print('validation, dark:', np.round(np.sort(dark)[-8:], 3))
+    least = _below(np.quantile(bright, 0.005))
     table = {
         'about': 'python -m benchmarks.hand_check --fit; mean, deviation, coefficient',
         'intercept': round(judge.intercept, 4),
-        'least': round(_below(np.quantile(bright, 0.005)), 4),
-        'convincing': round(float(max(0.5, np.quantile(dark, 0.995))), 4),
+        'least': round(least, 4),
+        'convincing': round(float(max(0.5, least, np.quantile(dark, 0.995))), 4),
         'features': {},
     }
     for i, name in enumerate(hand_check.FEATURES):
