@@ -29,9 +29,8 @@ from tfds_rsna.io import decoding
 
 _FOLDER = 'boneage-training-dataset'  # in the zip
 _SIDE = 400  # longer side of the images that are judged: the networks see 144 and 112 pixels
-# The threshold's odds are so many times smaller than those of the least sure validation image but
-# one in two hundred.
-_ROOM = 4.0
+_REFUSED = 0.002  # share of the validation images that the threshold refuses
+_MOST = 0.7  # of the threshold: other hands score less than RSNA's
 _REPEATS = 4  # of each image of --extra in the fit
 _STRENGTH = 0.3  # inverse of the penalty on the regression's coefficients
 
@@ -120,16 +119,17 @@ def _fit(real, arguments):
     judge = hand_check.Judge(
         mean, deviation, model.coef_[0], float(model.intercept_[0]), least=0.5, convincing=0.5
     )
-    images = [real.image(name) for name in real.drawn('validation', arguments.hands)]
-    bright, dark = (judge.score(features) for features in _features(images))
-    print('validation, bright:', np.round(np.sort(bright)[:8], 3))
-    print('validation, dark:', np.round(np.sort(dark)[-8:], 3))
-    least = _below(np.quantile(bright, 0.005))
+    images = [real.image(name) for name in real.splits['validation']]
+    bright = judge.score(_looks(images, False))
+    dark = judge.score(_looks(images[:: len(images) // arguments.hands], True))
+    print('validation, bright:', np.round(np.sort(bright)[:12], 3))
+    print('validation, dark:', np.round(np.sort(dark)[-12:], 3))
+    least = min(_MOST, float(np.quantile(bright, _REFUSED)))
     table = {
         'about': 'python -m benchmarks.hand_check --fit; mean, deviation, coefficient',
         'intercept': round(judge.intercept, 4),
         'least': round(least, 4),
-        'convincing': round(float(max(0.5, least, np.quantile(dark, 0.995))), 4),
+        'convincing': round(max(least, 0.5, float(np.quantile(dark, 0.99))), 4),
         'features': {},
     }
     for i, name in enumerate(hand_check.FEATURES):
@@ -139,12 +139,6 @@ def _fit(real, arguments):
     hand_check.fitted.cache_clear()
     for i in np.argsort(-np.abs(judge.coefficients)):
         print(f'  {hand_check.FEATURES[i]}: {judge.coefficients[i]:+.2f}')
-
-
-def _below(probability):
-    """A probability whose odds are `_ROOM` times smaller."""
-    odds = probability / (1 - probability) / _ROOM
-    return float(odds / (1 + odds))
 
 
 def _measured(real, arguments):
@@ -210,12 +204,14 @@ def _verdicts(images):
 
 def _features(images):
     """Features [N, F] of images as they are, and of their negatives."""
+    return [_looks(images, inverted) for inverted in (False, True)]
+
+
+def _looks(images, inverted):
+    """Features [N, F] in one polarity."""
     chosen = range(len(images))
-    looks = [
-        hand_check.look_at(images, chosen, inverted, hand_check.networks())
-        for inverted in (False, True)
-    ]
-    return [np.stack([look.features for look in each]) for each in looks]
+    looks = hand_check.look_at(images, chosen, inverted, hand_check.networks())
+    return np.stack([look.features for look in looks])
 
 
 def _others(real, split, kinds, arguments, *, seed):

@@ -95,7 +95,7 @@ def test_what_is_no_hand_is_refused(kind):
 @has_networks
 def test_what_is_unusual_about_a_hand_is_said(hands):
     small = np.asarray(Image.fromarray(hands[0]).resize((50, 62)))
-    faint = (hands[0] // 20 + 100).astype(np.uint8)
+    faint = (hands[0] // 12 + 60).astype(np.uint8)
     first, second = judged([small, faint])
     assert 'low_resolution' in first.flags
     assert second.reason or 'low_contrast' in second.flags  # never without a word
