@@ -62,7 +62,7 @@ _BEYOND = 0.03
 _WORDS = {
     'blank': 'blank, or nearly so',
     'no_hand': 'no hand was found',
-    'doubtful': 'this does not look like the radiograph of a whole hand',
+    'doubtful': 'doubtful whether this is the radiograph of a whole hand',
 }
 
 
