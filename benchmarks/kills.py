@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks import machine
-from boneage_jax.runtime import checkpoint
+from boneage_jax.runtime import checkpoint, tensors
 
 _TRAINING = 'tiny,row=baseline,epochs=10,eval_every_epochs=5,checkpoint_every_steps=7'
 _MINING = (
@@ -98,26 +98,17 @@ class Run:
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
             elif is_mask:
                 with np.load(path) as arrays:
-                    found[name] = _digest({key: arrays[key] for key in arrays.files})
+                    found[name] = tensors.digest({key: arrays[key] for key in arrays.files})
             elif path.name == 'checkpoints':
                 found |= _checkpoints(path.parent, name)
         return found
-
-
-def _digest(arrays):
-    found = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.asarray(arrays[name])
-        found.update(f'{name} {array.dtype} {array.shape}\n'.encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
 
 
 def _checkpoints(workdir, name):
     found = {}
     with checkpoint.Checkpoints(workdir) as checkpoints:
         for step in {checkpoints.latest, checkpoints.best} - {None}:
-            found[f'{name}/{step}'] = _digest(checkpoints.read(step))
+            found[f'{name}/{step}'] = tensors.digest(checkpoints.read(step))
     return found
 
 

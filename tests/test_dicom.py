@@ -4,13 +4,14 @@ import io
 import pathlib
 import struct
 
+import dicom_writer
 import numpy as np
 import pydicom
 import pydicom.data
 import pytest
 from PIL import Image
 from pydicom.config import disable_value_validation
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
@@ -54,13 +55,10 @@ def odd(values, kind='MONOCHROME2', *, bits=12, allocated=16, high=None, data=No
 def _odd(values, kind, bits, allocated, high, data, elements):
     frames = elements.pop('frames', None)
     bare = elements.pop('bare', None)
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = elements.pop('syntax', ExplicitVRLittleEndian)
-    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
-    meta.MediaStorageSOPInstanceUID = '1.2.3'
-    dataset = FileDataset(None, {}, file_meta=meta, preamble=b'\0' * 128)
-    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    syntax = elements.pop('syntax', ExplicitVRLittleEndian)
+    dataset = dicom_writer.started(ComputedRadiographyImageStorage, syntax)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
     dataset.Modality = 'CR'
     dataset.Rows, dataset.Columns = values.shape[:2]
     dataset.SamplesPerPixel = 3 if values.ndim == 3 else 1
@@ -480,15 +478,7 @@ def test_the_sex_of_the_header(sex, male):
 
 
 def other_object(uid):
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = uid
-    meta.MediaStorageSOPInstanceUID = '1.2.3'
-    dataset = FileDataset(None, {}, file_meta=meta, preamble=b'\0' * 128)
-    dataset.PatientID = '0'
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    return dicom_writer.written(dicom_writer.started(uid), PatientID='0')
 
 
 def test_objects_without_an_image_are_no_images():

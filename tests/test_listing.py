@@ -5,14 +5,13 @@ import io
 import os
 import shutil
 
+import dicom_writer
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
     BasicTextSRStorage,
     ComputedRadiographyImageStorage,
-    ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
     KeyObjectSelectionDocumentStorage,
     MediaStorageDirectoryStorage,
@@ -134,17 +133,7 @@ def encoded(kind):
 
 def dicom(uid, **elements):
     """A DICOM file without pixels."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = uid
-    meta.MediaStorageSOPInstanceUID = '1.2.3'
-    dataset = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
-    dataset.SOPClassUID = uid
-    for key, value in elements.items():
-        setattr(dataset, key, value)
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    return dicom_writer.written(dicom_writer.started(uid), SOPClassUID=uid, **elements)
 
 
 def test_images_by_name_or_content_and_the_rest_is_said(tmp_path):

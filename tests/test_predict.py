@@ -3,18 +3,17 @@ words.
 """
 
 import csv
-import io
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
 
+import dicom_writer
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import ComputedRadiographyImageStorage
 
 from boneage_jax import config as c
 from boneage_jax import figures
@@ -145,23 +144,15 @@ def test_one_bad_image_among_many_and_the_command_itself(trained, tmp_path):
 
 def dicom(image, **elements):
     """A DICOM file of uint8 [H, W]."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
-    meta.MediaStorageSOPInstanceUID = '1.2.3'
-    dataset = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
-    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    dataset = dicom_writer.started(ComputedRadiographyImageStorage)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
     dataset.Rows, dataset.Columns = image.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, 'MONOCHROME2'
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
     dataset.PixelRepresentation = 0
     dataset.PixelData = image.tobytes() + b'\0' * (image.size % 2)
-    for key, value in elements.items():
-        setattr(dataset, key, value)
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    return dicom_writer.written(dataset, **elements)
 
 
 def test_headers_give_the_sex_and_flags_reach_the_table(trained, tmp_path, capsys):

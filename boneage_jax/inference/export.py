@@ -62,16 +62,15 @@ def export(
             images are not at hand.
     """
     workdir = pathlib.Path(workdir)
-    output = pathlib.Path(output)
-    export_lib.check_arguments(output, dtype)
     if measure_rounding and dtype != 'float16':
         raise UserError(f'--measure_rounding: nothing is rounded with --dtype={dtype}')
-    arrays, metadata = export_lib.collect(workdir, dtype=dtype, figures=figures, about=about)
-    if read_task(workdir).months is None:
-        if measure_rounding:
-            raise UserError(f'--measure_rounding: {workdir} predicts no ages')
-    else:
-        metadata |= _intervals(workdir)
+
+    def beside(arrays, metadata):
+        if read_task(workdir).months is None:
+            if measure_rounding:
+                raise UserError(f'--measure_rounding: {workdir} predicts no ages')
+            return arrays, metadata
+        metadata = metadata | _intervals(workdir)
         if embeddings or measure_rounding:
             extra, found = _with_images(
                 workdir, arrays, metadata, embeddings, measure_rounding, data_dir
@@ -79,7 +78,17 @@ def export(
             arrays = arrays | extra
             known = json.loads(metadata['figures'])
             metadata['figures'] = json.dumps(found | known, separators=(',', ':'))
-    export_lib.write(output, arrays, metadata, max_megabytes=max_megabytes)
+        return arrays, metadata
+
+    export_lib.export(
+        workdir,
+        output,
+        dtype=dtype,
+        figures=figures,
+        about=about,
+        max_megabytes=max_megabytes,
+        beside=beside,
+    )
 
 
 def _intervals(workdir):

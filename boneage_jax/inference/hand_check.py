@@ -86,6 +86,11 @@ class Verdict:
     flags: tuple[str, ...]
     reason: str
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The flags, and where it is refused the flag `no_hand` with the reason."""
+        return (*self.flags, f'{REFUSED}: {self.reason}') if self.reason else self.flags
+
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
@@ -157,8 +162,7 @@ def checker(accept_all: bool = False) -> Callable[[Sequence[np.ndarray]], list[V
 def _accepted(verdict):
     if not verdict.reason:
         return verdict
-    flag = f'{REFUSED}: {verdict.reason}'
-    return dataclasses.replace(verdict, flags=(flag,), reason='')
+    return dataclasses.replace(verdict, flags=verdict.told, reason='')
 
 
 def judge(

@@ -68,10 +68,7 @@ def _judged(listed, check):
         if 'status' in row:
             continue
         verdict = next(verdicts)
-        flags = [*row['flags'], *verdict.flags]
-        if verdict.reason:
-            flags.append(f'{hand_check.REFUSED}: {verdict.reason}')
         row['status'] = predictions.REFUSED if verdict.reason else predictions.OK
         row['score'] = f'{verdict.score:.3f}'
-        row['flags'] = ';'.join(flags)
+        row['flags'] = ';'.join((*row['flags'], *verdict.told))
     return rows

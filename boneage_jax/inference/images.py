@@ -107,9 +107,8 @@ def _checked(decoded, check, problems):
     verdicts = check([image.grey for _, image in decoded]) if decoded else []
     checked = []
     for (file, image), verdict in zip(decoded, verdicts, strict=True):
-        flags = (*image.flags, *verdict.flags)
+        flags = (*image.flags, *verdict.told)
         if verdict.reason:
-            flags = (*flags, f'{hand_check.REFUSED}: {verdict.reason}')
             problems.add('image that shows no hand', file.id, file.entry.path, verdict.reason)
         checked.append((file, hand_check.righted(image.grey, verdict), flags, verdict.reason))
     return checked

@@ -165,7 +165,7 @@ def _out_of_fold(of_folds: Mapping[int, list], tables: Mapping[str, dict]) -> di
     for split in splits.REPORTED:
         if split != splits.FOLD and split in predictions.splits(next(iter(tables.values()))):
             parts.append(_mean(split, tables))
-    return {name: np.concatenate([part[name] for part in parts]) for name in predictions.COLUMNS}
+    return predictions.join(parts)
 
 
 def _mean(split, tables):

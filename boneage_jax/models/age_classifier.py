@@ -130,7 +130,6 @@ class AgeClassifier(nnx.Module):
             raise UserError(
                 f'model.backbone={backbone!r}: expected one of custom, {", ".join(backbones)}'
             )
-        _check_width(width_factor)
         self.standardise = standardise
         self.least_side = COMFORTABLE.get(backbone, 0) if stem == 'imagenet' else 0
         own = {'channels': 1, 'dtype': dtype, 'rngs': rngs}
@@ -162,10 +161,7 @@ class AgeClassifier(nnx.Module):
         x = _enlarged(layers.standardise(image, self.standardise), self.least_side)
         embeddings = self.backbone(x, rngs=rngs)
         features = self.dropout(embeddings, rngs=rngs)
-        if self.sex is not None:
-            branch = jax.nn.relu(self.sex(layers.one_hot_sex(male)))
-            features = jnp.concatenate([features, branch], axis=1)
-        return self.head(features), {'embeddings': embeddings}
+        return self.head(layers.join_sex(features, self.sex, male)), {'embeddings': embeddings}
 
 
 def build_backbone(
@@ -177,19 +173,11 @@ def build_backbone(
     """
     if name not in backbones:
         raise UserError(f'model.backbone={name!r}: expected one of {", ".join(backbones)}')
-    _check_width(width_factor)
     full = 32
     for prefix, width in FULL_WIDTHS.items():
         if name.startswith(prefix):
             full = width
     return backbones[name](width=_scaled(full, width_factor), **options)
-
-
-def _check_width(factor):
-    if not factor > 0:
-        raise UserError(
-            f'model.width_factor={factor}: expected a factor above 0; 1 is the full network'
-        )
 
 
 def _enlarged(x, least_side):
@@ -205,4 +193,8 @@ def _enlarged(x, least_side):
 
 def _scaled(channels, factor):
     """An even number of channels, as Inception needs."""
+    if not factor > 0:
+        raise UserError(
+            f'model.width_factor={factor}: expected a factor above 0; 1 is the full network'
+        )
     return max(2, 2 * round(channels * factor / 2))

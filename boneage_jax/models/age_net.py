@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from boneage_jax.models import age_classifier, layers
@@ -85,10 +84,7 @@ class AgeNet(nnx.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         x = layers.standardise(image, self.standardise)
         embeddings = self.backbone(x, rngs=rngs)
-        features = embeddings
-        if self.sex is not None:
-            sex = jax.nn.relu(self.sex(layers.one_hot_sex(male)))
-            features = jnp.concatenate([features, sex], axis=1)
+        features = layers.join_sex(embeddings, self.sex, male)
         if self.dense is not None:
             features = jax.nn.relu(self.dense(self.dropout(features, rngs=rngs)))
         prediction = self.head(self.dropout(features, rngs=rngs))

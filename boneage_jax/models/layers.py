@@ -121,6 +121,16 @@ def one_hot_sex(male: jax.Array) -> jax.Array:
     return jax.nn.one_hot(male.astype(jnp.int32), SEX_FEATURES)
 
 
+def join_sex(features: jax.Array, branch: nnx.Linear | None, male: jax.Array) -> jax.Array:
+    """Features `[B, F]` and, behind them, what a dense layer (ReLU) makes of the sex `[B]`.
+
+    Without a `branch` they stay as they are.
+    """
+    if branch is None:
+        return features
+    return jnp.concatenate([features, jax.nn.relu(branch(one_hot_sex(male)))], axis=1)
+
+
 def cast(x: jax.Array, dtype) -> jax.Array:
     """`x` in the compute type `dtype`; None leaves it as it is."""
     return x if dtype is None else x.astype(dtype)

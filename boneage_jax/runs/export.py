@@ -30,7 +30,7 @@ import importlib.metadata
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -57,10 +57,9 @@ def export(
     figures: pathlib.Path | None = None,
     about: pathlib.Path | None = None,
     max_megabytes: float = 0.0,
+    beside: Callable[[dict, dict], tuple[dict, dict]] | None = None,
 ) -> None:
     """Writes the best parameters of the run in `workdir` to the file `output`, whole or not at all.
-
-    What needs the run's images or predictions, `inference/export.py` adds.
 
     Args:
         workdir: of the run.
@@ -69,20 +68,24 @@ def export(
         figures: a JSON file; None takes the figures of the run's own metrics.json.
         about: a JSON file with `data`, `terms`, `description` and what else there is to say.
         max_megabytes: how large the file may be; 0 = any size.
+        beside: `(arrays, metadata)` of the network -> those of the file: adds what needs the run's
+            images or predictions, see `inference/export.py`. None adds nothing.
 
     Raises:
         UserError: there is no run, it has no checkpoint yet, its parameters are not finite, its
             images go through a network that comes with no release, a JSON file holds no object, or
             `output` cannot be written or would be too large.
     """
-    check_arguments(output, dtype)
-    arrays, metadata = collect(workdir, dtype=dtype, figures=figures, about=about)
-    write(output, arrays, metadata, max_megabytes=max_megabytes)
-
-
-def check_arguments(output: pathlib.Path, dtype: str) -> None:
-    """Refuses (UserError) a file that cannot be written, and an unknown type."""
+    workdir = pathlib.Path(workdir)
     output = pathlib.Path(output)
+    _check_arguments(output, dtype)
+    arrays, metadata = _collect(workdir, dtype, figures, about)
+    if beside is not None:
+        arrays, metadata = beside(arrays, metadata)
+    _write(output, arrays, metadata, max_megabytes)
+
+
+def _check_arguments(output, dtype):
     if dtype not in DTYPES:
         raise UserError(f'--dtype={dtype}: expected one of {", ".join(DTYPES)}')
     if output.suffix != tensors.SUFFIX:
@@ -93,15 +96,8 @@ def check_arguments(output: pathlib.Path, dtype: str) -> None:
         raise UserError(f'--output={output}: no such folder')
 
 
-def collect(
-    workdir: pathlib.Path,
-    *,
-    dtype: str,
-    figures: pathlib.Path | None = None,
-    about: pathlib.Path | None = None,
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(`{name: array}`, `{key: text}`) of the file that `export` writes; see there."""
-    workdir = pathlib.Path(workdir)
+def _collect(workdir, dtype, figures, about):
+    """(`{name: array}`, `{key: text}`) of the network and of what the run's own files say."""
     metadata = _metadata(workdir)
     metadata |= {
         'dtype': dtype,
@@ -121,15 +117,7 @@ def collect(
     return arrays, metadata | {'step': str(step)}
 
 
-def write(
-    output: pathlib.Path,
-    arrays: Mapping[str, np.ndarray],
-    metadata: Mapping[str, str],
-    *,
-    max_megabytes: float = 0.0,
-) -> None:
-    """Writes what `collect` gave, and what joined it; UserError where it would be too large."""
-    output = pathlib.Path(output)
+def _write(output, arrays, metadata, max_megabytes):
     with files.replacing(output) as temporary:
         tensors.write(temporary, arrays, metadata)
         megabytes = temporary.stat().st_size / 1e6
