@@ -1,5 +1,6 @@
 """Damaged and hostile files of every kind: refused by name, or read right; never a traceback."""
 
+import gc
 import io
 import json
 import sys
@@ -33,6 +34,8 @@ def reading(tmp_path_factory):
     return damaged_files.Reading(tmp_path_factory.mktemp('damaged'))
 
 
+# A read of tensorstore's that ends after its loop was closed complains from a thread of its own.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('kind', KINDS)
 def test_damage_is_refused_by_name_or_harmless(kind, reading):
     if kind not in reading.kinds:
@@ -40,6 +43,7 @@ def test_damage_is_refused_by_name_or_harmless(kind, reading):
     plan = damaged_files.schedule(reading.kinds, INPUTS)
     numbers = [number for number, planned in enumerate(plan) if planned == kind]
     found = [reading.read(kind, number, 0) for number in numbers]
+    gc.collect()  # what a library left open is collected here, not in another test
     assert len(found) >= 3
     assert not [result for result in found if result.offends]
     seen = {result.outcome for result in found}

@@ -7,10 +7,15 @@ kill or a full disk leaves the earlier ones whole. Checkpoints of earlier releas
 the names of today (`boneage_jax.renamed`).
 """
 
+import asyncio
 import contextlib
 import dataclasses
+import gc
+import inspect
+import logging as stdlib_logging
 import pathlib
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -66,9 +71,9 @@ class Checkpoints:
         """The step of the best checkpoint, or None before the first evaluation."""
         with _damage_named(self.directory):
             scored = [checkpoint for checkpoint in self._orbax.checkpoints if checkpoint.metrics]
-        if not scored:
-            return None
-        return min(scored, key=lambda checkpoint: checkpoint.metrics['value']).step
+            if not scored:
+                return None
+            return min(scored, key=lambda checkpoint: float(checkpoint.metrics['value'])).step
 
     @property
     def best_or_latest(self) -> int:
@@ -193,7 +198,8 @@ def _damage_named(place):
     A lost host and a full memory are no damage: JAX's own errors pass.
     """
     try:
-        yield
+        with _open_reads_quiet():
+            yield
     except (CheckpointError, MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:  # its handlers', tensorstore's, the JSON parser's
@@ -203,6 +209,43 @@ def _damage_named(place):
             f'{lines[0][:200]}). Copy it again from where it is whole, or move it away: the run '
             'continues from an earlier one, or from the start'
         ) from error
+
+
+@contextlib.contextmanager
+def _open_reads_quiet():
+    """Closes the reads that Orbax leaves open when one array of a checkpoint cannot be read.
+
+    It reads all arrays at once and forgets the others: each would print a traceback when Python
+    collects it, at once or long after the damage was named.
+    """
+    told = stdlib_logging.getLogger('asyncio')
+    disabled = told.disabled
+    hook = sys.unraisablehook
+
+    def complain(unraisable):
+        late = unraisable.object is None and str(unraisable.exc_value) == 'Event loop is closed'
+        if not late and not _is_read(unraisable.object):
+            hook(unraisable)
+
+    told.disabled = True
+    sys.unraisablehook = complain
+    try:
+        yield
+    except Exception:
+        for left in gc.get_objects():
+            if isinstance(left, asyncio.Task) and left.done() and not left.cancelled():
+                left.exception()  # asked for, it is not printed
+            elif _is_read(left):
+                with contextlib.suppress(Exception):  # being closed is an error to it
+                    left.close()
+        raise
+    finally:
+        told.disabled = disabled
+        sys.unraisablehook = hook
+
+
+def _is_read(thing):
+    return inspect.iscoroutine(thing) and thing.__name__ == '_read_array_index_and_device_put'
 
 
 @dataclasses.dataclass(frozen=True)
