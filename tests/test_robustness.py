@@ -11,7 +11,7 @@ IMAGES = np.random.default_rng(0).integers(40, 200, (3, 48, 40, 1), np.uint8)
 
 @pytest.mark.parametrize('kind', robustness.KINDS)
 def test_every_kind_keeps_the_form_and_changes_the_image(kind):
-    for strength in robustness.KINDS[kind][0][-1:]:
+    for strength in robustness.KINDS[kind].strengths[-1:]:
         out = robustness.disturb(IMAGES, kind, strength)
         assert out.shape == IMAGES.shape and out.dtype == np.uint8
         assert (out != IMAGES).any(axis=(1, 2, 3)).all()
@@ -40,5 +40,9 @@ def test_what_they_do():
     white = marked[0, ..., 0] == 255
     assert 4 < white.sum() < 40 and not white[12:].any() and white[2:10, 2].all()
     assert robustness.disturb(IMAGES, 'resolution', 4.0).std() < IMAGES.std() / 2
+    smooth = np.tile(np.arange(48, dtype=np.uint8)[None, :, None, None] * 4, (3, 1, 40, 1))
+    fine = robustness.disturb(smooth, 'jpeg', 90.0).astype(int) - smooth
+    coarse = robustness.disturb(smooth, 'jpeg', 10.0).astype(int) - smooth
+    assert 0 < np.abs(fine).mean() < 1 < np.abs(coarse).mean() < 8
     with pytest.raises(UserError, match="kind 'blur': expected one of rotation, flip"):
         robustness.disturb(IMAGES, 'blur', 1.0)

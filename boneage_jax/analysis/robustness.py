@@ -4,12 +4,14 @@ Each disturbance of KINDS is done to the prepared images, as the network sees th
 bits as a file would be. Nothing is random.
 """
 
+import io
 import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from boneage_jax import cli
 from boneage_jax.analysis import own_images
@@ -73,6 +75,9 @@ KINDS = {
         'a white L in the upper left corner, share of the side',
     ),
     'resolution': Kind((1.5, 2.0, 3.0, 4.0), 1.0, 'shrunk by this factor, and enlarged again'),
+    'jpeg': Kind(
+        (10.0, 20.0, 30.0, 50.0, 75.0), 100.0, 'saved as JPEG of this quality; 100: not saved'
+    ),
 }
 
 
@@ -281,6 +286,16 @@ def _coarser(image, factor):
     return degrade.coarsen(image, jnp.full(image.shape[:1], factor))
 
 
+def _saved_as_jpeg(image, quality):
+    """Bytes [N, H, W, 1] after a JPEG file, written and read by Pillow."""
+    read = []
+    for pixels in np.asarray(image)[..., 0]:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, 'JPEG', quality=int(quality))
+        read.append(np.asarray(Image.open(file)))
+    return np.stack(read)[..., None]
+
+
 _DISTURBANCES = {
     'rotation': _rotated,
     'flip': _mirrored,
@@ -290,4 +305,5 @@ _DISTURBANCES = {
     'marker removed': _on_unit(_covered),
     'marker added': _on_unit(_marked),
     'resolution': _on_unit(_coarser),
+    'jpeg': _saved_as_jpeg,
 }
