@@ -5,8 +5,10 @@ import json
 import os
 import sys
 import time
+import types
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,6 +16,7 @@ from PIL import Image
 
 from benchmarks import (
     backbones,
+    better_copies,
     convolutions,
     everything,
     machine,
@@ -277,6 +280,45 @@ def test_regions(tmp_path):
     assert [row['unit'] for row in rows] == ['GFLOP'] * 6 + ['ms'] * 6
     one, _, three = (row['best'] for row in rows[:3])
     assert three > one
+
+
+def test_better_copies_are_paired_with_the_coarse_images(tmp_path, monkeypatch):
+    """Only images that have a copy count; the difference is of the same image's errors."""
+    (tmp_path / 'half').mkdir()
+    for name in ('1.png', '2.png'):
+        (tmp_path / 'half' / name).write_bytes(b'')
+
+    class Images:
+        ids = ('1', '2', '3')
+        months = np.array([100.0, 100.0, 100.0])
+        male = np.array([True, False, True])
+
+        def __init__(self, pixels):
+            self.pixels = np.array(pixels, np.float32)
+
+        def arrays(self, places):
+            return {'image': self.pixels[places]}
+
+    class Predictor:
+        config = ml_collections.ConfigDict({'data': {'better_copies': ('half',)}})
+        task = types.SimpleNamespace(months=lambda prediction: prediction)
+
+        def __init__(self, place):
+            assert place == 'bone_age'
+
+        def predict_tta(self, images, male):
+            return images, {}
+
+    def open_splits(place, config, data_dir):
+        fine = config.data.better_copies == ('half',)
+        return {'holdout': Images([104, 98, 300] if fine else [110, 100, 0])}
+
+    monkeypatch.setattr(better_copies, 'Predictor', Predictor)
+    monkeypatch.setattr(better_copies.own_images, 'open_splits', open_splits)
+    arguments = ['--data', str(tmp_path), '--split', 'holdout']
+    rows = run_once(better_copies.main, tmp_path, *arguments)
+    assert [row['best'] for row in rows] == [3.0, 5.0, -2.0]
+    assert '2 images' in rows[0]['note']
 
 
 def test_missing_torch_is_named(monkeypatch, capsys):
