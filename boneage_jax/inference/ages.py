@@ -87,6 +87,15 @@ class Ages:
             log.info(f'Ages and 90% intervals are calibrated by {calibration}.')
         self.check = hand_check.checker(accept_all)
 
+    def warm_up(self) -> None:
+        """Compiles what any batch of images will need."""
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+        if self.check:
+            self.check([noise])
+        size = self.networks.config.data.size
+        for count in (1, self.batch_size):
+            self._predictor.ages(np.zeros((count, *size, 1), np.uint8), [False] * count)
+
     def rows(
         self, batch: Sequence[Seen], male: Sequence[bool | None], place: pathlib.Path | None = None
     ) -> tuple[list[dict], dict]:
@@ -153,6 +162,11 @@ def table(rows: Sequence[Mapping]) -> tuple[list[str], list[list]]:
     for row in rows:
         lines.append([_cell(row.get(name)) for name in names])
     return names, lines
+
+
+def cells(row: Mapping) -> dict[str, str]:
+    """A row as the texts that a table has of it."""
+    return {name: '' if value is None else str(_cell(value)) for name, value in row.items()}
 
 
 def _cell(value):
