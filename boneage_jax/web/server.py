@@ -48,7 +48,7 @@ def serve(
     """
     try:
         import python_multipart  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
 
         from boneage_jax.web import app, uploads, worker
     except ImportError as error:
@@ -72,14 +72,6 @@ def serve(
         )
         _keep_quiet()
         served = app.build(service, on_network=on_network, token=token)
-        config = uvicorn.Config(
-            served,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan='off',
-            ws='none',
-        )
         bound.listen()
         address = _address(bound, host, token)
         log.info(f'Open {address} (Ctrl-C ends). Nothing that is sent is stored.')
@@ -87,11 +79,21 @@ def serve(
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         service.worker.start()
         try:
-            uvicorn.Server(config).run(sockets=[bound])
+            server(served).run(sockets=[bound])
         except KeyboardInterrupt:
             log.info('Stopped.')
         finally:
             service.worker.stop()
+
+
+def server(app):
+    """The server of an application; it logs no request and tells nobody what it is."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, lifespan='off', ws='none'
+    )
+    return uvicorn.Server(config)
 
 
 def _is_loopback(host):
