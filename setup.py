@@ -50,6 +50,7 @@ EXTRAS = {
         'pylibjpeg-openjpeg>=2.4',
         'pylibjpeg-rle>=2.1',
     ],
+    'serve': ['python-multipart>=0.0.20', 'starlette>=1.0', 'uvicorn>=0.34'],
     # Beam holds pillow and protobuf below the lock's versions: an environment of its own, by
     # requirements-beam.lock.
     'beam': ['apache-beam>=2.60'],
@@ -78,7 +79,14 @@ setup(
     ],
     package_dir={'boneage_jax.configs': 'configs'},
     package_data={
-        'boneage_jax': ['**/*.json', '**/*.csv', '**/*.html', 'weights/*.safetensors'],
+        'boneage_jax': [
+            '**/*.json',
+            '**/*.csv',
+            '**/*.html',
+            '**/*.css',
+            '**/*.js',
+            'weights/*.safetensors',
+        ],
         'boneage_jax.configs': ['*.txt'],
         'tfds_rsna': ['**/*.json', '**/*.csv', '**/*.tsv'],
     },

@@ -13,6 +13,7 @@ Take a spec that other tests take too: `PRSNET` (ages), `CLASSIFIER` (age classe
 what tests/test_run.py trains, 'configs/NAME.py:tiny,row=ROW'.
 """
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -48,6 +49,7 @@ os.environ['NPROC'] = '8'
 for _variable in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ.setdefault(_variable, '2')
 
+import browser  # noqa: E402
 import pytest  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -98,6 +100,38 @@ def finished_run():
         return folder / name
 
     return finished
+
+
+@pytest.fixture(scope='session')
+def driver():
+    """Address of a running chromedriver. BONEAGE_REQUIRE_BROWSER=1: a missing browser is a failure,
+    not a skip.
+    """
+    if not (browser.CHROMIUM and browser.DRIVER):
+        missing = (
+            'chromium or chromedriver is missing; on Debian: apt-get install chromium '
+            'chromium-driver'
+        )
+        if os.environ.get('BONEAGE_REQUIRE_BROWSER') == '1':
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with browser.started() as address:
+        yield address
+
+
+@pytest.fixture
+def window(driver, tmp_path):
+    """`window()` opens a window of Chromium, a `browser.Browser`."""
+    opened = []
+
+    def make():
+        opened.append(browser.Browser(driver, tmp_path / f'profile{len(opened)}'))
+        return opened[-1]
+
+    yield make
+    for one in opened[::-1]:
+        with contextlib.suppress(AssertionError):  # closed in the test
+            one.close()
 
 
 _crashed = set()

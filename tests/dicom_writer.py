@@ -3,7 +3,7 @@
 import io
 
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 
 def started(uid, syntax=ExplicitVRLittleEndian):
@@ -22,3 +22,16 @@ def written(dataset, **elements):
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def dicom(image, **elements):
+    """A DICOM file of uint8 [H, W]."""
+    dataset = started(ComputedRadiographyImageStorage)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+    dataset.Rows, dataset.Columns = image.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, 'MONOCHROME2'
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelRepresentation = 0
+    dataset.PixelData = image.tobytes() + b'\0' * (image.size % 2)
+    return written(dataset, **elements)

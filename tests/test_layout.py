@@ -15,6 +15,7 @@ COMMANDS = [
     'main',
     'prepare',
     'predict',
+    'serve',
     'calibrate',
     'export',
     'sweep',
@@ -31,7 +32,7 @@ COMMANDS = [
 ]
 ROWS = [
     COMMANDS,
-    ['report', 'mine'],
+    ['report', 'mine', 'web'],
     ['analysis'],
     ['inference'],
     ['training'],

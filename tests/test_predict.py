@@ -9,11 +9,10 @@ import shutil
 import subprocess
 import sys
 
-import dicom_writer
 import numpy as np
 import pytest
+from dicom_writer import dicom
 from PIL import Image
-from pydicom.uid import ComputedRadiographyImageStorage
 
 from boneage_jax import config as c
 from boneage_jax import figures
@@ -140,19 +139,6 @@ def test_one_bad_image_among_many_and_the_command_itself(trained, tmp_path):
     assert {row['male'] for row in rows} == {'False'}
     assert [row['id'] for row in read(tmp_path / 'ages_rejected.csv')] == ['f03']
     assert {path.stem for path in (tmp_path / 'pictures').iterdir()} == {row['id'] for row in rows}
-
-
-def dicom(image, **elements):
-    """A DICOM file of uint8 [H, W]."""
-    dataset = dicom_writer.started(ComputedRadiographyImageStorage)
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
-    dataset.Rows, dataset.Columns = image.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, 'MONOCHROME2'
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
-    dataset.PixelRepresentation = 0
-    dataset.PixelData = image.tobytes() + b'\0' * (image.size % 2)
-    return dicom_writer.written(dataset, **elements)
 
 
 def test_headers_give_the_sex_and_flags_reach_the_table(trained, tmp_path, capsys):

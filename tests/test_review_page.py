@@ -1,116 +1,15 @@
-"""The review page in a real browser: Chromium, driven through chromedriver (WebDriver)."""
+"""The review page in a real browser: Chromium, see browser.py."""
 
-import contextlib
-import os
-import re
-import shutil
-import subprocess
 import threading
-import time
 
+import browser
 import numpy as np
 import pytest
 import requests
 
 from boneage_jax.mine import page, verdicts
 
-CHROMIUM, DRIVER = (shutil.which(name) for name in ('chromium', 'chromedriver'))
-KEYS = {'right': '\ue014'}
-ARGUMENTS = [
-    '--headless=new',
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-quic',
-    '--no-first-run',
-    '--disable-sync',
-    '--disable-dev-shm-usage',
-    '--disable-background-networking',
-    '--disable-component-update',
-    '--window-size=1200,900',
-]
-
-
-@pytest.fixture(scope='module')
-def driver():
-    """Address of a running chromedriver. BONEAGE_REQUIRE_BROWSER=1: a missing browser is a failure,
-    not a skip.
-    """
-    if not (CHROMIUM and DRIVER):
-        missing = (
-            'chromium or chromedriver is missing; on Debian: apt-get install chromium '
-            'chromium-driver'
-        )
-        if os.environ.get('BONEAGE_REQUIRE_BROWSER') == '1':
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with subprocess.Popen(
-        [DRIVER, '--port=0'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        try:
-            lines = (
-                re.search(r'started successfully on port (\d+)', line) for line in process.stdout
-            )
-            port = next(found[1] for found in lines if found)
-            reader = threading.Thread(target=process.stdout.read)  # a full pipe would stop it
-            reader.start()
-            yield f'http://127.0.0.1:{port}/session'
-        finally:
-            process.terminate()
-            reader.join()
-
-
-class Browser:
-    """One window: `open(address)`, `press(keys)`, `text(selector)`, `run(script)`."""
-
-    def __init__(self, driver, profile):
-        options = {'binary': CHROMIUM, 'args': [*ARGUMENTS, f'--user-data-dir={profile}']}
-        wanted = {'capabilities': {'alwaysMatch': {'goog:chromeOptions': options}}}
-        self.base = f'{driver}/{self._ask("POST", driver, wanted)["sessionId"]}'
-
-    def _ask(self, how, address, body=None):
-        answer = requests.request(how, address, json=body, timeout=60).json()['value']
-        assert not isinstance(answer, dict) or 'error' not in answer, answer
-        return answer
-
-    def open(self, address):
-        self._ask('POST', f'{self.base}/url', {'url': address})
-
-    def press(self, keys):
-        actions = [{'type': kind, 'value': key} for key in keys for kind in ('keyDown', 'keyUp')]
-        self._ask(
-            'POST',
-            f'{self.base}/actions',
-            {'actions': [{'type': 'key', 'id': 'keyboard', 'actions': actions}]},
-        )
-
-    def run(self, script):
-        return self._ask(
-            'POST', f'{self.base}/execute/sync', {'script': f'return {script}', 'args': []}
-        )
-
-    def wait(self, script):
-        deadline = time.monotonic() + 60
-        while not (found := self.run(script)):
-            assert time.monotonic() < deadline, f'{script}: {self.run("document.body.innerText")}'
-            time.sleep(0.05)
-        return found
-
-    def close(self):
-        self._ask('DELETE', self.base)
-
-
-@pytest.fixture
-def window(driver, tmp_path):
-    opened = []
-
-    def make():
-        opened.append(Browser(driver, tmp_path / f'profile{len(opened)}'))
-        return opened[-1]
-
-    yield make
-    for one in opened[::-1]:
-        with contextlib.suppress(AssertionError):  # closed in the test
-            one.close()
+KEYS = browser.KEYS
 
 
 def served(path, count=30):
@@ -151,28 +50,28 @@ def test_verdicts_by_keyboard_are_on_disk_at_once_and_survive_the_browser(window
     server, thread = served(path)
     try:
         address = f'http://127.0.0.1:{server.server_port}/'
-        browser = window()
-        browser.open(address)
-        assert browser.wait("document.querySelectorAll('figure').length") == 24
-        assert browser.run("document.querySelector('figure').innerText").startswith(
+        shown = window()
+        shown.open(address)
+        assert shown.wait("document.querySelectorAll('figure').length") == 24
+        assert shown.run("document.querySelector('figure').innerText").startswith(
             '2 (-1.00) rule refuses: area: 0.9 <b>'
         )
-        browser.wait(
+        shown.wait(
             '[...document.images].every(x => x.complete && x.naturalWidth === 240 '
             '&& x.naturalHeight === 320)'
         )
-        browser.press('arra')
-        browser.wait("document.getElementById('counts').innerText.startsWith('4 of 30')")
+        shown.press('arra')
+        shown.wait("document.getElementById('counts').innerText.startsWith('4 of 30')")
         assert said(path) == [('2', 'accept'), ('0', 'reject'), ('1', 'reject'), ('3', 'accept')]
-        browser.press('uu')  # takes back 3, then 1
-        browser.wait("document.getElementById('counts').innerText.startsWith('2 of 30')")
-        assert browser.run("document.querySelector('.current').dataset.id") == '1'
-        browser.press(KEYS['right'] + 'r')  # goes on to 3
-        browser.wait("document.querySelectorAll('figure.reject').length === 2")
+        shown.press('uu')  # takes back 3, then 1
+        shown.wait("document.getElementById('counts').innerText.startsWith('2 of 30')")
+        assert shown.run("document.querySelector('.current').dataset.id") == '1'
+        shown.press(KEYS['right'] + 'r')  # goes on to 3
+        shown.wait("document.querySelectorAll('figure.reject').length === 2")
         assert verdicts.read(path) == {'2': 'accept', '0': 'reject', '3': 'reject'}
-        browser.press('n')
-        assert browser.wait("document.querySelectorAll('figure').length === 6")
-        browser.close()  # without a word to the page
+        shown.press('n')
+        assert shown.wait("document.querySelectorAll('figure').length === 6")
+        shown.close()  # without a word to the page
 
         again = window()
         again.open(address)
@@ -190,13 +89,13 @@ def test_verdicts_by_keyboard_are_on_disk_at_once_and_survive_the_browser(window
 def test_a_verdict_that_cannot_be_saved_is_said(window, tmp_path):
     server, thread = served(tmp_path / 'no such folder' / 'verdicts.csv', count=3)
     try:
-        browser = window()
-        browser.open(f'http://127.0.0.1:{server.server_port}/')
-        browser.wait("document.querySelectorAll('figure').length === 3")
-        browser.press('a')
+        shown = window()
+        shown.open(f'http://127.0.0.1:{server.server_port}/')
+        shown.wait("document.querySelectorAll('figure').length === 3")
+        shown.press('a')
         problem = 'Not saved, image 2: the verdict could not be written'
-        browser.wait(f"document.getElementById('problem').innerText.includes('{problem}')")
-        assert browser.run("document.querySelectorAll('figure.accept').length") == 0
+        shown.wait(f"document.getElementById('problem').innerText.includes('{problem}')")
+        assert shown.run("document.querySelectorAll('figure.accept').length") == 0
     finally:
         end(server, thread)
 

@@ -91,6 +91,7 @@ def test_it_carries_the_configs_and_the_files_beside_the_code(wheel):
     }
     for path in (
         *ROOT.glob('boneage_jax/**/*.html'),
+        *ROOT.glob('boneage_jax/web/*.*'),
         *ROOT.glob('boneage_jax/weights/*.safetensors'),
         *ROOT.glob('tfds_rsna/**/*.tsv'),
     ):

@@ -83,7 +83,7 @@ def _draw(image, caption, boxes, valid, maps, places, matrix):
     axes.imshow(small, cmap='gray', vmin=0, vmax=255, extent=(0, width, height, 0))
     for rank in reversed(np.flatnonzero(valid)):  # the best one on top
         colour = style.RANKS[min(rank, len(style.RANKS) - 1)]
-        _draw_box(axes, _corners(boxes[rank], matrix), colour, str(rank + 1))
+        _draw_box(axes, corners(boxes[rank], matrix), colour, str(rank + 1))
     figure.suptitle(caption, fontsize=8)
 
     cells = [axes]
@@ -111,11 +111,11 @@ def _draw_map(axes, values, box, matrix):
     drawn.set_transform(place + axes.transData)
 
 
-def _corners(box, matrix):
+def corners(box, matrix):
     """The four corners [4, 2] of a box on the image, in turn."""
     top, left, bottom, right = box
-    corners = np.array([[top, left], [top, right], [bottom, right], [bottom, left]])
-    return corners @ matrix[:, :2].T + matrix[:, 2]
+    places = np.array([[top, left], [top, right], [bottom, right], [bottom, left]])
+    return places @ matrix[:, :2].T + matrix[:, 2]
 
 
 def _draw_box(axes, corners, colour, text):

@@ -67,6 +67,19 @@ _WORDS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Hand:
+    """Where a hand was found on an image, as it is put right.
+
+    Attributes:
+        mask: bool [h, w], of all that the image covers, at the network's scale.
+        points: fingertip, thumb tip and capitate [3, 2] (row, column) in pixels of `mask`.
+    """
+
+    mask: np.ndarray
+    points: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Verdict:
     """What an image was judged to be.
 
@@ -78,6 +91,7 @@ class Verdict:
             turned against the clock) or `way_up_unsure` (then it was not); `several_hands`,
             `cut_off`, `low_resolution`, `low_contrast`, `saturated`.
         reason: why it is refused; '' where it is accepted.
+        hand: where it is; None where no network has looked, or it is refused.
     """
 
     score: float
@@ -85,6 +99,7 @@ class Verdict:
     turns: int
     flags: tuple[str, ...]
     reason: str
+    hand: Hand | None = None
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -208,7 +223,17 @@ def _verdict(image, look, score, inverted, least):
     if turns:
         flags.append(f'turned_{90 * turns}')
     flags += _flags(image, look)
-    return Verdict(score, inverted, turns, tuple(flags), '')
+    hand = Hand(np.rot90(look.mask, turns), _turned(look.points, look.mask.shape, turns))
+    return Verdict(score, inverted, turns, tuple(flags), '', hand)
+
+
+def _turned(points, shape, turns):
+    """Points [K, 2] (row, column) on an image of `shape` after quarter turns against the clock."""
+    rows, columns = shape
+    for _ in range(turns):
+        points = np.stack([columns - 1 - points[:, 1], points[:, 0]], -1)
+        rows, columns = columns, rows
+    return points
 
 
 def turns_to_upright(axis: np.ndarray) -> int:
@@ -269,6 +294,7 @@ class Look:
     Attributes:
         features: float64 [N] of `FEATURES`.
         mask: the largest component, bool [h, w], of what the image covers.
+        points: fingertip, thumb tip and capitate [3, 2] (row, column) in pixels of `mask`.
         axis: fingertip and capitate [2, 2] (row, column) in pixels of `mask`, as they were found on
             the image or else on the turned one; None where neither can be right.
         second: the second largest component, by the largest.
@@ -277,6 +303,7 @@ class Look:
 
     features: np.ndarray
     mask: np.ndarray
+    points: np.ndarray
     axis: np.ndarray | None
     second: float
     fingers_cut: bool
@@ -359,7 +386,7 @@ def _look(canvas, shape, logits, points, heights):
         values[f'{name}_height'] = float(np.log(max(1e-4, height)))
     features = np.array([values[name] for name in FEATURES], np.float64)
     axis = _axis(mask, own, again)
-    return Look(features, mask, axis, second, _fingers_cut(mask, axis))
+    return Look(features, mask, own, axis, second, _fingers_cut(mask, axis))
 
 
 def _axis(mask, *candidates):

@@ -32,6 +32,8 @@ class Seen:
         flags: what was doubtful about it, joined by ';': of its decoding, of the check for a hand,
             then of its preparation.
         refusal: why it is not predicted, '' where it is; a refused one has no `image` and `matrix`.
+        hand: where the check found mask and points on `native`; None where nothing was checked or
+            the image is refused.
     """
 
     listed: listing.Image
@@ -40,6 +42,22 @@ class Seen:
     native: np.ndarray | None
     flags: str
     refusal: str = ''
+    hand: hand_check.Hand | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Unseen:
+    """An image that no network sees: it cannot be read, or the preprocessing leaves it out.
+
+    Attributes:
+        listed: the file.
+        kind: what is wrong, as `Problems` has it.
+        reason: why, in words.
+    """
+
+    listed: listing.Image
+    kind: str
+    reason: str
 
 
 def see_in_batches(
@@ -66,11 +84,8 @@ def see_in_batches(
             the batch, and in `problems`. None checks nothing.
     """
 
-    def read(file):
-        return decoding.read(file.entry.read(), file.entry.path)
-
     def submit(start):
-        return [(file, pool.submit(read, file)) for file in listed[start : start + batch_size]]
+        return [pool.submit(read, file) for file in listed[start : start + batch_size]]
 
     with (
         concurrent.futures.ThreadPoolExecutor(pools.cores()) as pool,
@@ -80,59 +95,88 @@ def see_in_batches(
         for start in range(0, len(listed), batch_size):
             jobs = ahead
             ahead = submit(start + batch_size)
-            decoded = _decoded(jobs, problems)
-            batch = _seen(_checked(decoded, check, problems), data, problems, keep_native)
+            read_ones = [job.result() for job in jobs]
+            batch = []
+            for seen in see_files(read_ones, data, keep_native=keep_native, check=check):
+                _note(seen, problems)
+                if isinstance(seen, Seen):
+                    batch.append(seen)
             if batch:
                 yield batch
             bar.update(len(jobs))
 
 
-def _decoded(jobs, problems):
-    """[(file, `decoding.Decoded`)] of those that could be read."""
-    decoded = []
-    for file, job in jobs:
-        try:
-            decoded.append((file, job.result()))
-        except (UserError, OSError) as error:
-            path = file.entry.path
-            reason = str(error).removeprefix(f'{path}: ')
-            problems.add('image that cannot be read', file.id, path, reason)
-    return decoded
+def _note(seen, problems):
+    """Adds an image that is not predicted to `problems`."""
+    file = seen.listed
+    if isinstance(seen, Unseen):
+        problems.add(seen.kind, file.id, file.entry.path, seen.reason)
+    elif seen.refusal:
+        problems.add('image that shows no hand', file.id, file.entry.path, seen.refusal)
 
 
-def _checked(decoded, check, problems):
-    """[(file, image [H, W] put right, flags, why it is refused or '')] of decoded images."""
+def read(file: listing.Image) -> tuple[listing.Image, decoding.Decoded] | Unseen:
+    """A file with its decoded image; works in any thread."""
+    path = file.entry.path
+    try:
+        return file, decoding.read(file.entry.read(), path)
+    except (UserError, OSError) as error:
+        reason = str(error).removeprefix(f'{path}: ')
+        return Unseen(file, 'image that cannot be read', reason)
+
+
+def see_files(
+    read_ones: Sequence[tuple[listing.Image, decoding.Decoded] | Unseen],
+    data: ml_collections.ConfigDict,
+    *,
+    keep_native: bool,
+    check: Callable | None = None,
+) -> list[Seen | Unseen]:
+    """What `read` gave of some files, as the network of `config.data` sees them; one for each.
+
+    Arguments as those of `see_in_batches`.
+    """
+    decoded = [each for each in read_ones if not isinstance(each, Unseen)]
+    found = iter(_seen(_checked(decoded, check), data, keep_native))
+    return [each if isinstance(each, Unseen) else next(found) for each in read_ones]
+
+
+def _checked(decoded, check):
+    """[(file, image [H, W] put right, flags, `Verdict` or None)] of decoded images."""
     if check is None:
-        return [(file, image.grey, image.flags, '') for file, image in decoded]
+        return [(file, image.grey, image.flags, None) for file, image in decoded]
     verdicts = check([image.grey for _, image in decoded]) if decoded else []
     checked = []
     for (file, image), verdict in zip(decoded, verdicts, strict=True):
         flags = (*image.flags, *verdict.told)
-        if verdict.reason:
-            problems.add('image that shows no hand', file.id, file.entry.path, verdict.reason)
-        checked.append((file, hand_check.righted(image.grey, verdict), flags, verdict.reason))
+        checked.append((file, hand_check.righted(image.grey, verdict), flags, verdict))
     return checked
 
 
-def _seen(checked, data, problems, keep_native):
-    batch = []
-    accepted = [(file.id, image) for file, image, _, refusal in checked if not refusal]
+def _seen(checked, data, keep_native):
+    found = []
+    accepted = []
+    for file, image, _, verdict in checked:
+        if verdict is None or not verdict.reason:
+            accepted.append((file.id, image))
     examples = iter(see([image for _, image in accepted], data, [name for name, _ in accepted]))
-    for file, image, flags, refusal in checked:
+    for file, image, flags, verdict in checked:
         kept = image if keep_native else None
-        if refusal:
-            batch.append(Seen(file, None, None, kept, ';'.join(flags), refusal))
+        if verdict is not None and verdict.reason:
+            found.append(Seen(file, None, None, kept, ';'.join(flags), verdict.reason))
             continue
         example = next(examples)
         if isinstance(example, dict):
             joined = ';'.join(each for each in (*flags, example['flags']) if each)
-            batch.append(Seen(file, example['image'], example['matrix'], kept, joined))
+            hand = None if verdict is None else verdict.hand
+            seen = Seen(file, example['image'], example['matrix'], kept, joined, hand=hand)
         else:
             reason = 'no hand was found as the stages of data.stages need it'
             if example is not None:
                 reason = str(example)
-            problems.add('image that the preprocessing left out', file.id, file.entry.path, reason)
-    return batch
+            seen = Unseen(file, 'image that the preprocessing left out', reason)
+        found.append(seen)
+    return found
 
 
 def see(

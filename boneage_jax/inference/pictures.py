@@ -53,23 +53,33 @@ def draw(path: pathlib.Path, row: Mapping, seen: Seen, aux: Mapping, index: int)
         aux: the network's auxiliary outputs of the whole batch.
         index: the image's place in the batch.
     """
-    own = {name: _item(value, index) for name, value in aux.items()}
-    maps = {}
-    for level, relation in enumerate(own.get('relation_maps', ()), start=3):
-        maps[f'relation, res{level}'] = relation
-    if 'attention' in own:
-        maps['attention'] = own['attention']
+    own = of_image(aux, index)
     figures.overlay(
         seen.native,
         '\n'.join(caption(row)),
         path,
         boxes=own.get('part_boxes'),
         valid=own.get('part_valid'),
-        maps=maps,
+        maps=maps(own),
         boxes_of_maps={'attention': own.get('map_box')},
         size=seen.image.shape[:2],
         matrix=seen.matrix,
     )
+
+
+def of_image(aux: Mapping, index: int) -> dict:
+    """The auxiliary outputs of one image of a batch."""
+    return {name: _item(value, index) for name, value in aux.items()}
+
+
+def maps(own: Mapping) -> dict:
+    """`{title: map [h, w]}` among the auxiliary outputs of one image."""
+    found = {}
+    for level, relation in enumerate(own.get('relation_maps', ()), start=3):
+        found[f'relation, res{level}'] = relation
+    if 'attention' in own:
+        found['attention'] = own['attention']
+    return found
 
 
 def draw_refused(path: pathlib.Path, seen: Seen) -> None:

@@ -4,27 +4,24 @@
 decode and prepare them as in training, predict batch by batch, write.
 """
 
-import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from boneage_jax import cli
 from boneage_jax.data import id_spaces
 from boneage_jax.errors import UnreadableError
-from boneage_jax.inference import calibration as calibration_lib
-from boneage_jax.inference import hand_check, members, neighbours, pictures
+from boneage_jax.inference import ages, pictures
 from boneage_jax.inference import images as images_lib
-from boneage_jax.runs import exported, shipped, training_ids
+from boneage_jax.runs import exported, training_ids
 from boneage_jax.runs import predictions as predictions_lib
-from boneage_jax.runtime import files, log, setup
+from boneage_jax.runtime import files, log
 from boneage_jax.tasks import metrics
-from boneage_jax.training import evaluate
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import listing
 from tfds_rsna.io import decoding
-from tfds_rsna.io.archive import Archive, printable
+from tfds_rsna.io.archive import Archive
 from tfds_rsna.problems import REJECTED_HEADER, Problems
 
 SHOWN = 5  # so few images are also printed
@@ -74,7 +71,6 @@ def predict(
         UserError: see the message; nothing was written.
         UnreadableError: at the end, where some images could not be read or were refused.
     """
-    workdirs = _networks(workdir)
     place = pathlib.Path(place).expanduser()
     output = None if output is None else pathlib.Path(output)
     if sex not in (None, 'male', 'female'):
@@ -82,26 +78,18 @@ def predict(
     if output:
         cli.refuse_existing(output, overwrite, (place, labels, calibration))
     rejected = _rejected(output)
-    configs = members.read_configs(workdirs)
-    config = configs[str(workdirs[0])]
-    if distance and len(workdirs) > 1:
-        raise UserError('--distance is of one network; give --workdir one, or leave it out')
-    reference = neighbours.read(workdirs[0]) if distance else None
-    for each in workdirs:
-        _tell_of_shipped(each)
-    setup.set_up_jax(config)
+    networks = ages.Networks(workdir)
+    config = networks.config
+    reference = networks.reference() if distance else None
 
     problems = Problems('skip')
     with Archive(tolerant=True) as archive:
         listed = _listed(archive, place, labels, columns, age_unit, problems)
-        predictor = members.MeanPredictor(workdirs, batch_size=batch_size)
-        site = _site(calibration, predictor)
-        reads_sex = predictor.needs_sex or site is not None
-        sexes = _sexes(listed, sex, labels, trained_on=config.data.sex, reads_sex=reads_sex)
-        intervals = site.intervals() if site else members.fit_intervals(workdirs)
-        if site:
-            log.info(f'Ages and 90% intervals are calibrated by {calibration}.')
-        _warn_of_training_images(workdirs, config, listed)
+        reader = networks.load(
+            batch_size=batch_size, calibration=calibration, accept_all=accept_all
+        )
+        sexes = _sexes(listed, sex, labels, trained_on=config.data.sex, reads_sex=reader.reads_sex)
+        _warn_of_training_images(networks.places, config, listed)
         paths = pictures.name_pictures(listed, overlays, overwrite)
 
         rows = []
@@ -109,21 +97,18 @@ def predict(
             listed,
             config.data,
             problems,
-            batch_size=predictor.first.batch_size,
+            batch_size=reader.batch_size,
             keep_native=bool(paths),
-            check=hand_check.checker(accept_all),
+            check=reader.check,
         ):
-            accepted = [seen for seen in batch if not seen.refusal]
-            found, aux = _predicted(predictor, accepted, place, sexes, site, intervals)
-            if reference and accepted:
-                _add_distances(found, reference.quantile(aux['embeddings']))
-            rows += _with_refused(found, batch, place, sexes)
+            male = [sexes[seen.listed.id] for seen in batch]
+            found, aux = reader.rows(batch, male, place)
+            predicted = [row for row in found if row['status'] == predictions_lib.OK]
+            if reference and predicted:
+                _add_distances(predicted, reference.quantile(aux['embeddings']))
+            rows += found
             if paths:
-                for index, (row, seen) in enumerate(zip(found, accepted)):
-                    pictures.draw(paths[row['id']], row, seen, aux, index)
-                for seen in batch:
-                    if seen.refusal:
-                        pictures.draw_refused(paths[seen.listed.id], seen)
+                _draw(paths, found, batch, aux)
 
     if output:
         _write(rows, output, problems, rejected)
@@ -141,37 +126,6 @@ def predict(
 # What there is, and whether this network can predict it
 
 
-def _networks(workdir):
-    """Where the networks are: of one place, of several, or the shipped one of ages."""
-    if workdir is None:
-        return [shipped.ages()]
-    several = [workdir] if isinstance(workdir, str | os.PathLike) else workdir
-    return list(map(exported.find, several))
-
-
-def _tell_of_shipped(workdir):
-    """Says in a line that the network is one that comes with the code, and on which terms.
-
-    A line more, where the networks that prepare images for it are others by now.
-    """
-    if not exported.is_file(workdir):
-        return
-    header = exported.read(workdir)
-    name = shipped.name_of(workdir)
-    if name:
-        terms = ' '.join(exported.text(header, 'terms').split())
-        log.info(
-            f'Predicted with {name}, the network that comes with the code: for research, no '
-            f'medical device. {terms}'.rstrip()
-        )
-    changed = exported.changed_networks(header)
-    if changed:
-        log.info(
-            f'{workdir}: its images were prepared by another {", ".join(changed)} than the one '
-            'that comes with this version of the code: ages may differ from those it was judged by.'
-        )
-
-
 def _listed(archive, place, labels, columns, age_unit, problems):
     table = pathlib.Path(labels).expanduser() if labels else None
     listed, lines = listing.listing(archive, place, table, columns=columns, age_unit=age_unit)
@@ -180,18 +134,6 @@ def _listed(archive, place, labels, columns, age_unit, problems):
     for path, reason in archive.failures.items():
         problems.add('zip that cannot be opened', '', path, reason)
     return listed
-
-
-def _site(path, predictor):
-    """The site's calibration in a file, None where none is given."""
-    if path is None:
-        return None
-    if len(predictor.places) > 1:
-        raise UserError(
-            f'--calibration={path} is of one network; give --workdir one, or leave it out'
-        )
-    identity = calibration_lib.identify(predictor.places[0], predictor.first.step)
-    return calibration_lib.read(path, identity)
 
 
 def _sexes(listed, sex, labels, *, trained_on, reads_sex):
@@ -213,9 +155,8 @@ def _sexes(listed, sex, labels, *, trained_on, reads_sex):
     male = {}
     from_header = []
     for file in listed:
-        known = [value for value in (file.male, given, file.header_male) if value is not None]
-        male[file.id] = known[0] if known else None
-        if file.header_male is not None and len(known) == 1:
+        male[file.id] = ages.known_sex(file, given)
+        if file.header_male is not None and given is None and file.male is None:
             from_header.append(file.id)
     if from_header:
         log.info(
@@ -298,72 +239,15 @@ def _add_distances(rows, quantiles):
         row['age'] = age
 
 
-def _predicted(predictor, batch, place, sexes, site, intervals):
-    """(rows of OUTPUT, the network's auxiliary outputs) of a batch."""
-    if not batch:
-        return [], {}
-    male = [sexes[seen.listed.id] for seen in batch]
-    months, classes, aux = predictor.ages(np.stack([seen.image for seen in batch]), male)
-    if site:
-        months = site.apply(months, male)
-    rows = []
-    for i, seen in enumerate(batch):
-        lower, upper = _interval(intervals, months[i], male[i])
-        row = {
-            'id': seen.listed.id,
-            'file': _path(seen.listed, place),
-            'male': male[i],
-            'prediction': float(months[i]),
-            'years': pictures.in_years(float(months[i])),
-            'lower': lower,
-            'upper': upper,
-            'status': predictions_lib.OK,
-            'flags': _flags(seen, male[i]),
-        }
-        for name, values in classes.items():
-            row[name] = values[i]
-        row['age'] = seen.listed.months
-        rows.append(row)
-    return rows, aux
-
-
-def _with_refused(found, batch, place, sexes):
-    """The rows `found` of the accepted images, with those of the refused ones in their places."""
-    accepted = iter(found)
-    rows = []
-    for seen in batch:
-        if not seen.refusal:
-            rows.append(next(accepted))
-            continue
-        male = sexes[seen.listed.id]
-        row = {'id': seen.listed.id, 'file': _path(seen.listed, place), 'male': male}
-        row |= dict.fromkeys(('prediction', 'years', 'lower', 'upper'))
-        row |= {'status': predictions_lib.REFUSED, 'flags': _flags(seen, male)}
-        rows.append(row | {'age': seen.listed.months})
-    return rows
-
-
-def _flags(seen, male):
-    """The flags of an image and of its preparation, each once, joined by ';'."""
-    flags = [flag for flag in seen.flags.split(';') if flag]
-    if None not in (male, seen.listed.header_male) and male != seen.listed.header_male:
-        flags.append(decoding.OTHER_SEX)
-    return ';'.join(dict.fromkeys(flags))
-
-
-def _interval(intervals, months, male):
-    """(lower, upper) in months; of an unknown sex the wider one, None without intervals."""
-    if intervals is None:
-        return None, None
-    sexes = [True, False] if male is None else [male]
-    lower, upper = intervals.bounds([float(months)] * len(sexes), sexes)
-    return float(lower.min()), float(upper.max())
-
-
-def _path(file, place):
-    if place.is_file() and file.entry.file == place and file.entry.packed is None:
-        return printable(str(place))
-    return printable(str(place / file.entry.path))
+def _draw(paths, rows, batch, aux):
+    """Draws the pictures of a batch; `aux` are the outputs of those that were not refused."""
+    index = 0
+    for row, seen in zip(rows, batch, strict=True):
+        if seen.refusal:
+            pictures.draw_refused(paths[row['id']], seen)
+        else:
+            pictures.draw(paths[row['id']], row, seen, aux, index)
+            index += 1
 
 
 # What is written and printed
@@ -373,7 +257,7 @@ def _write(rows, output, problems, rejected):
     """Writes OUTPUT, and the list of what could not be predicted, each where there is any."""
     output.parent.mkdir(parents=True, exist_ok=True)
     if rows:
-        _write_rows(rows, output)
+        files.write_table(output, *ages.table(rows))
     if rejected and len(problems):
         with files.replacing(rejected) as temporary:
             problems.write(temporary)
@@ -400,21 +284,6 @@ def _rejected(output):
                 'no such list; move it away, or give another --output'
             )
     return path
-
-
-def _write_rows(rows: list[Mapping], output):
-    """OUTPUT, with the digits of a run's own predictions.csv; `age` where at least one is known."""
-    names = list(max(rows, key=len))  # a refused image has no classes
-    if all(row['age'] is None for row in rows):
-        names.remove('age')
-    lines = []
-    for row in rows:
-        lines.append([_cell(row.get(name)) for name in names])
-    files.write_table(output, names, lines)
-
-
-def _cell(value):
-    return evaluate.show(value) if isinstance(value, float) else value
 
 
 def _report(rows, output, overlays):

@@ -19,6 +19,10 @@ from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import checkpoint
 from tfds_rsna.errors import UserError
 
+# Images at once in the smallest program: XLA computes one or two by other sums, whose last digits
+# are not those of the same image among others.
+_FEWEST = 4
+
 
 class Predictor:
     """The best network of a run, or the one in a file or shipped, as a function of images.
@@ -140,12 +144,12 @@ class Predictor:
     def _batch(self, images, male):
         """At most `batch_size` images, padded to a size that is compiled already if there is one.
 
-        Otherwise they are padded to a power of two.
+        Otherwise they are padded to a power of two, `_FEWEST` at least.
         """
         count = len(images)
         fitting = [size for size in self._sizes if size >= count]
         power_of_two = 1 << (count - 1).bit_length()
-        size = min(fitting, default=min(self.batch_size, power_of_two))
+        size = min(fitting, default=min(self.batch_size, max(_FEWEST, power_of_two)))
         self._sizes.add(size)
         gap = size - count
         images = np.pad(images, ((0, gap), (0, 0), (0, 0), (0, 0)))

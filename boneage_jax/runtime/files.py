@@ -95,9 +95,14 @@ def write_json(path, value):
 
 def write_table(path, columns, rows):
     """Writes a CSV of `rows` (sequences in the order of `columns`), all of it or nothing."""
+    write_atomic(path, table_text(columns, rows))
+
+
+def table_text(columns, rows) -> str:
+    """The CSV of `rows` (sequences in the order of `columns`)."""
     text = io.StringIO()
     csv.writer(text, lineterminator='\n').writerows([columns, *rows])
-    write_atomic(path, text.getvalue())
+    return text.getvalue()
 
 
 def write_rows(path, columns, lines, *, digits=4, exact=()):

@@ -62,36 +62,49 @@ def listing(
             whose rows name none of the images.
     """
     entries = _entries(archive, place)
-    found = []
-    left_out = list(archive.left_out)
-    sexes = {}
-    for entry in entries:
-        if labels and entry.name == labels.name and entry.file.samefile(labels):
-            continue
-        what = looks.look(entry)
-        if what.reason:
-            left_out.append(f'{entry.path} ({what.reason})')
-        else:
-            found.append(entry)
-            sexes[entry.path] = what.male
-    if not found and not archive.failures:
+    if labels:
+        entries = [entry for entry in entries if not _is(entry, labels)]
+    unlabelled, others = from_entries(entries)
+    if not unlabelled and not archive.failures:
         raise DataError(
             f'{place}: no image there (PNG, JPEG, TIFF, BMP or DICOM) among {len(entries)} files'
         )
+    left_out = list(archive.left_out)
+    for entry, reason in others:
+        left_out.append(f'{entry.path} ({reason})')
     labelled = {}
     lines = []
     if labels:
+        found = [image.entry for image in unlabelled]
         labelled, lines = _label(found, place, labels, columns or {}, age_unit)
         lines = [f'{labels}: {line}' for line in lines]
     images = []
-    for entry in found:
-        unlabelled = Image(matching.IMAGE.sub('', entry.name), entry)
-        image = labelled.get(entry.path, unlabelled)
-        images.append(dataclasses.replace(image, header_male=sexes[entry.path]))
-    return _with_unique_ids(images), lines + left_out_lines(left_out)
+    for image in unlabelled:
+        found = labelled.get(image.entry.path, image)
+        images.append(dataclasses.replace(found, header_male=image.header_male))
+    return with_unique_ids(images), lines + left_out_lines(left_out)
 
 
-def _with_unique_ids(images: list[Image]) -> list[Image]:
+def from_entries(entries: Sequence[Entry]) -> tuple[list[Image], list[tuple[Entry, str]]]:
+    """The images among files, and the other files, each with what it is instead."""
+    images = []
+    others = []
+    for entry in entries:
+        what = looks.look(entry)
+        if what.reason:
+            others.append((entry, what.reason))
+        else:
+            name = matching.IMAGE.sub('', entry.name)
+            images.append(Image(name, entry, header_male=what.male))
+    return images, others
+
+
+def _is(entry, labels):
+    """Whether a file is the table itself."""
+    return entry.name == labels.name and entry.file.samefile(labels)
+
+
+def with_unique_ids(images: list[Image]) -> list[Image]:
     """Images whose id occurs twice (left/7.png beside right/7.png, 7.png beside 7.dcm) by path."""
     twice = duplicates(image.id for image in images)
     unique = []

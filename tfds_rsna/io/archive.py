@@ -108,6 +108,10 @@ class Archive(contextlib.ExitStack):
         for entry in self._inside(path, path.name, path, str(path)):
             yield dataclasses.replace(entry, path=entry.path.removeprefix(prefix))
 
+    def opened(self, file, name: str) -> Iterator[Entry]:
+        """Every file inside a zip that is open and has a descriptor, which `name` names."""
+        yield from self._inside(file, name, pathlib.Path(name), name)
+
     def _inside(self, file, path: str, outer: pathlib.Path, full: str, depth: int = 0):
         """`outer`: the zip on disk; `full`: this zip for messages, from the root on."""
         try:

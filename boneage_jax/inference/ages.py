@@ -1,0 +1,241 @@
+"""Trained networks, made ready to turn images into the rows that `predict` writes.
+
+`predict` opens them once for a folder, a server once for its life. Both get their rows here, so an
+image has the same age in a table and on the page.
+"""
+
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from boneage_jax.inference import calibration as calibration_lib
+from boneage_jax.inference import hand_check, members, neighbours, pictures
+from boneage_jax.inference.images import Seen
+from boneage_jax.runs import exported, shipped
+from boneage_jax.runs import predictions as predictions_lib
+from boneage_jax.runtime import log, setup
+from boneage_jax.training import evaluate
+from tfds_rsna.errors import UserError
+from tfds_rsna.image_folder import listing
+from tfds_rsna.io import decoding
+from tfds_rsna.io.archive import printable
+
+
+class Networks:
+    """The networks of one `--workdir`, their configuration known and their arrays not loaded.
+
+    Args:
+        workdir: the run, or an exported file, or the name of a shipped network; of several the mean
+            of their ages; None is the shipped one that predicts ages.
+
+    Attributes:
+        places: of the networks.
+        config: that of the first.
+
+    Raises:
+        UserError: there is no such network, or it predicts no ages.
+    """
+
+    def __init__(self, workdir: pathlib.Path | str | Sequence[pathlib.Path] | None):
+        self.places = _places(workdir)
+        self.config = members.read_configs(self.places)[str(self.places[0])]
+        for place in self.places:
+            _tell_of_shipped(place)
+        setup.set_up_jax(self.config)
+
+    def load(
+        self,
+        *,
+        batch_size: int = 0,
+        calibration: pathlib.Path | None = None,
+        accept_all: bool = False,
+    ) -> 'Ages':
+        """The networks ready to predict; arguments as those of `predict.predict`."""
+        return Ages(self, batch_size, calibration, accept_all)
+
+    def reference(self) -> neighbours.Reference:
+        """The training images; UserError where there are several networks, or none in the file."""
+        if len(self.places) > 1:
+            raise UserError('--distance is of one network; give --workdir one, or leave it out')
+        return neighbours.read(self.places[0])
+
+
+class Ages:
+    """Loaded networks, see `Networks.load`.
+
+    Attributes:
+        networks: the `Networks`.
+        batch_size: images at once.
+        reads_sex: whether the age, or its calibration, depends on the sex.
+        intervals: `Intervals`, or None.
+        check: see `hand_check.checker`.
+    """
+
+    def __init__(self, networks, batch_size, calibration, accept_all):
+        self.networks = networks
+        self._predictor = members.MeanPredictor(networks.places, batch_size=batch_size)
+        self.batch_size = self._predictor.first.batch_size
+        self._site = _site(calibration, self._predictor)
+        self.reads_sex = self._predictor.needs_sex or self._site is not None
+        if self._site:
+            self.intervals = self._site.intervals()
+        else:
+            self.intervals = members.fit_intervals(networks.places)
+        if self._site:
+            log.info(f'Ages and 90% intervals are calibrated by {calibration}.')
+        self.check = hand_check.checker(accept_all)
+
+    def warm_up(self) -> None:
+        """Compiles what any batch of images will need."""
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+        if self.check:
+            self.check([noise])
+        size = self.networks.config.data.size
+        for count in (1, self.batch_size):
+            self._predictor.ages(np.zeros((count, *size, 1), np.uint8), [False] * count)
+
+    def rows(
+        self, batch: Sequence[Seen], male: Sequence[bool | None], place: pathlib.Path | None = None
+    ) -> tuple[list[dict], dict]:
+        """The rows of OUTPUT, one for each image of a batch, and the networks' auxiliary outputs.
+
+        Args:
+            batch: the images; one that was refused has a row without an age.
+            male: their sexes.
+            place: where they were found, for the column `file`.
+
+        Returns:
+            The rows, and the auxiliary outputs of those images alone that were not refused.
+        """
+        rows = []
+        for seen, sex in zip(batch, male, strict=True):
+            rows.append({'id': seen.listed.id, 'file': _path(seen.listed, place), 'male': sex})
+        accepted = [i for i, seen in enumerate(batch) if not seen.refusal]
+        aux = {}
+        if accepted:
+            images = np.stack([batch[i].image for i in accepted])
+            aux = self._predict([rows[i] for i in accepted], images)
+        for row, seen in zip(rows, batch):
+            classes = row.pop('classes', {})
+            if seen.refusal:
+                row |= dict.fromkeys(('prediction', 'years', 'lower', 'upper'))
+            row['status'] = predictions_lib.REFUSED if seen.refusal else predictions_lib.OK
+            row['flags'] = _flags(seen, row['male'])
+            row |= classes | {'age': seen.listed.months}
+        return rows, aux
+
+    def _predict(self, rows, images):
+        """Adds to `rows` what is predicted for their images; gives the auxiliary outputs."""
+        male = [row['male'] for row in rows]
+        months, classes, aux = self._predictor.ages(images, male)
+        if self._site:
+            months = self._site.apply(months, male)
+        for i, row in enumerate(rows):
+            lower, upper = _interval(self.intervals, months[i], male[i])
+            row['prediction'] = float(months[i])
+            row['years'] = pictures.in_years(float(months[i]))
+            row['lower'] = lower
+            row['upper'] = upper
+            row['classes'] = {name: values[i] for name, values in classes.items()}
+        return aux
+
+
+def known_sex(file: listing.Image, given: bool | None) -> bool | None:
+    """Whether an image is a boy's: as the table says, else as `given`, else as its header says."""
+    for male in (file.male, given, file.header_male):
+        if male is not None:
+            return male
+    return None
+
+
+def table(rows: Sequence[Mapping]) -> tuple[list[str], list[list]]:
+    """The columns and lines of OUTPUT, with the digits of a run's own predictions.csv.
+
+    `age` is among them where at least one is known.
+    """
+    names = list(max(rows, key=len))  # a refused image has no classes
+    if all(row['age'] is None for row in rows):
+        names.remove('age')
+    lines = []
+    for row in rows:
+        lines.append([_cell(row.get(name)) for name in names])
+    return names, lines
+
+
+def cells(row: Mapping) -> dict[str, str]:
+    """A row as the texts that a table has of it."""
+    return {name: '' if value is None else str(_cell(value)) for name, value in row.items()}
+
+
+def _cell(value):
+    return evaluate.show(value) if isinstance(value, float) else value
+
+
+def _places(workdir):
+    """Where the networks are: of one place, of several, or the shipped one of ages."""
+    if workdir is None:
+        return [shipped.ages()]
+    several: Iterable = [workdir] if isinstance(workdir, str | os.PathLike) else workdir
+    return list(map(exported.find, several))
+
+
+def _tell_of_shipped(workdir):
+    """Says in a line that the network is one that comes with the code, and on which terms.
+
+    A line more, where the networks that prepare images for it are others by now.
+    """
+    if not exported.is_file(workdir):
+        return
+    header = exported.read(workdir)
+    name = shipped.name_of(workdir)
+    if name:
+        terms = ' '.join(exported.text(header, 'terms').split())
+        log.info(
+            f'Predicted with {name}, the network that comes with the code: for research, no '
+            f'medical device. {terms}'.rstrip()
+        )
+    changed = exported.changed_networks(header)
+    if changed:
+        log.info(
+            f'{workdir}: its images were prepared by another {", ".join(changed)} than the one '
+            'that comes with this version of the code: ages may differ from those it was judged by.'
+        )
+
+
+def _site(path, predictor):
+    """The site's calibration in a file, None where none is given."""
+    if path is None:
+        return None
+    if len(predictor.places) > 1:
+        raise UserError(
+            f'--calibration={path} is of one network; give --workdir one, or leave it out'
+        )
+    identity = calibration_lib.identify(predictor.places[0], predictor.first.step)
+    return calibration_lib.read(path, identity)
+
+
+def _flags(seen, male):
+    """The flags of an image and of its preparation, each once, joined by ';'."""
+    flags = [flag for flag in seen.flags.split(';') if flag]
+    if None not in (male, seen.listed.header_male) and male != seen.listed.header_male:
+        flags.append(decoding.OTHER_SEX)
+    return ';'.join(dict.fromkeys(flags))
+
+
+def _interval(intervals, months, male):
+    """(lower, upper) in months; of an unknown sex the wider one, None without intervals."""
+    if intervals is None:
+        return None, None
+    sexes = [True, False] if male is None else [male]
+    lower, upper = intervals.bounds([float(months)] * len(sexes), sexes)
+    return float(lower.min()), float(upper.max())
+
+
+def _path(file, place):
+    if place is None:
+        return file.entry.path
+    if place.is_file() and file.entry.file == place and file.entry.packed is None:
+        return printable(str(place))
+    return printable(str(place / file.entry.path))

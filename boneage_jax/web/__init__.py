@@ -1,0 +1,1 @@
+"""The local page and the HTTP API: files in, predict's rows and what was seen out."""

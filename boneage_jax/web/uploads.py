@@ -1,0 +1,182 @@
+"""A request's form, read within limits, and the images in it.
+
+Files stay in memory or in temporary files without a name, and are gone when the request is.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+import threading
+from collections.abc import Iterator, Sequence
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from tfds_rsna.image_folder import listing
+from tfds_rsna.io.archive import Archive, Entry, printable
+from tfds_rsna.problems import DataError
+
+_GZIP = b'\x1f\x8b'
+_ZIP = b'PK\3\4'
+_FIELDS = 8
+_LONGEST = 1 << 20  # bytes of a field that is no file
+SEXES = {'female': False, 'male': True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a request may hold.
+
+    Attributes:
+        megabytes: of the whole request, and of each file that a zip unpacks to.
+        images: in it.
+    """
+
+    megabytes: int = 512
+    images: int = 1000
+
+    @property
+    def bytes(self) -> int:
+        return self.megabytes * 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a request asks for.
+
+    Attributes:
+        files: that were sent.
+        male: the sex of the images that `sexes` does not name.
+        sexes: `{file: whether it is a boy's}`.
+        pictures: whether the answer shows the images.
+    """
+
+    files: Sequence[UploadFile]
+    male: bool | None
+    sexes: dict[str, bool]
+    pictures: bool
+
+
+async def read_form(request: Request, limits: Limits) -> FormData:
+    """The form of a request; HTTPException 413 where it is too large, 400 where it is none."""
+    too_large = HTTPException(413, f'more than {limits.megabytes:,} MB at once')
+    length = request.headers.get('content-length', '0')
+    if length.isdigit() and int(length) > limits.bytes:
+        raise too_large
+    receive = request.receive
+    count = 0
+
+    async def counted():
+        nonlocal count
+        message = await receive()
+        count += len(message.get('body', b''))
+        if count > limits.bytes:
+            raise too_large
+        return message
+
+    limited = Request(request.scope, counted)
+    if not request.headers.get('content-type', '').startswith('multipart/form-data'):
+        raise HTTPException(400, 'expected a form of files, multipart/form-data')
+    return await limited.form(max_files=limits.images, max_fields=_FIELDS, max_part_size=_LONGEST)
+
+
+def asked(form: FormData) -> Asked:
+    """What a form asks for; HTTPException 400 for what it cannot say."""
+    files = [each for each in form.getlist('images') if isinstance(each, UploadFile)]
+    if not files:
+        raise HTTPException(400, 'no file: send images in the field "images"')
+    male = None
+    if form.get('sex'):
+        male = _male(form.get('sex'))
+    try:
+        named = json.loads(form.get('sexes') or '{}')
+    except ValueError as error:
+        raise HTTPException(400, 'sexes: expected JSON, {"file": "male" or "female"}') from error
+    if not isinstance(named, dict):
+        raise HTTPException(400, 'sexes: expected JSON, {"file": "male" or "female"}')
+    sexes = {name: _male(value) for name, value in named.items()}
+    return Asked(files, male, sexes, form.get('pictures') == 'true')
+
+
+def _male(text):
+    if not isinstance(text, str) or text not in SEXES:
+        raise HTTPException(400, f'sex: expected "male" or "female", found {str(text)[:20]!r}')
+    return SEXES[text]
+
+
+def images(
+    sent: Asked, archive: Archive, limits: Limits
+) -> tuple[list[listing.Image], list[tuple[str, str]]]:
+    """The images among the files, those in zips included, and (file, reason) of what is none.
+
+    Raises HTTPException 413 where there are too many.
+    """
+    entries = []
+    others = []
+    for entry in _entries(sent.files, archive):
+        if len(entries) >= limits.images:
+            raise HTTPException(413, f'more than {limits.images:,} images at once')
+        reason = _refused(entry, limits)
+        if reason:
+            others.append((entry.path, reason))
+        else:
+            entries.append(entry)
+    found, left_out = listing.from_entries(entries)
+    for entry, what in left_out:
+        others.append((entry.path, f'no image that can be read ({what})'))
+    others += list(archive.failures.items())
+    known = []
+    for image in listing.with_unique_ids(found):
+        known.append(dataclasses.replace(image, male=sent.sexes.get(image.entry.path)))
+    return known, others
+
+
+def _entries(files, archive) -> Iterator[Entry]:
+    taken = set()
+    for file in files:
+        name = _free(_base_name(file.filename), taken)
+        taken.add(name)
+        if name.lower().endswith('.zip') or file.file.read(len(_ZIP)) == _ZIP:
+            try:
+                yield from archive.opened(file.file, name)
+            except DataError as error:  # members that climb out
+                archive.failures[name] = str(error)
+            continue
+        reader = functools.partial(_read, file.file, threading.Lock())
+        yield Entry(name, reader, pathlib.Path(name), file.size)
+
+
+def _read(file, lock, size=-1):
+    with lock:
+        file.seek(0)
+        return file.read(size)
+
+
+def _base_name(name):
+    """The last part of a file's name, without what no terminal or table can hold."""
+    last = re.split(r'[/\\]', printable(name or ''))[-1]
+    return re.sub(r'[\x00-\x1f\x7f]', '_', last) or 'image'
+
+
+def _free(name, taken):
+    path = pathlib.PurePath(name)
+    number = 2
+    while name in taken:
+        name = f'{path.stem} ({number}){path.suffix}'
+        number += 1
+    return name
+
+
+def _refused(entry, limits):
+    """Why a file is not even looked at, or ''."""
+    if entry.size() > limits.bytes:
+        return f'unpacks to more than {limits.megabytes:,} MB'
+    try:
+        if entry.read(2) == _GZIP:
+            return 'packed by gzip: unpack it first'
+    except (DataError, OSError):
+        pass  # whoever decodes it says so
+    return ''
