@@ -14,7 +14,7 @@ from boneage_jax import cli
 from boneage_jax.data import id_spaces
 from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import calibration as calibration_lib
-from boneage_jax.inference import hand_check, members, neighbours, pictures
+from boneage_jax.inference import hand_check, members, neighbours, pictures, scale
 from boneage_jax.inference import images as images_lib
 from boneage_jax.runs import exported, shipped, training_ids
 from boneage_jax.runs import predictions as predictions_lib
@@ -303,12 +303,14 @@ def _predicted(predictor, batch, place, sexes, site, intervals):
     if not batch:
         return [], {}
     male = [sexes[seen.listed.id] for seen in batch]
-    months, classes, aux = predictor.ages(np.stack([seen.image for seen in batch]), male)
+    months, columns, aux = predictor.ages(np.stack([seen.image for seen in batch]), male)
     if site:
         months = site.apply(months, male)
+    signals = {name: columns[name] for name in scale.SIGNALS if name in columns}
     rows = []
     for i, seen in enumerate(batch):
-        lower, upper = _interval(intervals, months[i], male[i])
+        own = {name: values[i] for name, values in signals.items()}
+        lower, upper = _interval(intervals, months[i], male[i], own)
         row = {
             'id': seen.listed.id,
             'file': _path(seen.listed, place),
@@ -320,7 +322,7 @@ def _predicted(predictor, batch, place, sexes, site, intervals):
             'status': predictions_lib.OK,
             'flags': _flags(seen, male[i]),
         }
-        for name, values in classes.items():
+        for name, values in columns.items():
             row[name] = values[i]
         row['age'] = seen.listed.months
         rows.append(row)
@@ -351,12 +353,13 @@ def _flags(seen, male):
     return ';'.join(dict.fromkeys(flags))
 
 
-def _interval(intervals, months, male):
+def _interval(intervals, months, male, signals):
     """(lower, upper) in months; of an unknown sex the wider one, None without intervals."""
     if intervals is None:
         return None, None
     sexes = [True, False] if male is None else [male]
-    lower, upper = intervals.bounds([float(months)] * len(sexes), sexes)
+    of_sexes = {name: [value] * len(sexes) for name, value in signals.items()}
+    lower, upper = intervals.bounds([float(months)] * len(sexes), sexes, of_sexes)
     return float(lower.min()), float(upper.max())
 
 
