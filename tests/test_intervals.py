@@ -1,5 +1,7 @@
 """Conformal intervals: the right order statistic, by sex, and what they hold."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -180,3 +182,20 @@ def test_coverage_by_flag():
     groups = intervals.conditional_coverage(fitted, images, 'test')['by_flag']
     shares = {name: (group['value'], group['count']) for name, group in groups.items()}
     assert shares == {'none': (1, 2), 'any': (0.5, 2), 'cut_off': (0.5, 2), 'inverted': (0, 1)}
+
+
+def test_a_file_holds_them_and_files_of_earlier_releases_are_read():
+    images = join(unsure(400, 0), unsure(100, 1, 'holdout'))
+    fitted = intervals.fit(images)
+    covered = {'holdout': intervals.coverage(fitted, images, 'holdout')}
+    text = intervals.document(fitted, covered)
+    assert intervals.from_document(text) == (fitted, covered)
+    saved = json.loads(text)
+    with pytest.raises(ValueError, match='no scale'):
+        saved['scaled']['scales']['male']['weights'] = {'spread': float('nan')}
+        intervals.from_document(json.dumps(saved))
+    del saved['scaled'], saved['split']  # as release 0.2 wrote it
+    old, _ = intervals.from_document(json.dumps(saved))
+    assert old.scaled is None and old.half == fitted.half
+    lower, upper = old.bounds([100.0] * 2, [True, False], {'spread': [4.0, 16.0]})
+    assert (upper - lower).tolist() == pytest.approx([2 * fitted.half[s] for s in old.half][::-1])

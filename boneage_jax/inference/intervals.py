@@ -241,7 +241,7 @@ def _scaled(images, error, half, level, split):
         if not ratio < _WORTH:
             log.info(
                 f'Intervals of {PLAIN[sex]} are the same for every image: scaled by '
-                f'{" and ".join(signals)} they would have {100 * ratio:.1f}% of that width on {split}.'
+                f'{" and ".join(signals)} they have {100 * ratio:.1f}% of that width on {split}.'
             )
             scales[sex] = scale_lib.Scale({}, {}, {})
             factor[sex] = half[sex]
@@ -288,22 +288,30 @@ def _of_file(path):
             'release, or from a run without them; give the workdir of its run, or a --calibration'
         )
     try:
-        saved = json.loads(text)
-        half = {sex: float(saved['half'][sex]) for sex in SEXES}
-        counts = {sex: int(saved['counts'][sex]) for sex in SEXES}
-        scaled = _scaled_from(saved['scaled']) if saved.get('scaled') else None
-        split = saved.get('split', splits.SELECTING)
-        pooled = tuple(saved['pooled'])
-        fitted = Intervals(float(saved['level']), half, counts, pooled, split, scaled)
-        return fitted, dict(saved['coverage'])
+        return from_document(text)
     except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{path}: its intervals are damaged ({error!r}); export it again'
         ) from error
 
 
-def _scaled_from(saved):
-    """`Scaled` from the JSON of its fields."""
+def from_document(text: str) -> tuple[Intervals, dict[str, dict]]:
+    """What `document` was given, from its text; raises errors of many kinds where it is damaged.
+
+    Texts of earlier releases have no `scaled`, and the same interval for all images of a sex.
+    """
+    saved = json.loads(text)
+    half = {sex: float(saved['half'][sex]) for sex in SEXES}
+    counts = {sex: int(saved['counts'][sex]) for sex in SEXES}
+    scaled = scaled_from(saved['scaled']) if saved.get('scaled') else None
+    split = saved.get('split', splits.SELECTING)
+    pooled = tuple(saved['pooled'])
+    fitted = Intervals(float(saved['level']), half, counts, pooled, split, scaled)
+    return fitted, dict(saved['coverage'])
+
+
+def scaled_from(saved: Mapping) -> Scaled:
+    """`Scaled` from its fields as JSON has them; raises errors of many kinds for others."""
     scales = {sex: _scale_from(saved['scales'][sex]) for sex in SEXES}
     factor = {sex: float(saved['factor'][sex]) for sex in SEXES}
     typical = {sex: _numbers(saved['typical'][sex], 3) for sex in SEXES}
