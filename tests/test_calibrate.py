@@ -8,7 +8,7 @@ from PIL import Image
 
 from boneage_jax.data import splits
 from boneage_jax.errors import SplitError
-from boneage_jax.inference import calibrate, calibration, predict
+from boneage_jax.inference import calibrate, calibration, intervals, predict, scale
 from boneage_jax.runs import predictor
 from tfds_rsna.errors import UserError
 
@@ -124,3 +124,25 @@ def test_predict_takes_a_calibration_of_its_own_network_only(
     (tmp_path / 'site.json').write_text(text.replace(fitted.run, 'another-8'))
     with pytest.raises(UserError, match='was made for another network'):
         ages('third.csv', calibration=tmp_path / 'site.json')
+
+
+def test_a_sites_intervals_keep_the_scales_of_the_network(tmp_path):
+    prediction, age, male = site(400)
+    spread = np.where(np.arange(400) % 4 < 2, 3.0, 12.0)  # half of each sex
+    age = age + (spread - 3) * np.random.default_rng(1).normal(size=400)
+    flat = scale.Scale({}, {}, {})
+    by_spread = scale.Scale({'spread': 1.0}, {'spread': (3.0, 12.0)}, {'spread': 6.0})
+    typical = {'female': (1.0, 1.0, 1.0), 'male': (1.0, 1.0, 1.0)}
+    scaled = intervals.Scaled({'female': flat, 'male': by_spread}, {}, typical)
+    fitted, _, left_out = calibration.fit(
+        prediction, age, male, 'run', scaled=scaled, signals={'spread': spread}
+    )
+    half = fitted.intervals().widths([True, True, False, False], {'spread': [3.0, 12.0] * 2})
+    assert half[1] == pytest.approx(4 * half[0]) and half[2] == half[3] == fitted.half['female']
+    widths = fitted.intervals().widths(male, {'spread': spread})
+    assert np.mean(np.abs(left_out - age) <= widths) == pytest.approx(0.905, abs=0.006)
+    calibration.write(tmp_path / 'site.json', fitted, {}, {})
+    assert calibration.read(tmp_path / 'site.json', 'run') == fitted
+    for bad in ({}, {'spread': np.where(spread > 3, spread, np.nan)}):
+        plain, _, _ = calibration.fit(prediction, age, male, 'run', scaled=scaled, signals=bad)
+        assert plain.scaled is None

@@ -13,8 +13,9 @@ from boneage_jax import cli, figures
 from boneage_jax.data import duplicates, splits
 from boneage_jax.data.source import Split
 from boneage_jax.errors import ConfigError
-from boneage_jax.runs import workdir
-from boneage_jax.runs.predictor import Predictor
+from boneage_jax.inference import intervals
+from boneage_jax.runs import predictions, workdir
+from boneage_jax.runs.predictor import Predictor, read_task
 from boneage_jax.runtime import log, setup
 from boneage_jax.stages import records
 from boneage_jax.training import evaluate
@@ -64,11 +65,37 @@ def score(
         'leaks': duplicates.check(chosen, output),
         **workdir.provenance(),
     }
-    report = evaluate.write_metrics(output, scored, predictor.task, opened['train'].months, about)
+    report = evaluate.write_metrics(
+        output, scored, predictor.task, opened['train'].months, about, _coverage(run, output)
+    )
     figures.from_run(output)
     for name, found in report['splits'].items():
         log.info(f'{name} ({found["images"]} images): {predictor.task.summary_line(found)}')
     return report
+
+
+def _coverage(run, output):
+    """`{split: {'intervals': figures}}`: what the network's own intervals hold of the images."""
+    if read_task(run).months is None:
+        return {}
+    try:
+        fitted, _ = intervals.of_network(run)
+    except intervals.MissingIntervalsError as error:
+        log.info(f'No intervals: {error}.')
+        return {}
+    for line in fitted.lines():
+        log.info(line)
+    table = predictions.read(output / 'predictions.csv')
+    found = {}
+    for split in predictions.splits(table):
+        overall = intervals.coverage(fitted, table, split)['overall']
+        groups = intervals.conditional_coverage(fitted, table, split)
+        found[split] = {'intervals': {'overall': overall, **groups}}
+        log.info(
+            f'{split}: {100 * overall["value"]:.1f}% of {overall["count"]:,} images are in their '
+            f'interval, of {overall["width"]:.1f} months from end to end on average.'
+        )
+    return found
 
 
 def _require_fitting(run, trained, config):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from boneage_jax.inference import calibration as calibration_lib
-from boneage_jax.inference import hand_check, members, neighbours, pictures
+from boneage_jax.inference import hand_check, members, neighbours, pictures, scale
 from boneage_jax.inference.images import Seen
 from boneage_jax.runs import exported, shipped
 from boneage_jax.runs import predictions as predictions_lib
@@ -118,27 +118,29 @@ class Ages:
             images = np.stack([batch[i].image for i in accepted])
             aux = self._predict([rows[i] for i in accepted], images)
         for row, seen in zip(rows, batch):
-            classes = row.pop('classes', {})
+            columns = row.pop('columns', {})
             if seen.refusal:
                 row |= dict.fromkeys(('prediction', 'years', 'lower', 'upper'))
             row['status'] = predictions_lib.REFUSED if seen.refusal else predictions_lib.OK
             row['flags'] = _flags(seen, row['male'])
-            row |= classes | {'age': seen.listed.months}
+            row |= columns | {'age': seen.listed.months}
         return rows, aux
 
     def _predict(self, rows, images):
         """Adds to `rows` what is predicted for their images; gives the auxiliary outputs."""
         male = [row['male'] for row in rows]
-        months, classes, aux = self._predictor.ages(images, male)
+        months, columns, aux = self._predictor.ages(images, male)
         if self._site:
             months = self._site.apply(months, male)
+        signals = {name: columns[name] for name in scale.SIGNALS if name in columns}
         for i, row in enumerate(rows):
-            lower, upper = _interval(self.intervals, months[i], male[i])
+            own = {name: values[i] for name, values in signals.items()}
+            lower, upper = _interval(self.intervals, months[i], male[i], own)
             row['prediction'] = float(months[i])
             row['years'] = pictures.in_years(float(months[i]))
             row['lower'] = lower
             row['upper'] = upper
-            row['classes'] = {name: values[i] for name, values in classes.items()}
+            row['columns'] = {name: values[i] for name, values in columns.items()}
         return aux
 
 
@@ -155,7 +157,7 @@ def table(rows: Sequence[Mapping]) -> tuple[list[str], list[list]]:
 
     `age` is among them where at least one is known.
     """
-    names = list(max(rows, key=len))  # a refused image has no classes
+    names = list(max(rows, key=len))  # a refused image has none of the network's
     if all(row['age'] is None for row in rows):
         names.remove('age')
     lines = []
@@ -224,12 +226,13 @@ def _flags(seen, male):
     return ';'.join(dict.fromkeys(flags))
 
 
-def _interval(intervals, months, male):
+def _interval(intervals, months, male, signals):
     """(lower, upper) in months; of an unknown sex the wider one, None without intervals."""
     if intervals is None:
         return None, None
     sexes = [True, False] if male is None else [male]
-    lower, upper = intervals.bounds([float(months)] * len(sexes), sexes)
+    of_sexes = {name: [value] * len(sexes) for name, value in signals.items()}
+    lower, upper = intervals.bounds([float(months)] * len(sexes), sexes, of_sexes)
     return float(lower.min()), float(upper.max())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from boneage_jax import cli
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.errors import UnreadableError
-from boneage_jax.inference import calibration, predict
+from boneage_jax.inference import calibration, intervals, predict
 from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.runs import predictor
 from boneage_jax.runs import workdir as workdir_lib
@@ -65,8 +65,14 @@ def calibrate(
         images = _predicted(workdir, place, labels, options)
 
     name = calibration.identify(workdir, step)
+    signals = intervals.signals_of(images)
     fitted, report, after = calibration.fit(
-        images['prediction'], images['age'], images['male'], name
+        images['prediction'],
+        images['age'],
+        images['male'],
+        name,
+        scaled=_scaled(workdir),
+        signals=signals,
     )
     about = {
         'workdir': str(workdir),
@@ -80,6 +86,15 @@ def calibrate(
     calibration.write(output, fitted, report, about)
     _print(fitted, report, output)
     return report
+
+
+def _scaled(workdir):
+    """The network's own intervals by image, None where it has none."""
+    try:
+        fitted, _ = intervals.of_network(workdir)
+    except intervals.MissingIntervalsError:
+        return None
+    return fitted.scaled
 
 
 def _images_of(output):
@@ -156,6 +171,8 @@ def _print(fitted: calibration.Calibration, report: Mapping, output):
         log.info(
             'The gain is not certain: its interval holds zero. More images of the site would tell.'
         )
+    for line in fitted.intervals().lines():
+        log.info(line.replace('the errors on validation', "the left-out images' errors"))
     log.info(f'{output}; use it with predict --calibration={output}')
 
 

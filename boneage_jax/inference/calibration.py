@@ -32,12 +32,15 @@ class Calibration:
         half: {sex: months to either side that held 90% of the left-out images}.
         counts: {sex: the site's images}.
         run: what `identify` gives for the network.
+        scaled: intervals by image, whose factors are from the left-out images and whose scales are
+            the network's own; None where they are the same for all images of a sex.
     """
 
     lines: dict
     half: dict
     counts: dict
     run: str
+    scaled: intervals.Scaled | None = None
 
     def apply(self, prediction: Sequence, male: Sequence) -> np.ndarray:
         """Months `[N]` calibrated; `male` `[N]` bool. UserError for a sex without a line."""
@@ -62,11 +65,18 @@ class Calibration:
             intervals.LEVEL,
             {sex: self.half.get(sex, wider) for sex in intervals.SEXES},
             {sex: self.counts.get(sex, 0) for sex in intervals.SEXES},
+            scaled=self.scaled,
         )
 
 
 def fit(
-    prediction: Sequence, age: Sequence, male: Sequence, run: str
+    prediction: Sequence,
+    age: Sequence,
+    male: Sequence,
+    run: str,
+    *,
+    scaled: intervals.Scaled | None = None,
+    signals: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Calibration, dict, np.ndarray]:
     """Fits a line for each sex to a site's images, and judges it on images left out.
 
@@ -75,6 +85,9 @@ def fit(
         age: the site's own readings, months `[N]`.
         male: bool `[N]`.
         run: what `identify` gives for the network.
+        scaled: the network's own intervals by image, whose scales are kept; None has none.
+        signals: what these take of the images, `{name: [N]}`, as `intervals.signals_of` gives it.
+            Where some are missing or no positive numbers, intervals are the same for all images.
 
     Returns:
         The calibration, a report, and each image's age by the line of all others `[N]`. The
@@ -105,8 +118,34 @@ def fit(
     report = {}
     for name, chosen in groups.items():
         report[name] = _judged(prediction[chosen] - age[chosen], left_out[chosen] - age[chosen])
-    fitted = Calibration(lines, half, {sex: counts[sex] for sex in lines}, run)
+    if scaled is not None:
+        scaled = _rescaled(scaled, signals or {}, np.abs(left_out - age), male, half)
+    fitted = Calibration(lines, half, {sex: counts[sex] for sex in lines}, run, scaled)
     return fitted, report, left_out
+
+
+def _rescaled(scaled, signals, error, male, half):
+    """Intervals by image with the network's scales, and factors of left-out errors `[N]`."""
+    scales = {}
+    factor = {}
+    typical = {}
+    for sex, value in intervals.SEXES.items():
+        scales[sex] = scaled.scales[sex]
+        factor[sex] = max(half.values())
+        typical[sex] = (factor[sex],) * 3
+        chosen = male == value
+        if not chosen.any():
+            continue
+        if any(name not in signals for name in scales[sex].weights):
+            return None
+        own = {name: signals[name][chosen] for name in scales[sex].weights}
+        relative = np.broadcast_to(scales[sex](own), chosen.sum())
+        if not np.isfinite(relative).all():
+            return None
+        factor[sex] = intervals.quantile(error[chosen] / relative, intervals.LEVEL)
+        widths = factor[sex] * relative
+        typical[sex] = (float(widths.mean()), *np.quantile(widths, [0.05, 0.95]).tolist())
+    return intervals.Scaled(scales, factor, typical)
 
 
 def _require_enough(counts):
@@ -177,7 +216,8 @@ def read(path: pathlib.Path, run: str) -> Calibration:
         lines = {}
         for sex, (intercept, slope) in found['lines'].items():
             lines[sex] = (float(intercept), float(slope))
-        calibration = Calibration(lines, found['half'], found['counts'], found['run'])
+        scaled = intervals.scaled_from(found['scaled']) if found.get('scaled') else None
+        calibration = Calibration(lines, found['half'], found['counts'], found['run'], scaled)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f'{path}: not a calibration as boneage_jax.calibrate writes it ({error})'

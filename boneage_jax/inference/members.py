@@ -9,6 +9,7 @@ import numpy as np
 from boneage_jax import config as config_lib
 from boneage_jax.data import splits
 from boneage_jax.inference import intervals as intervals_lib
+from boneage_jax.inference import scale
 from boneage_jax.runs import exported, predictions
 from boneage_jax.runs import folds as folds_lib
 from boneage_jax.runs.predictor import Predictor, read_config, read_task
@@ -36,14 +37,19 @@ class MeanPredictor:
         self.needs_sex = any(predictor.needs_sex for predictor in self._predictors)
 
     def ages(self, images: np.ndarray, male: Sequence) -> tuple[np.ndarray, dict[str, list], dict]:
-        """(months `[N]`, columns of a classifier {name: [N]}, auxiliary outputs), as `ages` gives.
+        """(months `[N]`, further columns {name: [N]}, auxiliary outputs), as `ages` gives.
 
-        Of several networks the mean age alone: classes, parts and maps are those of one network.
+        Of several networks the mean age, and the mean of what tells how sure they are: classes,
+        parts and maps are those of one network.
         """
         found = [ages(predictor, images, male) for predictor in self._predictors]
         if len(found) == 1:
             return found[0]
-        return np.mean([months for months, *_ in found], axis=0), {}, {}
+        columns = {}
+        for name in scale.SIGNALS:
+            if all(name in of_network for _, of_network, _ in found):
+                columns[name] = np.mean([each[name] for _, each, _ in found], axis=0).tolist()
+        return np.mean([months for months, *_ in found], axis=0), columns, {}
 
 
 def ages(
@@ -57,15 +63,17 @@ def ages(
         male: the sexes, `[N]`; None counts as female, where the network does not read them.
 
     Returns:
-        Months `[N]`, the columns of a classifier {name: [N]}, and the network's auxiliary outputs.
+        Months `[N]`, further columns {name: [N]} (of a classifier, and what tells how sure the
+        network is, as `Task.signals`), and the network's auxiliary outputs.
     """
     male = np.array([bool(value) for value in male])
     prediction, aux = predictor.predict_tta(images, male)
-    classes = {}
-    if predictor.task.classes:
-        for name, values in predictor.task.classes(prediction).items():
-            classes[name] = np.asarray(values).tolist()
-    return np.asarray(predictor.task.months(prediction)), classes, aux
+    columns = {}
+    for of_image in (predictor.task.classes, predictor.task.signals):
+        if of_image:
+            for name, values in of_image(prediction).items():
+                columns[name] = np.asarray(values).tolist()
+    return np.asarray(predictor.task.months(prediction)), columns, aux
 
 
 def read_configs(places: Sequence[pathlib.Path]) -> dict[str, ml_collections.ConfigDict]:
@@ -154,7 +162,19 @@ def _coverage(shares, split):
             f'{100 * share["value"]:.1f}% of {share["count"]:,} images{whose} '
             f'({100 * share["lower"]:.1f} to {100 * share["upper"]:.1f})'
         )
-    return f'On {split} they hold {", ".join(parts)}; images from elsewhere may fare worse.'
+    width = ''
+    if 'width' in shares['overall']:
+        width = f' Their mean width there is {_width(shares["overall"])}.'
+    return f'On {split} they hold {", ".join(parts)}; images from elsewhere may fare worse.{width}'
+
+
+def _width(share):
+    mean = share['width']
+    constant = share['constant_width']
+    if mean == constant:
+        return f'{mean:.1f} months from end to end'
+    share = 100 * mean / constant
+    return f'{mean:.1f} months from end to end, {share:.0f}% of that of constant intervals'
 
 
 def _out_of_fold(of_folds: Mapping[int, list], tables: Mapping[str, dict]) -> dict:
@@ -175,6 +195,9 @@ def _mean(split, tables):
     found = []
     for name in names:
         own = predictions.of_split(tables[name], split)
-        aligned = predictions.align(own, first, where=split, name=name, other=names[0])
-        found.append(aligned['prediction'])
-    return first | {'prediction': np.mean(found, axis=0)}
+        found.append(predictions.align(own, first, where=split, name=name, other=names[0]))
+    means = {'prediction': np.mean([table['prediction'] for table in found], axis=0)}
+    for name in scale.SIGNALS:
+        if all(name in table for table in found):
+            means[name] = np.mean([table[name] for table in found], axis=0)
+    return {name: first[name] for name in first if name not in scale.SIGNALS} | means

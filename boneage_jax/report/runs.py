@@ -9,6 +9,7 @@ import numpy as np
 from boneage_jax.analysis import table as table_lib
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import ages, agreement, classes, training
+from boneage_jax.inference import intervals
 from boneage_jax.report import collect, pictures
 from boneage_jax.report.html import Html, table, tag
 from boneage_jax.report.numbers import AGES, MEASURES
@@ -16,6 +17,7 @@ from boneage_jax.report.provenance import provenance
 
 WORST = 12  # images of each reported split
 _GROUPS = {'by_sex': 'sex', 'by_stage': 'stage', 'by_source': 'source'}
+_COVERED = {'by_sex': 'sex', 'by_stage': 'stage', 'by_width': 'width', 'by_flag': 'flag'}
 # Figures of a run that the page draws anew, as SVG.
 _DRAWN = ('predictions_', 'error_by_age_', 'bland_altman_', 'confusion_', 'training')
 CAPTIONS = {
@@ -49,6 +51,7 @@ def section(run: collect.Run, anchor: str, data_dir=None, images: bool = True) -
     body.append(_drawn(run, reported))
     for split in reported:
         body.append(_groups(run, split))
+        body.append(_coverage(run, split))
         if images:
             body.append(_worst(run, split, data_dir))
     if reported and others:
@@ -178,6 +181,47 @@ def _groups(run, split):
     header = ['group', 'of', 'images', *(measure.title for measure in AGES)]
     title = f'{split.capitalize()}, by group'
     return [tag('h3', title), table(header, rows, numbers=range(2, len(header)))]
+
+
+def _coverage(run, split):
+    """What 90% intervals hold of a split, by group; None of a run that has none."""
+    found = run.splits[split].get('intervals') or _fitted_coverage(run, split)
+    if not found:
+        return None
+    rows = [_covered('all', '', found['overall'])]
+    for key, what in _COVERED.items():
+        rows += [_covered(name, what, figures) for name, figures in found.get(key, {}).items()]
+    header = [
+        'group',
+        'of',
+        'images',
+        'in their interval (%)',
+        '95% interval',
+        'mean width (months)',
+        'constant intervals (months)',
+    ]
+    title = f'{split.capitalize()}: what 90% prediction intervals hold, fitted on validation'
+    return [tag('h3', title), table(header, rows, numbers=range(2, len(header)))]
+
+
+def _covered(name, what, found):
+    shares = [f'{100 * found[key]:.1f}' for key in ('value', 'lower', 'upper')]
+    widths = [f'{found[key]:.1f}' for key in ('width', 'constant_width')]
+    return [name, what, f'{found["count"]:,}', shares[0], f'{shares[1]} to {shares[2]}', *widths]
+
+
+def _fitted_coverage(run, split):
+    """The same figures from the run's own validation images; None where they are not at hand."""
+    selecting = run.images.get(splits_lib.SELECTING)
+    images = run.images.get(split)
+    if run.kind not in collect.AGES or selecting is None or images is None:
+        return None
+    try:
+        fitted = intervals.fit(selecting)
+    except intervals.MissingIntervalsError:
+        return None
+    overall = intervals.coverage(fitted, images, split)['overall']
+    return {'overall': overall, **intervals.conditional_coverage(fitted, images, split)}
 
 
 def _worst(run, split, data_dir):

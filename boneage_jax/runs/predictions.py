@@ -19,13 +19,14 @@ from tfds_rsna import sexes
 from tfds_rsna.errors import UserError
 
 COLUMNS = ('id', 'split', 'male', 'age', 'prediction')  # of a run that predicts ages
-_TEXTS = ('id', 'split', 'status')
+_TEXTS = ('id', 'split', 'status', 'flags')
 OK = 'ok'  # the status of an image that was predicted
 REFUSED = 'refused'  # of one that shows no hand: its prediction is empty
 UNREADABLE = 'unreadable'  # of one that could not be decoded
 _UNPREDICTED = (REFUSED, UNREADABLE)
 _CLASSES = ('class', 'true_class')
 _INTERVAL = ('lower', 'upper')  # empty where the network has no intervals
+_DOUBTFUL = ('spread',)  # NaN where it holds no number: its readers do without
 _KNOWN = (*_INTERVAL, *_CLASSES)  # optional, but nothing unreadable may stand in them
 
 # What tells the kind of a run that was written before metrics.json had `kind`: the first of these
@@ -145,10 +146,19 @@ def _value(name, text, male):
         return text
     if name == 'male':
         return male[sexes.normal(text)]
+    if name in _DOUBTFUL:
+        return _number_or_nan(text)
     number = float(text)
     if not math.isfinite(number):
         raise UserError('a number that is not finite')
     return number
+
+
+def _number_or_nan(text):
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def splits(table) -> list[str]:

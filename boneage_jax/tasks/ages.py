@@ -123,11 +123,13 @@ def age_distribution(options: ml_collections.ConfigDict, *, centre: float, scale
         }
         return value, sums
 
-    def columns(logits, aux, batch):
-        found = expectation.per_example(logits, aux, batch)
-        return found | {'spread': losses.age_spread(logits)}
+    def signals(logits):
+        return {'spread': losses.age_spread(logits)}
 
-    return dataclasses.replace(expectation, loss=loss, per_example=columns)
+    def columns(logits, aux, batch):
+        return expectation.per_example(logits, aux, batch) | signals(logits)
+
+    return dataclasses.replace(expectation, loss=loss, per_example=columns, signals=signals)
 
 
 def _refuse_other_ages(split):

@@ -67,6 +67,8 @@ class Task:
         months: `(prediction) -> [B]`: predicted ages; None for a task that predicts none.
         classes: `(prediction) -> {name: [B]}`: what `predict` writes of an image besides its age;
             None where there is nothing.
+        signals: `(prediction) -> {name: [B]}`: how sure the network is of each image, positive
+            numbers under the names of columns of predictions.csv; None where it does not tell.
         selection_metric: the metric of `loss` whose smallest value on the validation split picks
             the checkpoint.
         metric_format: formats that metric.
@@ -85,6 +87,7 @@ class Task:
     kind: str = 'age'
     months: Callable[[jax.Array], jax.Array] | None = None
     classes: Callable[[jax.Array], dict[str, np.ndarray]] | None = None
+    signals: Callable[[jax.Array], dict[str, jax.Array]] | None = None
     selection_metric: str = 'mae'
     metric_format: str = 'MAE {:.2f} months'
     unflip: Callable[[jax.Array], jax.Array] = _same

@@ -63,6 +63,7 @@ def write_metrics(
     task: tasks.Task,
     train_months: np.ndarray,
     about: dict,
+    more: dict[str, dict] | None = None,
 ) -> dict:
     """Writes metrics.json and returns its content.
 
@@ -75,6 +76,7 @@ def write_metrics(
             or reported) and its number of images.
         train_months: the training ages, months `[N]`.
         about: what else to write: with what the figures were made.
+        more: what else to write of each split, `{split: {name: figures}}`.
     """
     report = {'kind': task.kind, **about, 'splits': {}}
     for name, (split, columns) in predictions.items():
@@ -82,6 +84,7 @@ def write_metrics(
             'role': 'selects' if name == splits.SELECTING else 'reported',
             'images': len(split),
             **task.report(columns, split, train_months),
+            **(more or {}).get(name, {}),
         }
     files.write_json(workdir / 'metrics.json', report)
     return report
