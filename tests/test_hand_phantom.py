@@ -229,6 +229,23 @@ def test_builder_round_trip(tmp_path):
         ).download_and_prepare()
 
 
+def test_a_dataset_of_an_earlier_release_opens_and_an_unknown_one_is_named(tmp_path):
+    def build():
+        return tfds_rsna.HandPhantom(data_dir=tmp_path, count=2, size=(32, 32))
+
+    build().download_and_prepare()
+    path = next(tmp_path.glob('hand_phantom/*/features.json'))
+    today = path.read_text()
+    ids = [record['id'] for record in build().as_data_source('train')]
+    assert today.count('tfds_rsna.streamed_builder.Str') and ids[0]
+    for earlier in ('tfds_rsna.streamed.Str', 'tfds_rsna.builder.Str'):
+        path.write_text(today.replace('tfds_rsna.streamed_builder.Str', earlier))
+        assert [record['id'] for record in build().as_data_source('train')] == ids
+    path.write_text(today.replace('tfds_rsna.streamed_builder.Str', 'somewhere.else.Str'))
+    with pytest.raises(DataError, match=f'{tmp_path}: a dataset .*somewhere.else.Str.*Delete this'):
+        build()
+
+
 BUILD = """
 import sys
 import tfds_rsna

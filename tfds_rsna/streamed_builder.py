@@ -32,6 +32,9 @@ _BUILT_FROM = 'built_from.json'
 class Str(tfds.features.Text):
     """A text that reads back as `str` (TFDS's own gives bytes)."""
 
+    # What datasets call it that earlier releases built.
+    ALIASES = ['tfds_rsna.streamed.Str', 'tfds_rsna.builder.Str']  # noqa: RUF012, as TFDS has it
+
     def decode_example_np(self, example_data: bytes) -> str:
         return example_data.decode('utf-8')
 
@@ -64,7 +67,17 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ARRAY_RECORD_OPTIONS = 'group_size:1'
 
     def __init__(self, *, data_dir: str | os.PathLike | None = None, **kwargs):
-        super().__init__(data_dir=data_dir, file_format='array_record', **kwargs)
+        try:
+            super().__init__(data_dir=data_dir, file_format='array_record', **kwargs)
+        except ValueError as error:  # TFDS reads what is there already
+            built = list(pathlib.Path(data_dir or '').glob('*/*/features.json'))
+            if isinstance(error, UserError) or not built:
+                raise
+            lines = str(error).strip().splitlines() or ['no message']
+            raise DataError(
+                f'{data_dir}: a dataset that this version cannot open: damaged, or of another '
+                f'version ({lines[0][:200]}). Delete this folder, and it is built again'
+            ) from error
 
     @functools.cached_property
     def info(self) -> tfds.core.DatasetInfo:
