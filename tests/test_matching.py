@@ -34,6 +34,8 @@ def paired(rows, files):
         ('/data/films/left/7.png', 'left/7.png'),
         ('/data/films/7.png', 'batch.zip/7.png'),
         ('./7.png', '7.png'),
+        ('7', 'left/7.img'),
+        ('007', '7.v2'),
         ('Pr\u00fcf', unicodedata.normalize('NFD', 'Pr\u00fcf.png')),
         (unicodedata.normalize('NFD', 'Pr\u00fcf'), 'Pr\u00fcf.png'),
     ],
@@ -51,6 +53,24 @@ def test_what_fits_as_it_is_comes_first_and_takes_its_image():
     assert notes == ["label without an image: 1 (007 in t.csv: no image '007' in images)"]
     pairs, _, _ = paired(['A', 'a'], ['a.png', 'A.png'])
     assert pairs == {'A': 'A.png', 'a': 'a.png'}
+
+
+def test_a_file_of_another_extension_counts_where_a_row_names_it_and_it_is_an_image():
+    pairs, _, _ = paired(['7.raw', '8'], ['7.raw', '8.raw', '8.txt.raw'])
+    assert pairs == {'7.raw': '7.raw', '8': '8.raw'}
+    pairs, _, _ = paired(['7', '8'], ['7.png', '7.raw', '8.2.1'])
+    assert pairs == {'7': '7.png'}  # digits behind a full stop are part of a name
+
+    entries = [Entry(name, bytes, pathlib.Path(name)) for name in ('7.txt', '7.raw', 'a.txt')]
+    asked = []
+
+    def is_image(entry):
+        asked.append(entry.path)
+        return entry.path.endswith('raw')
+
+    label = Label('7', 1.0, True)
+    found = matching.pair([label], entries, 't.csv', 'images', Problems('skip'), is_image)
+    assert found == [(label, entries[1])] and asked == ['7.txt', '7.raw']
 
 
 @pytest.mark.parametrize('row', ['right/7.png', 'x\\right\\7.png', '77', '7a', '07_1'])

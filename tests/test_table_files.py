@@ -41,6 +41,44 @@ def test_a_decimal_comma_between_commas_is_refused():
     assert len(read_table(b'id,male\n1,M,,\n', 'ages.csv')) == 1
 
 
+def sheets(**rows):
+    """A workbook of {title: rows}."""
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for title, lines in rows.items():
+        sheet = book.create_sheet(title)
+        for line in lines:
+            sheet.append(line)
+    file = io.BytesIO()
+    book.save(file)
+    return file.getvalue()
+
+
+AGES = [['id', 'boneage'], [101, 96]]
+NOTES = [['who', 'when'], ['me', 'today']]
+
+
+def test_the_sheet_that_has_the_columns_is_read_and_named():
+    fits = {'id', 'boneage'}.issubset
+    rows = read_table(sheets(Sheet1=AGES), 'a.xlsx', fits)
+    assert rows == [{'id': '101', 'boneage': '96'}] and rows.sheet == ''
+    for data in (sheets(Notes=NOTES, Ages=AGES), sheets(Notes=[['only a title']], Ages=AGES)):
+        rows = read_table(data, 'a.xlsx', fits)
+        assert rows == [{'id': '101', 'boneage': '96'}]
+        assert rows.sheet == "sheet 'Ages' of 'Notes', 'Ages' is read"
+    assert read_table(sheets(Ages=AGES, Empty=[]), 'a.xlsx').sheet.startswith("sheet 'Ages' of")
+
+
+def test_two_sheets_that_could_be_meant_are_refused():
+    fits = {'id', 'boneage'}.issubset
+    later = [['id', 'boneage'], [101, 108]]
+    for data in (sheets(First=AGES, Second=later), sheets(First=NOTES, Second=NOTES)):
+        with pytest.raises(DataError, match="a.xlsx: 2 of its 2 sheets .*'First' has .*'Second'"):
+            read_table(data, 'a.xlsx', fits)
+    with pytest.raises(DataError, match='2 of its 2 sheets'):
+        read_table(sheets(Ages=AGES, Notes=NOTES), 'a.xlsx')
+
+
 def workbook(stated=None, damage=False):
     book = openpyxl.Workbook()
     for row in (['id', 'male', ''], [101, True, 'a note'], [102, False], [103, True]):

@@ -60,6 +60,26 @@ def image_features(**more) -> tfds.features.FeaturesDict:
     )
 
 
+def open_split(folder: str | os.PathLike, split: str):
+    """Random access to the records of a split in the folder of a finished dataset.
+
+    Raises:
+        DataError: the dataset is damaged, or another version of the code built it.
+    """
+    try:
+        return tfds.builder_from_directory(folder).as_data_source(split)
+    except Exception as error:  # TFDS's and the parsers', of many kinds
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder, error):
+    lines = str(error).strip().splitlines() or ['no message']
+    return DataError(
+        f'{folder}: a dataset that cannot be opened: it is damaged, or another version of the code '
+        f'built it ({lines[0][:200]}). Delete this folder, and it is built again'
+    )
+
+
 class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A builder that writes what `_split_generators` gives: {split: iterable of (key, example)}."""
 
@@ -69,15 +89,11 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(self, *, data_dir: str | os.PathLike | None = None, **kwargs):
         try:
             super().__init__(data_dir=data_dir, file_format='array_record', **kwargs)
-        except ValueError as error:  # TFDS reads what is there already
-            built = list(pathlib.Path(data_dir or '').glob('*/*/features.json'))
+        except Exception as error:  # TFDS reads what is there already
+            built = list(pathlib.Path(data_dir or '').glob('*/*/dataset_info.json'))
             if isinstance(error, UserError) or not built:
                 raise
-            lines = str(error).strip().splitlines() or ['no message']
-            raise DataError(
-                f'{data_dir}: a dataset that this version cannot open: damaged, or of another '
-                f'version ({lines[0][:200]}). Delete this folder, and it is built again'
-            ) from error
+            raise _unreadable(data_dir, error) from error
 
     @functools.cached_property
     def info(self) -> tfds.core.DatasetInfo:

@@ -1,6 +1,7 @@
 """Images for a network to read: found as the builder finds them, with what labels there are."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -123,7 +124,7 @@ def _label(
     if not labels.exists() or labels.is_dir():  # a pipe is a table too
         raise DataError(f'{labels}: no such file; give the CSV or xlsx with the ids and sexes')
     name = str(labels)
-    rows = read_table(labels.read_bytes(), name)
+    rows = read_table(labels.read_bytes(), name, functools.partial(_fits, columns))
     spec = _choose_columns(rows[0], columns, PER_YEAR[age_unit], name)
     problems = Problems('skip')
     parsed = parse(rows, spec, name, problems, partial=True)
@@ -138,7 +139,19 @@ def _label(
     summary = (
         f'{describe(spec)}; {len(pairs):,} of {len(rows):,} rows name one of {len(found):,} images'
     )
-    return images, [summary, *doubts, *matching.renamed(pairs), *_about_rows(problems)]
+    sheet = [rows.sheet] if rows.sheet else []
+    return images, [*sheet, summary, *doubts, *matching.renamed(pairs), *_about_rows(problems)]
+
+
+def _fits(named: dict[str, str], header: list[str]) -> bool:
+    """Whether a header has an id, and a sex or an age; or so many that they are asked for."""
+    if not set(filter(None, named.values())) <= set(header):
+        return False
+    try:
+        found = find_columns(header, named=named)
+    except DataError:
+        return True
+    return found['id'] is not None and (found['male'] or found['months']) is not None
 
 
 def _about_rows(problems: Problems) -> list[str]:
