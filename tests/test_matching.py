@@ -88,3 +88,18 @@ def test_where_none_fits_both_sides_are_shown():
     entries = [Entry(f'{i}.png', bytes, pathlib.Path(f'{i}.png')) for i in range(5)]
     text = matching.examples([Label('x1', 1.0, True)], entries)
     assert 'the rows name x1, the images are 0.png, 1.png, 2.png, ...' in text
+
+
+def test_the_column_of_files_says_which_image_is_meant():
+    entries = [Entry(name, bytes, pathlib.Path(name)) for name in ('1.png', '2.png')]
+
+    def column(*cells, header='filename', id_column='id'):
+        rows = [{'id': str(i), header: cell} for i, cell in enumerate(cells, 1)]
+        return matching.file_column(rows, id_column, entries)
+
+    assert column('2.png', '1.png') == 'filename'
+    assert column('a/2.dcm', '', '9.png', header='Image path') == 'Image path'
+    assert column('2', '1') is None  # no names of files
+    assert column('8.png', '9.png') is None  # they are called otherwise here
+    assert column('2.png', '1.png', header='note') is None
+    assert column('2.png', '1.png', id_column='filename') is None

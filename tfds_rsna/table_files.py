@@ -13,6 +13,8 @@ _LOOKED_AT = 50  # rows by which the delimiter is found
 _DECIMAL_COMMA = re.compile(r'^\s*-?\d+,\d+\s*$')
 _SEP = re.compile(r'^"?sep=(.)"?\s*$', re.IGNORECASE)  # what Excel writes for itself
 Line = tuple[int, list[str]]  # its number in the file, and its cells
+_UNSEEN = re.compile('[\u200b\u200c\u200d\u200e\u200f\u2060\ufeff]')
+_KEPT_TEXT = re.compile(r'="([^"]*)"')
 _MOST_ROWS = 1 << 20  # of an Excel sheet
 _OLD_EXCEL = b'\xd0\xcf\x11\xe0'
 # The longest first: UTF-32's mark begins with that of UTF-16.
@@ -28,20 +30,21 @@ class Table(list[dict[str, str]]):
     """The rows of a table.
 
     Attributes:
-        sheet: which sheet of an xlsx they are from, in words; '' where it has one alone.
+        note: what was decided in reading them, for people: the sheet of several that they are
+            from, or the coding; '' where there was nothing to decide.
     """
 
-    def __init__(self, rows: Sequence[dict[str, str]], sheet: str = ''):
+    def __init__(self, rows: Sequence[dict[str, str]], note: str = ''):
         super().__init__(rows)
-        self.sheet = sheet
+        self.note = note
 
 
 def read_table(data: bytes, name: str, fits: Callable[[list[str]], bool] | None = None) -> Table:
     """Rows of a CSV or of a sheet of an xlsx, all as text.
 
     A CSV may use commas, semicolons, tabs or bars (`sep=;` above the header says which), and UTF-8,
-    UTF-16, UTF-32 or Latin-1. Where anything but a comma parts the columns, the comma is the
-    decimal mark (the spreadsheets of half of Europe).
+    UTF-16, UTF-32 or Windows' coding of Western Europe (which is said). Where anything but a comma
+    parts the columns, the comma is the decimal mark (the spreadsheets of half of Europe).
 
     Args:
         data: the file.
@@ -55,12 +58,12 @@ def read_table(data: bytes, name: str, fits: Callable[[list[str]], bool] | None 
     """
     if not data:
         raise DataError(f'{name}: zero bytes; a label table is needed')
-    sheet = ''
     if data[:4] == b'PK\x03\x04':
-        lines, sheet = _choose_sheet(_read_xlsx(data, name), name, fits)
+        lines, note = _choose_sheet(_read_xlsx(data, name), name, fits)
         spare_cells = True  # notes beside a sheet's table are no mistake
     else:
-        lines = _filled(_read_csv(data, name))
+        read, note = _read_csv(data, name)
+        lines = _filled(read)
         spare_cells = False
     if len(lines) < 2:
         raise DataError(f'{name}: no rows below the header')
@@ -79,7 +82,7 @@ def read_table(data: bytes, name: str, fits: Callable[[list[str]], bool] | None 
             )
         cells += [''] * (len(header) - len(cells))
         table.append(dict(zip(header, cells)))
-    return Table(table, sheet)
+    return Table(table, note)
 
 
 def _filled(lines: list[Line]) -> list[Line]:
@@ -113,8 +116,10 @@ def _choose_sheet(
     return filled[chosen], f'sheet {chosen!r} of {", ".join(map(repr, filled))} is read'
 
 
-def _read_csv(data: bytes, name: str) -> list[Line]:
-    text = _decoded(data, name)
+def _read_csv(data: bytes, name: str) -> tuple[list[Line], str]:
+    """(the lines of a CSV, what was decided about its coding)."""
+    text, note = _decoded(data, name)
+    text = _UNSEEN.sub('', text)
     first, _, rest = text.partition('\n')
     stated = _SEP.match(first)
     if stated:
@@ -126,11 +131,12 @@ def _read_csv(data: bytes, name: str) -> list[Line]:
         raise DataError(f'{name}: not a readable CSV ({error})') from error
     if delimiter != ',':
         rows = [list(map(_decimal_point, row)) for row in rows]
-    return list(enumerate(rows, start=2 if stated else 1))
+    rows = [list(map(_bare, row)) for row in rows]
+    return list(enumerate(rows, start=2 if stated else 1)), note
 
 
-def _decoded(data: bytes, name: str) -> str:
-    """The text of a file in one of the codings that spreadsheets write."""
+def _decoded(data: bytes, name: str) -> tuple[str, str]:
+    """(the text of a file in one of the codings that spreadsheets write, a note where guessed)."""
     if data[:4] == _OLD_EXCEL:
         raise DataError(f"{name}: Excel's old format (.xls); save it as xlsx or as CSV")
     coding = next((coding for mark, coding in _MARKS if data.startswith(mark)), None)
@@ -139,11 +145,18 @@ def _decoded(data: bytes, name: str) -> str:
         if coding is None:
             raise DataError(f'{name}: not a text file; labels are read from CSV or xlsx')
     try:
-        return data.decode(coding or 'utf-8-sig')
+        return data.decode(coding or 'utf-8-sig'), ''
     except UnicodeDecodeError as error:
         if coding:
             raise DataError(f'{name}: not whole {coding.upper()} text ({error})') from error
-        return data.decode('latin-1')
+        note = (
+            "no UTF-8, read in Windows' coding of Western Europe; if letters look wrong, save it "
+            'as UTF-8'
+        )
+        try:
+            return data.decode('cp1252'), note
+        except UnicodeDecodeError:
+            return data.decode('latin-1'), note
 
 
 def _unmarked_utf16(start: bytes) -> str | None:
@@ -170,6 +183,13 @@ def _delimiter(text: str) -> str:
         return widths.count(widths[0]), widths[0]
 
     return max(_DELIMITERS, key=fits)
+
+
+def _bare(cell: str) -> str:
+    """A cell without marks that nobody sees, and without what keeps Excel from a number: ="007"."""
+    cell = _UNSEEN.sub('', cell)
+    found = _KEPT_TEXT.fullmatch(cell.strip())
+    return found[1] if found else cell
 
 
 def _decimal_point(cell: str) -> str:
@@ -216,4 +236,4 @@ def _text(cell) -> str:
         return ''
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
-    return str(cell)
+    return _bare(str(cell))

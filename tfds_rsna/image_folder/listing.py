@@ -126,6 +126,8 @@ def _label(
     name = str(labels)
     rows = read_table(labels.read_bytes(), name, functools.partial(_fits, columns))
     spec = _choose_columns(rows[0], columns, PER_YEAR[age_unit], name)
+    if not spec.image and not columns.get('id'):
+        spec = dataclasses.replace(spec, image=matching.file_column(rows, spec.id, found))
     problems = Problems('skip')
     parsed = parse(rows, spec, name, problems, partial=True)
     doubts = check_unit(parsed, spec, name)
@@ -139,8 +141,8 @@ def _label(
     summary = (
         f'{describe(spec)}; {len(pairs):,} of {len(rows):,} rows name one of {len(found):,} images'
     )
-    sheet = [rows.sheet] if rows.sheet else []
-    return images, [*sheet, summary, *doubts, *matching.renamed(pairs), *_about_rows(problems)]
+    notes = [rows.note] if rows.note else []
+    return images, [*notes, summary, *doubts, *matching.renamed(pairs), *_about_rows(problems)]
 
 
 def _fits(named: dict[str, str], header: list[str]) -> bool:

@@ -3,8 +3,9 @@
 import posixpath
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from tfds_rsna.columns import names_files
 from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
 from tfds_rsna.problems import Problems
@@ -83,6 +84,24 @@ def pair(
             pairs.append((label, found[0]))
     _note_unlabelled(images, takers, table, problems, is_image)
     return pairs
+
+
+def file_column(
+    rows: Sequence[Mapping[str, str]], id_column: str, entries: Sequence[Entry]
+) -> str | None:
+    """The column beside the ids that names the files: by its header, and all it holds are images.
+
+    One that names none of `entries` is no help, and None.
+    """
+    images = {_plain(entry.name) for entry in entries}
+    for column in rows[0]:
+        cells = [row[column] for row in rows if row[column]]
+        if column == id_column or not names_files(column) or not cells:
+            continue
+        named = {_plain(cell).rpartition('/')[2] for cell in cells}
+        if all(map(_ENDING.search, cells)) and named & images:
+            return column
+    return None
 
 
 def examples(labels: Sequence[Label], entries: Sequence[Entry]) -> str:

@@ -165,7 +165,7 @@ class FolderSource:
             packed = [entry for entry in entries if entry.is_zip]
             pairs = self._pair(archive, entries, Problems('skip'), _may_be_image)
             used = [entry for _, entry in pairs] + packed
-        columns = dataclasses.asdict(self.columns)
+        columns = dataclasses.asdict(self._columns_for(entries))
         if not self.source_column:
             del columns['source']
         sex = {'sex': self.sex} if self.sex else {}
@@ -196,12 +196,21 @@ class FolderSource:
         needed = set(filter(None, names))
         return read_table(self._table_bytes, str(self.table), needed.issubset)
 
+    def _columns_for(self, entries: list[Entry]) -> Columns:
+        """`columns`, with one that names the files where the table has it and none was named."""
+        columns = self.columns
+        # Who names the column of ids means it.
+        if columns.image or columns.id != 'id' or 'id' not in self._rows[0]:
+            return columns
+        found = matching.file_column(self._rows, columns.id, entries)
+        return dataclasses.replace(columns, image=found)
+
     def _pair(
         self, archive: Archive, entries: list[Entry], problems: Problems, is_image=None
     ) -> list[tuple[Label, Entry]]:
         """The pairs of `entries`; says what was read where no zip among them is still packed."""
         name = str(self.table)
-        columns = self.columns
+        columns = self._columns_for(entries)
         male = self.sex == 'male' if self.sex else None
         labels = parse(self._rows, columns, name, problems, male=male)
         doubts = check_unit(labels, columns, name)
@@ -216,9 +225,7 @@ class FolderSource:
         if complete:
             rows = len(self._rows)
             summary = f'{describe(columns)}; {len(pairs):,} of {rows:,} rows name an image'
-            for line in filter(
-                None, (self._rows.sheet, summary, *doubts, *matching.renamed(pairs))
-            ):
+            for line in filter(None, (self._rows.note, summary, *doubts, *matching.renamed(pairs))):
                 _say(f'{name}: {line}')
         return pairs
 
