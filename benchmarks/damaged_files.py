@@ -37,7 +37,7 @@ _WAIT = 60.0  # seconds that it may take at all
 BYTES = 2 << 30  # that it may ask for, beyond what the process has
 OUTCOMES = ('refused', 'flagged', 'unchanged', 'changed')
 # Kinds that take tens of milliseconds a read come so many times less often.
-_RARER = {'checkpoint': 8, 'records': 4, 'config.json': 2}
+_RARER = {'checkpoint': 8, 'keras h5': 8, 'records': 4, 'config.json': 2}
 _DEAD = 3 * _WAIT  # a reader that no alarm can interrupt ends its process then
 
 

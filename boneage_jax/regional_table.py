@@ -3,14 +3,14 @@
     python -m boneage_jax.sweep --config=configs/regions.py:rsna100 --workdir=runs/regions
     python -m boneage_jax.regional_table --config=configs/regions.py:rsna100 --workdir=runs/regions
 
-The second command trains nothing and can run at any time. It makes Fig. 5 and Fig. 6 of Iglovikov
-et al. (2018) from the finished rows. OUTPUT gets `table.md` and `table.csv`: the MAE of every net
-and of the unweighted means, per column (form and sex) over the three regions, per region over its
-four nets of one sex, and over all twelve of them, each with its 95% bootstrap interval and the
-paper's figure; a table for each reported split (holdout, test). What is not finished has an empty
-cell and is named; a mean is taken only of all its nets. `grid_SPLIT.png` draws it, `stages.csv` and
-`stages_SPLIT.png` hold the MAE by stage of puberty and region for each sex, and
-`error_correlation_SPLIT.csv` how far the nets' errors agree.
+The second command trains nothing and can run at any time (with --overwrite, again). It makes Fig. 5
+and Fig. 6 of Iglovikov et al. (2018) from the finished rows. OUTPUT gets `table.md` and
+`table.csv`: the MAE of every net and of the unweighted means, per column (form and sex) over the
+three regions, per region over its four nets of one sex, and over all twelve of them, each with its
+95% bootstrap interval and the paper's figure; a table for each reported split (holdout, test). What
+is not finished has an empty cell and is named; a mean is taken only of all its nets.
+`grid_SPLIT.png` draws it, `stages.csv` and `stages_SPLIT.png` hold the MAE by stage of puberty and
+region for each sex, and `error_correlation_SPLIT.csv` how far the nets' errors agree.
 """
 
 import pathlib
@@ -21,6 +21,7 @@ FLAGS = cli.Flags(__doc__)
 FLAGS.config('the config of the sweep, as it was given there')
 FLAGS.path('workdir', None, 'folder of the sweep', required=True)
 FLAGS.path('output', None, 'folder of the tables and figures; default: WORKDIR/regional_table')
+FLAGS.boolean('overwrite', False, 'replace tables that are there')
 FLAGS.integer('seed', 0, 'which seed of each row')
 
 
@@ -31,7 +32,8 @@ def main(argv):
 
     workdir = pathlib.Path(values.workdir)
     swept = sweep.Sweep(values.config, workdir, tuple(overrides))
-    regional_table.write(swept, values.output or workdir / 'regional_table', values.seed)
+    output = values.output or workdir / 'regional_table'
+    regional_table.write(swept, output, values.seed, overwrite=values.overwrite)
 
 
 if __name__ == '__main__':

@@ -22,6 +22,14 @@ from tfds_rsna.problems import DataError
         ('id,chronological_age', None),
         ('id,patient age', None),
         ('id,sex', None),
+        ('id,bone_age_sd', None),
+        ('id,BA SDS', None),
+        ('id,bone age advance (months)', None),
+        ('id,bone age difference,age', 'age'),
+        ('id,BoneAge_predicted', None),
+        ('id,BA', 'BA'),
+        ('id,骨龄（月）', '骨龄（月）'),
+        ('id,Костный возраст', 'Костный возраст'),
     ],
 )
 def test_the_age_is_the_bone_age(header, months):
@@ -76,4 +84,10 @@ def test_what_was_taken_is_said():
     assert text == (
         "'study' for the id, 'sex' for the sex, 'file' for the file; no column for the age in "
         'months'
+    )
+
+
+def test_the_unit_stands_in_the_header():
+    assert (
+        columns_lib.unit_of('骨龄（岁）') == 'years' and columns_lib.unit_of('骨龄(月)') == 'months'
     )

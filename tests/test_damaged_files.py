@@ -13,7 +13,7 @@ import torch_file_writer as torch_files
 from benchmarks import damaged_files, repacked, specimens
 from boneage_jax import config as c
 from boneage_jax.errors import CheckpointError, ConfigError
-from boneage_jax.models import weight_files
+from boneage_jax.models import keras_files, weight_files
 from boneage_jax.runs import predictions
 from boneage_jax.runtime import checkpoint
 from tfds_rsna import prepared, table_files
@@ -279,6 +279,26 @@ def test_a_keras_file_of_which_a_part_is_damaged_is_named(reading, tmp_path):
     place = len(data) * 2 // 3
     path.write_bytes(data[:place] + b'\xff' * 4000 + data[place + 4000 :])
     with pytest.raises(UserError, match=f'{path}: '):
+        weight_files.read(path)
+
+
+def test_a_keras_file_that_keeps_its_reader_busy_or_wants_memory_is_named(
+    reading, tmp_path, monkeypatch
+):
+    if 'keras h5' not in reading.kinds:
+        pytest.skip('h5py is not installed')
+    (specimen,) = reading.kinds['keras h5']
+    (data,) = specimen.files.values()
+    path = tmp_path / 'a.weights.h5'
+    # A byte more within a list of the library, which then never ends.
+    path.write_bytes(data[:3285] + b'8' + data[3285:])
+    monkeypatch.setattr(keras_files, '_SECONDS', 1)
+    with pytest.raises(UserError, match=f'{path}: .*keeps the HDF5 library busy for more than 1 s'):
+        weight_files.read(path)
+    path.write_bytes(data)
+    assert len(weight_files.read(path)[0]) == 26
+    monkeypatch.setattr(keras_files, '_MEMORY', -4 * len(data))
+    with pytest.raises(UserError, match=f'{path}: .*(takes more than 0 MiB|its reader ended)'):
         weight_files.read(path)
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import tfds_rsna
+from tfds_rsna import streamed_builder
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom import raster, schedule
 from tfds_rsna.hand_phantom.anatomy import BONE_NAMES, hand
@@ -227,6 +228,28 @@ def test_builder_round_trip(tmp_path):
         tfds_rsna.HandPhantom(
             data_dir=tmp_path, count=5, size=(48, 40), seed=2
         ).download_and_prepare()
+
+
+def test_a_dataset_of_an_earlier_release_opens_and_an_unknown_one_is_named(tmp_path):
+    def build():
+        return tfds_rsna.HandPhantom(data_dir=tmp_path, count=2, size=(32, 32))
+
+    build().download_and_prepare()
+    path = next(tmp_path.glob('hand_phantom/*/features.json'))
+    today = path.read_text()
+    folder = path.parent
+    ids = [record['id'] for record in streamed_builder.open_split(folder, 'train')]
+    assert today.count('tfds_rsna.streamed_builder.Str') and ids[0]
+    for earlier in ('tfds_rsna.streamed.Str', 'tfds_rsna.builder.Str'):
+        path.write_text(today.replace('tfds_rsna.streamed_builder.Str', earlier))
+        found = [record['id'] for record in streamed_builder.open_split(folder, 'train')]
+        assert found == ids
+    path.write_text(today.replace('tfds_rsna.streamed_builder.Str', 'somewhere.else.Str'))
+    with pytest.raises(DataError, match=f'{folder}: .*somewhere.else.Str.*Delete this folder'):
+        streamed_builder.open_split(folder, 'train')
+    path.with_name('dataset_info.json').write_text('{"name": ')
+    with pytest.raises(DataError, match=f'{tmp_path}: a dataset that cannot be opened.*Delete'):
+        build()
 
 
 BUILD = """

@@ -101,6 +101,7 @@ def test_years():
         ('2,,M', 'age that is no number'),
         ('2,nan,M', 'age that is no number'),
         ('2,inf,M', 'age that is no number'),
+        ('2,1_0,M', 'age that is no number'),
         ('2,12,x', 'sex that cannot be told'),
         ('2,12', 'sex that cannot be told'),
         (',12,M', 'row without an id'),

@@ -100,8 +100,8 @@ def test_cells_that_cannot_be_read_are_named_and_the_others_of_their_rows_count(
     'text, words',
     [
         (
-            'image name,boneage\na,3\n',
-            "no column for the id among 'image name'",
+            'picture no,boneage\na,3\n',
+            "no column for the id among 'picture no'",
         ),
         ('id,cm\na,3\n', 'no column for the sex or the age'),
         ('id,sex,boneage\na,1,30\n', 'does not say who is male'),

@@ -34,6 +34,8 @@ def paired(rows, files):
         ('/data/films/left/7.png', 'left/7.png'),
         ('/data/films/7.png', 'batch.zip/7.png'),
         ('./7.png', '7.png'),
+        ('7', 'left/7.img'),
+        ('007', '7.v2'),
         ('Pr\u00fcf', unicodedata.normalize('NFD', 'Pr\u00fcf.png')),
         (unicodedata.normalize('NFD', 'Pr\u00fcf'), 'Pr\u00fcf.png'),
     ],
@@ -53,6 +55,24 @@ def test_what_fits_as_it_is_comes_first_and_takes_its_image():
     assert pairs == {'A': 'A.png', 'a': 'a.png'}
 
 
+def test_a_file_of_another_extension_counts_where_a_row_names_it_and_it_is_an_image():
+    pairs, _, _ = paired(['7.raw', '8'], ['7.raw', '8.raw', '8.txt.raw'])
+    assert pairs == {'7.raw': '7.raw', '8': '8.raw'}
+    pairs, _, _ = paired(['7', '8'], ['7.png', '7.raw', '8.2.1'])
+    assert pairs == {'7': '7.png'}  # digits behind a full stop are part of a name
+
+    entries = [Entry(name, bytes, pathlib.Path(name)) for name in ('7.txt', '7.raw', 'a.txt')]
+    asked = []
+
+    def is_image(entry):
+        asked.append(entry.path)
+        return entry.path.endswith('raw')
+
+    label = Label('7', 1.0, True)
+    found = matching.pair([label], entries, 't.csv', 'images', Problems('skip'), is_image)
+    assert found == [(label, entries[1])] and asked == ['7.txt', '7.raw']
+
+
 @pytest.mark.parametrize('row', ['right/7.png', 'x\\right\\7.png', '77', '7a', '07_1'])
 def test_half_a_path_is_no_name(row):
     pairs, notes, _ = paired([row], ['left/7.png'])
@@ -68,3 +88,18 @@ def test_where_none_fits_both_sides_are_shown():
     entries = [Entry(f'{i}.png', bytes, pathlib.Path(f'{i}.png')) for i in range(5)]
     text = matching.examples([Label('x1', 1.0, True)], entries)
     assert 'the rows name x1, the images are 0.png, 1.png, 2.png, ...' in text
+
+
+def test_the_column_of_files_says_which_image_is_meant():
+    entries = [Entry(name, bytes, pathlib.Path(name)) for name in ('1.png', '2.png')]
+
+    def column(*cells, header='filename', id_column='id'):
+        rows = [{'id': str(i), header: cell} for i, cell in enumerate(cells, 1)]
+        return matching.file_column(rows, id_column, entries)
+
+    assert column('2.png', '1.png') == 'filename'
+    assert column('a/2.dcm', '', '9.png', header='Image path') == 'Image path'
+    assert column('2', '1') is None  # no names of files
+    assert column('8.png', '9.png') is None  # they are called otherwise here
+    assert column('2.png', '1.png', header='note') is None
+    assert column('2.png', '1.png', id_column='filename') is None

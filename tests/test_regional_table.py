@@ -142,7 +142,14 @@ def test_what_is_missing_is_empty_and_named(tmp_path):
         ('regression', 'female', 'A', 7.12),
         ('classification', 'both', 'B', None),
     ]
-    text = (tmp_path / 'grid' / 'table.md').read_text()
+    path = tmp_path / 'grid' / 'table.md'
+    text = path.read_text()
+    path.write_text('edited')
+    with pytest.raises(UserError, match=f'{path} exists; give another --output, or --overwrite'):
+        regional_table.write(found, tmp_path / 'grid')
+    assert path.read_text() == 'edited'
+    regional_table.write(found, tmp_path / 'grid', overwrite=True)
+    assert path.read_text() == text
     assert (
         'Not finished, its cells are empty: regression-male-B, seed 0; ' in text
         and '– [7.52]' in text

@@ -37,6 +37,22 @@ from tfds_rsna.problems import DataError
         ('sexe', 'garc\u0327on', 'fille'),
         ('sex', '男', '女'),
         ('sex', 'М', 'Ж'),
+        ('пол (1=м, 2=ж)', '1', '2'),
+        ('性别 1男2女', '1', '2'),
+        ('性别', '男生', '女生'),
+        ('sex', '1 - male', '2 - female'),
+        ('sex', 'Male (M)', 'FEMALE (F)'),
+        ('sex', '♂', '♀'),
+        ('sex', 'Ｍ', 'Ｆ'),
+        ('male', '１', '０'),
+        ('male', '01', '+0'),
+        ('male', "'1", "'0"),
+        ('male', 'sim', 'não'),
+        ('sexo', 'varon', 'MUJER'),
+        ('płeć', 'mezczyzna', 'kobieta'),
+        ('nem', 'férfi', 'nő'),
+        ('cinsiyet', 'ERKEK', 'KADIN'),
+        ('sex', 'XY', 'XX'),
     ],
 )
 def test_boys_and_girls_are_told_apart(header, boy, girl):
@@ -63,6 +79,10 @@ def test_boys_and_girls_are_told_apart(header, boy, girl):
         ('sex', 'G'),
         ('sex', 'H'),  # hombre or hembra
         ('sex', ['mujer', 'M']),
+        ('!male', '10'),
+        ('~male', '10'),
+        ('sex (0=male, 1=male)', '01'),
+        ('sex', 'BM'),
     ],
 )
 def test_what_could_mean_either_is_refused(header, values):

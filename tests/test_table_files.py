@@ -41,6 +41,55 @@ def test_a_decimal_comma_between_commas_is_refused():
     assert len(read_table(b'id,male\n1,M,,\n', 'ages.csv')) == 1
 
 
+def sheets(**rows):
+    """A workbook of {title: rows}."""
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for title, lines in rows.items():
+        sheet = book.create_sheet(title)
+        for line in lines:
+            sheet.append(line)
+    file = io.BytesIO()
+    book.save(file)
+    return file.getvalue()
+
+
+AGES = [['id', 'boneage'], [101, 96]]
+NOTES = [['who', 'when'], ['me', 'today']]
+
+
+def test_the_sheet_that_has_the_columns_is_read_and_named():
+    fits = {'id', 'boneage'}.issubset
+    rows = read_table(sheets(Sheet1=AGES), 'a.xlsx', fits)
+    assert rows == [{'id': '101', 'boneage': '96'}] and rows.note == ''
+    for data in (sheets(Notes=NOTES, Ages=AGES), sheets(Notes=[['only a title']], Ages=AGES)):
+        rows = read_table(data, 'a.xlsx', fits)
+        assert rows == [{'id': '101', 'boneage': '96'}]
+        assert rows.note == "sheet 'Ages' of 'Notes', 'Ages' is read"
+    assert read_table(sheets(Ages=AGES, Empty=[]), 'a.xlsx').note.startswith("sheet 'Ages' of")
+
+
+def test_two_sheets_that_could_be_meant_are_refused():
+    fits = {'id', 'boneage'}.issubset
+    later = [['id', 'boneage'], [101, 108]]
+    for data in (sheets(First=AGES, Second=later), sheets(First=NOTES, Second=NOTES)):
+        with pytest.raises(DataError, match="a.xlsx: 2 of its 2 sheets .*'First' has .*'Second'"):
+            read_table(data, 'a.xlsx', fits)
+    with pytest.raises(DataError, match='2 of its 2 sheets'):
+        read_table(sheets(Ages=AGES, Notes=NOTES), 'a.xlsx')
+
+
+def test_what_nobody_sees_and_what_keeps_excel_from_a_number_is_no_part_of_a_cell():
+    text = '\ufeff\ufeffid\u200b,male\n\u200e"=""007""",True\u2060\n'
+    assert read_table(text.encode(), 'a.csv') == [{'id': '007', 'male': 'True'}]
+
+
+def test_a_table_that_is_no_utf8_is_read_as_windows_writes_it_and_it_is_said():
+    rows = read_table('id,name\n101,“Müller” 5 €\n'.encode('cp1252'), 'a.csv')
+    assert rows[0]['name'] == '“Müller” 5 €' and rows.note.startswith('no UTF-8, read in Windows')
+    assert read_table('id,name\n101,“Müller”\n'.encode(), 'a.csv').note == ''
+
+
 def workbook(stated=None, damage=False):
     book = openpyxl.Workbook()
     for row in (['id', 'male', ''], [101, True, 'a note'], [102, False], [103, True]):

@@ -57,7 +57,7 @@ def read_sizes(path: pathlib.Path) -> dict[str, tuple[int, int]]:
             f'{path}: no such file; data.native_sizes names a table with the columns id, width, '
             'height'
         )
-    rows = read_table(path.read_bytes(), str(path))
+    rows = read_table(path.read_bytes(), str(path), set(_COLUMNS).issubset)
     missing = [column for column in _COLUMNS if column not in rows[0]]
     if missing:
         raise DataError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from tfds_rsna.problems import DataError
@@ -19,7 +20,17 @@ IDS = (
     'file',
     'filename',
     'file name',
+    'file path',
+    'filepath',
+    'image file',
+    'image name',
+    'image path',
+    'path',
+    'sop instance uid',
+    'sopinstance uid',
 )
+# Of these, what names a file: beside another column of ids it says which image is meant.
+FILES = IDS[IDS.index('image') : IDS.index('sop instance uid')]
 # What a network of bone ages is trained on; the column `age` is that only where nothing else is.
 BONE_AGES = (
     'ground truth bone age',
@@ -34,14 +45,38 @@ BONE_AGES = (
     'âge osseux',
     'age osseux',
     'età ossea',
+    'skelettalter',
+    'botleeftijd',
+    'skelettålder',
+    'wiek kostny',
+    'kemik yaşı',
+    'костный возраст',
+    '骨龄',
+    '骨齡',
+    '骨年齢',
 )
 AGES = ('months', 'age')
-SEXES = ('male', 'sex', 'gender', 'geschlecht', 'sexo', 'sexe', 'sesso', 'geslacht')
+_SEXES = (
+    'male,sex,gender,geschlecht,sexo,sexe,genre,sesso,geslacht,gênero,genero,género,kön,kjønn,køn,'
+    'sukupuoli,płeć,pohlaví,spol,nem,cinsiyet,giới tính,jenis kelamin,jantina,φύλο,пол,性别,性別,'
+    "성별,מין,الجنس,เพศ,लिंग,patient sex,patients sex,patient's sex,patient gender,sex of patient,"
+    'sex at birth'
+)
+SEXES = tuple(_SEXES.split(','))
 _BONE = re.compile(r'bone|skelet|knochen|\b[oó]s(ea|sea|seux|ssea)\b|\b(ba|gp|greulich|tw[123])\b')
 _CHRONOLOGICAL = re.compile(r'chrono|actual|real|true age|birth')
+# What is computed from a bone age and another number, or by another program, is no reading.
+_DERIVED = re.compile(
+    r'\b(sds?|z|z ?scores?|std|dev(iation)?|delay|retard\w*|advance\w*|acceleration|diff\w*|delta|'
+    r'errors?|ratio|quotient|index|percentiles?|quality|confidence|method|date|predict\w*|pred)\b'
+)
 _UNITS = {
-    'months': re.compile(r'\b(months?|mos?|monate?n?|mois|meses|mesi|maanden)\b'),
-    'years': re.compile(r'\b(years?|yrs?|y|jahren?|ans|années|años|anos|anni|jaar)\b'),
+    'months': re.compile(
+        r'\b(months?|mos?|monate?n?|mois|meses|mesi|maanden|мес\w*|miesi\w*)\b|月'
+    ),
+    'years': re.compile(
+        r'\b(years?|yrs?|y|jahren?|ans|années|años|anos|anni|jaar|лет|lata?|yaş)\b|岁|歳'
+    ),
     'days': re.compile(r'\b(days?|weeks?|tage|jours|días|giorni)\b'),
 }
 
@@ -98,6 +133,11 @@ def find_columns(
     return found
 
 
+def names_files(header: str) -> bool:
+    """Whether a header is that of a column of file names."""
+    return _plain(header) in FILES
+
+
 def unit_of(header: str) -> str | None:
     """'months', 'years' or 'days', where a header says in which its ages are."""
     text = re.sub(r'[\s_.\-()\[\],:/]+', ' ', _split_words(header))
@@ -136,6 +176,8 @@ def _age(header: Sequence[str], table: str) -> str | None:
 
 def _is_another_age(column: str) -> bool:
     plain = _plain(column)
+    if _DERIVED.search(plain):
+        return False
     return bool(_BONE.search(plain)) or ('age' in plain.split() and plain not in AGES)
 
 
@@ -170,4 +212,5 @@ def _plain(header: str) -> str:
 
 
 def _split_words(header: str) -> str:
-    return re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', header).casefold()
+    text = unicodedata.normalize('NFKC', header)
+    return re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', text).casefold()

@@ -153,6 +153,8 @@ def _months(text: str, per_year: int) -> float | None:
         value = float(text) * per_year
     except ValueError:
         return None
+    if '_' in text:  # Python's own way to group digits, and nobody else's
+        return None
     return value if math.isfinite(value) else None
 
 

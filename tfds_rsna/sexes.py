@@ -13,17 +13,20 @@ from collections.abc import Iterable
 from tfds_rsna.problems import DataError
 
 _MALE_WORDS = (
-    'male males boy boys man masculine masc '
-    'männlich maennlich mann junge knabe hombre niño nino varón varon masculino masculin masculine '
-    'homme garçon garcon maschio maschile uomo homem menino rapaz jongen mannelijk mand dreng '
-    'pojke gutt mies poika mężczyzna muž erkek мужской мужчина мальчик 男 男性 남 남성 ذكر'
+    'male males boy boys man masculine masc männlich maennlich mann junge knabe hombre niño '
+    'nino varón varon masculino masculin masculine homme garçon garcon maschio maschile uomo '
+    'homem menino rapaz jongen mannelijk mand dreng pojke gutt mies poika mężczyzna chłopiec '
+    'muž mužský chlapec fiú férfi bărbat băiat masculin muški dječak moški fant erkek nam '
+    'lelaki άρρεν αγόρι άνδρας мужской мужчина мальчик муж 男 男性 男子 男生 男孩 남 남성 '
+    '남자 남아 ذكر ولد זכר בן ชาย पुरुष ♂ xy chico mâle'
 )
 _FEMALE_WORDS = (
-    'female females girl girls woman feminine fem '
-    'weiblich frau mädchen maedchen mujer niña nina hembra femenino feminino féminin feminin '
-    'femme fille femmina femminile donna mulher menina meisje vrouw vrouwelijk kvinde kvinna '
-    'kvinne pige flicka jente nainen tyttö kobieta žena kadın kız женский женщина девочка 女 女性 '
-    '여 여성 أنثى'
+    'female females girl girls woman feminine fem weiblich frau mädchen maedchen mujer niña '
+    'nina hembra femenino feminino féminin feminin femme fille femmina femminile donna '
+    'mulher menina meisje vrouw vrouwelijk kvinde kvinna kvinne pige flicka jente nainen '
+    'tyttö kobieta dziewczynka žena ženský dívka lány nő femeie fată ženski djevojčica '
+    'ženska kadın kadin kız nữ perempuan θήλυ κορίτσι γυναίκα женский женщина девочка жен 女 '
+    '女性 女子 女生 女孩 여 여성 여자 여아 أنثى بنت נקבה בת หญิง महिला ♀ xx chica femelle'
 )
 # (boy, girl) of single letters, as the languages that write them have it.
 _PAIRS = (
@@ -55,15 +58,30 @@ _ALONE = {'f': False, 'w': False, 'b': True, 'ж': False, 'м': True}
 _ENGLISH = {'sex', 'gender', 'male', 'boy', 'man', 'm'}
 _YES = {'true', 't', 'yes', 'y', 'ja', 'si', 'sí', 'oui', 'wahr', 'vrai', 'verdadero', 'vero'}
 _NO = {'false', 'no', 'nein', 'non', 'falsch', 'faux', 'falso', 'onwaar'}
-_YES |= {'waar'}
+_YES |= {'waar', 'sim', 'tak', 'да', '是', 'はい', 'verdadeiro', 'истина'}
+_NO |= {'nej', 'não', 'nie', 'нет', '否', 'いいえ', 'ложь'}
 _NUMBERS = {'0', '1', '2'}
 # Words of a header that change nothing.
 _FILLERS = (
-    'is sex gender sexo sexe sesso geschlecht geslacht patient patients child childs the of a s '
-    'flag bool boolean binary indicator code coded encoded numeric id col column and or vs to for '
-    'means equals'
+    'is sex gender sexo sexe sesso geschlecht geslacht patient patients child childs the of '
+    'a s flag bool boolean binary indicator code coded encoded numeric id col column and or '
+    'vs to for means equals gênero genero género genre kön kjønn køn sukupuoli płeć pohlaví '
+    'cinsiyet пол 性别 性別 성별 φύλο spol'
 )
+# What turns a header round where no word does.
+_NOT = re.compile(r'[!~¬≠]')
 _NAMED = dict.fromkeys(_MALE_WORDS.split(), True) | dict.fromkeys(_FEMALE_WORDS.split(), False)
+
+
+def _without_accents(text: str) -> str:
+    apart = unicodedata.normalize('NFD', text)
+    return ''.join(letter for letter in apart if not unicodedata.combining(letter))
+
+
+# Words as people type them without their accents; short ones may mean something else then (nő).
+for _word, _male in list(_NAMED.items()):
+    if len(_word) > 3:
+        _NAMED.setdefault(_without_accents(_word), _male)
 _BOYS = {'ismale', 'isboy', *_MALE_WORDS.split()}
 
 
@@ -82,7 +100,7 @@ def meanings(header: str, values: Iterable[str], table: str) -> dict[str, bool]:
             mean a boy in one language and a girl in another, or that contradict the words beside.
     """
     found = {normal(value) for value in values} - {''}
-    known = {value: _NAMED[value] for value in found if value in _NAMED}
+    known = {value: male for value in found if (male := _worded(value)) is not None}
     letters = {value for value in found if len(value) == 1 and value.isalpha()} - set(known)
     answers = found & (_NUMBERS | _YES | _NO)
     if letters & {'t', 'y'} and not letters <= {'t', 'y', 'n', 'f'}:
@@ -99,9 +117,24 @@ def meanings(header: str, values: Iterable[str], table: str) -> dict[str, bool]:
 
 
 def normal(value: str) -> str:
-    """A value as it is compared: small letters, one form of accents, 1.0 as 1, no full stop."""
-    text = unicodedata.normalize('NFC', value).strip().casefold().rstrip('.')
-    return re.sub(r'^(\d+)\.0+$', r'\1', text)
+    """A value as it is compared: small letters, one form of accents and of digits, 1.0 as 1, no
+    full stop.
+    """
+    text = unicodedata.normalize('NFKC', value).strip().strip('\'"').casefold().rstrip('.')
+    return re.sub(r'^\+?0*(\d+)([.,]0+)?$', r'\1', text)
+
+
+def _worded(value: str) -> bool | None:
+    """What a value's only word means: `male`, `1 - male`, `male (m)`; None without such a word."""
+    if value in _NAMED:
+        return _NAMED[value]
+    words = re.findall(r'[^\W\d_]+', value)
+    named = {_NAMED[word] for word in words if word in _NAMED}
+    others = {word for word in words if word not in _NAMED}
+    initials = {word[0] for word in words if word in _NAMED}
+    if len(named) == 1 and others <= initials and not _NOT.search(value):
+        return named.pop()
+    return None
 
 
 def _letters(header, letters, known, stated, table):
@@ -158,6 +191,8 @@ def _alone(header: str, letters: set[str]) -> dict[str, bool] | None:
         elif letter == 'm' and set(_tokens(header)) & _ENGLISH:
             told[letter] = True
     paired = {letter for pair in _PAIRS for letter in pair}
+    if len(told) > 1 and len(set(told.values())) == 1:
+        return None  # two letters are two sexes
     return told if told or not letters & paired else None
 
 
@@ -183,6 +218,8 @@ def _asks_for_boys(header: str) -> bool:
     """Whether yes and no answer the header: it names boys, and nothing that turns it round."""
     words = _tokens(header)
     boys = [word for word in words if word in _BOYS or word == 'm']
+    if _NOT.search(header) or len(boys) > 1:
+        return False
     others = [word for word in words if word not in boys and word not in _FILLERS.split()]
     return bool(boys) and (not others or _says_yes_is_one(others))
 

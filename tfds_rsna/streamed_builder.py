@@ -32,6 +32,9 @@ _BUILT_FROM = 'built_from.json'
 class Str(tfds.features.Text):
     """A text that reads back as `str` (TFDS's own gives bytes)."""
 
+    # What datasets call it that earlier releases built.
+    ALIASES = ['tfds_rsna.streamed.Str', 'tfds_rsna.builder.Str']  # noqa: RUF012, as TFDS has it
+
     def decode_example_np(self, example_data: bytes) -> str:
         return example_data.decode('utf-8')
 
@@ -57,6 +60,26 @@ def image_features(**more) -> tfds.features.FeaturesDict:
     )
 
 
+def open_split(folder: str | os.PathLike, split: str):
+    """Random access to the records of a split in the folder of a finished dataset.
+
+    Raises:
+        DataError: the dataset is damaged, or another version of the code built it.
+    """
+    try:
+        return tfds.builder_from_directory(folder).as_data_source(split)
+    except Exception as error:  # TFDS's and the parsers', of many kinds
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder, error):
+    lines = str(error).strip().splitlines() or ['no message']
+    return DataError(
+        f'{folder}: a dataset that cannot be opened: it is damaged, or another version of the code '
+        f'built it ({lines[0][:200]}). Delete this folder, and it is built again'
+    )
+
+
 class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A builder that writes what `_split_generators` gives: {split: iterable of (key, example)}."""
 
@@ -64,7 +87,13 @@ class StreamedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ARRAY_RECORD_OPTIONS = 'group_size:1'
 
     def __init__(self, *, data_dir: str | os.PathLike | None = None, **kwargs):
-        super().__init__(data_dir=data_dir, file_format='array_record', **kwargs)
+        try:
+            super().__init__(data_dir=data_dir, file_format='array_record', **kwargs)
+        except Exception as error:  # TFDS reads what is there already
+            built = list(pathlib.Path(data_dir or '').glob('*/*/dataset_info.json'))
+            if isinstance(error, UserError) or not built:
+                raise
+            raise _unreadable(data_dir, error) from error
 
     @functools.cached_property
     def info(self) -> tfds.core.DatasetInfo:

@@ -35,6 +35,7 @@ STAGE_COLUMNS = (
     'images',
     'members',
 )
+_TABLES = ('table.md', 'table.csv', 'stages.csv')
 # The younger two are few: left out here.
 STAGES = ('pre-puberty', 'early and mid puberty', 'late puberty', 'post-puberty')
 
@@ -176,16 +177,21 @@ def _stages(images, sex) -> Iterator[dict]:
             yield {'stage': stage, **months, **_mae(own)}
 
 
-def write(swept: sweep.Sweep, output: pathlib.Path, seed: int = 0) -> list[dict]:
+def write(
+    swept: sweep.Sweep, output: pathlib.Path, seed: int = 0, *, overwrite: bool = False
+) -> list[dict]:
     """Writes tables and figures into `output`; returns the lines of table.csv.
 
-    Raises UserError where no row is finished, or where nets cannot be averaged
-    (`ensemble.combine`).
+    Raises UserError where no row is finished, where nets cannot be averaged (`ensemble.combine`),
+    or where `output` holds such tables and they may not be overwritten.
     """
     module = swept.module
     output = pathlib.Path(output)
     if not hasattr(module, 'PAPER') or not hasattr(module, 'cell'):
         raise ConfigError(f'{swept.spec}: no grid of regional nets; give configs/regions.py')
+    there = [output / name for name in _TABLES if (output / name).exists()]
+    if there and not overwrite:
+        raise UserError(f'{there[0]} exists; give another --output, or --overwrite')
     nets, missing = finished(swept, seed)
     if not nets:
         raise UserError(

@@ -6,52 +6,51 @@ torchvision divides by, so that it reads images in torchvision's scale, (x - mea
 [0, 1]. Only the means differ then, by less than one grey level of 255: CAFFE's make it exact.
 """
 
+import importlib.util
+import io
+import os
 import pathlib
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 
-from boneage_jax.models import grey
+from boneage_jax.models import grey, hdf5_reader
 from boneage_jax.runtime import tensors
 from tfds_rsna.errors import UserError
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of VGG16, in each of its blocks
 _LAYER = re.compile(r'block([1-5])_conv([1-3])')
+_READER = pathlib.Path(__file__).with_name('hdf5_reader.py')
+_SECONDS = 10  # of a processor, that the reader may take; a whole VGG16 takes less than one
+_WAIT = 300  # seconds that it may take at all: a disk may be slow
+_MEMORY = 1 << 30  # bytes that it may take beyond four times the file's own
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """`{torchvision's name: float32 array}` of VGG16's convolutions, kernels OIHW.
 
     Layers are known by the names that Keras gave them ('block1_conv1'); what else the file holds,
-    as the heads of an edge detector, is left out.
+    as the heads of an edge detector, is left out. The file is read in a process of its own, see
+    `hdf5_reader`.
 
     Raises:
-        UserError: h5py is not installed, the file is damaged, or a convolution of the 13 is
-            missing or no plain float32 array in the file.
+        UserError: h5py is not installed, the file is damaged or takes too much time or memory, or a
+            convolution of the 13 is missing or no plain float32 array in the file.
     """
-    try:
-        import h5py
-    except ImportError as error:
+    if importlib.util.find_spec('h5py') is None:
         raise UserError(
             f"{path}: Keras's files need h5py (pip install '.[hdf5]', or pip install h5py)"
-        ) from error
+        )
     found = {}
-
-    def visit(name, item):
-        layer = item.attrs.get('name', '')
-        known = _LAYER.fullmatch(layer if isinstance(layer, str) else '')
-        if known and isinstance(item, h5py.Group):
-            place = _place(int(known[1]), int(known[2]))
-            for leaf, part in (('0', 'weight'), ('1', 'bias')):
-                found[f'features.{place}.{part}'] = _array(path, item, f'{name}/{leaf}', leaf)
-
-    try:
-        with h5py.File(path, 'r') as file:
-            file.visititems(visit)  # follows no link to elsewhere
-    except UserError:
-        raise
-    except Exception as error:  # h5py raises whatever HDF5 meets in a damaged file
-        raise UserError(tensors.damaged(path, error)) from error
+    for name, value in _arrays(path).items():
+        layer, leaf = name.split('/')
+        block, convolution = map(int, _LAYER.fullmatch(layer).groups())
+        part = 'weight' if leaf == '0' else 'bias'
+        kernel = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+        found[f'features.{_place(block, convolution)}.{part}'] = kernel
     wanted = [f'features.{place}.{part}' for place in _places() for part in ('weight', 'bias')]
     missing = [name for name in wanted if name not in found]
     if missing:
@@ -61,6 +60,35 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         )
     found['features.0.weight'] = _first_kernel(path, found['features.0.weight'])
     return {name: found[name] for name in wanted}
+
+
+def _arrays(path):
+    """What `hdf5_reader` finds in a file; UserError for what it refuses, and where it is ended."""
+    size = _MEMORY + 4 * path.stat().st_size
+    arguments = (path.absolute(), _LAYER.pattern, _SECONDS, size)
+    command = [sys.executable, '-P', str(_READER), *map(str, arguments)]
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=_WAIT, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        why = f'it took more than {_WAIT} s to read'
+        raise UserError(tensors.damaged(path, ValueError(why))) from error
+    answer = done.stdout
+    if done.returncode == 0:
+        with np.load(io.BytesIO(answer)) as arrays:
+            return dict(arrays)
+    if done.returncode == hdf5_reader.REFUSED:
+        raise UserError(f'{path}: {answer.decode()}')
+    if done.returncode == hdf5_reader.DAMAGED:
+        why = answer.decode()
+    elif done.returncode == -getattr(signal, 'SIGXCPU', 0):
+        why = f'it keeps the HDF5 library busy for more than {_SECONDS} s'
+    else:
+        lines = done.stderr.decode(errors='replace').strip().splitlines() or ['no message']
+        why = f'its reader ended with status {done.returncode}: {lines[-1]}'
+    raise UserError(tensors.damaged(path, ValueError(why)))
 
 
 def _places():
@@ -77,25 +105,6 @@ def _places():
 
 def _place(block, convolution):
     return _places()[sum(CONVOLUTIONS[: block - 1]) + convolution - 1]
-
-
-def _array(path, group, name, leaf):
-    """An array of the file, kernels as OIHW; without filters, so that it is as large there."""
-    link = group.get(leaf, getlink=True)
-    data = None
-    if type(link).__name__ == 'HardLink':
-        data = group[leaf]
-    plain = data is not None and data.dtype == np.float32 and data.chunks is None
-    if not plain or data.external or data.is_virtual:
-        raise UserError(f'{path}: {name} is no plain float32 array of this file')
-    if data.size * 4 > path.stat().st_size:
-        raise UserError(
-            f'{path}: {name} {data.shape} is larger than the file: cut short or damaged'
-        )
-    value = np.asarray(data[()], np.float32)
-    if value.ndim == 4:
-        return value.transpose(3, 2, 0, 1)
-    return value
 
 
 def _first_kernel(path, kernel):

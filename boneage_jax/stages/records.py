@@ -15,7 +15,6 @@ import pathlib
 import time
 
 import ml_collections
-import tensorflow_datasets as tfds
 
 import tfds_rsna
 from boneage_jax import config as config_lib
@@ -26,7 +25,7 @@ from boneage_jax.errors import ConfigError, UserError
 from boneage_jax.preprocess import resize
 from boneage_jax.runtime import files, log
 from boneage_jax.stages import cache, plan
-from tfds_rsna import prepared
+from tfds_rsna import prepared, streamed_builder
 from tfds_rsna.io import decoding
 from tfds_rsna.parallel import lock, pools
 from tfds_rsna.problems import Problems
@@ -429,7 +428,7 @@ class Dropped:
 
 @functools.cache
 def _open_split(folder, split):
-    return tfds.builder_from_directory(folder).as_data_source(split)
+    return streamed_builder.open_split(folder, split)
 
 
 def prepare_chunk(

@@ -1,6 +1,7 @@
 """Images for a network to read: found as the builder finds them, with what labels there are."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -136,8 +137,10 @@ def _label(
     if not labels.exists() or labels.is_dir():  # a pipe is a table too
         raise DataError(f'{labels}: no such file; give the CSV or xlsx with the ids and sexes')
     name = str(labels)
-    rows = read_table(labels.read_bytes(), name)
+    rows = read_table(labels.read_bytes(), name, functools.partial(_fits, columns))
     spec = _choose_columns(rows[0], columns, PER_YEAR[age_unit], name)
+    if not spec.image and not columns.get('id'):
+        spec = dataclasses.replace(spec, image=matching.file_column(rows, spec.id, found))
     problems = Problems('skip')
     parsed = parse(rows, spec, name, problems, partial=True)
     doubts = check_unit(parsed, spec, name)
@@ -151,7 +154,19 @@ def _label(
     summary = (
         f'{describe(spec)}; {len(pairs):,} of {len(rows):,} rows name one of {len(found):,} images'
     )
-    return images, [summary, *doubts, *matching.renamed(pairs), *_about_rows(problems)]
+    notes = [rows.note] if rows.note else []
+    return images, [*notes, summary, *doubts, *matching.renamed(pairs), *_about_rows(problems)]
+
+
+def _fits(named: dict[str, str], header: list[str]) -> bool:
+    """Whether a header has an id, and a sex or an age; or so many that they are asked for."""
+    if not set(filter(None, named.values())) <= set(header):
+        return False
+    try:
+        found = find_columns(header, named=named)
+    except DataError:
+        return True
+    return found['id'] is not None and (found['male'] or found['months']) is not None
 
 
 def _about_rows(problems: Problems) -> list[str]:

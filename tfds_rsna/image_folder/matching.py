@@ -3,8 +3,9 @@
 import posixpath
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from tfds_rsna.columns import names_files
 from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
 from tfds_rsna.problems import Problems
@@ -19,6 +20,7 @@ _ENDING = re.compile(
     r'\.(png|jpe?g|jpe|jfif|jfi|jp2|tiff?|bmp|dib|gif|webp|dcm|dicom|dc3|ima)(\.gz)?$',
     re.IGNORECASE,
 )
+_ANY_ENDING = re.compile(r'\.(?!\d+$)\w{1,12}$')
 _NOUGHTS = re.compile(r'^0+(?=\d)')  # 00101, of which a spreadsheet makes 101
 _SHOWN = 3
 
@@ -41,19 +43,28 @@ def pair(
 
     Args:
         labels: the good rows of the table.
-        entries: the files that were found; others than images are left aside.
+        entries: the files that were found. One whose name is not that of an image counts where a
+            row names it, with or without its extension, and it is an image.
         table: the table's file, for messages.
         place: the folder or zip of images, for messages.
         problems: takes rows that fit no image or several, images that two rows name, and images
             that no row names.
-        is_image: tells of a file that has the name of an image and no row whether it is one.
+        is_image: tells of a file whether it is one; all are where it is None.
     """
-    images = [entry for entry in entries if IMAGE.search(entry.name) or BARE.search(entry.name)]
+    is_image = is_image or (lambda _: True)
+    rows = {_plain(_wanted(label)).rpartition('/')[2] for label in labels}
+    rows |= {_numbered(name) for name in rows}
+    images = []
+    for entry in entries:
+        named = IMAGE.search(entry.name) or BARE.search(entry.name)
+        if named or (_may_be_named(entry, rows) and is_image(entry)):
+            images.append(entry)
     hits = _exact(labels, images)
-    for spell in (_plain, _numbered):
+    for spell, spell_file in ((_plain, _plain), (_numbered, _numbered), (_numbered, _stripped)):
         taken = {entry.path for found in hits.values() for entry in found}
         free = [entry for entry in images if entry.path not in taken]
-        hits |= _loose([label for label in labels if label.id not in hits], free, spell)
+        left = [label for label in labels if label.id not in hits]
+        hits |= _loose(left, free, spell, spell_file)
 
     pairs = []
     takers = {}
@@ -71,8 +82,26 @@ def pair(
         else:
             takers[found[0].path] = label.id
             pairs.append((label, found[0]))
-    _note_unlabelled(images, takers, table, problems, is_image or (lambda _: True))
+    _note_unlabelled(images, takers, table, problems, is_image)
     return pairs
+
+
+def file_column(
+    rows: Sequence[Mapping[str, str]], id_column: str, entries: Sequence[Entry]
+) -> str | None:
+    """The column beside the ids that names the files: by its header, and all it holds are images.
+
+    One that names none of `entries` is no help, and None.
+    """
+    images = {_plain(entry.name) for entry in entries}
+    for column in rows[0]:
+        cells = [row[column] for row in rows if row[column]]
+        if column == id_column or not names_files(column) or not cells:
+            continue
+        named = {_plain(cell).rpartition('/')[2] for cell in cells}
+        if all(map(_ENDING.search, cells)) and named & images:
+            return column
+    return None
 
 
 def examples(labels: Sequence[Label], entries: Sequence[Entry]) -> str:
@@ -121,18 +150,21 @@ def _exact(labels: Sequence[Label], images: Sequence[Entry]) -> dict[str, list[E
 
 
 def _loose(
-    labels: Sequence[Label], images: Sequence[Entry], spell: Callable[[str], str]
+    labels: Sequence[Label],
+    images: Sequence[Entry],
+    spell: Callable[[str], str],
+    spell_file: Callable[[str], str],
 ) -> dict[str, list[Entry]]:
-    """{id: images} of the rows whose text is an image's as `spell` writes both.
+    """{id: images} of the rows that `spell` writes as `spell_file` writes an image.
 
     One of the two paths must end in the other: b/7.png is no image of a row a/7.png.
     """
     if not labels:
         return {}
-    by_path = _index(images, lambda path: spell(_unzipped(path)))
+    by_path = _index(images, lambda path: spell_file(_unzipped(path)))
     by_tail: dict[str, list[Entry]] = {}
     for entry in images:
-        for tail in _tails(spell(entry.path)):
+        for tail in _tails(spell_file(entry.path)):
             by_tail.setdefault(tail, []).append(entry)
 
     found = {}
@@ -152,12 +184,26 @@ def _plain(text: str) -> str:
     return _ENDING.sub('', text)
 
 
+def _may_be_named(entry: Entry, rows: set[str]) -> bool:
+    """Whether a file of any extension has a name that is among `rows`, with the extension or not.
+
+    `rows` are names as `_plain` and `_numbered` write them.
+    """
+    name = _numbered(entry.name)
+    return not entry.is_zip and bool(rows & {name, _numbered(_ANY_ENDING.sub('', name))})
+
+
 def _numbered(text: str) -> str:
     """`_plain`, of a name that is a number without leading zeros and without `.0` behind it."""
     *folders, name = _plain(text).split('/')
     if re.fullmatch(r'\d+(\.0+)?', name):
         name = _NOUGHTS.sub('', name.split('.')[0])
     return '/'.join([*folders, name])
+
+
+def _stripped(text: str) -> str:
+    """`_numbered`, of the path of a file without any extension that is no number."""
+    return _numbered(text if IMAGE.search(text) else _ANY_ENDING.sub('', text))
 
 
 def _unzipped(path: str) -> str:

@@ -14,6 +14,7 @@ from tfds_rsna.io import fingerprint
 from tfds_rsna.io.archive import Archive, Entry
 from tfds_rsna.labels import Label, check_unit, parse, read_table
 from tfds_rsna.problems import DataError, Problems, left_out_lines
+from tfds_rsna.table_files import Table
 
 PER_YEAR = {'months': 1, 'years': 12}
 _ANY_ZIP = re.compile('')
@@ -162,9 +163,9 @@ class FolderSource:
             entries = all_entries(archive, self.place)
             # What a packed inner zip holds is not known here; as a part of its outer zip it counts.
             packed = [entry for entry in entries if entry.is_zip]
-            pairs = self._pair(archive, entries, Problems('skip'))
+            pairs = self._pair(archive, entries, Problems('skip'), _may_be_image)
             used = [entry for _, entry in pairs] + packed
-        columns = dataclasses.asdict(self.columns)
+        columns = dataclasses.asdict(self._columns_for(entries))
         if not self.source_column:
             del columns['source']
         sex = {'sex': self.sex} if self.sex else {}
@@ -189,15 +190,27 @@ class FolderSource:
             ) from error
 
     @functools.cached_property
-    def _rows(self) -> list[dict[str, str]]:
-        return read_table(self._table_bytes, str(self.table))
+    def _rows(self) -> Table:
+        names = [self.id_column, self.months_column, self.image_column]
+        names += [self.group_column, self.source_column, '' if self.sex else self.male_column]
+        needed = set(filter(None, names))
+        return read_table(self._table_bytes, str(self.table), needed.issubset)
+
+    def _columns_for(self, entries: list[Entry]) -> Columns:
+        """`columns`, with one that names the files where the table has it and none was named."""
+        columns = self.columns
+        # Who names the column of ids means it.
+        if columns.image or columns.id != 'id' or 'id' not in self._rows[0]:
+            return columns
+        found = matching.file_column(self._rows, columns.id, entries)
+        return dataclasses.replace(columns, image=found)
 
     def _pair(
         self, archive: Archive, entries: list[Entry], problems: Problems, is_image=None
     ) -> list[tuple[Label, Entry]]:
         """The pairs of `entries`; says what was read where no zip among them is still packed."""
         name = str(self.table)
-        columns = self.columns
+        columns = self._columns_for(entries)
         male = self.sex == 'male' if self.sex else None
         labels = parse(self._rows, columns, name, problems, male=male)
         doubts = check_unit(labels, columns, name)
@@ -212,9 +225,14 @@ class FolderSource:
         if complete:
             rows = len(self._rows)
             summary = f'{describe(columns)}; {len(pairs):,} of {rows:,} rows name an image'
-            for line in (summary, *doubts, *matching.renamed(pairs)):
+            for line in filter(None, (self._rows.note, summary, *doubts, *matching.renamed(pairs))):
                 _say(f'{name}: {line}')
         return pairs
+
+
+def _may_be_image(entry: Entry) -> bool:
+    """Whether a file has the name of an image, or else its content."""
+    return matching.IMAGE.search(entry.name) is not None or not looks.look(entry).reason
 
 
 @functools.cache

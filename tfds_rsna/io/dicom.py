@@ -1,6 +1,7 @@
 """DICOM radiographs -> 8-bit grey; with `dicom_pixels` all that needs pydicom (extra `[dicom]`)."""
 
 import io
+import logging
 import re
 
 import numpy as np
@@ -15,6 +16,8 @@ try:
 except ImportError:
     pydicom = None
 
+# It logs what it meets in a damaged file with tracebacks; here that is an error of one sentence.
+logging.getLogger('pydicom').setLevel(logging.CRITICAL)
 _SIZE = ('Rows', 'Columns')
 _PIXELS = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
 _SEXES = {'M': True, 'F': False}

@@ -1,11 +1,13 @@
 """What Pillow leaves open in a TIFF: which page is the image, what stands for no data, 48 bits."""
 
 import io
+import logging
 import warnings
 
 import numpy as np
 from PIL import Image
 
+logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # a damaged file is named by the error
 _SUBFILE = 254  # bit 0: a reduced copy of another page; bit 2: a mask of another page
 _OLD_SUBFILE = 255  # 2: a reduced copy
 _BITS = 258

@@ -178,7 +178,7 @@ def _table(
     """(entry, rows, columns) of the first table with ages, for the test set with the right ones."""
     refused = []
     for entry in tables:
-        rows = read_table(entry.read(), entry.path)
+        rows = read_table(entry.read(), entry.path, _has_all_columns)
         found = find_columns(rows[0], entry.path)
         if None in found.values():
             continue  # Kaggle's test csv: ids and sexes only
@@ -190,6 +190,10 @@ def _table(
     if refused:
         raise whole_month_labels.wrong(', '.join(refused))
     return None
+
+
+def _has_all_columns(header: list[str]) -> bool:
+    return None not in find_columns(header).values()
 
 
 def _is_integer_file(rows: list[dict[str, str]], columns: Columns) -> bool:
