@@ -10,7 +10,8 @@ it is no medical device. Without --output ages are printed alone.
 
 Images (PNG, JPEG, TIFF, BMP, DICOM; a file, a folder, a zip) are prepared as the run's own were.
 OUTPUT holds `id,file,male,prediction,years,lower,upper,status,flags[,age]` with ages in months; of
-a classifier also the class, its months and the probabilities; with --distance also
+a classifier also the class, its months and the probabilities; of a network that predicts a
+distribution its deviation `spread`, with which intervals may grow; with --distance also
 `distance_quantile`, how far the image is from the training images: 1 is farther than each of these
 is from the others, and such an age means little. `flags` names what is doubtful about
 an image: how it was decoded (`window_ignored`) or prepared (`mask_doubtful`), and what was put

@@ -14,6 +14,7 @@ from boneage_jax.data import id_spaces
 from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import ages, pictures
 from boneage_jax.inference import images as images_lib
+from boneage_jax.inference.intervals import wilson
 from boneage_jax.runs import exported, training_ids
 from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.runtime import files, log
@@ -307,9 +308,29 @@ def _report(rows, output, overlays):
             f'MAE {np.abs(errors).mean():.2f} months (95% interval {lower:.2f} to {upper:.2f}) on '
             f'the {len(errors):,} images whose age is known; bias {errors.mean():+.2f}.'
         )
+    _report_coverage([row for row in known if row['lower'] is not None])
     images = '1 image' if len(rows) == 1 else f'{len(rows):,} images'
     drawn = f'; pictures: {overlays}' if overlays else ''
     if output:
         log.info(f'{images}: {output}{drawn}')
     else:
         log.info(f'{images}{drawn}. --output=ages.csv writes a table.')
+
+
+def _report_coverage(rows):
+    """Says what the intervals hold of images whose age is known, and of the flagged ones."""
+    if not rows:
+        return
+    inside = [row['lower'] <= row['age'] <= row['upper'] for row in rows]
+    line = f'90% intervals hold {_share(inside)} images whose age is known'
+    flagged = [held for held, row in zip(inside, rows) if row['flags']]
+    if flagged:
+        line += f', {_share(flagged)} flagged ones'
+    log.info(f'{line}.')
+
+
+def _share(inside):
+    lower, upper = wilson(sum(inside), len(inside))
+    return (
+        f'{100 * np.mean(inside):.1f}% ({100 * lower:.1f} to {100 * upper:.1f}) of {len(inside):,}'
+    )
