@@ -499,6 +499,19 @@ def test_pixels_that_are_not_square_are_made_so(elements, shape):
     assert abs(grey.mean() - FILM.mean()) < 2
 
 
+def test_a_jpeg_that_is_cut_short_is_refused():
+    whole = jpeg(Image.fromarray(FILM))
+    options = {'bits': 8, 'allocated': 8, 'syntax': JPEGBaseline8Bit}
+    grey, flags = read(odd(FILM, frames=[whole], **options))
+    np.testing.assert_allclose(grey, FILM, atol=12)
+    assert not flags
+    for cut in (whole[: len(whole) // 2], whole[:-2]):
+        with pytest.raises(
+            decoding.ImageError, match='film.dcm: its compressed pixels have no end'
+        ):
+            read(odd(FILM, frames=[cut], **options))
+
+
 def test_an_inverse_presentation_is_inverted():
     grey, _ = read(odd(4095 - TWELVE, PresentationLUTShape='INVERSE'))
     np.testing.assert_allclose(grey, FILM, atol=1)

@@ -66,9 +66,9 @@ class Checkpoints:
         """The step of the best checkpoint, or None before the first evaluation."""
         with _damage_named(self.directory):
             scored = [checkpoint for checkpoint in self._orbax.checkpoints if checkpoint.metrics]
-        if not scored:
-            return None
-        return min(scored, key=lambda checkpoint: checkpoint.metrics['value']).step
+            if not scored:
+                return None
+            return min(scored, key=lambda checkpoint: checkpoint.metrics['value']).step
 
     @property
     def best_or_latest(self) -> int:

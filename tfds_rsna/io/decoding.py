@@ -199,6 +199,8 @@ def _with_pillow(data, name, depth):
         height = tiff.height_of_width(image) if is_tiff else 1.0
         if values is not None:
             decoded = _of_samples(values, image.tag_v2, depth, flags)
+            turned = tiff.upright(decoded.grey, image)
+            decoded = dataclasses.replace(decoded, grey=np.ascontiguousarray(turned))
         else:
             image.load()
             grey, more = _to_grey(image, data, name, depth)

@@ -13,6 +13,15 @@ _OLD_SUBFILE = 255  # 2: a reduced copy
 _BITS = 258
 _ORIENTATION = 274
 _ON_ITS_SIDE = (5, 6, 7, 8)
+# {orientation: whether the rows are upside down, whether the columns are}, once it is off its side
+_FLIPS = {
+    2: (False, True),
+    3: (True, True),
+    4: (True, False),
+    6: (False, True),
+    7: (True, True),
+    8: (True, False),
+}
 _SAMPLES = 277
 _RESOLUTION_X = 282
 _RESOLUTION_Y = 283
@@ -79,6 +88,16 @@ def height_of_width(image: Image.Image) -> float:
         return 1 / height if image.tag_v2.get(_ORIENTATION) in _ON_ITS_SIDE else height
     except (TypeError, ValueError, ZeroDivisionError):
         return 1.0
+
+
+def upright(grey: np.ndarray, image: Image.Image) -> np.ndarray:
+    """The samples [H, W] of a page, turned as its orientation says."""
+    orientation = image.tag_v2.get(_ORIENTATION)
+    if orientation in _ON_ITS_SIDE:
+        grey = grey.T
+    turned_down, mirrored = _FLIPS.get(orientation, (False, False))
+    grey = grey[::-1] if turned_down else grey
+    return grey[:, ::-1] if mirrored else grey
 
 
 def read_page(data: bytes, page: int) -> np.ndarray | None:
