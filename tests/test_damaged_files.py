@@ -322,9 +322,9 @@ def test_a_damaged_checkpoint_is_named(reading, tmp_path):
             checkpoints.read(7)
     metrics = below / 'checkpoints' / '7' / 'metrics' / 'metrics'
     metrics.write_bytes(metrics.read_bytes().replace(b'value', b'valve'))
-    with checkpoint.Checkpoints(below) as checkpoints:
-        with pytest.raises(CheckpointError, match=f'{below}.*damaged or incomplete'):
-            checkpoints.best_or_latest  # noqa: B018
+    words = f'{below}.*damaged or incomplete'
+    with checkpoint.Checkpoints(below) as opened, pytest.raises(CheckpointError, match=words):
+        opened.best_or_latest  # noqa: B018
 
 
 def test_a_damaged_record_is_named_by_its_number(reading, tmp_path):
