@@ -24,14 +24,14 @@ import numpy as np
 from benchmarks import machine
 from boneage_jax.runtime import checkpoint, tensors
 
-_TRAINING = 'tiny,row=baseline,epochs=10,eval_every_epochs=5,checkpoint_every_steps=7'
+_TRAINING = 'tiny,epochs=10,eval_every_epochs=5,checkpoint_every_steps=7'
 _MINING = (
     'tiny,epochs=2,checkpoint_every_steps=3,mine.source=hand_phantom,mine.count=12,mine.epochs=2,'
     'mine.agreement=0.01'
 )
 COMMANDS = {
     'prepare': ('--config=configs/prsnet.py:tiny,stages=(mask,crop,contrast),count=200',),
-    'main': (f'--config=configs/prsnet.py:{_TRAINING}',),
+    'main': (f'--config=configs/prsnet.py:{_TRAINING},row=baseline',),
     'sweep': (f'--config=configs/prsnet.py:{_TRAINING}', '--rows=baseline', '--seeds=2'),
     'mine': (f'--config=configs/unet.py:{_MINING}', '--rounds=2'),
 }

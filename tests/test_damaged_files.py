@@ -167,6 +167,9 @@ def test_a_zip_cut_short_is_not_taken_for_the_zip_in_it(tmp_path):
     path.write_bytes(whole[: whole.index(b'PK\5\6') + 22])
     found, failures = listed(tmp_path)
     assert not found and 'cut short: its directory leaves out' in failures['a.zip']
+    path.write_bytes(whole[:1] + whole[5:])  # the zip inside begins before the file does then
+    found, failures = listed(tmp_path)
+    assert 'a.zip' in failures or 'a.zip/inner.zip' in failures
     # A program that unpacks itself has its directory's first member behind it, too.
     path.write_bytes(b'MZ program' + whole)
     assert listed(tmp_path)[0] == ['a.zip/2.png', 'a.zip/inner.zip/1.png']
@@ -321,6 +324,11 @@ def test_a_damaged_checkpoint_is_named(reading, tmp_path):
         words = 'checkpoints/7: a checkpoint that is damaged or incomplete'
         with pytest.raises(CheckpointError, match=words):
             checkpoints.read(7)
+    metrics = below / 'checkpoints' / '7' / 'metrics' / 'metrics'
+    metrics.write_bytes(metrics.read_bytes().replace(b'value', b'valve'))
+    words = f'{below}.*damaged or incomplete'
+    with checkpoint.Checkpoints(below) as opened, pytest.raises(CheckpointError, match=words):
+        opened.best_or_latest  # noqa: B018
 
 
 def test_a_damaged_record_is_named_by_its_number(reading, tmp_path):

@@ -481,6 +481,46 @@ def other_object(uid):
     return dicom_writer.written(dicom_writer.started(uid), PatientID='0')
 
 
+@pytest.mark.parametrize(
+    'elements, shape',
+    [
+        ({'PixelAspectRatio': [2, 1]}, (2, 1)),
+        ({'PixelAspectRatio': [1, 2]}, (1, 2)),
+        ({'ImagerPixelSpacing': [0.3, 0.15]}, (2, 1)),
+        ({'PixelSpacing': [0.15, 0.1505]}, (1, 1)),
+        ({'PixelSpacing': [15, 0.15]}, (1, 1)),
+        ({'PixelSpacing': [0, 0]}, (1, 1)),
+    ],
+)
+def test_pixels_that_are_not_square_are_made_so(elements, shape):
+    grey, flags = read(odd(TWELVE, **elements))
+    assert grey.shape == (FILM.shape[0] * shape[0], FILM.shape[1] * shape[1])
+    assert flags == ({'pixels_made_square'} if max(shape) > 1 else set())
+    assert abs(grey.mean() - FILM.mean()) < 2
+
+
+def test_a_jpeg_that_is_cut_short_is_refused():
+    whole = jpeg(Image.fromarray(FILM))
+    options = {'bits': 8, 'allocated': 8, 'syntax': JPEGBaseline8Bit}
+    grey, flags = read(odd(FILM, frames=[whole], **options))
+    np.testing.assert_allclose(grey, FILM, atol=12)
+    assert not flags
+    for cut in (whole[: len(whole) // 2], whole[:-2]):
+        with pytest.raises(
+            decoding.ImageError, match='film.dcm: its compressed pixels have no end'
+        ):
+            read(odd(FILM, frames=[cut], **options))
+
+
+def test_an_inverse_presentation_is_inverted():
+    grey, _ = read(odd(4095 - TWELVE, PresentationLUTShape='INVERSE'))
+    np.testing.assert_allclose(grey, FILM, atol=1)
+    grey, _ = read(odd(4095 - TWELVE, kind='MONOCHROME1', PresentationLUTShape='INVERSE'))
+    np.testing.assert_allclose(grey, FILM, atol=1)
+    grey, _ = read(odd(TWELVE, PresentationLUTShape='IDENTITY'))
+    np.testing.assert_allclose(grey, FILM, atol=1)
+
+
 def test_objects_without_an_image_are_no_images():
     for uid in (KeyObjectSelectionDocumentStorage, MediaStorageDirectoryStorage):
         with pytest.raises(decoding.NotAnImageError, match='no image'):

@@ -96,6 +96,34 @@ def test_no_data_takes_no_part_in_the_contrast(value, tag, flags):
     np.testing.assert_allclose(grey[~VOID], (RAMP[~VOID] - low) * (255 / (high - low)), atol=1)
 
 
+def test_signed_bytes_are_signed():
+    grey, _ = read(written(((RAMP.astype(np.int16) - 128).astype(np.int8), {})))
+    np.testing.assert_array_equal(grey, RAMP)
+
+
+@pytest.mark.parametrize('array', [RAMP, COLOUR.astype(np.uint16) * 257], ids=['8', '48'])
+def test_pixels_that_are_not_square_are_made_so(array):
+    options = {'photometric': 'rgb' if array.ndim == 3 else 'minisblack', 'resolution': (200, 100)}
+    grey, flags = read(written((array, options)))
+    assert grey.shape == (32, 16) and flags == {'pixels_made_square'}
+    np.testing.assert_allclose(grey[1:-1].reshape(15, 2, 16).mean(1), RAMP[:-1] + 8.0, atol=6)
+    # Lying on its side, its rows are the columns.
+    grey, _ = read(written((array, options | {'extratags': [(274, 3, 1, 6)]})))
+    assert grey.shape == (16, 32)
+    np.testing.assert_allclose(
+        grey[:, 1:-1].reshape(16, 15, 2).mean(2)[:, ::-1].T, RAMP[:-1] + 8.0, atol=6
+    )
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_deep_colour_is_turned_as_pillow_turns_what_it_reads(orientation):
+    options = {'photometric': 'rgb', 'extratags': [(274, 3, 1, orientation)]}
+    deep, _ = read(written((COLOUR.astype(np.uint16) * 257, options)))
+    plain, _ = read(written((COLOUR, options)))
+    np.testing.assert_array_equal(deep, plain)
+    assert (orientation == 1) == (deep == RAMP).all()
+
+
 def test_values_in_a_sliver_of_16_bits_are_stretched():
     grey, flags = read(written((TWELVE // 4 + 40000, {})))
     assert flags == {'stretched'} and grey.min() == 0 and grey.max() == 255

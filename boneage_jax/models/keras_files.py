@@ -24,7 +24,7 @@ from tfds_rsna.errors import UserError
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of VGG16, in each of its blocks
 _LAYER = re.compile(r'block([1-5])_conv([1-3])')
 _READER = pathlib.Path(__file__).with_name('hdf5_reader.py')
-_SECONDS = 10  # of a processor, that the reader may take; a whole VGG16 takes less than one
+_SECONDS = 5  # of a processor, that the reader may take; a whole VGG16 takes less than one
 _WAIT = 300  # seconds that it may take at all: a disk may be slow
 _MEMORY = 1 << 30  # bytes that it may take beyond four times the file's own
 

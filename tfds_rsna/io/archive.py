@@ -175,7 +175,8 @@ class Archive(contextlib.ExitStack):
     def _open_inner(self, file, archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str):
         """A zip inside a zip: a window into the outer file, or unpacked into a temporary one."""
         if info.compress_type == zipfile.ZIP_STORED:
-            header = Window(file, info.header_offset, _LOCAL_HEADER.size).read()
+            with _named(info, path):  # of a directory whose offsets lie
+                header = Window(file, info.header_offset, _LOCAL_HEADER.size).read()
             if len(header) < _LOCAL_HEADER.size:
                 raise DataError(f'{path}: damaged in the zip (no header there)')
             _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)

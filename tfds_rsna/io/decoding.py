@@ -13,6 +13,7 @@ The rules, in one place:
 - DICOM: modality rescale, then the first VOI LUT or window that shows anything; see `voi`.
 - Colour becomes ITU-R 601 luma. Transparency is laid over black; an alpha that is the same
   everywhere is ignored.
+- Pixels that a TIFF or DICOM says are higher than wide, or wider than high, are made square.
 - EXIF orientation is applied; EXIF data that cannot be read are ignored.
 - Of several pages the first counts that is no reduced copy. A DICOM of several frames is refused.
 - More than `pixels.MAX_PIXELS` (Pillow's decompression bomb limit) is refused before anything is
@@ -46,7 +47,7 @@ __all__ = [
 
 # Raise it when a change here, in `pixels`, `tiff`, `voi` or the modules of DICOM alters the pixels
 # of any image.
-VERSION = 2
+VERSION = 3
 # The same for 8-bit PNG and JPEG alone, which are all that RSNA and the phantom have.
 PLAIN_VERSION = 1
 OTHER_SEX = 'sex_contradicts_header'  # a flag: the header gives the other sex
@@ -193,13 +194,18 @@ def _with_pillow(data, name, depth):
             page, flags = tiff.choose_page(data)
             image.seek(page)
         _check_size(image.size, name)
-        if image.format == 'TIFF' and tiff.is_deep_colour(image):
-            values = tiff.read_page(data, page)
-            if values is not None:
-                return _of_samples(values, image.tag_v2, depth, flags)
-        image.load()
-        grey, more = _to_grey(image, data, name, depth)
-        return Decoded(grey, (*flags, *more))
+        is_tiff = image.format == 'TIFF'
+        values = tiff.read_page(data, page) if is_tiff and tiff.is_misread(image) else None
+        height = tiff.height_of_width(image) if is_tiff else 1.0
+        if values is not None:
+            decoded = _of_samples(values, image.tag_v2, depth, flags)
+            turned = tiff.upright(decoded.grey, image)
+            decoded = dataclasses.replace(decoded, grey=np.ascontiguousarray(turned))
+        else:
+            image.load()
+            grey, more = _to_grey(image, data, name, depth)
+            decoded = Decoded(grey, (*flags, *more))
+        return pixels.square(decoded, height)
 
 
 def is_dicom(data: bytes, name: str = '') -> bool:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from tfds_rsna.io import voi
-from tfds_rsna.io.pixels import MAX_PIXELS, Decoded, ImageError, NotAnImageError
+from tfds_rsna.io.pixels import MAX_PIXELS, Decoded, ImageError, NotAnImageError, square
 
 try:
     import pydicom
@@ -20,6 +20,13 @@ except ImportError:
 logging.getLogger('pydicom').setLevel(logging.CRITICAL)
 _SIZE = ('Rows', 'Columns')
 _PIXELS = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
+# (vertical, horizontal) size of a pixel, or the ratio of the two
+_SPACINGS = (
+    'PixelAspectRatio',
+    'PixelSpacing',
+    'ImagerPixelSpacing',
+    'NominalScannedPixelSpacing',
+)
 _SEXES = {'M': True, 'F': False}
 # Modalities that are no radiographs, and what people call them.
 _OTHER_MODALITIES = {
@@ -101,7 +108,8 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> Decoded:
         if not isinstance(error, Exception) and type(error).__name__ != 'PanicException':
             raise
         raise ImageError(_unreadable(dataset, name, error)) from error
-    return Decoded(np.ascontiguousarray(grey), tuple(flags), male=male, refused=refused)
+    decoded = Decoded(np.ascontiguousarray(grey), tuple(flags), male=male, refused=refused)
+    return square(decoded, _height_of_width(dataset))
 
 
 def header(data: bytes) -> tuple[str, bool | None] | None:
@@ -131,11 +139,22 @@ def _grey(dataset, name, depth):
     if values.ndim == 3:
         return dicom_pixels.luma(values, dataset, flags), flags
     grey, more = voi.to_grey(values, dataset, void=void, depth=depth)
-    if dicom_pixels.photometric(dataset) == 'MONOCHROME1':
+    # What a MONOCHROME1 says again with INVERSE a MONOCHROME2 says alone.
+    kind = dicom_pixels.photometric(dataset)
+    if kind == 'MONOCHROME1' or _text(dataset, 'PresentationLUTShape') == 'INVERSE':
         grey = 255 - grey
         if void is not None:
             grey[void] = 0
     return grey, flags + more
+
+
+def _height_of_width(dataset) -> float:
+    """How many times as high as wide a pixel is; 1 where nothing says so."""
+    for key in _SPACINGS:
+        found = voi.numbers(dataset, key)
+        if len(found) == 2 and min(found) > 0:
+            return found[0] / found[1]
+    return 1.0
 
 
 def _unreadable(dataset, name, error):

@@ -17,6 +17,7 @@ from tfds_rsna.io.pixels import ImageError, scale
 _GREY = ('MONOCHROME1', 'MONOCHROME2')
 _COLOUR = ('RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')
 _PALETTE = 'PALETTE COLOR'
+_END = b'\xff\xd9'  # of a codestream
 _ITEM = b'\xfe\xff\x00\xe0'  # what encapsulated pixel data begins with
 # elements of the groups 6000 to 601E
 _OVERLAY_BIT_POSITION = 0x0102
@@ -42,6 +43,7 @@ def read(dataset, name: str) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     flags = []
     fragments = _settle_syntax(dataset, flags)
     _settle_frames(dataset, fragments, name)
+    _refuse_cut(fragments, name)
     _settle_samples(dataset, fragments, flags)
     kind = photometric(dataset)
     if kind not in (*_GREY, *_COLOUR, _PALETTE):
@@ -204,6 +206,17 @@ def _settle_frames(dataset, fragments, name):
         starts = fragments
     if len(starts) > 1:
         _refuse_frames(len(starts), name)
+
+
+def _refuse_cut(fragments, name):
+    """Refuses a codestream without its end, which decoders fill up with grey without a word."""
+    codestream = b''.join(fragments)
+    marked = codestream.startswith((b'\xff\xd8', b'\xff\x4f\xff'))
+    if marked and _END not in codestream.rstrip(b'\0')[-16:]:  # bytes that pad may follow
+        raise ImageError(
+            f'{name}: its compressed pixels have no end: cut short. Export it again, or drop it '
+            '(data.on_error=skip)'
+        )
 
 
 def _refuse_frames(count, name):

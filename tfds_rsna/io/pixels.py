@@ -12,6 +12,8 @@ DEPTHS = (8, 10, 12, 14, 16)
 _FLAT = 16  # grey levels: where 98% of the pixels span fewer, nothing can be made out
 _FAINT = 40  # likewise, of an image by a window: then that was not meant for it
 _BLANK = 2  # grey levels: where 95% of the pixels span no more, there is no picture
+_SQUARE = 1.02  # height by width of a pixel that still counts as square
+_NO_DEVICE = 4.0  # beyond that a header is wrong
 _STRETCH = (0.5, 99.5)  # percentiles that become black and white
 
 
@@ -125,6 +127,24 @@ def is_lost(grey: np.ndarray, values: np.ndarray, void: np.ndarray | None = None
         return False
     shown = (inside > 0) & (inside < 255)
     return span(grey, void) < _FAINT or shown.mean() < 0.02
+
+
+def square(decoded: Decoded, height: float) -> Decoded:
+    """An image whose pixels are `height` times as high as wide, enlarged so that they are square.
+
+    A height that is hardly another than 1, or that no device has, changes nothing.
+    """
+    ratio = max(height, 1 / height) if height > 0 else 0
+    rows, columns = decoded.grey.shape
+    if height > 1:
+        rows = round(rows * height)
+    elif height > 0:
+        columns = round(columns / height)
+    if not _SQUARE < ratio <= _NO_DEVICE or rows * columns > MAX_PIXELS:
+        return decoded
+    image = Image.fromarray(decoded.grey).resize((columns, rows), Image.Resampling.BILINEAR)
+    flags = (*decoded.flags, 'pixels_made_square')
+    return dataclasses.replace(decoded, grey=np.array(image), flags=flags)
 
 
 def _range(values, void) -> tuple[float, float]:

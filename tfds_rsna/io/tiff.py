@@ -11,7 +11,22 @@ logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # a damaged file is na
 _SUBFILE = 254  # bit 0: a reduced copy of another page; bit 2: a mask of another page
 _OLD_SUBFILE = 255  # 2: a reduced copy
 _BITS = 258
+_ORIENTATION = 274
+_ON_ITS_SIDE = (5, 6, 7, 8)
+# {orientation: whether the rows are upside down, whether the columns are}, once it is off its side
+_FLIPS = {
+    2: (False, True),
+    3: (True, True),
+    4: (True, False),
+    6: (False, True),
+    7: (True, True),
+    8: (True, False),
+}
 _SAMPLES = 277
+_RESOLUTION_X = 282
+_RESOLUTION_Y = 283
+_SAMPLE_FORMAT = 339
+_SIGNED = 2
 _NO_DATA = 42113  # GDAL's: a number as text
 _SMALLER = 4  # a first page with so many times fewer pixels than another one is its preview
 _MOST_PAGES = 100
@@ -51,11 +66,38 @@ def choose_page(data: bytes) -> tuple[int, list[str]]:
     return chosen, flags
 
 
-def is_deep_colour(image: Image.Image) -> bool:
-    """Whether the page has more than 8 bits a colour: Pillow would give the high byte alone."""
+def is_misread(image: Image.Image) -> bool:
+    """Whether Pillow would give other values than the page holds: of more than 8 bits a colour the
+    high byte alone, of signed bytes unsigned ones.
+    """
     tags = image.tag_v2
-    bits = tags.get(_BITS, (1,))
-    return max(bits if isinstance(bits, tuple) else (bits,)) > 8 and tags.get(_SAMPLES, 1) > 1
+    deepest = max(_all(tags.get(_BITS, 1)))
+    is_signed = _SIGNED in _all(tags.get(_SAMPLE_FORMAT, 1))
+    return (deepest > 8 and tags.get(_SAMPLES, 1) > 1) or (deepest <= 8 and is_signed)
+
+
+def _all(value):
+    return value if isinstance(value, tuple) else (value,)
+
+
+def height_of_width(image: Image.Image) -> float:
+    """How many times as high as wide a pixel of the upright page is; 1 where nothing says so."""
+    across, along = (image.tag_v2.get(tag) for tag in (_RESOLUTION_X, _RESOLUTION_Y))
+    try:
+        height = float(across) / float(along)
+        return 1 / height if image.tag_v2.get(_ORIENTATION) in _ON_ITS_SIDE else height
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 1.0
+
+
+def upright(grey: np.ndarray, image: Image.Image) -> np.ndarray:
+    """The samples [H, W] of a page, turned as its orientation says."""
+    orientation = image.tag_v2.get(_ORIENTATION)
+    if orientation in _ON_ITS_SIDE:
+        grey = grey.T
+    turned_down, mirrored = _FLIPS.get(orientation, (False, False))
+    grey = grey[::-1] if turned_down else grey
+    return grey[:, ::-1] if mirrored else grey
 
 
 def read_page(data: bytes, page: int) -> np.ndarray | None:
