@@ -117,17 +117,16 @@ def _averages(sums, found):
         rest = length - blocks * factor  # pixels of the last block, 0 where there is none
         counts.append((factor, jnp.maximum(rest, 1)))
 
-    half = 0
-    multiplier = 0
-    for full_row in (True, False):
-        for full_column in (True, False):
-            count = counts[0][not full_row] * counts[1][not full_column]
-            chosen = (whole[0] == full_row)[:, None] & (whole[1] == full_column)[None]
-            one = jnp.int64(1 << _MULTIPLIER_BITS)
-            inverse = _quotient(_float32(one, count), 1 << _FRACTION_BITS)
-            half = half + jnp.where(chosen, _quotient(count, 2), 0)
-            multiplier = multiplier + jnp.where(chosen, inverse, 0)
-    means = (sums.astype(jnp.int64) + half) * multiplier
+    halves = []  # [1, columns], for whole rows of blocks and for the last
+    multipliers = []
+    for rows in counts[0]:
+        count = rows * jnp.where(whole[1], *counts[1])[None]
+        one = jnp.int64(1 << _MULTIPLIER_BITS)
+        multipliers.append(_quotient(_float32(one, count), 1 << _FRACTION_BITS))
+        halves.append(_quotient(count, 2))
+    rows = whole[0][:, None]
+    half = jnp.where(rows, *halves)
+    means = (sums.astype(jnp.int64) + half) * jnp.where(rows, *multipliers)
     return _quotient(means, 1 << _MULTIPLIER_BITS).astype(jnp.float32)
 
 

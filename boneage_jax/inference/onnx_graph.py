@@ -2,6 +2,9 @@
 
 Shapes are fixed. What depends on constants alone is computed while converting, unless it would grow;
 an operation that is not known is refused by its name.
+
+ONNX has channels before rows. A convolution is turned there and back, and what is done to each
+number alone is done before it is turned back, so that two convolutions in a row meet without a turn.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,6 +62,14 @@ _REDUCTIONS = {
     'reduce_prod': 'ReduceProd',
     'reduce_sum': 'ReduceSum',
 }
+_BY_NUMPY = {  # quicker than to have XLA compile it
+    'add': np.add,
+    'max': np.maximum,
+    'mul': np.multiply,
+    'neg': np.negative,
+    'sub': np.subtract,
+}
+_ELEMENTWISE = {'add', 'add_any', 'copy', 'exp', 'logistic', 'max', 'min', 'mul', 'neg', 'sub', 'tanh'}
 _CALLS = {
     'closed_call': 'call_jaxpr',
     'core_call': 'call_jaxpr',
@@ -84,11 +95,64 @@ class Graph:
         self.initializers = []
         self._halve = halve
         self._names = {}
+        self._turned = {}  # name -> (the name of what it was turned from, how)
+        self._expanded = {}  # name -> (the name of what was expanded, its shape)
 
     def node(self, operation: str, inputs: Sequence, **attributes) -> str:
         name = self._new(operation.lower())
         self._append(operation, inputs, name, attributes)
         return name
+
+    def transpose(self, value, order: Sequence[int]):
+        """A value with its dimensions in another order; no node where it was just turned so."""
+        order = list(order)
+        if not isinstance(value, str):
+            return np.transpose(value, order)
+        source, before = self._turned.get(value, (value, list(range(len(order)))))
+        order = [before[axis] for axis in order]
+        if order == sorted(order):
+            return source
+        name = self.node('Transpose', [source], perm=order)
+        self._turned[name] = (source, order)
+        return name
+
+    def elementwise(self, operation: str, values: Sequence):
+        """An operation on each number alone, done before its operands were turned, where they were.
+
+        Constants have as many dimensions as the other operands, or none.
+        """
+        orders = []
+        for value in values:
+            if isinstance(value, str):
+                orders.append(self._turned.get(value, (value, None))[1])
+        if None in orders or any(order != orders[0] for order in orders):
+            return self.node(operation, values)
+        back = np.argsort(orders[0]).tolist()
+        sources = []
+        for value in values:
+            if isinstance(value, str):
+                sources.append(self._turned[value][0])
+            else:
+                sources.append(value if value.ndim == 0 else np.transpose(value, back))
+        return self.transpose(self.node(operation, sources), orders[0])
+
+    def expand(self, value, shape: Sequence[int], wanted: Sequence[int]) -> str:
+        """A value of `shape` at the shape `wanted`, of as many dimensions."""
+        name = self.node('Expand', [value, np.array(wanted, np.int64)])
+        self._expanded[name] = (value, tuple(shape))
+        return name
+
+    def unexpanded(self, values: Sequence, shape: Sequence[int]) -> Sequence:
+        """Operands of an operation on each number alone, as small as its result's `shape` allows."""
+        small = []
+        shapes = []
+        for value in values:
+            known = (value, np.shape(value))
+            if isinstance(value, str):
+                known = self._expanded.get(value, (value, tuple(shape)))
+            small.append(known[0])
+            shapes.append(known[1])
+        return small if np.broadcast_shapes(*shapes) == tuple(shape) else values
 
     def output(self, value, name: str) -> None:
         """Gives a value the name of an output of the graph."""
@@ -122,6 +186,16 @@ class Graph:
     def _new(self, stem):
         return f'{stem}_{len(self.nodes) + len(self.initializers)}'
 
+    def _used(self, outputs):
+        """The nodes and constants that lead to `outputs`."""
+        needed = set(outputs)
+        nodes = []
+        for node in reversed(self.nodes):
+            if node.output[0] in needed:
+                nodes.append(node)
+                needed.update(node.input)
+        return nodes[::-1], [each for each in self.initializers if each.name in needed]
+
     def model(self, inputs: Sequence, outputs: Sequence, metadata: dict[str, str]):
         """The whole as an onnx.ModelProto, checked.
 
@@ -130,12 +204,13 @@ class Graph:
             outputs: likewise.
             metadata: texts by key.
         """
+        nodes, initializers = self._used([name for name, *_ in outputs])
         graph = helper.make_graph(
-            self.nodes,
+            nodes,
             'boneage_jax',
             [_value(*each) for each in inputs],
             [_value(*each) for each in outputs],
-            self.initializers,
+            initializers,
         )
         model = helper.make_model(
             graph,
@@ -190,8 +265,10 @@ def _results(graph, equation, values):
     folded = _folded(equation, values)
     if folded is not None:
         return folded
+    if name in _ELEMENTWISE:
+        return [_each(graph, name, _small(graph, equation, values))]
     if name in _SAME_NAME:
-        return [graph.node(_SAME_NAME[name], values)]
+        return [graph.node(_SAME_NAME[name], _small(graph, equation, values))]
     if name in _REDUCTIONS:
         axes = np.array(equation.params['axes'], np.int64)
         return [graph.node(_REDUCTIONS[name], [values[0], axes], keepdims=0)]
@@ -211,6 +288,8 @@ def _folded(equation, values):
     after = sum(variable.aval.size for variable in equation.outvars)
     if after > max(before, _FOLDED):
         return None
+    if equation.primitive.name in _BY_NUMPY:
+        return [np.asarray(_BY_NUMPY[equation.primitive.name](*values))]
     wide = any(variable.aval.dtype.itemsize == 8 for variable in equation.outvars)
     wide = wide or any(value.dtype.itemsize == 8 for value in values)
     with jax.enable_x64(wide):
@@ -218,6 +297,21 @@ def _folded(equation, values):
     if not equation.primitive.multiple_results:
         found = [found]
     return [np.asarray(each) for each in found]
+
+
+def _small(graph, equation, values):
+    return graph.unexpanded(values, equation.outvars[0].aval.shape)
+
+
+def _each(graph, name, values):
+    """An operation on each number alone, as runtimes join it to a convolution where they can."""
+    if name == 'sub' and not isinstance(values[1], str):
+        name = 'add'
+        values = [values[0], -values[1]]
+    if name == 'max' and not isinstance(values[1], str) and not values[1].any():
+        if values[1].dtype == np.float32:
+            return graph.elementwise('Relu', values[:1])
+    return graph.elementwise(_SAME_NAME[name], values)
 
 
 def _value(name, dtype, shape):
@@ -245,7 +339,7 @@ def _broadcast(graph, equation, x):
         x = np.reshape(x, shape) if not isinstance(x, str) else graph.node('Reshape', [x, shape])
     if tuple(shape) == tuple(equation.params['shape']):
         return x
-    return graph.node('Expand', [x, _shape(equation)])
+    return graph.expand(x, shape, equation.params['shape'])
 
 
 def _iota(graph, equation):
@@ -258,7 +352,7 @@ def _iota(graph, equation):
 
 
 def _transpose(graph, equation, x):
-    return graph.node('Transpose', [x], perm=list(equation.params['permutation']))
+    return graph.transpose(x, equation.params['permutation'])
 
 
 def _concatenate(graph, equation, *parts):
@@ -268,7 +362,7 @@ def _concatenate(graph, equation, *parts):
 def _select(graph, equation, which, *cases):
     if len(cases) != 2 or equation.invars[0].aval.dtype != np.bool_:
         raise UserError('select_n of more than two cases is not converted to ONNX')
-    return graph.node('Where', [which, cases[1], cases[0]])
+    return graph.node('Where', _small(graph, equation, [which, cases[1], cases[0]]))
 
 
 def _slice(graph, equation, x):
@@ -296,20 +390,15 @@ def _convolution(graph, equation, x, kernel):
     numbers = params['dimension_numbers']
     if set(params['lhs_dilation']) != {1} or params['batch_group_count'] != 1:
         raise UserError('a transposed convolution is not converted to ONNX')
-    kernel_turn = list(numbers.rhs_spec)
-    if isinstance(kernel, str):
-        kernel = graph.node('Transpose', [kernel], perm=kernel_turn)
-    else:
-        kernel = np.transpose(kernel, kernel_turn)
     found = graph.node(
         'Conv',
-        [graph.node('Transpose', [x], perm=list(numbers.lhs_spec)), kernel],
+        [graph.transpose(x, numbers.lhs_spec), graph.transpose(kernel, numbers.rhs_spec)],
         strides=list(params['window_strides']),
         dilations=list(params['rhs_dilation']),
         pads=_pads(params['padding']),
         group=params['feature_group_count'],
     )
-    return graph.node('Transpose', [found], perm=np.argsort(numbers.out_spec).tolist())
+    return graph.transpose(found, np.argsort(numbers.out_spec).tolist())
 
 
 def _pads(padding):
@@ -332,7 +421,7 @@ def _pool(operation, scaled, graph, equation, x):
     options = {'count_include_pad': 1} if scaled else {}
     found = graph.node(
         operation,
-        [graph.node('Transpose', [x], perm=turn)],
+        [graph.transpose(x, turn)],
         kernel_shape=[window[axis] for axis in spatial],
         strides=[params['window_strides'][axis] for axis in spatial],
         pads=_pads([params['padding'][axis] for axis in spatial]),
@@ -340,7 +429,7 @@ def _pool(operation, scaled, graph, equation, x):
     )
     if scaled:
         found = graph.node('Mul', [found, np.float32(np.prod(window))])
-    return graph.node('Transpose', [found], perm=np.argsort(turn).tolist())
+    return graph.transpose(found, np.argsort(turn).tolist())
 
 
 def _max_pool(graph, equation, x):
@@ -356,9 +445,9 @@ def _product(graph, equation, x, y):
     ranks = [len(variable.aval.shape) for variable in equation.invars]
     if ranks == [2, 2] and not any(batch):
         if contracted[0][0] == 0:
-            x = graph.node('Transpose', [x], perm=[1, 0])
+            x = graph.transpose(x, [1, 0])
         if contracted[1][0] == 1:
-            y = graph.node('Transpose', [y], perm=[1, 0])
+            y = graph.transpose(y, [1, 0])
         return graph.node('MatMul', [x, y])
     return graph.node('Einsum', [x, y], equation=_einsum(contracted, batch, ranks))
 

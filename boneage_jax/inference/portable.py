@@ -31,16 +31,36 @@ _KEPT = (
 _INPUTS = (('image', 'uint8', ('height', 'width')), ('male', 'bool', ()))
 
 
-def write(place: pathlib.Path, output: pathlib.Path, format_name: str) -> None:
+def check(output: pathlib.Path, format_name: str) -> None:
+    """Refuses (UserError) a name of another format, a file that exists and a folder that does not."""
+    suffix = SUFFIXES[format_name]
+    if output.suffix != suffix:
+        raise UserError(f'--output={output}: expected a name that ends in {suffix}')
+    for path in (output, _beside(output)):
+        if path.exists():
+            raise UserError(f'--output={path}: exists already; delete it or give another name')
+    if not output.parent.is_dir():
+        raise UserError(f'--output={output}: no such folder')
+
+
+def _beside(output):
+    return output.with_name(f'{output.name}.json')
+
+
+def write(
+    place: pathlib.Path, output: pathlib.Path, format_name: str, max_megabytes: float = 0.0
+) -> None:
     """Writes the network of an exported file in another format.
 
     Args:
         place: a file of `boneage export`, NAME.safetensors.
         output: the file to write; beside StableHLO's one with `.json` behind its name.
         format_name: a key of SUFFIXES.
+        max_megabytes: how large the file may be; 0 = any size.
 
     Raises:
-        UserError: see `native.Native`; ONNX is not installed, or an operation has no equal there.
+        UserError: see `native.Native`; ONNX is not installed, an operation has no equal there, or
+            the file would be too large.
     """
     network = native_lib.Native(place)
     metadata = _metadata(place, network)
@@ -48,11 +68,17 @@ def write(place: pathlib.Path, output: pathlib.Path, format_name: str) -> None:
         content = _onnx(network, metadata)
     else:
         content = _stablehlo(network)
-        beside = output.with_name(f'{output.name}.json')
-        files.write_atomic(beside, json.dumps(metadata, indent=1) + '\n')
+    megabytes = len(content) / 1e6
+    if 0 < max_megabytes < megabytes:
+        raise UserError(
+            f'--output={output}: would be {megabytes:,.2f} MB, more than the {max_megabytes:,.2f} '
+            'MB of --max_megabytes'
+        )
     with files.replacing(output) as temporary:
         temporary.write_bytes(content)
-    log.info(f'{output}: {len(content) / 1e6:,.2f} MB.')
+    if format_name == 'stablehlo':
+        files.write_atomic(_beside(output), json.dumps(metadata, indent=1) + '\n')
+    log.info(f'{output}: {format_name}, {megabytes:,.2f} MB.')
 
 
 def _metadata(place, network):
