@@ -1,6 +1,8 @@
-r"""Export the trained network of a run as one file.
+r"""Export a trained network as one file, or as a folder for a model hub.
 
     python -m boneage_jax.export --workdir=runs/a --output=a.safetensors
+    python -m boneage_jax.export --workdir=bone_age --format=onnx --output=bone_age.onnx
+    python -m boneage_jax.export --workdir=runs/a --hub=hub/a
     python -m boneage_jax.export --workdir=runs/a --output=a.safetensors --dtype=float16 \
         --about=about.json --measure_rounding
 
@@ -17,13 +19,30 @@ kept. A network that a stage asks must come with the code; one of your own is re
 Where the run's images are prepared on this machine, a network that predicts ages takes their
 reduced embeddings along (at most 1 MB), by which `predict --distance` tells how far an image is
 from all of them. --measure_rounding keeps in the figures what float16 costs in months.
+
+`--format=onnx` and `--format=stablehlo` write a network of ages that runs without this package, in
+onnxruntime or in JAX alone: from a native grey image and the sex to the age and its interval.
+docs/guide.md has what is in the file and what is not. `--hub` writes a folder as model hubs expect:
+`init_from=hf:FOLDER` and `predict --workdir=hf:FOLDER` read it.
 """
 
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.path('workdir', None, 'folder of the run', required=True)
-FLAGS.path('output', None, 'file to write, NAME.safetensors', required=True)
+FLAGS.path(
+    'workdir',
+    None,
+    'folder of the run; for other formats and a hub also an exported file or a shipped name',
+    required=True,
+)
+FLAGS.path('output', None, 'file to write: NAME.safetensors, NAME.stablehlo or NAME.onnx')
+FLAGS.choice(
+    'format',
+    'safetensors',
+    ['safetensors', 'stablehlo', 'onnx'],
+    'of the file; the last two run without this package',
+)
+FLAGS.path('hub', None, 'folder to write in the place of --output, as a model hub expects it')
 FLAGS.choice(
     'dtype',
     'float32',
@@ -46,6 +65,8 @@ def main(argv):
     export.export(
         values.workdir,
         values.output,
+        format_name=values.format,
+        hub=values.hub,
         dtype=values.dtype,
         figures=values.figures,
         about=values.about,

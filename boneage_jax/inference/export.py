@@ -1,4 +1,7 @@
-"""A run as one file with all that prediction needs and a reader wants to know.
+"""A network as one file with all that prediction needs and a reader wants to know.
+
+`export` writes it as safetensors, which this package opens, in a format that runs elsewhere
+(`portable.py`), or as a folder for a model hub (`hub.py`). The last two are made from the first.
 
 `runs/export.py` takes the network and what the run's own files say. Here joins what takes the run's
 predictions or images: the intervals of its ages, the reduced embeddings of its training images, and
@@ -14,7 +17,8 @@ import numpy as np
 from boneage_jax.data import source
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.data.source import Split
-from boneage_jax.inference import intervals, neighbours
+from boneage_jax.inference import hub as hub_lib
+from boneage_jax.inference import intervals, neighbours, portable
 from boneage_jax.runs import export as export_lib
 from boneage_jax.runs import exported, training_ids
 from boneage_jax.runs import predictions as predictions_lib
@@ -31,6 +35,72 @@ _FAR = (0.95, 0.99)  # quantiles, beyond which validation images are counted
 
 
 def export(
+    workdir: pathlib.Path | str,
+    output: pathlib.Path | str | None = None,
+    *,
+    format_name: str = 'safetensors',
+    hub: pathlib.Path | str | None = None,
+    **options,
+) -> None:
+    """Writes a network to the file `output`, or to the folder `hub`, whole or not at all.
+
+    Args:
+        workdir: of a run; for other formats and a hub also an exported file or a shipped name.
+        output: the file to write.
+        format_name: 'safetensors', or one that runs without this package: 'stablehlo', 'onnx'.
+        hub: a folder to write for a model hub, in the place of `output`.
+        **options: of `write_file`, where `workdir` is a run.
+
+    Raises:
+        UserError: as `write_file`, `portable.write` and `hub.write`; both or none of `output` and
+            `hub`; options for a network that is a file already.
+    """
+    if (output is None) == (hub is None):
+        raise UserError('give one of --output (a file) and --hub (a folder)')
+    if hub is not None and format_name != 'safetensors':
+        raise UserError(f'--hub holds safetensors; leave out --format={format_name}')
+    if hub is None and format_name == 'safetensors':
+        write_file(workdir, output, **options)
+        return
+    target = pathlib.Path(hub if output is None else output)
+    if output is None:
+        hub_lib.check(target)
+    else:
+        portable.check(target, format_name)
+    place = exported.find(workdir)
+    if exported.is_file(place):
+        _refuse_options(place, options)
+        _write_other(place, target, format_name, options)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        draft = pathlib.Path(folder) / f'{place.name}{tensors.SUFFIX}'
+        write_file(place, draft, **options)
+        _write_other(draft, target, format_name, options)
+
+
+def _write_other(place, target, format_name, options):
+    if format_name == 'safetensors':
+        hub_lib.write(place, target)
+    else:
+        portable.write(place, target, format_name, options.get('max_megabytes', 0.0))
+
+
+def _refuse_options(place, options):
+    """Refuses what is said of a run where the network is a file, whose contents are settled."""
+    unlike = []
+    for name, default in (('dtype', 'float32'), ('figures', None), ('about', None)):
+        if options.get(name, default) != default:
+            unlike.append(f'--{name}')
+    if options.get('measure_rounding'):
+        unlike.append('--measure_rounding')
+    if unlike:
+        raise UserError(
+            f'{" and ".join(unlike)}: {place} is exported already, as it is; give the workdir of '
+            'its run, or leave them out'
+        )
+
+
+def write_file(
     workdir: pathlib.Path,
     output: pathlib.Path,
     *,
@@ -42,7 +112,7 @@ def export(
     max_megabytes: float = 0.0,
     data_dir: str | None = None,
 ) -> None:
-    """Writes the run in `workdir` to the file `output`, whole or not at all.
+    """Writes the run in `workdir` to the file `output`, NAME.safetensors, whole or not at all.
 
     Args:
         workdir: of the run.

@@ -16,6 +16,8 @@ from tfds_rsna.io import zips
 
 # Our own and the hub's; NumPy's; PyTorch's three; Keras's
 SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.bin', '.h5')
+HUB = 'hf:'
+_HUB_FILE = 'model.safetensors'
 # The third version has named fields in letters that are no ASCII: no weights.
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -28,15 +30,16 @@ def is_named(spec: str) -> bool:
 
     That is `hf:...`, `package:...`, a path with such a suffix, or a path to a file.
     """
-    elsewhere = spec.startswith(('hf:', weight_packages.PREFIX))
+    elsewhere = spec.startswith((HUB, weight_packages.PREFIX))
     return elsewhere or spec.endswith(SUFFIXES) or pathlib.Path(spec).is_file()
 
 
 def find(spec: str, folder: pathlib.Path) -> pathlib.Path:
     """The file that `spec` names.
 
-    It is a path, `package:<name>` of a package that is installed (see `weight_packages`), or
-    `hf:<owner>/<repo>[/file]` (default model.safetensors) of the Hugging Face hub.
+    It is a path, `package:<name>` of a package that is installed (see `weight_packages`),
+    `hf:<folder>` of a folder here (`boneage export --hub`), or `hf:<owner>/<repo>[/file]` (default
+    model.safetensors) of the Hugging Face hub.
     A file of the hub is taken from `folder/<owner>/<repo>/file` where it was put by hand, else
     fetched through huggingface_hub, which caches it.
 
@@ -44,18 +47,26 @@ def find(spec: str, folder: pathlib.Path) -> pathlib.Path:
     """
     if spec.startswith(weight_packages.PREFIX):
         return weight_packages.find(spec, SUFFIXES)
-    if not spec.startswith('hf:'):
+    if not spec.startswith(HUB):
         path = pathlib.Path(spec).expanduser()
         if not path.is_file():
             raise UserError(f'{path}: no such file of weights')
         return path
-    owner, _, rest = spec.removeprefix('hf:').partition('/')
+    local = pathlib.Path(spec.removeprefix(HUB)).expanduser()
+    if local.is_dir():
+        if not (local / _HUB_FILE).is_file():
+            raise UserError(
+                f'{spec}: the folder {local} holds no {_HUB_FILE}; give one that `boneage export '
+                '--hub` wrote'
+            )
+        return local / _HUB_FILE
+    owner, _, rest = spec.removeprefix(HUB).partition('/')
     repo, _, file = rest.partition('/')
-    file = file or 'model.safetensors'
+    file = file or _HUB_FILE
     if not owner or not repo or {'.', '..'} & {owner, repo, *file.split('/')}:
         raise UserError(
-            f'{spec}: expected hf:<owner>/<repo>, as in hf:timm/resnet34.a1_in1k, '
-            'or hf:<owner>/<repo>/<file>'
+            f'{spec}: no such folder here. Expected hf:<folder> of `boneage export --hub`, or '
+            'hf:<owner>/<repo>, as in hf:timm/resnet34.a1_in1k, or hf:<owner>/<repo>/<file>'
         )
     if repo.startswith('efficientnet_lite'):
         raise UserError(

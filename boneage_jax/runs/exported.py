@@ -12,7 +12,7 @@ import pathlib
 
 from boneage_jax import renamed
 from boneage_jax.runs import shipped
-from boneage_jax.runtime import tensors
+from boneage_jax.runtime import files, tensors
 from tfds_rsna.errors import UserError
 
 # Of the metadata. 1 (no `format_version`) has config, task, step and trained_on; 2 has neither
@@ -52,8 +52,14 @@ def find(place: pathlib.Path | str) -> pathlib.Path:
     """Where a trained network is: a workdir, or a file (`is_file` tells which).
 
     What is on disk under that path comes first, then the shipped network of that name. A path of
-    nothing is given back as it is: whoever opens it complains.
+    nothing is given back as it is: whoever opens it complains. `hf:` names a folder for a model hub
+    or a file there, see `weight_files.find`, which raises UserError where there is none.
     """
+    if str(place).startswith('hf:'):
+        # Imported here: its package brings JAX.
+        from boneage_jax.models import weight_files
+
+        return weight_files.find(str(place), files.cache_folder() / 'weights')
     path = pathlib.Path(place).expanduser()
     if path.exists():
         return path

@@ -36,6 +36,7 @@ class Predictor:
     Args:
         place: the run's workdir, a file of `boneage export`, or the name of a shipped network.
         batch_size: images at once; 0 = the run's own.
+        dtype: of computing; '' = the run's own.
 
     Attributes:
         config: the run's configuration; knobs that a newer release added have their neutral value.
@@ -49,9 +50,12 @@ class Predictor:
             run without a network (trainer='classical'); a file that is damaged or foreign.
     """
 
-    def __init__(self, place: pathlib.Path | str, *, batch_size: int = 0):
+    def __init__(self, place: pathlib.Path | str, *, batch_size: int = 0, dtype: str = ''):
         place = exported.find(place)
         self.config = read_config(place)
+        if dtype:
+            with self.config.unlocked():
+                self.config.dtype = dtype
         self.task = read_task(place)
         self.batch_size = batch_size or self.config.batch_size
         # Shapes alone: no parameter is drawn.
@@ -72,10 +76,15 @@ class Predictor:
             model = nnx.merge(graphdefs.evaluate, *parts)
             return model(augment.to_float({'image': image})['image'], male)
 
+        self._graphs = apply
         self._apply = jax.jit(apply)
         image = jax.ShapeDtypeStruct((1, *self.config.data.size, 1), jnp.uint8)
         male = jax.ShapeDtypeStruct((1,), jnp.bool_)
         self.needs_sex = _reads_last(apply, self._parts, image, male)
+
+    def apply(self, images: jax.Array, male: jax.Array) -> tuple[jax.Array, dict]:
+        """As `predictor(images, male)`, to be traced: at once, and nothing is checked."""
+        return self._graphs(self._parts, images, male)
 
     def __call__(self, images, male=None):
         images = np.asarray(images)
