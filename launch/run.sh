@@ -11,7 +11,7 @@ usage: launch/run.sh MODULE [ARGUMENT ...]
 
 Needs Python 3.11, 3.12 or 3.13; the first call makes .venv (2 minutes). Paths are relative to the project's folder.
 
-  BONEAGE_EXTRAS=gpu    adds the build for NVIDIA GPUs (gpu13: CUDA 13; tpu; tensorboard; dicom is always there)
+  BONEAGE_EXTRAS=gpu    adds the build for NVIDIA GPUs (gpu13: CUDA 13; tpu; tensorboard; serve; dicom is always there)
   BONEAGE_DATA=DIR      where the radiographs lie
   BONEAGE_CACHE=DIR     where prepared records go     (default: ~/.cache/boneage_jax)
   BONEAGE_VENV=DIR      where the environment lies    (default: .venv)

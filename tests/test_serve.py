@@ -22,6 +22,7 @@ import requests
 from dicom_writer import dicom
 from PIL import Image
 
+from boneage_jax.data import id_spaces
 from boneage_jax.inference import ages as ages_lib
 from boneage_jax.inference import hand_check, images, predict
 from boneage_jax.runs import shipped
@@ -88,7 +89,9 @@ def service(ages):
     running = worker.Worker(ages, most=64)
     running.start()
     limits = uploads.Limits(megabytes=2, images=20)
-    yield app.Service(ages, running, ages.networks.reference(), limits)
+    training = id_spaces.IdSet()
+    training.add(['known'], 'elsewhere')
+    yield app.Service(ages, running, ages.networks.reference(), limits, [training])
     running.stop()
 
 
@@ -163,6 +166,9 @@ def test_an_age_with_its_interval_flags_and_neighbours(address, hands, ages):
     assert row['upper'] - row['prediction'] == pytest.approx(ages.intervals.half['male'])
     assert found['interval'].startswith('90% interval ')
     assert found['flags'][:2] == [words.FLAGS['inverted'], words.FLAGS['turned_180']]
+    assert words.TRAINED_ON not in found['flags']
+    again = results(address, {'known.png': image}, sex='male')['known.png']
+    assert words.TRAINED_ON in again['flags'] and again['row']['flags'] == row['flags']
     near = found['neighbours']
     assert len(near['months']) == len(near['male']) == 5 and 0 <= near['distance_quantile'] <= 1
     view = found['view']
@@ -225,6 +231,36 @@ def test_the_sex_is_asked_for_by_image(address, hands):
     assert found['b.png']['row']['male'] is True and found['girl.dcm']['row']['male'] is False
     for fields in ({'sex': 'boy'}, {'sexes': '[1]'}, {'sexes': '{'}, {'sexes': '{"a": 1}'}):
         assert ask(address, files, **fields).status_code == 400
+
+
+def test_one_image_of_many_is_asked_again_and_where_the_network_looked(address, hands, ages):
+    files = {'all.zip': zipped({f'{i}.png': png(hand) for i, hand in enumerate(hands)})}
+    found = results(
+        address, files, sex='male', only='["all.zip/2.png"]', look='true', pictures='true'
+    )
+    ((name, each),) = found.items()
+    assert name == 'all.zip/2.png' and each['row']['id'] == '2'
+    (map_,) = each['view']['maps']
+    assert re.fullmatch(r'hiding the brightest place .* age by \d+\.\d months', map_['title'])
+    assert ask(address, files, only='{}').status_code == 400
+
+
+def test_hiding_what_decides_changes_the_age(monkeypatch):
+    """A network that reads the brightest pixel: the bright spot matters, the rest does not."""
+
+    class Predictor:
+        def ages(self, images, male):
+            assert set(male) == {True}
+            return images.max((1, 2, 3)).astype(float), {}, {}
+
+    reader = ages_lib.Ages.__new__(ages_lib.Ages)
+    reader._predictor = Predictor()
+    image = np.zeros((80, 64, 1), np.uint8)
+    image[32:34, 50:52] = 240  # row 3, column 6 of 8 x 8 cells
+    hidden = reader.hidden(image, True)
+    assert hidden.shape == (8, 8) and np.unravel_index(hidden.argmax(), (8, 8)) == (3, 6)
+    assert hidden[3, 6] > 200 and not hidden[:2].any() and not hidden[5:].any()
+    assert not hidden[:, :5].any() and hidden[2, 6] == pytest.approx(hidden[3, 6] / 2)
 
 
 def test_limits_are_kept_before_anything_is_decoded(address, hands, monkeypatch):
@@ -500,10 +536,11 @@ def test_by_keyboard_alone_and_read_aloud(address, window, files):
     years = shown.run("document.querySelector('.age').innerText")
     assert status == f'hand0.png: {years}.' and re.match(r'\d+ years? \d+ months?', years)
     stops = []
-    for _ in range(9):
+    for _ in range(8):
         shown.press(TAB)
         stops.append(shown.run('document.activeElement.id || document.activeElement.localName'))
-    assert stops[:3] == ['download', 'clear', 'div'] and 'select' in stops and 'a' in stops
+    table = ['download', 'clear', 'div', 'input', 'input']
+    assert stops == [*table, 'select', 'button', 'a']
 
     assert shown.spoken('#files') == ('button', 'Radiographs of hands')
     assert shown.spoken('[name=sex]')[1].startswith('as the file says')
@@ -514,6 +551,9 @@ def test_by_keyboard_alone_and_read_aloud(address, window, files):
     assert (
         shown.spoken('.picture')[1] == f'Radiograph hand0.png, with outline of the hand, {points}'
     )
+    shown.run("document.querySelector('article button').click()")
+    shown.wait("document.querySelector('article svg image.map') && document.body.innerText")
+    assert 'Bright: hiding the brightest place' in shown.run('document.body.innerText')
     assert shown.run("document.documentElement.lang === 'en'")
     unnamed = (
         "[...document.querySelectorAll('input, select, button')]"

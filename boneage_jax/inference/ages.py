@@ -8,12 +8,15 @@ import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
+import ml_collections
 import numpy as np
+from scipy import ndimage
 
+from boneage_jax.data import id_spaces
 from boneage_jax.inference import calibration as calibration_lib
 from boneage_jax.inference import hand_check, members, neighbours, pictures, scale
 from boneage_jax.inference.images import Seen
-from boneage_jax.runs import exported, shipped
+from boneage_jax.runs import exported, shipped, training_ids
 from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.runtime import log, setup
 from boneage_jax.training import evaluate
@@ -21,6 +24,11 @@ from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import listing
 from tfds_rsna.io import decoding
 from tfds_rsna.io.archive import printable
+
+_CELLS = 8  # along a side of what the network sees, in `Ages.hidden`
+_PATCH = 2  # cells along a side of what is hidden at once
+_BLUR = 0.06  # of the side: what is hidden keeps its greys and loses its bones
+_FLAT = 1.0  # greys that hiding must change somewhere, or it is not tried
 
 
 class Networks:
@@ -126,6 +134,40 @@ class Ages:
             row |= columns | {'age': seen.listed.months}
         return rows, aux
 
+    def hidden(self, image: np.ndarray, male: bool | None) -> np.ndarray:
+        """By how many months the age changes where a place is hidden, by cells `[8, 8]`.
+
+        What is hidden is blurred until no bone can be seen. A cell has the mean of the absolute
+        changes by all squares of 2 x 2 cells that hide it.
+
+        Args:
+            image: as the network sees it, uint8 [rows, columns, 1].
+            male: the sex.
+        """
+        side = max(image.shape)
+        blurred = ndimage.gaussian_filter(image.astype(np.float32), (*2 * (_BLUR * side,), 0))
+        blurred = np.rint(blurred).astype(np.uint8)
+        edges = [np.linspace(0, length, _CELLS + 1).astype(int) for length in image.shape[:2]]
+        images = [image]
+        places = []
+        for row, column in np.ndindex(*2 * (_CELLS - _PATCH + 1,)):
+            rows = slice(edges[0][row], edges[0][row + _PATCH])
+            columns = slice(edges[1][column], edges[1][column + _PATCH])
+            changed = image.copy()
+            changed[rows, columns] = blurred[rows, columns]
+            if np.abs(changed.astype(int) - image).mean() > _FLAT / image.size:
+                images.append(changed)
+                places.append((row, column))
+        months, *_ = self._predictor.ages(np.stack(images), [male] * len(images))
+        total = np.zeros((_CELLS, _CELLS))
+        count = np.zeros((_CELLS, _CELLS))
+        for row, column in np.ndindex(*2 * (_CELLS - _PATCH + 1,)):
+            count[row : row + _PATCH, column : column + _PATCH] += 1
+        for (row, column), changed in zip(places, months[1:], strict=True):
+            change = abs(float(changed - months[0]))
+            total[row : row + _PATCH, column : column + _PATCH] += change
+        return total / count
+
     def _predict(self, rows, images):
         """Adds to `rows` what is predicted for their images; gives the auxiliary outputs."""
         male = [row['male'] for row in rows]
@@ -142,6 +184,30 @@ class Ages:
             row['upper'] = upper
             row['columns'] = {name: values[i] for name, values in columns.items()}
         return aux
+
+
+def training_images(
+    places: Sequence[pathlib.Path], config: ml_collections.ConfigDict
+) -> list[id_spaces.IdSet]:
+    """The images that each of the networks was trained on, for `trained_on`.
+
+    Phantoms' ids are numbers without meaning, and left out.
+    """
+    found = []
+    for place in places:
+        known = exported.is_file(place) or (place / 'splits.json').exists()
+        if known and config.data.source != 'hand_phantom':
+            found.append(training_ids.of(place))
+    return found
+
+
+def trained_on(known: Sequence[id_spaces.IdSet], ids: Sequence[str]) -> list[str]:
+    """Those of a user's ids that are among training images, sorted."""
+    found = set()
+    for images in known:
+        # A user's files declare no id space: any image of that id may be theirs.
+        found.update(images.among(ids, id_spaces.UNDECLARED))
+    return sorted(found)
 
 
 def known_sex(file: listing.Image, given: bool | None) -> bool | None:

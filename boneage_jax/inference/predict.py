@@ -10,12 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from boneage_jax import cli
-from boneage_jax.data import id_spaces
 from boneage_jax.errors import UnreadableError
 from boneage_jax.inference import ages, pictures
 from boneage_jax.inference import images as images_lib
 from boneage_jax.inference.intervals import wilson
-from boneage_jax.runs import exported, training_ids
 from boneage_jax.runs import predictions as predictions_lib
 from boneage_jax.runtime import files, log
 from boneage_jax.tasks import metrics
@@ -210,16 +208,9 @@ def _first(images, more=' and so on'):
 
 
 def _warn_of_training_images(workdirs, config, listed):
-    """Says which images have the ids of training images; phantoms' are numbers without meaning."""
-    if config.data.source == 'hand_phantom':
-        return
-    ids = [file.id for file in listed]
-    found = set()
-    for workdir in workdirs:
-        if exported.is_file(workdir) or (workdir / 'splits.json').exists():
-            # A user's files declare no id space: any image of that id may be theirs.
-            found.update(training_ids.of(workdir).among(ids, id_spaces.UNDECLARED))
-    known = sorted(found)
+    """Says which images have the ids of training images."""
+    training = ages.training_images(workdirs, config)
+    known = ages.trained_on(training, [file.id for file in listed])
     if known:
         which = 'this run was' if len(workdirs) == 1 else 'one or more of these runs were'
         log.info(

@@ -36,13 +36,18 @@ def unpredicted(file: str, code: str, reason: str) -> dict:
 
 
 def result(
-    answer: worker.Answer, reference: neighbours.Reference | None, *, pictures: bool
+    answer: worker.Answer,
+    reference: neighbours.Reference | None,
+    *,
+    trained_on: bool = False,
+    pictures: bool,
 ) -> dict:
     """The result of an image that a network was asked about, JSON-ready.
 
     Args:
         answer: what the worker gave.
         reference: the training images, None where they are not known.
+        trained_on: whether one of them has its id.
         pictures: whether to show the image.
     """
     seen = answer.seen
@@ -66,8 +71,10 @@ def result(
         told['neighbours'] = near
         if near and near['distance_quantile'] > words.FARTHEST:
             told['flags'].append(words.FAR)
+    if trained_on and not seen.refusal:
+        told['flags'].append(words.TRAINED_ON)
     if pictures:
-        told['view'] = views.view(seen, answer.aux)
+        told['view'] = views.view(seen, answer.aux, answer.hidden)
     return told
 
 

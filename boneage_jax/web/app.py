@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -43,12 +43,14 @@ class Service:
         worker: that predicts, running.
         reference: the training images, None where the network's file has none.
         limits: of a request.
+        training: the images that the networks were trained on, see `ages.training_images`.
     """
 
     ages: ages_lib.Ages
     worker: worker.Worker
     reference: neighbours.Reference | None = None
     limits: uploads.Limits = dataclasses.field(default_factory=uploads.Limits)
+    training: Sequence = ()
 
 
 def build(service: Service, *, on_network: bool = False, token: str = '') -> guard.Guard:
@@ -146,7 +148,7 @@ async def _begun(service, request, stack) -> AsyncIterator[dict]:
     questions = []
     known = [answers.unpredicted(file, 'no_image', reason) for file, reason in others]
     for image in images:
-        question = worker.Question(image, ages_lib.known_sex(image, sent.male))
+        question = worker.Question(image, ages_lib.known_sex(image, sent.male), sent.look)
         refusal = _refusal(service, question.male)
         if refusal:
             known.append(answers.unpredicted(image.entry.path, *refusal))
@@ -208,7 +210,10 @@ async def _result(service, question, pictures):
     file = question.file.entry.path
     try:
         answer = await asyncio.wrap_future(question.future)
-        return await run_in_threadpool(answers.result, answer, service.reference, pictures=pictures)
+        known = bool(ages_lib.trained_on(service.training, [question.file.id]))
+        return await run_in_threadpool(
+            answers.result, answer, service.reference, trained_on=known, pictures=pictures
+        )
     except Exception as error:
         worker.report(error)
         return answers.unpredicted(file, 'fault', words.FAULT)

@@ -32,7 +32,7 @@ function drawn(name, attributes, ...children) {
 
 function add(files) {
   for (const file of files) {
-    uploads.push({ file, name: free(file.name), sexes: {}, results: [], state: 'waiting', version: 0 });
+    uploads.push({ file, name: free(file.name), sexes: {}, results: [], state: 'waiting', version: 0, only: null, look: false });
   }
   next();
 }
@@ -46,9 +46,13 @@ function free(name) {
   return tried;
 }
 
-function again(upload) {
+/* All of a file is asked again, or `only` one image of it; of that one also where the network looked. */
+function again(upload, only = null, look = false) {
+  const whole = upload.state !== 'done'; // what runs or waits is not cut down
   upload.version += 1;
   upload.state = 'waiting';
+  upload.only = whole ? null : only;
+  upload.look = !whole && look;
   next();
 }
 
@@ -66,24 +70,33 @@ function next() {
 async function send(upload) {
   const version = upload.version;
   const current = () => upload.version === version && uploads.includes(upload);
-  const found = [];
+  const { only, look } = upload;
+  const found = only ? [...upload.results] : [];
+  const put = result => {
+    const place = only ? found.findIndex(each => each.file === result.file) : -1;
+    if (place < 0) found.push(result);
+    else found[place] = result;
+    upload.results = [...found];
+    show();
+  };
   try {
     const form = new FormData();
     form.append('sex', document.querySelector('[name=sex]:checked').value);
     form.append('sexes', JSON.stringify(upload.sexes));
     form.append('pictures', 'true');
+    if (only) form.append('only', JSON.stringify([only]));
+    if (look) form.append('look', 'true');
     form.append('images', upload.file, upload.name);
     const answer = await ask('/v1/predict', { Accept: 'application/x-ndjson' }, form);
     for await (const line of lines(answer.body)) {
       if (!current()) return;
-      found.push(JSON.parse(line));
-      upload.results = found;
-      show();
+      put(JSON.parse(line));
     }
+    if (!found.length) put({ file: upload.name, status: 'unpredicted', code: 'no_image', reason: 'no image is in it', row: null });
     find('problem').textContent = '';
   } catch (error) {
     if (!current()) return;
-    upload.results = [...found, { file: upload.name, status: 'unpredicted', code: 'failed', reason: error.message, row: null }];
+    if (!only) put({ file: upload.name, status: 'unpredicted', code: 'failed', reason: error.message, row: null });
     find('problem').textContent = error.message;
   }
   if (current()) upload.state = 'done';
@@ -129,14 +142,21 @@ function everything() {
 /* Only what changed is drawn anew, so that the focus stays where it is. */
 function show() {
   const shown = everything();
+  const focus = document.activeElement.closest('article');
   const old = new Map([...find('images').children].map(card => [card.result, card]));
   const cards = shown.map(each => old.get(each.result) ?? card(each));
   for (const [i, each] of cards.entries()) {
     if (find('images').children[i] !== each) find('images').insertBefore(each, find('images').children[i] ?? null);
   }
   while (find('images').children.length > cards.length) find('images').lastChild.remove();
+  if (focus && !focus.isConnected) {
+    cards.find(each => each.upload === focus.upload && each.result.file === focus.result.file)?.querySelector('select')?.focus();
+  }
   find('rows').replaceChildren(...shown.map(({ result }) => line(result)));
   find('all').hidden = !shown.length;
+  for (const box of document.querySelectorAll('#layers input')) {
+    box.parentElement.hidden = !shown.some(({ result }) => result.view?.[box.dataset.of]);
+  }
   find('download').disabled = !shown.some(({ result }) => result.row);
   tell();
 }
@@ -171,8 +191,9 @@ function line(result) {
   const ok = result.status === 'ok';
   const interval = ok && cells.lower ? `${Math.round(result.row.lower)} to ${Math.round(result.row.upper)}` : '';
   const texts = [
-    cells ? SEX[cells.male] ?? '' : '', ok ? result.row.years : heading(result),
-    ok ? result.row.prediction.toFixed(1) : '', interval, remarks(result).join(' '),
+    cells ? SEX[cells.male] ?? '' : '', ok ? result.row.years : 'none',
+    ok ? result.row.prediction.toFixed(1) : '', interval,
+    [...(ok ? [] : [`${heading(result)}.`.replace('?.', '?')]), ...remarks(result)].join(' '),
   ];
   return element('tr', {}, element('th', { scope: 'row' }, result.file), ...texts.map(text => element('td', {}, text)));
 }
@@ -180,6 +201,7 @@ function line(result) {
 function card({ upload, result }) {
   const made = element('article', {}, element('h3', {}, result.file));
   made.result = result;
+  made.upload = upload;
   made.append(element('p', { class: result.status === 'ok' ? 'age' : 'age refused' }, heading(result)));
   if (result.status === 'ok') {
     const months = `${result.row.prediction.toFixed(1)} months`;
@@ -188,8 +210,22 @@ function card({ upload, result }) {
   if (['ok', 'refused'].includes(result.status) || ['sex_needed', 'other_sex'].includes(result.code)) made.append(chooser(upload, result));
   if (remarks(result).length) made.append(element('ul', {}, ...remarks(result).map(text => element('li', {}, text))));
   if (result.status === 'ok') made.append(scale(result));
-  if (result.view) made.append(picture(result));
+  if (result.view) made.append(picture(result), ...looked(upload, result));
   return made;
+}
+
+/* What its maps say, or the way to one. */
+function looked(upload, result) {
+  if (result.status !== 'ok') return [];
+  const map = result.view.maps?.at(-1);
+  if (map) return [element('p', { class: 'soft' }, `Bright: ${map.title}.`)];
+  const button = element('button', { type: 'button', 'aria-label': `Where did it look on ${result.file}?` }, 'Where did it look?');
+  button.onclick = () => {
+    button.disabled = true;
+    find('status').textContent = `${result.file}: hides one place after another.`;
+    again(upload, result.file, true);
+  };
+  return [element('p', {}, button)];
 }
 
 function chooser(upload, result) {
@@ -202,7 +238,7 @@ function chooser(upload, result) {
   select.onchange = () => {
     if (select.value) upload.sexes[result.file] = select.value;
     else delete upload.sexes[result.file];
-    again(upload);
+    again(upload, result.file);
   };
   return element('p', {}, element('label', {}, `Sex of ${result.file} `, select));
 }
@@ -269,7 +305,7 @@ function picture(result) {
 find('files').onchange = event => { add(event.target.files); event.target.value = ''; };
 find('form').onsubmit = event => event.preventDefault();
 for (const radio of document.querySelectorAll('[name=sex]')) {
-  radio.onchange = () => uploads.forEach(again);
+  radio.onchange = () => uploads.forEach(upload => again(upload));
 }
 for (const name of ['dragenter', 'dragover']) {
   document.addEventListener(name, event => { event.preventDefault(); find('drop').classList.add('over'); });

@@ -69,6 +69,7 @@ def serve(
             worker.Worker(ages, most=queue),
             _reference(networks),
             uploads.Limits(megabytes=max_megabytes),
+            ages_lib.training_images(networks.places, networks.config),
         )
         _keep_quiet()
         served = app.build(service, on_network=on_network, token=token)

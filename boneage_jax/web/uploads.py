@@ -21,6 +21,7 @@ from tfds_rsna.problems import DataError
 
 _GZIP = b'\x1f\x8b'
 _ZIP = b'PK\3\4'
+_KINDS = 'none of PNG, JPEG, TIFF, BMP, DICOM'
 _FIELDS = 8
 _LONGEST = 1 << 20  # bytes of a field that is no file
 SEXES = {'female': False, 'male': True}
@@ -51,12 +52,16 @@ class Asked:
         files: that were sent.
         male: the sex of the images that `sexes` does not name.
         sexes: `{file: whether it is a boy's}`.
+        only: the files that an answer is wanted of; empty for all.
+        look: whether to find out where the network looked.
         pictures: whether the answer shows the images.
     """
 
     files: Sequence[UploadFile]
     male: bool | None
     sexes: dict[str, bool]
+    only: frozenset[str]
+    look: bool
     pictures: bool
 
 
@@ -91,14 +96,29 @@ def asked(form: FormData) -> Asked:
     male = None
     if form.get('sex'):
         male = _male(form.get('sex'))
-    try:
-        named = json.loads(form.get('sexes') or '{}')
-    except ValueError as error:
-        raise HTTPException(400, 'sexes: expected JSON, {"file": "male" or "female"}') from error
-    if not isinstance(named, dict):
-        raise HTTPException(400, 'sexes: expected JSON, {"file": "male" or "female"}')
+    named = _json(form, 'sexes', dict, '{"file": "male" or "female"}')
     sexes = {name: _male(value) for name, value in named.items()}
-    return Asked(files, male, sexes, form.get('pictures') == 'true')
+    only = _json(form, 'only', list, '["file"]')
+    return Asked(
+        files,
+        male,
+        sexes,
+        frozenset(map(str, only)),
+        form.get('look') == 'true',
+        form.get('pictures') == 'true',
+    )
+
+
+def _json(form, field, kind, like):
+    """What a field has as JSON, nothing where it is empty."""
+    wrong = HTTPException(400, f'{field}: expected JSON, {like}')
+    try:
+        found = json.loads(form.get(field) or str(kind()))
+    except (ValueError, TypeError) as error:
+        raise wrong from error
+    if not isinstance(found, kind):
+        raise wrong
+    return found
 
 
 def _male(text):
@@ -126,12 +146,17 @@ def images(
             entries.append(entry)
     found, left_out = listing.from_entries(entries)
     for entry, what in left_out:
-        others.append((entry.path, f'no image that can be read ({what})'))
+        kind = _KINDS if what == 'no image' else what
+        others.append((entry.path, f'no image that can be read ({kind})'))
     others += list(archive.failures.items())
-    known = []
+    wanted = []
     for image in listing.with_unique_ids(found):
-        known.append(dataclasses.replace(image, male=sent.sexes.get(image.entry.path)))
-    return known, others
+        path = image.entry.path
+        if path in (sent.only or {path}):
+            wanted.append(dataclasses.replace(image, male=sent.sexes.get(path)))
+    if sent.only:
+        others = [(path, reason) for path, reason in others if path in sent.only]
+    return wanted, others
 
 
 def _entries(files, archive) -> Iterator[Entry]:

@@ -15,16 +15,17 @@ from boneage_jax.inference.images import Seen
 
 SIDE = 640  # pixels of a picture's longer side
 _POINTS = ('fingertip', 'thumb tip', 'capitate')
-_OPACITY = 150  # of 255, of a map over the picture
+_OPACITY = (25, 190)  # of 255, of the least and the largest value of a map
 _TOLERANCE = 0.4  # pixels of the mask by which its outline is simplified
 
 
-def view(seen: Seen, own: Mapping) -> dict:
+def view(seen: Seen, own: Mapping, hidden: np.ndarray | None = None) -> dict:
     """The picture of an image, JSON-ready; places are (x, y) in pixels of the picture.
 
     Args:
         seen: the image, with its native one.
         own: the network's auxiliary outputs of it.
+        hidden: months [h, w] by which the age changes where a place is hidden, or None.
 
     Returns:
         `picture` (a data URL), `width`, `height`; where they are known `outlines` of the hand,
@@ -50,7 +51,7 @@ def view(seen: Seen, own: Mapping) -> dict:
             parts.append(_xy(overlays.corners(box, seen.matrix) * scale))
         shown['parts'] = parts
     maps = []
-    for title, values in pictures.maps(own).items():
+    for title, values in _maps(own, hidden).items():
         box = (0, 0, *seen.image.shape[:2])
         if title == 'attention' and own.get('map_box') is not None:
             box = own['map_box']
@@ -59,6 +60,14 @@ def view(seen: Seen, own: Mapping) -> dict:
     if maps:
         shown['maps'] = maps
     return shown
+
+
+def _maps(own, hidden):
+    """The network's own maps by title, and the one of what was hidden."""
+    found = pictures.maps(own)
+    if hidden is not None:
+        found[f'hiding the brightest place changes the age by {hidden.max():.1f} months'] = hidden
+    return found
 
 
 def _outlines(mask, scale):
@@ -92,7 +101,7 @@ def _laid_over(values, box, matrix, scale, size):
     spread = max(float(np.ptp(values)), 1e-12)
     even = ((values - values.min()) / spread * 255).astype(np.uint8)
     colours = matplotlib.colormaps['inferno'](even, bytes=True)
-    colours[..., 3] = _OPACITY
+    colours[..., 3] = _OPACITY[0] + even * ((_OPACITY[1] - _OPACITY[0]) / 255)
     how = (e, d, f, b, a, c)  # Pillow counts x, y
     return Image.fromarray(colours).transform(
         size, Image.Transform.AFFINE, how, Image.Resampling.BILINEAR

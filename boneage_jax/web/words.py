@@ -30,6 +30,10 @@ _GUESSED = 'The header is of no use in one place, and the pixels decided'
 FAULT = 'a fault of the program: please report it, without the image'
 SEX_NEEDED = 'the sex is not known, and this network needs it: choose girl or boy'
 FAR = 'Unlike the images that the network learnt from: its age means little here.'
+TRAINED_ON = (
+    'The network was trained on an image of this name. If it is the same, its age is recalled, not '
+    'predicted.'
+)
 FARTHEST = 0.99  # share of training images beyond which an image is unlike them
 # What belongs to a config or a command, not to a page.
 _ADVICE = re.compile(r',? or drop it \(data\.on_error=skip\)|\s*\(data\.on_error=skip\)')

@@ -9,6 +9,8 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from boneage_jax.inference import ages as ages_lib
 from boneage_jax.inference import images as images_lib
 from boneage_jax.inference import pictures
@@ -30,10 +32,18 @@ class FullError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """An image to be predicted: the file, and whether it is a boy's."""
+    """An image to be predicted.
+
+    Attributes:
+        file: the image.
+        male: whether it is a boy's.
+        look: whether to find out where the network looked, see `Ages.hidden`.
+        future: of the `Answer`.
+    """
 
     file: listing.Image
     male: bool | None
+    look: bool = False
     future: concurrent.futures.Future = dataclasses.field(default_factory=concurrent.futures.Future)
 
 
@@ -45,11 +55,13 @@ class Answer:
         seen: the image as the network saw it, or why it did not.
         row: of `predict`'s table; None where it did not see it.
         aux: the network's auxiliary outputs of this image; empty where it is not predicted.
+        hidden: see `Ages.hidden`; None where nobody asked.
     """
 
     seen: images_lib.Seen | images_lib.Unseen
     row: dict | None = None
     aux: Mapping = dataclasses.field(default_factory=dict)
+    hidden: np.ndarray | None = None
 
 
 class Worker:
@@ -141,13 +153,17 @@ class Worker:
         rows = iter(rows)
         answers = []
         index = 0
-        for each in found:
+        for question, each in zip(batch, found):
             if isinstance(each, images_lib.Unseen):
                 answers.append(Answer(each))
             elif each.refusal:
                 answers.append(Answer(each, next(rows)))
             else:
-                answers.append(Answer(each, next(rows), pictures.of_image(aux, index)))
+                hidden = None
+                if question.look:
+                    hidden = self._ages.hidden(each.image, question.male)
+                own = pictures.of_image(aux, index)
+                answers.append(Answer(each, next(rows), own, hidden))
                 index += 1
         return answers
 
