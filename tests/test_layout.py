@@ -28,12 +28,14 @@ COMMANDS = [
     'evaluate_hands',
     'check_hands',
     'survey',
+    'fits',
 ]
 ROWS = [
     COMMANDS,
     ['report', 'mine'],
     ['analysis'],
     ['inference'],
+    ['accelerators'],
     ['training'],
     ['stages'],
     ['figures'],

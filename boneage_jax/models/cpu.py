@@ -4,13 +4,13 @@ Other devices have XLA's own. `python -m benchmarks.convolutions` prints both be
 docs/results.md has the table.
 """
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from boneage_jax.runtime import target
 
 # Places of a map (20x20) from which kernel gradients are taken image by image: half the time; at
 # 16x16 a tenth less.
@@ -19,24 +19,17 @@ LARGE = 400
 # channel.
 FEW = 8
 
-_counting = contextvars.ContextVar('counting', default=False)
 
-
-@contextlib.contextmanager
-def counting() -> Iterator[None]:
+def counting():
     """What is traced within is what other devices compute.
 
     XLA's count of operations sees one turn of a loop, and nothing of a choice.
     """
-    token = _counting.set(True)
-    try:
-        yield
-    finally:
-        _counting.reset(token)
+    return target.compiling_for('any accelerator')
 
 
 def _elsewhere():
-    return _counting.get() or jax.default_backend() != 'cpu'
+    return target.platform() != 'cpu'
 
 
 def convolver(inputs: int, outputs: int, groups: int) -> Callable[..., jax.Array]:
