@@ -5,7 +5,7 @@ loaded or run.
 """
 
 import dataclasses
-import functools
+import hashlib
 import math
 import re
 import time
@@ -178,72 +178,79 @@ class Run:
 
     def compile(self, name: str, size: int) -> Compiled:
         """The program `name` for batches of `size` images; UserError where that is impossible."""
-        on_device = self.config.data.placement == 'device'
-        resident = self._resident() if on_device else {}
-        held = {
-            'state': _bytes(self.state),
-            'resident': _bytes(resident),
-        }
-        if name == TRAIN:
-            key = jax.eval_shape(lambda: jax.random.key(0))
-            key = _placed(key, sharding.replicated_sharding(self.mesh))
-            batch = self._batch(size, kept=resident)
-            return self._compiled(
-                name, size, self.steps.train_step, (self.state, batch, resident, key), held
-            )
-        if name == EVALUATE:  # the images that are trained on stay where they are
-            batch = self._batch(size)
-            return self._compiled(name, size, self.steps.eval_step, (self.state, batch, {}), held)
-        return self._predict(size)
-
-    def _predict(self, size):
-        """As `runs.predictor` has it, on one device."""
-        place = sharding.replicated_sharding(sharding.make_mesh(self.mesh.devices.ravel()[:1]))
-        parts = (self.state.params, self.state.frozen_params, self.state.batch_stats)
-        parts = jax.tree.map(lambda x: _placed(x, place), parts)
-        shapes = programs.batch_shapes(self.config, size)
-        image = _placed(shapes['image'], place)
-        male = _placed(shapes['male'], place)
-        apply = jax.jit(predictor.make_apply(self.graphdefs))
-        return self._compiled(
-            PREDICT, size, apply, (parts, image, male), {'state': _bytes(parts), 'resident': 0}
-        )
-
-    def _compiled(self, name, size, function, arguments, held):
-        with self._tracing():
-            traced = function.trace(*arguments)
+        traced, held, given = self._traced(name, size)
         counted = operations.products(traced.jaxpr)
-        make = functools.partial(Compiled, name, size, operations=counted)
-        lowered = traced.lower(lowering_platforms=(self.target.chip.platform,))
+        lowered = self._lowered(traced)
         began = time.monotonic()
         try:
             program = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             needed = _refused(str(error))
             if needed:
-                return make(memory=Memory(refused=needed), module=None)
+                return Compiled(name, size, Memory(refused=needed), counted, None)
             raise UserError(
                 f'the {name} of {size} images cannot be compiled for {self.target.title}: '
                 f'{(str(error).splitlines() or ["no reason given"])[0][:400]}'
             ) from error
         stats = program.memory_analysis()
         text = program.as_text()
-        given = _bytes(arguments) - (held['state'] + held['resident'])
-        if name == EVALUATE:  # it is given a part of what the device holds
-            given = _bytes(arguments[1])
-        return make(
-            memory=Memory(
-                **held,
-                batch=max(given, 0),
-                temporaries=stats.temp_size_in_bytes,
-                results=max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0),
-                code=stats.generated_code_size_in_bytes,
-            ),
-            module=hlo.parse(text),
+        memory = Memory(
+            **held,
+            batch=given,
+            temporaries=stats.temp_size_in_bytes,
+            results=max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0),
+            code=stats.generated_code_size_in_bytes,
+        )
+        return Compiled(
+            name,
+            size,
+            memory,
+            counted,
+            hlo.parse(text),
             text=text,
             compiler=_own_figures(program),
             seconds=time.monotonic() - began,
         )
+
+    def digest(self, name: str, size: int) -> str:
+        """A name for the program before it is compiled: equal programs have the same."""
+        traced, *_ = self._traced(name, size)
+        return hashlib.sha256(self._lowered(traced).as_text().encode()).hexdigest()[:16]
+
+    def _lowered(self, traced):
+        return traced.lower(lowering_platforms=(self.target.chip.platform,))
+
+    def _traced(self, name, size):
+        """(the traced program, bytes that stay on the device, bytes that each call is given)."""
+        if name == PREDICT:
+            return self._traced_prediction(size)
+        on_device = self.config.data.placement == 'device'
+        resident = self._resident() if on_device else {}
+        held = {'state': _bytes(self.state), 'resident': _bytes(resident)}
+        if name == EVALUATE:  # the images that are trained on stay where they are
+            batch = self._batch(size)
+            arguments = (self.state, batch, {})
+            function = self.steps.eval_step
+        else:
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            key = _placed(key, sharding.replicated_sharding(self.mesh))
+            batch = self._batch(size, kept=resident)
+            arguments = (self.state, batch, resident, key)
+            function = self.steps.train_step
+        with self._tracing():
+            return function.trace(*arguments), held, _bytes(batch)
+
+    def _traced_prediction(self, size):
+        """As `runs.predictor` has it, on one device."""
+        place = sharding.replicated_sharding(sharding.make_mesh(self.mesh.devices.ravel()[:1]))
+        parts = (self.state.params, self.state.frozen_params, self.state.batch_stats)
+        parts = jax.tree.map(lambda x: _placed(x, place), parts)
+        shapes = programs.batch_shapes(self.config, size)
+        given = (_placed(shapes['image'], place), _placed(shapes['male'], place))
+        apply = jax.jit(predictor.make_apply(self.graphdefs))
+        with self._tracing():
+            traced = apply.trace(parts, *given)
+        return traced, {'state': _bytes(parts), 'resident': 0}, _bytes(given)
 
 
 def _own_figures(program):

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
+from boneage_jax.models import pooling
 from boneage_jax.runtime import target
 
 # Places of a map (20x20) from which kernel gradients are taken image by image: half the time; at
@@ -177,11 +177,11 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Arra
     """Max-pool `[B, H, W, C]` -> `[B, h, w, C]` of `size` x `size`.
 
     Of equal pixels the first has the gradient. Maxima of shifted maps: forward and gradient take a
-    sixth of the time of XLA's, whose gradient has one thread.
+    sixth of the time of XLA's, whose gradient has one thread. Other devices: `pooling.max_pool`.
     """
     pads = ((padding, padding), (padding, padding))
     if _elsewhere():
-        return nnx.max_pool(x, (size, size), strides=(stride, stride), padding=pads)
+        return pooling.max_pool(x, size, stride, padding)
     wide = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     largest = None
     for _, _, part in _shifts(wide, (size, size), (stride, stride)):
