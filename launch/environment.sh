@@ -6,6 +6,7 @@
 #   BONEAGE_PYTHON_VERSION   make the environment with this Python: 3.11, 3.12 or 3.13
 #                            (default: python3 where it is one of them, else the newest that runs)
 #   BONEAGE_EXTRAS           extras of setup.py to add, e.g. gpu or gpu,tensorboard
+#   BONEAGE_AOT_VENV         where the environment of `boneage fits` is    (default: .venv-aot, see with_compilers)
 #
 # An environment is ready when .ready-<hash of requirements.lock and setup.py> lies in it. That file is written
 # last, so a half-made environment is never taken for a finished one.
@@ -15,6 +16,7 @@ ROOT=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 EXTRAS=${BONEAGE_EXTRAS:-}
 MARK=.made-by-boneage_jax  # also the file that launches lock
 VERSIONS='3.13 3.12 3.11'  # of Python, the newest first
+NEEDED='Python 3.11, 3.12 or 3.13'
 READY=
 
 say() { printf '%s\n' "boneage_jax: $*" >&2; }
@@ -56,11 +58,20 @@ search_python() {
     return 1
 }
 
+# What follows is a second environment, with XLA's compilers for NVIDIA GPUs and TPUs (gigabytes; versions in
+# requirements-aot.lock). They need the current jax, thus Python 3.12 or 3.13.
+with_compilers() {
+    BONEAGE_VENV=${BONEAGE_AOT_VENV:-$ROOT/.venv-aot}
+    EXTRAS=${EXTRAS:+$EXTRAS,}aot
+    VERSIONS='3.13 3.12'
+    NEEDED='Python 3.12 or 3.13'
+}
+
 find_python() {
     local versions=${BONEAGE_PYTHON_VERSION:-$VERSIONS} without_venv='' version
     case " $VERSIONS " in
         *" $versions "*) ;;
-        *) die "BONEAGE_PYTHON_VERSION=$versions: this project runs on Python 3.11, 3.12 and 3.13." ;;
+        *) die "BONEAGE_PYTHON_VERSION=$versions: this runs on $NEEDED." ;;
     esac
     search_python "$versions" && return
     if [ -n "$without_venv" ]; then
@@ -72,8 +83,8 @@ find_python() {
         die "no Python $versions runs here: none is on the PATH and none in pyenv's folder. On Debian or Ubuntu:" \
             "sudo apt-get install python$versions python$versions-venv; or unset BONEAGE_PYTHON_VERSION."
     fi
-    die "Python 3.11, 3.12 or 3.13 is needed; none on the PATH or in pyenv's folder runs. On Debian or Ubuntu:" \
-        "sudo apt-get install python3.12 python3.12-venv (or the same of 3.11 or 3.13, as the system has it);" \
+    die "$NEEDED is needed; none on the PATH or in pyenv's folder runs. On Debian or Ubuntu:" \
+        "sudo apt-get install python3.12 python3.12-venv (or the same of another of them, as the system has it);" \
         "or name one with BONEAGE_PYTHON=/path/to/python (with requirements.lock installed in it)."
 }
 
@@ -168,8 +179,9 @@ build_environment() {
     for extra in ${EXTRAS//,/ }; do
         grep -qx "$extra" "$VENV/.extras.new" && continue
         say "adds the extra [$extra] (the gpu and tpu ones download a few GB)"
-        # The lock as a constraint: an extra may add packages, never move the tested versions.
-        pip_install --no-build-isolation --constraint "$ROOT/requirements.lock" --editable "${ROOT}[$extra]"
+        # The locks as constraints: an extra may add packages, never move the tested versions.
+        pip_install --no-build-isolation --constraint "$ROOT/requirements.lock" \
+            --constraint "$ROOT/requirements-aot.lock" --editable "${ROOT}[$extra]"
         echo "$extra" >>"$VENV/.extras.new"
     done
     mv "$VENV/.extras.new" "$VENV/.extras"

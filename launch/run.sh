@@ -10,6 +10,7 @@ usage: launch/run.sh MODULE [ARGUMENT ...]
   launch/run.sh boneage_jax.prepare --config=configs/prsnet.py:rsna100
 
 Needs Python 3.11, 3.12 or 3.13; the first call makes .venv (2 minutes). Paths are relative to the project's folder.
+boneage_jax.fits compiles for accelerators: its first call makes .venv-aot, with the compilers (Python 3.12 or 3.13).
 
   BONEAGE_EXTRAS=gpu    adds the build for NVIDIA GPUs (gpu13: CUDA 13; tpu; tensorboard; serve; dicom is always there)
   BONEAGE_DATA=DIR      where the radiographs lie
@@ -39,6 +40,7 @@ while [ -L "$self" ]; do
 done
 # shellcheck source=launch/environment.sh
 . "$(dirname -- "$self")/environment.sh"
+case $1 in boneage_jax.fits | benchmarks.accelerators) with_compilers ;; esac
 make_environment
 [ "$(pwd -P)" = "$ROOT" ] || say "runs in $ROOT; relative paths start there"
 cd "$ROOT"

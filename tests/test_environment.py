@@ -68,6 +68,22 @@ def test_current_jax_beside_the_last_one_for_python_3_11():
         assert versions['jax'] == versions['jaxlib'] and versions['jax'].startswith('0.12.')
 
 
+def test_the_compilers_belong_to_the_jax_of_the_lock(setup_file):
+    """requirements-aot.lock: exact versions, for the Pythons that get the current jax."""
+    versions = {}
+    for line in (ROOT / 'requirements-aot.lock').read_text().splitlines():
+        if not line.startswith('#'):
+            requirement = Requirement(line)
+            (exact,) = requirement.specifier
+            assert exact.operator == '==' and str(requirement.marker) == 'python_version >= "3.12"'
+            versions[canonical(requirement.name)] = exact.version
+    assert versions['jax-cuda12-plugin'] == versions['jax-cuda12-pjrt'] == locked('3.12')['jax']
+    assert 'libtpu' in versions and 'nvidia-cudnn-cu12' in versions
+    assert not set(versions) & set(locked('3.12'))
+    for requirement in setup_file['extras_require']['aot']:
+        assert '"3.12"' in requirement
+
+
 def test_one_version_of_ruff(setup_file):
     hooks = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())
     revisions = {

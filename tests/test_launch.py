@@ -401,7 +401,7 @@ def test_the_folder_of_pyenv_and_the_version_can_be_named(pythons, tmp_path):
     done = pythons('find_python', PYENV_ROOT=root, BONEAGE_PYTHON_VERSION='3.10')
     assert (
         done.returncode == 1
-        and 'BONEAGE_PYTHON_VERSION=3.10: this project runs on Python 3.11, 3.12' in done.stderr
+        and 'BONEAGE_PYTHON_VERSION=3.10: this runs on Python 3.11, 3.12 or 3.13' in done.stderr
     )
     done = pythons('find_python', BONEAGE_PYTHON_VERSION='3.13')
     assert done.returncode == 1 and 'no Python 3.13 runs here' in done.stderr
@@ -417,6 +417,18 @@ def test_pythons_that_will_not_do(pythons, tmp_path):
     assert done.returncode == 1 and 'apt-get install python3.11-venv' in done.stderr
     pythons.install('bin/python', '3.11.2')  # a second one of that version, whole
     assert pythons('find_python').stdout == f'{tmp_path}/bin/python\n'
+
+
+def test_the_compilers_need_a_newer_python(pythons, tmp_path):
+    """`boneage_jax.fits` has a second environment, with the extra [aot]."""
+    pythons.install('bin/python3', '3.11.2')
+    done = pythons('with_compilers; find_python')
+    assert done.returncode == 1 and ': Python 3.12 or 3.13 is needed' in done.stderr
+    pythons.install('bin/python3.12', '3.12.1')
+    done = pythons('with_compilers; echo "$EXTRAS $BONEAGE_VENV"; find_python')
+    assert done.stdout == f'aot {ROOT}/.venv-aot\n{tmp_path}/bin/python3.12\n', done.stderr
+    done = pythons('with_compilers; find_python', BONEAGE_PYTHON_VERSION='3.11')
+    assert 'BONEAGE_PYTHON_VERSION=3.11: this runs on Python 3.12 or 3.13' in done.stderr
 
 
 def test_an_environment_of_another_version_is_made_anew(pythons, tmp_path):

@@ -29,12 +29,14 @@ COMMANDS = [
     'evaluate_hands',
     'check_hands',
     'survey',
+    'fits',
 ]
 ROWS = [
     COMMANDS,
     ['report', 'mine', 'web'],
     ['analysis'],
     ['inference'],
+    ['accelerators'],
     ['training'],
     ['stages'],
     ['figures'],

@@ -4,13 +4,13 @@ Other devices have XLA's own. `python -m benchmarks.convolutions` prints both be
 docs/results.md has the table.
 """
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+
+from boneage_jax.models import pooling
+from boneage_jax.runtime import target
 
 # Places of a map (20x20) from which kernel gradients are taken image by image: half the time; at
 # 16x16 a tenth less.
@@ -19,24 +19,17 @@ LARGE = 400
 # channel.
 FEW = 8
 
-_counting = contextvars.ContextVar('counting', default=False)
 
-
-@contextlib.contextmanager
-def counting() -> Iterator[None]:
+def counting():
     """What is traced within is what other devices compute.
 
     XLA's count of operations sees one turn of a loop, and nothing of a choice.
     """
-    token = _counting.set(True)
-    try:
-        yield
-    finally:
-        _counting.reset(token)
+    return target.compiling_for('any accelerator')
 
 
 def _elsewhere():
-    return _counting.get() or jax.default_backend() != 'cpu'
+    return target.platform() != 'cpu'
 
 
 def convolver(inputs: int, outputs: int, groups: int) -> Callable[..., jax.Array]:
@@ -184,11 +177,11 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Arra
     """Max-pool `[B, H, W, C]` -> `[B, h, w, C]` of `size` x `size`.
 
     Of equal pixels the first has the gradient. Maxima of shifted maps: forward and gradient take a
-    sixth of the time of XLA's, whose gradient has one thread.
+    sixth of the time of XLA's, whose gradient has one thread. Other devices: `pooling.max_pool`.
     """
     pads = ((padding, padding), (padding, padding))
     if _elsewhere():
-        return nnx.max_pool(x, (size, size), strides=(stride, stride), padding=pads)
+        return pooling.max_pool(x, size, stride, padding)
     wide = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     largest = None
     for _, _, part in _shifts(wide, (size, size), (stride, stride)):

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from boneage_jax.data import augment, pipeline
 from boneage_jax.data.source import Split
 from boneage_jax.runs import exported, initialize, shipped
 from boneage_jax.runs import state as state_lib
-from boneage_jax.runtime import checkpoint
+from boneage_jax.runtime import checkpoint, target
 from tfds_rsna.errors import UserError
 
 # Images at once in the smallest program: XLA computes one or two by other sums, whose last digits
@@ -72,10 +72,7 @@ class Predictor:
         self._parts = (state.params, state.frozen_params, state.batch_stats)
         self._sizes = set()
 
-        def apply(parts, image, male):
-            model = nnx.merge(graphdefs.evaluate, *parts)
-            return model(augment.to_float({'image': image})['image'], male)
-
+        apply = make_apply(graphdefs)
         self._graphs = apply
         self._apply = jax.jit(apply)
         image = jax.ShapeDtypeStruct((1, *self.config.data.size, 1), jnp.uint8)
@@ -167,6 +164,20 @@ class Predictor:
         return jax.tree.map(lambda x: x[:count], outputs)
 
 
+def make_apply(graphdefs: state_lib.GraphDefs) -> Callable:
+    """`apply(parts, image, male) -> (prediction, aux)`, to be jitted.
+
+    `parts` are the parameters, frozen parameters and batch statistics, `image` is uint8
+    `[B, H, W, 1]`.
+    """
+
+    def apply(parts, image, male):
+        model = nnx.merge(graphdefs.evaluate, *parts)
+        return model(augment.to_float({'image': image})['image'], male)
+
+    return apply
+
+
 def read_config(place: pathlib.Path | str) -> ml_collections.ConfigDict:
     """The configuration of the network at `place`, as `Predictor` takes it, locked.
 
@@ -225,7 +236,7 @@ def build_model(config: ml_collections.ConfigDict) -> nnx.Module:
         options[option] = known[key]
     dtype = config.dtype
     if dtype == 'auto':
-        dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+        dtype = 'float32' if target.platform() == 'cpu' else 'bfloat16'
     return models.build(config.model.name, seed=config.seed, dtype=jnp.dtype(dtype), **options)
 
 

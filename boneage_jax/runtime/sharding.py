@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from jax.experimental import multihost_utils
@@ -109,9 +109,11 @@ def _is_lost_host(error):
     return collectives or any(sign in str(error) for sign in _COORDINATION)
 
 
-def make_mesh() -> Mesh:
-    """The mesh over all devices of all hosts."""
-    return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence | None = None) -> Mesh:
+    """The mesh over all devices of all hosts, or over `devices`."""
+    if devices is None:
+        devices = jax.devices()
+    return jax.make_mesh((len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

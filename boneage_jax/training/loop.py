@@ -24,7 +24,7 @@ from boneage_jax.runs import state as state_lib
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import checkpoint, files, log, profiler, setup, sharding
 from boneage_jax.stages import records
-from boneage_jax.training import evaluate, feature_cache, flops, optimizer
+from boneage_jax.training import evaluate, feature_cache, flops, optimizer, programs
 from boneage_jax.training import step as step_lib
 from boneage_jax.training.classical_trainer import ClassicalTrainer
 from boneage_jax.training.finalize import finalize
@@ -110,30 +110,11 @@ class GradientTrainer:
         state, self.graphdefs = state_lib.create_state(
             model, transform, config.frozen, averaged=config.ema > 0
         )
-        places, gather_params = sharding.state_sharding(state, self.mesh, config.sharding)
-        self.state = sharding.place(jax.tree.map(np.asarray, state), places)
-
-        replicated = sharding.replicated_sharding(self.mesh)
-        self.train_step = jax.jit(
-            step_lib.make_train_step(
-                self.graphdefs,
-                self.task,
-                transform,
-                config.augment.to_dict(),
-                grad_accum_steps=config.grad_accum_steps,
-                gather_params=gather_params,
-                ema=config.ema,
-            ),
-            donate_argnums=0,
-            out_shardings=(places, replicated),
-        )
-        self.batch_stats_step = jax.jit(
-            step_lib.make_batch_stats_step(self.graphdefs), out_shardings=replicated
-        )
-        self.eval_step = jax.jit(
-            step_lib.make_eval_step(self.graphdefs, self.task, flip_tta=config.flip_tta),
-            out_shardings=replicated,
-        )
+        steps = programs.build(config, state, self.graphdefs, self.task, transform, self.mesh)
+        self.state = sharding.place(jax.tree.map(np.asarray, state), steps.places)
+        self.train_step = steps.train_step
+        self.batch_stats_step = steps.batch_stats_step
+        self.eval_step = steps.eval_step
 
     @staticmethod
     def check(config, *, fresh):
@@ -157,11 +138,12 @@ class GradientTrainer:
         if fresh:
             initialize.check(config, state_lib.State(None, *arrays, None, None))
         model.eval()
-        jax.eval_shape(
-            lambda model, batch: task.loss(*model(batch['image'], batch['male']), batch)[0],
-            model,
-            _batch_shapes(config.data.size),
-        )
+
+        def loss(model, batch):
+            batch = augment.to_float(batch)
+            return task.loss(*model(batch['image'], batch['male']), batch)[0]
+
+        jax.eval_shape(loss, model, programs.batch_shapes(config, 2))
 
     def run(self):
         with contextlib.ExitStack() as stack:
@@ -470,22 +452,6 @@ class GradientTrainer:
             predictor.Predictor(self.workdir), self.images[splits_lib.SELECTING], ATTENTION_SHOWN
         )
         figures.draw_attention(*seen, self.workdir / 'figures' / 'attention.png')
-
-
-def _batch_shapes(size):
-    """Shapes of a batch of two images with everything that a task may read."""
-
-    def shape(dtype, *axes):
-        return jax.ShapeDtypeStruct((2, *axes), dtype)
-
-    return {
-        'image': shape(jnp.float32, *size, 1),
-        'hand_mask': shape(jnp.uint8, *size, 1),
-        'keypoints': shape(jnp.float32, 3, 2),
-        'months': shape(jnp.float32),
-        'male': shape(jnp.bool),
-        'valid': shape(jnp.bool),
-    }
 
 
 TRAINERS: dict[str, type[Trainer]] = {
