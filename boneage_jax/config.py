@@ -201,6 +201,8 @@ def base() -> dict:
         # decay of a moving average of the parameters, which is evaluated in their place; 0 = none
         ema=0.0,
         flip_tta=False,  # evaluation averages the image and its mirror image
+        # degrees: evaluation also averages the image turned so far to either side; 0 = not
+        turn_tta=0.0,
         # compute type: 'float32' | 'bfloat16' | 'auto' = bfloat16 on accelerators; parameters stay
         # float32
         dtype='auto',

@@ -46,6 +46,7 @@ ZERO_OR_MORE = (
     'optimizer.backbone_rate',
     'optimizer.warmup_epochs',
     'patience',
+    'turn_tta',
     'seed',
     'data.split_seed',
     'precise_bn_batches',

@@ -59,7 +59,7 @@ BASE['augment'].update(
     occlusion=0.15,
     compression=0.2,
 )
-BASE.update(batch_size=32, epochs=60, ema=0.999, flip_tta=True, precise_bn_batches=50)
+BASE.update(batch_size=32, epochs=60, ema=0.999, flip_tta=True, turn_tta=8.0, precise_bn_batches=50)
 
 PRESETS = {
     'rsna100': {

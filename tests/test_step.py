@@ -37,7 +37,7 @@ def create(frozen=()):
 
 
 @functools.cache  # tests share compiled steps
-def make(frozen=(), augment=(), flip_tta=False, model=(), name='adamw'):
+def make(frozen=(), augment=(), flip_tta=False, turn_tta=0.0, model=(), name='adamw'):
     config = c.build(c.base(), f'optimizer.name={name},learning_rate=0.01', {})
     task = tasks.build(config.task, {'centre': 120.0, 'scale': 40.0})
     transform = optimizer.build(config.optimizer, config.optimizer.learning_rate)
@@ -47,7 +47,7 @@ def make(frozen=(), augment=(), flip_tta=False, model=(), name='adamw'):
     return (
         state,
         jax.jit(step_lib.make_train_step(graphdefs, task, transform, options)),
-        jax.jit(step_lib.make_eval_step(graphdefs, task, flip_tta=flip_tta)),
+        jax.jit(step_lib.make_eval_step(graphdefs, task, flip_tta=flip_tta, turn_tta=turn_tta)),
     )
 
 

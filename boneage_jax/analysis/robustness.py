@@ -15,7 +15,7 @@ from PIL import Image
 
 from boneage_jax import cli
 from boneage_jax.analysis import own_images
-from boneage_jax.data import augment, degrade
+from boneage_jax.data import augment, degrade, views
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.data.source import Split
 from boneage_jax.figures import robustness
@@ -214,14 +214,8 @@ def _on_unit(disturb_unit):
     return jax.jit(disturb_bytes)
 
 
-@jax.jit
 def _rotated(image, degrees):
-    angle = jnp.deg2rad(degrees)
-    count = image.shape[0]
-    cos = jnp.full((count,), jnp.cos(angle))
-    sin = jnp.full((count,), jnp.sin(angle))
-    matrix = ((cos, -sin), (sin, cos))
-    return _bytes(augment.warp({'image': image}, matrix, jnp.zeros((count, 2)), 'zero')['image'])
+    return views.turned(image, float(degrees))
 
 
 def _mirrored(image, strength):

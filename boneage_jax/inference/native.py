@@ -1,7 +1,7 @@
 """A network as one function from a native grey image and the sex to the age: what is exported.
 
 It is what `predict` computes once an image is decoded and judged: the image is resampled to
-`data.size`, goes through the network (and as its mirror image too, under `flip_tta`), and what
+`data.size`, goes through the network (and its views too, under `flip_tta` and `turn_tta`), and what
 comes out becomes months with their interval.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from boneage_jax.data import views
 from boneage_jax.inference import intervals as intervals_lib
 from boneage_jax.inference import native_resize
 from boneage_jax.models import cpu
@@ -97,20 +98,34 @@ class Native:
     def _ages(self, seen, male):
         predictor = self.predictor
         image = seen[None, :, :, None]
-        if predictor.config.flip_tta:
-            image = jnp.concatenate([image, image[:, :, ::-1]])
+        flip = predictor.config.flip_tta
+        others = views.of(image, flip=flip, turn=predictor.config.turn_tta)
+        image = jnp.concatenate([image, *others])
         sexes = jnp.broadcast_to(male, (len(image),))
         with cpu.counting():  # convolutions as such, for the runtime to choose their way
             prediction, _ = predictor.apply(image, sexes)
-        if predictor.config.flip_tta:
-            prediction = predictor.task.average_with_mirrored(prediction[:1], prediction[1:])
+        of_views = [prediction[place : place + 1] for place in range(1, len(image))]
+        prediction = predictor.task.mean_of_views(prediction[:1], of_views, mirrored=flip)
         months = predictor.task.months(prediction)[0]
         if self.intervals is None:
             return months, seen
-        half = self.intervals.half
-        half = jnp.where(male, jnp.float32(half['male']), jnp.float32(half['female']))
+        half = jnp.where(male, self._half('male', prediction), self._half('female', prediction))
         bounds = [jnp.maximum(months + sign * half, 0) for sign in (-1, 1)]
         return months, *bounds, seen
+
+    def _half(self, sex, prediction):
+        """Months to either side for the one image of `prediction`, as `Intervals.widths` has it."""
+        scaled = self.intervals.scaled
+        task = self.predictor.task
+        signals = task.signals(prediction) if task.signals else {}
+        if scaled is None or any(name not in signals for name in scaled.names()):
+            return jnp.float32(self.intervals.half[sex])
+        scale = scaled.scales[sex]
+        logarithm = jnp.float32(0)
+        for name, weight in scale.weights.items():
+            held = jnp.clip(signals[name][0], *scale.limits[name])
+            logarithm += weight * jnp.log(held / scale.centres[name])
+        return scaled.factor[sex] * jnp.exp(logarithm)
 
 
 def traced(function: Callable, *arguments: tuple[str, tuple]) -> jax.extend.core.ClosedJaxpr:

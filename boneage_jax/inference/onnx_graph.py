@@ -509,6 +509,24 @@ def _clamp(graph, equation, low, x, high):
     return graph.node('Min', [graph.node('Max', [x, low]), high])
 
 
+def _gather(graph, equation, x, indices):
+    """`jax.numpy.take_along_axis` of [1, N] along 1, as turning one image has it."""
+    shape = np.array(equation.outvars[0].aval.shape, np.int64)
+    one_row = equation.invars[0].aval.shape[:-1] == (1,)
+    if not one_row or equation.params['dimension_numbers'].collapsed_slice_dims != (1,):
+        raise UserError(
+            'a gather of this network is not converted to ONNX; export it with --format=stablehlo, '
+            'which takes any network'
+        )
+    return graph.node('Gather', [x, graph.node('Reshape', [indices, shape[1:]])], axis=1)
+
+
+def _round(graph, equation, x):
+    if equation.params['rounding_method'] != jax.lax.RoundingMethod.TO_NEAREST_EVEN:
+        raise UserError('halves are rounded away from zero in this network, as ONNX cannot')
+    return graph.node('Round', [x])
+
+
 def _argmax(graph, equation, x):
     found = graph.node('ArgMax', [x], axis=equation.params['axes'][0], keepdims=0)
     dtype = helper.np_dtype_to_tensor_dtype(np.dtype(equation.params['index_dtype']))
@@ -526,6 +544,7 @@ _RULES: dict[str, Callable] = {
     'erfc': _erfc,
     'expand_dims': _reshape,
     'expm1': _expm1,
+    'gather': _gather,
     'integer_pow': _integer_power,
     'iota': _iota,
     'log1p': _log1p,
@@ -536,6 +555,7 @@ _RULES: dict[str, Callable] = {
     'rem': _remainder,
     'reshape': _reshape,
     'rev': _reverse,
+    'round': _round,
     'rsqrt': _rsqrt,
     'select_n': _select,
     'slice': _slice,

@@ -99,7 +99,8 @@ def _metadata(place, network):
         'size': list(data.size),
         'resize': data.resize,
         'mirrored_too': bool(network.predictor.config.flip_tta),
-        'in_the_file': 'resampling, standardisation, network, mean with the mirror image, months',
+        'turned_too': float(network.predictor.config.turn_tta),
+        'in_the_file': 'resampling, standardisation, network, mean over its views, months',
         'not_in_the_file': 'decoding, and what `predict` judges of an image before its age: '
         'whether it shows a hand, its polarity and way up',
     }

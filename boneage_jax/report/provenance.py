@@ -17,6 +17,7 @@ _KEYS = {
     'epoch': 'epoch of the checkpoint',
     'selected_by': 'selected by',
     'flip_tta': 'averaged with the mirror image',
+    'turn_tta': 'averaged with the image turned, degrees',
     'components': 'components',
     'run': 'run',
     'records': 'records',

@@ -12,7 +12,7 @@ from flax import nnx
 
 from boneage_jax import config as config_lib
 from boneage_jax import models, tasks
-from boneage_jax.data import augment, pipeline
+from boneage_jax.data import augment, pipeline, views
 from boneage_jax.data.source import Split
 from boneage_jax.runs import exported, initialize, shipped
 from boneage_jax.runs import state as state_lib
@@ -96,13 +96,18 @@ class Predictor:
     def predict_tta(self, images, male=None):
         """The same as the run's evaluation has it.
 
-        Under `flip_tta`, `prediction` is averaged with that of the mirror image.
+        `prediction` is averaged with those of the image's views, under `flip_tta` and `turn_tta`.
         """
         prediction, aux = self(images, male)
-        if self.config.flip_tta:
-            mirrored, _ = self(np.asarray(images)[:, :, ::-1], male)
-            prediction = self.task.average_with_mirrored(prediction, mirrored)
-        return prediction, aux
+        flip = self.config.flip_tta
+        of_views = []
+        for start in range(0, len(images), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            seen = views.of(np.asarray(images)[rows], flip=flip, turn=self.config.turn_tta)
+            sexes = None if male is None else male[rows]
+            of_views.append([self(view, sexes)[0] for view in seen])
+        joined = [np.concatenate(parts) for parts in zip(*of_views, strict=True)]
+        return self.task.mean_of_views(prediction, joined, mirrored=flip), aux
 
     def over(
         self, split: Split, batch_size: int | None = None, *, tta: bool = False

@@ -1,7 +1,7 @@
 """The contract between the training loop and what a run learns."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +95,17 @@ class Task:
     batch_dependent_loss: bool = False
     inputs: tuple[str, ...] = ('image',)
 
-    def average_with_mirrored(self, prediction: jax.Array, mirrored: jax.Array) -> jax.Array:
-        """The mean of an image's prediction and of that for its mirror image (`flip_tta`)."""
-        return (prediction + self.unflip(mirrored)) / 2
+    def mean_of_views(
+        self, prediction: jax.Array, of_views: Sequence[jax.Array], *, mirrored: bool
+    ) -> jax.Array:
+        """The mean of an image's prediction and of those for its views (`boneage_jax.data.views`).
+
+        Args:
+            prediction: of the image itself.
+            of_views: of each view; all have its shape.
+            mirrored: the first of them is of the mirror image.
+        """
+        total = prediction
+        for place, view in enumerate(of_views):
+            total = total + (self.unflip(view) if mirrored and place == 0 else view)
+        return total / (1 + len(of_views))

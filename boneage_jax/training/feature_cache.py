@@ -51,7 +51,7 @@ def can_cache(config: ml_collections.ConfigDict, model: nnx.Module) -> bool:
             )
         return False
     augmented = any(value for name, value in config.augment.items() if name != 'fill')
-    return not config.flip_tta and not augmented
+    return not config.flip_tta and not config.turn_tta and not augmented
 
 
 def with_features(

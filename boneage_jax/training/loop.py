@@ -15,7 +15,7 @@ from clu import parameter_overview
 from flax import nnx
 
 from boneage_jax import figures, tasks
-from boneage_jax.data import augment, duplicates, pipeline
+from boneage_jax.data import augment, duplicates, pipeline, views
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.errors import ConfigError, DivergedError
 from boneage_jax.figures import examples as examples_lib
@@ -121,6 +121,11 @@ class GradientTrainer:
         """Refuses what could not be built or traced later, within a second."""
         sharding.check_batch_size(config.batch_size, sharding.make_mesh(), config.grad_accum_steps)
         task = tasks.for_checks(config.task)
+        if config.turn_tta and task.kind in ('segmentation', 'keypoints'):
+            raise ConfigError(
+                f'turn_tta={config.turn_tta}: the task {config.task.name} has no mean over turned '
+                'images; give turn_tta=0'
+            )
         if config.grad_accum_steps > 1 and task.batch_dependent_loss:
             raise ConfigError(
                 f'grad_accum_steps={config.grad_accum_steps}: the loss of '
@@ -423,7 +428,7 @@ class GradientTrainer:
         count = flops.flops(self.eval_step, self.state, batch, {})
         if not count:
             return ''
-        passes = size * (2 if self.config.flip_tta else 1)
+        passes = size * views.count(flip=self.config.flip_tta, turn=self.config.turn_tta)
         return f'{flops.format_flops(count / passes)} an image (forward); '
 
     def _draw_inputs(self):

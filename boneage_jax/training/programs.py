@@ -66,7 +66,9 @@ def build(
         gather_params=gather_params,
         ema=config.ema,
     )
-    eval_step = step_lib.make_eval_step(graphdefs, task, flip_tta=config.flip_tta)
+    eval_step = step_lib.make_eval_step(
+        graphdefs, task, flip_tta=config.flip_tta, turn_tta=config.turn_tta
+    )
     return Programs(
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(places, replicated)),
         eval_step=jax.jit(eval_step, out_shardings=replicated),

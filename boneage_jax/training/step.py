@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 
 from boneage_jax import tasks
-from boneage_jax.data import augment, pipeline
+from boneage_jax.data import augment, pipeline, views
 from boneage_jax.runs.state import GraphDefs, State
 
 
@@ -188,20 +188,27 @@ def make_batch_stats_step(graphdefs: GraphDefs) -> Callable:
     return batch_stats_step
 
 
-def make_eval_step(graphdefs: GraphDefs, task: tasks.Task, *, flip_tta: bool) -> Callable:
+def make_eval_step(
+    graphdefs: GraphDefs, task: tasks.Task, *, flip_tta: bool, turn_tta: float = 0.0
+) -> Callable:
     """`eval_step(state, batch, resident)`, deterministic.
 
     It gives `{'columns': {name: [B]}, 'metrics': {name: (sum, count)}}`. `flip_tta` averages the
-    prediction over the image and its mirror image.
+    prediction over the image and its mirror image, `turn_tta` over it turned by so many degrees to
+    either side.
     """
 
     def eval_step(state, batch, resident):
-        batch = _unaugmented(pipeline.gather(batch, resident))
+        given = pipeline.gather(batch, resident)
+        batch = _unaugmented(given)
         model = nnx.merge(graphdefs.evaluate, state.params, state.frozen_params, state.batch_stats)
         prediction, aux = predict(model, batch)
-        if flip_tta:
-            mirrored, _ = model(augment.flip(batch)['image'], batch['male'])
-            prediction = task.average_with_mirrored(prediction, mirrored)
+        if flip_tta or turn_tta:
+            of_views = []
+            for view in views.of(given['image'], flip=flip_tta, turn=turn_tta):
+                seen = augment.to_float({'image': view})['image']
+                of_views.append(model(seen, batch['male'])[0])
+            prediction = task.mean_of_views(prediction, of_views, mirrored=flip_tta)
         _, metrics = task.loss(prediction, aux, batch)
         return {'columns': task.per_example(prediction, aux, batch), 'metrics': metrics}
 
