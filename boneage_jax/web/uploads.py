@@ -176,6 +176,8 @@ def _entries(files, archive) -> Iterator[Entry]:
 
 def _read(file, lock, size=-1):
     with lock:
+        if file.closed:
+            raise OSError('the request is gone')
         file.seek(0)
         return file.read(size)
 
