@@ -77,7 +77,13 @@ def listing(
             sexes[entry.path] = what.male
     if not found and not archive.failures:
         raise DataError(
-            f'{place}: no image there (PNG, JPEG, TIFF, BMP or DICOM) among {len(entries)} files'
+            '; '.join(
+                [
+                    f'{place}: no image there (PNG, JPEG, TIFF, BMP or DICOM) among '
+                    f'{len(entries)} files',
+                    *left_out_lines(left_out),
+                ]
+            )
         )
     labelled = {}
     lines = []
