@@ -205,10 +205,21 @@ def label_options(values):
         raise UserError(str(error).replace('data.image_folder.', '--')) from error
 
 
-def refuse_results(output: pathlib.Path, result: str) -> None:
-    """Refuses (ConfigError) a folder `output` that holds the file `result` of an earlier call."""
-    if (output / result).exists():
-        raise ConfigError(f'{output} holds results already; delete it or choose another --output')
+def refuse_results(output: pathlib.Path, *results: str, overwrite: bool | None = None) -> None:
+    """Refuses (ConfigError) a folder `output` that holds a file of an earlier call.
+
+    Args:
+        output: the folder.
+        results: the files that the command writes there.
+        overwrite: whether they may be replaced; None: the command has no such flag.
+    """
+    found = [name for name in results if (output / name).exists()]
+    if found and not overwrite:
+        more = '' if overwrite is None else ', or --overwrite'
+        raise ConfigError(
+            f'{output} holds results already ({found[0]}); delete it or choose another '
+            f'--output{more}'
+        )
 
 
 def refuse_existing(output: pathlib.Path, overwrite: bool, inputs=()) -> None:

@@ -16,6 +16,8 @@ The runs of all folds of a cross-validation (`data.folds`) become one: OUTPUT ha
 split `fold` as the runs that held it out predict it, and the mean of all on holdout or test.
 """
 
+import pathlib
+
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
@@ -26,6 +28,7 @@ FLAGS.paths(
     required=True,
 )
 FLAGS.path('output', None, 'folder of the ensemble, made where it is missing', required=True)
+FLAGS.boolean('overwrite', False, 'replace an ensemble that is there')
 
 
 def main(argv):
@@ -33,6 +36,13 @@ def main(argv):
 
     from boneage_jax.analysis import cross_validation, ensemble
 
+    cli.refuse_results(
+        pathlib.Path(values.output),
+        'metrics.json',
+        'predictions.csv',
+        'splits.json',
+        overwrite=values.overwrite,
+    )
     workdirs = ensemble.expand(values.workdirs)
     if cross_validation.members(workdirs):
         cross_validation.write(workdirs, values.output)

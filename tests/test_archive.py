@@ -162,3 +162,10 @@ def test_zips_in_zips_end(tmp_path):
     found, _, left_out = listed(tmp_path)
     assert all(pathlib.PurePosixPath(path).name == 'beside.png' for path in found)
     assert len(found) == MAX_DEPTH + 1 and 'too deep' in left_out[0]
+
+
+def test_a_dot_and_a_second_slash_are_no_part_of_a_name(tmp_path):
+    (tmp_path / 'a.zip').write_bytes(zipped({'./1.png': b'1', 'a/./2.png': b'2', 'a//3.png': b'3'}))
+    with Archive() as archive:
+        found = {entry.path: entry.read() for entry in archive.entries(tmp_path, ALL)}
+    assert found == {'a.zip/1.png': b'1', 'a.zip/a/2.png': b'2', 'a.zip/a/3.png': b'3'}

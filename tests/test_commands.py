@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from boneage_jax import __main__ as program
-from boneage_jax import cli, sweep
+from boneage_jax import cli, ensemble, sweep
 from boneage_jax.analysis import sweep as sweep_lib
+from boneage_jax.errors import ConfigError
 from tfds_rsna.errors import UserError
 
 COMMANDS = program.commands()
@@ -212,6 +213,21 @@ def test_the_home_folder_in_a_path(monkeypatch):
     assert values.runs == ['/home/somebody/b', 'c,~d', '/e']
     with pytest.raises(UserError, match='write the whole path'):
         flags.parse(['x', '--output=~no_such_user_here/a.csv'])
+
+
+def test_results_of_an_earlier_call_stay(tmp_path):
+    cli.refuse_results(tmp_path, 'metrics.json')
+    (tmp_path / 'predictions.csv').write_text('id\n')
+    both = ('metrics.json', 'predictions.csv')
+    words = r'holds results already \(predictions.csv\); delete it or choose another --output'
+    with pytest.raises(ConfigError, match=f'{words}$'):
+        cli.refuse_results(tmp_path, *both)
+    cli.refuse_results(tmp_path, *both, overwrite=True)
+    arguments = ['ensemble', f'--workdirs={tmp_path}', f'--output={tmp_path}']
+    with pytest.raises(ConfigError, match=f'{words}, or --overwrite'):
+        ensemble.main(arguments)
+    with pytest.raises(UserError, match='holds a run; choose a folder'):
+        ensemble.main([*arguments, '--overwrite'])
 
 
 def test_what_is_read_is_not_written_over(tmp_path):

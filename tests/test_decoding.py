@@ -244,6 +244,9 @@ def test_gzip_is_unpacked():
     for data, name in ((encoded(RAMP), 'a.png.gz'), (dicom(TWELVE), 'a.dcm.gz')):
         grey = decoding.decode(gzip.compress(data), name)
         np.testing.assert_allclose(grey.astype(int), RAMP, atol=1)
+    data = encoded(RAMP)
+    blocks = gzip.compress(data[:99]) + gzip.compress(data[99:]) + bytes(8)
+    np.testing.assert_array_equal(decoding.decode(blocks, 'a.png.gz'), RAMP)
     with pytest.raises(decoding.ImageError, match='a.png.gz: a gzip file that is cut short'):
         decoding.decode(gzip.compress(encoded(RAMP))[:-30], 'a.png.gz')
 

@@ -29,20 +29,20 @@ ARGUMENTS = {
     'mine': (f'--config=configs/unet.py:{MINING}', '--rounds=2'),
 }
 MODULES = {'mine': 'boneage_jax.mine.__main__'}
-# Runs a module's `main` up to one of its renamings, and is killed there.
+# Runs a module's `main` up to one of its renamings in a folder, and is killed there.
 KILLED = """
 import importlib, os, signal, sys
 
 if __name__ == '__main__':
-    last, module, *arguments = sys.argv[1:]
+    last, folder, module, *arguments = sys.argv[1:]
     counted = [0]
 
     def counting(function):
-        def wrapped(*arguments, **options):
-            counted[0] += 1
+        def wrapped(source, target, **options):
+            counted[0] += os.fspath(target).startswith(folder)
             if counted[0] == int(last):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
+            return function(source, target, **options)
 
         return wrapped
 
@@ -63,14 +63,15 @@ def run_in(folder, command, monkeypatch):
 
 
 @contextlib.contextmanager
-def counted():
-    """A list of how many files and folders got their names inside."""
+def counted(folder):
+    """A list of the files and folders in `folder` that get their names inside."""
     done = []
 
     def counting(function):
-        def wrapped(*arguments, **options):
-            done.append(arguments)
-            return function(*arguments, **options)
+        def wrapped(source, target, **options):
+            if os.fspath(target).startswith(str(folder)):
+                done.append(target)
+            return function(source, target, **options)
 
         return wrapped
 
@@ -85,7 +86,7 @@ def test_a_command_that_is_killed_ends_as_one_that_is_not(command, tmp_path, mon
     monkeypatch.chdir(ROOT)
     module = MODULES.get(command, f'boneage_jax.{command}')
     whole, arguments = run_in(tmp_path / 'whole', command, monkeypatch)
-    with counted() as steps:
+    with counted(tmp_path / 'whole') as steps:
         importlib.import_module(module).main([command, *arguments])
     assert len(steps) >= 4
 
@@ -94,7 +95,7 @@ def test_a_command_that_is_killed_ends_as_one_that_is_not(command, tmp_path, mon
     script = tmp_path / 'killed.py'
     script.write_text(KILLED)
     done = subprocess.run(
-        [sys.executable, str(script), str(last), module, *arguments],
+        [sys.executable, str(script), str(last), str(tmp_path / 'broken'), module, *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, 'PYTHONPATH': str(ROOT)},

@@ -222,3 +222,30 @@ def test_a_name_that_is_no_text_is_written_so(place):
         file.write((place / 'a.png').read_bytes())
     assert 'h\u00e4nd' in found(place)[0]
     assert found(place, 'id,male\nh\u00e4nd,True\n')[0]['h\u00e4nd'] == (True, None)
+
+
+def test_the_sheet_and_the_column_of_files_are_said(place, tmp_path):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.append(['written by', 'me'])
+    book.active.append(['for', 'all'])
+    sheet = book.create_sheet('Ages')
+    for row in (['id', 'filename', 'sex'], ['a', 'b.jpg', 'F'], ['b', 'a.png', 'M']):
+        sheet.append(row)
+    book.save(tmp_path / 'labels.xlsx')
+    with Archive() as archive:
+        examples, lines = listing(archive, place, tmp_path / 'labels.xlsx')
+    told = {example.id: (example.entry.name, example.male) for example in examples}
+    # The file is what the table says it is, whatever another file is called.
+    assert told['a'] == ('b.jpg', False) and told['b'] == ('a.png', True)
+    assert "sheet 'Ages' of 'Sheet', 'Ages' is read" in lines[0]
+    assert "'id' for the id, 'sex' for the sex, 'filename' for the file" in lines[1]
+
+
+def test_a_row_names_an_image_that_only_its_content_tells(place, tmp_path):
+    (place / 'a.png').rename(place / 'a.scan')
+    (place / 'b.scan').write_text('no image')
+    examples, _ = found(place, 'id,male\na,True\nb,False\n')
+    assert examples['a'] == (True, None) and examples['b'] == (False, None)
+    assert len(examples) == 4

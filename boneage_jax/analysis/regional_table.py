@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 
+from boneage_jax import cli
 from boneage_jax.analysis import ensemble, sweep, table
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.errors import ConfigError
@@ -189,9 +190,7 @@ def write(
     output = pathlib.Path(output)
     if not hasattr(module, 'PAPER') or not hasattr(module, 'cell'):
         raise ConfigError(f'{swept.spec}: no grid of regional nets; give configs/regions.py')
-    there = [output / name for name in _TABLES if (output / name).exists()]
-    if there and not overwrite:
-        raise UserError(f'{there[0]} exists; give another --output, or --overwrite')
+    cli.refuse_results(output, *_TABLES, overwrite=overwrite)
     nets, missing = finished(swept, seed)
     if not nets:
         raise UserError(

@@ -68,7 +68,13 @@ def listing(
     unlabelled, others = from_entries(entries)
     if not unlabelled and not archive.failures:
         raise DataError(
-            f'{place}: no image there (PNG, JPEG, TIFF, BMP or DICOM) among {len(entries)} files'
+            '; '.join(
+                [
+                    f'{place}: no image there (PNG, JPEG, TIFF, BMP or DICOM) among '
+                    f'{len(entries)} files',
+                    *left_out_lines(left_out),
+                ]
+            )
         )
     left_out = list(archive.left_out)
     for entry, reason in others:

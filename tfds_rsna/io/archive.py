@@ -296,8 +296,8 @@ def printable(name: str) -> str:
 def member_name(info: zipfile.ZipInfo) -> str:
     """The name of a zip's member as its maker meant it.
 
-    Backslashes (old .NET) are slashes, and UTF-8 is read as such where the zip does not declare it
-    (macOS).
+    Backslashes (old .NET) are slashes, ./ and a second slash are nothing, and UTF-8 is read as
+    such where the zip does not declare it (macOS).
     """
     name = info.filename
     if not info.flag_bits & 0x800:
@@ -305,7 +305,7 @@ def member_name(info: zipfile.ZipInfo) -> str:
             name = name.encode('cp437').decode()
         except (UnicodeEncodeError, UnicodeDecodeError):
             name = info.filename
-    return printable(name.replace('\\', '/'))
+    return printable(re.sub(r'(^|/)(\./|/)+', r'\1', name.replace('\\', '/')))
 
 
 def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> Callable[..., bytes]:

@@ -261,18 +261,23 @@ def unpacked_head(data: bytes, most: int = 1 << 18) -> bytes:
 
 def _unpacked(data, name):
     """What a gzip file holds; ImageError for a damaged one, and for one that is far too large."""
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        found = unpacker.decompress(data, _MOST_UNPACKED)
-    except zlib.error as error:
-        raise ImageError(
-            f'{name}: a gzip file that is damaged ({error}). Copy or download it again, or drop it '
-            '(data.on_error=skip)'
-        ) from error
-    if not unpacker.eof:
-        what = 'too large' if unpacker.unconsumed_tail else 'cut short'
-        raise ImageError(f'{name}: a gzip file that is {what}; unpack it, or drop it')
-    return found
+    parts = []
+    room = _MOST_UNPACKED
+    while data[:2] == _GZIP:  # programs on several cores write a member for each block
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            parts.append(unpacker.decompress(data, max(room, 1)))
+        except zlib.error as error:
+            raise ImageError(
+                f'{name}: a gzip file that is damaged ({error}). Copy or download it again, or '
+                'drop it (data.on_error=skip)'
+            ) from error
+        room -= len(parts[-1])
+        if not unpacker.eof:
+            what = 'too large' if unpacker.unconsumed_tail else 'cut short'
+            raise ImageError(f'{name}: a gzip file that is {what}; unpack it, or drop it')
+        data = unpacker.unused_data
+    return b''.join(parts)
 
 
 def _has_whole_chunks(data) -> bool:
