@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from test_review_page import driver, window  # noqa: F401 - fixtures
 
 from boneage_jax.analysis import ensemble, table
 from boneage_jax.data import source
@@ -98,7 +97,7 @@ def written(tmp_path_factory):
 
 def test_everything_is_found_once_and_named(written):
     folder, _ = written
-    runs, sweeps, extras = collect.find([folder, folder / 'sweep'])
+    runs, sweeps, extras, _ = collect.find([folder, folder / 'sweep'])
     assert [one.kind for one in runs] == [None, None, 'segmentation', 'age', 'age']
     assert [one.name for one in sweeps] == ['sweep'] and [one.kind for one in extras] == [
         'Embeddings'
@@ -147,7 +146,7 @@ def test_runs_of_the_same_images_share_their_records(tmp_path):
     for i, change in enumerate(({}, *changed)):
         (tmp_path / f'{i}').mkdir()
         files.write_json(tmp_path / f'{i}' / 'config.json', {'data': data | change})
-    runs, _, _ = collect.find([tmp_path])
+    runs, *_ = collect.find([tmp_path])
     assert [[other.name for other in run.kin] for run in runs] == [['1'], ['0'], [], []]
 
 
@@ -166,11 +165,11 @@ def test_predictions_of_another_run_are_told(tmp_path):
         .replace('holdout0,holdout', 'x,holdout', 1)
         .replace(',validation,', ',holdout,')
     )
-    (one,), _, _ = collect.find([workdir])
+    (one,), *_ = collect.find([workdir])
     assert one.complete and any('not of the same run' in note for note in one.notes)
 
 
-def test_the_page_in_a_browser_wide_on_a_phone_and_printed(written, window):  # noqa: F811
+def test_the_page_in_a_browser_wide_on_a_phone_and_printed(written, window):
     folder, _ = written
     browser = window()
 

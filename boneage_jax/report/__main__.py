@@ -2,12 +2,14 @@
 
     python -m boneage_jax.report --workdir=runs/prsnet --output=report.html
     python -m boneage_jax.report --workdir=runs/prsnet,runs/masks --output=report.html --title=Ours
+    python -m boneage_jax.report --workdir=ages.csv --output=report.html
 
 It shows tables, curves, errors by group, the worst images and how the runs were made. It takes
 workdirs of any task, folders of sweeps, ensembles, scores, and what `interpret`, `embeddings`,
-`robustness` and `compare_classes` left, however deep below the folders. Figures come from
-metrics.json, predictions.csv and table.csv. What an older release left out is computed by the same
-functions, and the page says so. It opens from disk without a network and prints.
+`robustness` and `compare_classes` left, however deep below the folders. Of a table that `predict`
+wrote it shows the flags, the images without an age, and the interval of each image. Figures come
+from metrics.json, predictions.csv and table.csv. What an older release left out is computed by the
+same functions, and the page says so. It opens from disk without a network and prints.
 """
 
 from boneage_jax import cli
@@ -16,7 +18,7 @@ FLAGS = cli.Flags(__doc__)
 FLAGS.paths(
     'workdir',
     None,
-    'folders of runs, sweeps and results, comma-separated; globs are expanded',
+    'folders of runs, sweeps and results, tables of predict; comma-separated, globs are expanded',
     required=True,
 )
 FLAGS.path('output', None, 'the page to write, NAME.html', required=True)

@@ -17,10 +17,13 @@ import numpy as np
 
 from boneage_jax import renamed
 from boneage_jax.analysis import table
+from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import training
+from boneage_jax.inference import intervals
 from boneage_jax.runs import predictions
 from boneage_jax.tasks import metrics
 from tfds_rsna.errors import UserError
+from tfds_rsna.problems import REJECTED_HEADER
 
 DEPTH = 4  # folders below a given one
 _SKIPPED = ('checkpoints', 'figures', 'tensorboard', 'accepted')  # folders without runs
@@ -35,6 +38,8 @@ EXTRAS = {
 AGES = ('age', 'age_classes')  # kinds of runs that predict ages
 # What a page shows of each image, by the kind of other runs: a column of predictions.csv.
 VALUES = {'segmentation': 'iou', 'keypoints': 'error_percent', 'similarity': 'error_percent'}
+# Columns by which a table of `predict` is known; older releases wrote neither status nor flags.
+_PREDICTED = {'id', 'file', 'male', 'prediction', 'years', 'lower', 'upper'}
 # What decides, beside the stages, which images a run saw.
 _DATA_KEYS = ('source', 'folder', 'stages', 'size', 'resize')
 _SOURCE_OPTIONS = {'hand_phantom': 'phantom', 'image_folder': 'image_folder'}
@@ -91,6 +96,26 @@ class Run:
         for split in predictions.splits(images):
             found[split] = predictions.of_split(images, split)
         return found
+
+    @functools.cached_property
+    def fitted(self) -> intervals.Intervals | None:
+        """90% intervals from its own validation images; None where these are not at hand."""
+        selecting = self.images.get(splits_lib.SELECTING)
+        if self.kind not in AGES or selecting is None:
+            return None
+        try:
+            return intervals.fit(selecting)
+        except intervals.MissingIntervalsError:
+            return None
+
+    def bounded(self, split: str) -> dict[str, np.ndarray] | None:
+        """`images` of a split with `lower` and `upper` of each; None of a run without intervals."""
+        images = self.images.get(split)
+        if images is None or self.fitted is None:
+            return None
+        signals = intervals.signals_of(images)
+        lower, upper = self.fitted.bounds(images['prediction'], images['male'], signals)
+        return images | {'lower': lower, 'upper': upper}
 
     @functools.cached_property
     def history(self) -> list[dict]:
@@ -154,28 +179,51 @@ class Extra:
     name: str = ''
 
 
-def find(folders: list) -> tuple[list[Run], list[Sweep], list[Extra]]:
-    """What is below `folders`, each place once, in order.
+@dataclasses.dataclass
+class Predicted:
+    """A table of `predict`.
+
+    Attributes:
+        place: the file.
+        rows: its lines as dicts of texts; all have `status` and `flags`.
+        rejected: the lines of the list beside it, `id`, `file` and `reason`.
+        notes: what could not be read.
+        name: how the page calls it.
+    """
+
+    place: pathlib.Path
+    rows: list[dict[str, str]]
+    rejected: list[dict[str, str]]
+    notes: list[str]
+    name: str = ''
+
+
+def find(folders: list) -> tuple[list[Run], list[Sweep], list[Extra], list[Predicted]]:
+    """What is below `folders`, each place once, in order; one of them may be a table of `predict`.
 
     Raises UserError for a folder that does not exist, and where nothing at all is found.
     """
     found = []
     seen = set()
     for folder in map(pathlib.Path, folders):
-        if not folder.is_dir():
-            raise UserError(f'--workdir={folder}: no such folder')
-        _look(folder, DEPTH, found, seen)
+        if folder.is_file():
+            _look_at_table(folder, found, seen, given=True)
+        elif folder.is_dir():
+            _look(folder, DEPTH, found, seen)
+        else:
+            raise UserError(f'--workdir={folder}: no such folder or table')
     if not found:
         raise UserError(
             f'--workdir={",".join(map(str, folders))}: neither runs (config.json, metrics.json) '
-            'nor tables (table.csv) lie there'
+            'nor tables (table.csv, or what predict wrote) lie there'
         )
     _name(found)
     runs = [thing for thing in found if isinstance(thing, Run)]
     _join_kin(runs)
     sweeps = [thing for thing in found if isinstance(thing, Sweep)]
     extras = [thing for thing in found if isinstance(thing, Extra)]
-    return runs, sweeps, extras
+    predicted = [thing for thing in found if isinstance(thing, Predicted)]
+    return runs, sweeps, extras, predicted
 
 
 def _name(found):
@@ -224,11 +272,56 @@ def _look(folder, depth, found, seen):
     for file, kind in EXTRAS.items():
         if (folder / file).is_file():
             found.append(Extra(folder, kind, folder / file))
+    for path in sorted(folder.glob('*.csv')):
+        _look_at_table(path, found, seen)
     if not depth:
         return
     for inner in sorted(folder.iterdir()):
         if inner.is_dir() and not inner.name.startswith('.') and inner.name not in _SKIPPED:
             _look(inner, depth - 1, found, seen)
+
+
+def _look_at_table(path, found, seen, given=False):
+    """Adds a table of `predict`; another CSV is passed over, or refused where it was `given`."""
+    place = path.resolve()
+    if place in seen:
+        return
+    seen.add(place)
+    try:
+        columns, rows = _lines(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if given:
+            raise UserError(f'--workdir={path}: no CSV in UTF-8 ({error})') from error
+        return
+    if not set(columns) >= _PREDICTED:
+        if given:
+            raise UserError(
+                f'--workdir={path}: a folder, or a table that predict wrote, is expected; its '
+                f'columns are {", ".join(columns) or "none"}'
+            )
+        return
+    for row in rows:
+        row['status'] = row.get('status') or predictions.OK
+        row['flags'] = row.get('flags') or ''
+    notes = []
+    rejected = []
+    beside = path.with_name(f'{path.stem}_rejected.csv')
+    try:
+        columns, lines = _lines(beside) if beside.is_file() else ([], [])
+        if ','.join(columns) == REJECTED_HEADER:
+            rejected = lines
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        notes.append(f'{beside.name} cannot be read ({error}).')
+    found.append(Predicted(path, rows, rejected, notes))
+
+
+def _lines(path):
+    """(columns, lines as dicts) of a CSV; no lines where it is no table of `predict`."""
+    with path.open(newline='', encoding='utf-8-sig') as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        known = set(columns) >= _PREDICTED or ','.join(columns) == REJECTED_HEADER
+        return columns, list(reader) if known else []
 
 
 def _run(folder):

@@ -40,23 +40,32 @@ def tag(name: str, *children, **attributes) -> Html:
     return Html(f'<{opening}>{escaped(children)}</{name}>')
 
 
-def table(header: list, rows: list, *, numbers=(), class_: str | None = None) -> Html:
-    """A table in a box of its own that scrolls sideways on a phone.
+def table(header: list, rows: list, *, label: str, numbers=(), class_: str | None = None) -> Html:
+    """A table in a box of its own that scrolls sideways on a phone, by the keyboard too.
+
+    The first cell of a row is its heading.
 
     Args:
         header: the cells of the first line.
         rows: the cells of the others.
+        label: what a screen reader calls it.
         numbers: the columns that are set right-aligned.
         class_: of the table.
     """
-    body = [_line('td', row, numbers) for row in rows]
-    head = tag('thead', _line('th', header, numbers))
-    inner = tag('table', head, tag('tbody', body), class_=class_)
-    return tag('div', inner, class_='scroll')
+    body = [_line(row, numbers, is_header=False) for row in rows]
+    head = tag('thead', _line(header, numbers, is_header=True))
+    inner = tag('table', head, tag('tbody', body), class_=class_, aria_label=label)
+    return tag('div', inner, class_='scroll', role='region', tabindex='0', aria_label=label)
 
 
-def _line(kind, cells, numbers):
+def _line(cells, numbers, is_header):
     line = []
     for i, cell in enumerate(cells):
-        line.append(tag(kind, cell, class_='number' if i in numbers else None))
+        class_ = 'number' if i in numbers else None
+        if is_header:
+            line.append(tag('th', cell, scope='col', class_=class_))
+        elif i == 0:
+            line.append(tag('th', cell, scope='row', class_=class_))
+        else:
+            line.append(tag('td', cell, class_=class_))
     return tag('tr', line)

@@ -103,6 +103,11 @@ TITLES = {
 }
 
 
+def card(title: str, value: str, below: str) -> Html:
+    """A figure in a box of its own."""
+    return tag('div', tag('span', title), tag('b', value), tag('span', below), class_='card')
+
+
 def forest(rows: list[tuple], *, width: int = 190, height: int = 22) -> tuple[Html, list[Html]]:
     """Intervals as small drawings on one axis: a dot with its interval ours, a diamond the paper's.
 

@@ -10,7 +10,7 @@ import string
 from boneage_jax.analysis import table as table_lib
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import agreement, training
-from boneage_jax.report import collect, numbers, pictures, runs
+from boneage_jax.report import collect, numbers, pictures, predicted, runs
 from boneage_jax.report.html import table, tag
 from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log
@@ -33,7 +33,7 @@ def write(
     """Writes the page over everything below `folders`.
 
     Args:
-        folders: of runs, sweeps and results.
+        folders: of runs, sweeps and results, and tables that `predict` wrote.
         output: the HTML file to write.
         title: its heading; '' makes one of what was found.
         data_dir: as of the commands; where the records of the worst images may be.
@@ -47,12 +47,11 @@ def write(
     """
     output = pathlib.Path(output)
     _refuse_foreign(output)
-    found, sweeps, extras = collect.find(folders)
-    parts = _in_order(found, extras)
+    found, sweeps, extras, tables = collect.find(folders)
+    parts = [*tables, *_in_order(found, extras)]
     anchors = {id(thing): f's{i}' for i, thing in enumerate([*sweeps, *parts])}
     if not title:
-        what = found[0].name if len(found) == 1 else f'{len(found)} runs'
-        title = f'Bone age: {what}'
+        title = f'Bone age: {_subject(found, tables)}'
     links = []
     for thing in [*sweeps, *parts]:
         links.append(tag('a', _name(thing), href=f'#{anchors[id(thing)]}'))
@@ -65,15 +64,21 @@ def write(
         _footer(images),
     )
     text = string.Template(_TEMPLATE.read_text()).substitute(
-        title=tag('i', title)[3:-4], body=_header(title, found, sweeps) + main
+        title=tag('i', title)[3:-4], body=_header(title, found, sweeps, tables) + main
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomic(output, text)
     log.info(
-        f'{output}: {len(found)} runs, {len(sweeps)} tables, {len(text) / 1e6:.1f} MB; open it in '
-        'a browser.'
+        f'{output}: {len(found)} runs, {len(sweeps) + len(tables)} tables, '
+        f'{len(text) / 1e6:.1f} MB; open it in a browser.'
     )
     return output
+
+
+def _subject(found, tables):
+    if not found and len(tables) == 1:
+        return tables[0].name
+    return found[0].name if len(found) == 1 else f'{len(found)} runs'
 
 
 def _refuse_foreign(output):
@@ -102,6 +107,8 @@ def _sections(parts, anchors, data_dir, images):
         anchor = anchors[id(thing)]
         if isinstance(thing, collect.Extra):
             sections.append(_extra(thing, anchor))
+        elif isinstance(thing, collect.Predicted):
+            sections.append(predicted.section(thing, anchor))
         else:
             sections.append(runs.section(thing, anchor, data_dir, images))
     return sections
@@ -112,16 +119,20 @@ def _name(thing):
         return f'Table: {thing.name}'
     if isinstance(thing, collect.Extra):
         return f'{thing.kind}: {thing.name}'
+    if isinstance(thing, collect.Predicted):
+        return f'Predicted ages: {thing.name}'
     return thing.name
 
 
-def _header(title, found, sweeps):
+def _header(title, found, sweeps, tables):
     finished = sum(run.report is not None for run in found)
     what = [_counted(finished, 'finished run')]
     if finished < len(found):
         what.append(f'{len(found) - finished} not finished')
     if sweeps:
         what.append(_counted(len(sweeps), 'table'))
+    if tables:
+        what.append(_counted(len(tables), 'table') + ' of predicted ages')
     made = f'{datetime.datetime.now():%d %B %Y, %H:%M}'
     commit = workdir_lib.provenance()['commit']
     if commit:
@@ -175,7 +186,7 @@ def _sweep(sweep, anchor, found):
     return tag(
         'section',
         tag('h2', 'Table: ', sweep.name, ' ', tag('small', sweep.title)),
-        table(header, rows, numbers=numeric),
+        table(header, rows, numbers=numeric, label=f'Table: {sweep.name}'),
         tag('p', legend, class_='range'),
         tag('ul', notes, class_='notes') if notes else None,
         _curves(_inside(sweep, found)),
@@ -244,7 +255,8 @@ def _overview(found, anchors):
                 if split in splits_lib.REPORTED:
                     chosen.append((run, split, of_split['overall']))
         if chosen:
-            parts += [tag('h3', title), _glance(chosen, numbers.MEASURES[kinds[0]], anchors)]
+            glance = _glance(title, chosen, numbers.MEASURES[kinds[0]], anchors)
+            parts += [tag('h3', title), glance]
     rest = []
     for run in found:
         if not set(run.splits) & set(splits_lib.REPORTED):
@@ -255,7 +267,7 @@ def _overview(found, anchors):
     return tag('section', tag('h2', 'Runs at a glance'), parts) if parts else None
 
 
-def _glance(chosen, measures, anchors):
+def _glance(title, chosen, measures, anchors):
     """One table of (run, split, its overall figures)."""
     shown = []
     for measure in measures:
@@ -276,7 +288,7 @@ def _glance(chosen, measures, anchors):
         rows.append([link, split, images, first.cell(overall), picture, *cells])
     header = ['run', 'split', 'images', first.title, scale]
     header += [measure.title for measure in others]
-    return table(header, rows, numbers=(2,), class_='glance')
+    return table(header, rows, numbers=(2,), label=title, class_='glance')
 
 
 def _extra(extra, anchor):
@@ -296,7 +308,7 @@ def _csv(path):
             header, *rows = csv.reader(file)
     except (OSError, ValueError) as error:
         return _warning(f'{path.name} cannot be read ({error}).')
-    return table(header, rows)
+    return table(header, rows, label=path.stem.replace('_', ' '))
 
 
 def _json(path):
@@ -308,7 +320,7 @@ def _json(path):
     if 'split' in report:
         parts.append(tag('p', f'Of {report["images"]:,} {report["split"]} images.'))
     header = ['figure', 'value (95% interval)', 'images']
-    return [*parts, table(header, list(_flat(report)))]
+    return [*parts, table(header, list(_flat(report)), label=path.stem.replace('_', ' '))]
 
 
 def _warning(text):

@@ -9,10 +9,11 @@ import numpy as np
 from boneage_jax.analysis import table as table_lib
 from boneage_jax.data import splits as splits_lib
 from boneage_jax.figures import ages, agreement, classes, training
+from boneage_jax.figures import intervals as interval_figure
 from boneage_jax.inference import intervals
 from boneage_jax.report import collect, pictures
 from boneage_jax.report.html import Html, table, tag
-from boneage_jax.report.numbers import AGES, MEASURES
+from boneage_jax.report.numbers import AGES, MEASURES, card
 from boneage_jax.report.provenance import provenance
 
 WORST = 12  # images of each reported split
@@ -111,11 +112,11 @@ def _cards(run, split):
     for measure in MEASURES.get(run.kind, ()):
         texts = measure.texts(of_split['overall'])
         if texts:
-            cards.append(_card(measure.title, *texts))
+            cards.append(card(measure.title, *texts))
     floor = of_split.get('median_mae')
     if floor:
         cards.append(
-            _card('predicting the median', f'{floor["value"]:.2f}', 'MAE (months): the floor')
+            card('predicting the median', f'{floor["value"]:.2f}', 'MAE (months): the floor')
         )
     role = 'selects'
     if of_split.get('role') == 'reported':
@@ -124,10 +125,6 @@ def _cards(run, split):
         f'{split.capitalize()}: {of_split.get("images", "?"):,} images ({role}), with 95% intervals'
     )
     return [tag('h3', title), tag('div', cards, class_='cards')]
-
-
-def _card(title, value, below):
-    return tag('div', tag('span', title), tag('b', value), tag('span', below), class_='card')
 
 
 def _drawn(run, splits):
@@ -167,6 +164,11 @@ def _charts(run, split):
     if of_split.get('by_sex'):
         uri = pictures.chart(agreement.groups, split, of_split)
         drawn.append(_figure(uri, 'Error by sex, stage of puberty and source.'))
+    bounded = None if of_split.get('intervals') else run.bounded(split)
+    if bounded is not None:
+        title = f'{split.capitalize()}: 90% intervals fitted on {splits_lib.SELECTING}'
+        uri = pictures.chart(interval_figure.by_image, title, bounded)
+        drawn.append(_figure(uri, 'The interval of each image, and whether it holds the age.'))
     return drawn
 
 
@@ -180,7 +182,7 @@ def _groups(run, split):
         return None
     header = ['group', 'of', 'images', *(measure.title for measure in AGES)]
     title = f'{split.capitalize()}, by group'
-    return [tag('h3', title), table(header, rows, numbers=range(2, len(header)))]
+    return [tag('h3', title), table(header, rows, numbers=range(2, len(header)), label=title)]
 
 
 def _coverage(run, split):
@@ -201,7 +203,7 @@ def _coverage(run, split):
         'constant intervals (months)',
     ]
     title = f'{split.capitalize()}: what 90% prediction intervals hold, fitted on validation'
-    return [tag('h3', title), table(header, rows, numbers=range(2, len(header)))]
+    return [tag('h3', title), table(header, rows, numbers=range(2, len(header)), label=title)]
 
 
 def _covered(name, what, found):
@@ -212,13 +214,9 @@ def _covered(name, what, found):
 
 def _fitted_coverage(run, split):
     """The same figures from the run's own validation images; None where they are not at hand."""
-    selecting = run.images.get(splits_lib.SELECTING)
     images = run.images.get(split)
-    if run.kind not in collect.AGES or selecting is None or images is None:
-        return None
-    try:
-        fitted = intervals.fit(selecting)
-    except intervals.MissingIntervalsError:
+    fitted = run.fitted
+    if fitted is None or images is None:
         return None
     overall = intervals.coverage(fitted, images, split)['overall']
     return {'overall': overall, **intervals.conditional_coverage(fitted, images, split)}
@@ -227,6 +225,8 @@ def _fitted_coverage(run, split):
 def _worst(run, split, data_dir):
     """The images with the largest error, with their pictures where the records are at hand."""
     images = run.images.get(split)
+    if not run.splits[split].get('intervals'):
+        images = run.bounded(split) or images
     if images is None:
         return None
     order = np.argsort(-_badness(run, images), kind='stable')[:WORST]
@@ -260,11 +260,15 @@ def _what_happened(run, images, i):
         measure = MEASURES[run.kind][0]
         return [name, tag('br'), f'{measure.title} {measure.number(images["value"][i])}']
     age, prediction = images['age'][i], images['prediction'][i]
-    return [
-        name,
-        ' boy' if images['male'][i] else ' girl',
-        tag('br'),
+    lines = [
         f'true {age:.0f}, predicted {prediction:.0f}',
-        tag('br'),
         tag('b', f'{prediction - age:+.0f} months'),
     ]
+    if 'lower' in images:
+        lines.append(f'interval {images["lower"][i]:.0f} to {images["upper"][i]:.0f}')
+    if 'flags' in images and images['flags'][i]:
+        lines.append(images['flags'][i].replace(';', ', '))
+    text = [name, ' boy' if images['male'][i] else ' girl']
+    for line in lines:
+        text += [tag('br'), line]
+    return text
