@@ -206,6 +206,8 @@ ENTRY %e (a: f32[4,8,8,16]) -> f64[4] {
   %k = f32[3,3,16,16]{3,2,1,0} constant({...})
   %c = f32[4,8,8,16]{3,2,1,0} convolution(%a, %k), window={size=3x3}
   %s = f32[4,8,8,16]{3,2,1,0} select-and-scatter(%a, %c, %c), select=%ge, scatter=%add
+  %t = f32[4,8,8,16]{3,2,1,0} scatter(%a, %i, %c), metadata={op_name="jit(f)/select_and_scatter"}
+  %u = f32[4,8,8,16]{3,2,1,0} scatter(%a, %i, %c), metadata={op_name="jit(f)/scatter-add"}
   %h = f32[4]{0} custom-call(%a), custom_call_target="xla_ffi_python_cpu_callback"
   %o = token[] outfeed(%a, %h)
   ROOT %w = f64[4]{0} convert(%h)
@@ -214,7 +216,7 @@ ENTRY %e (a: f32[4,8,8,16]) -> f64[4] {
     found = audit.forbidden(hlo.parse(bad), 'bfloat16')
     assert [line.split(':')[0] for line in found] == [
         '1 x outfeed',
-        '1 x select-and-scatter',
+        '2 x select-and-scatter',
         '1 x float64',
         '1 x a call of Python',
         '1 x a convolution in float32 that nobody asked for',
