@@ -440,6 +440,30 @@ def test_programs_that_are_too_large(message, expected):
     assert compile_lib._refused(message) == expected
 
 
+def test_what_the_compiler_refuses_is_said(here, monkeypatch):
+    """Too large: how much it would need. Anything else: which program, and the reason."""
+    config = c.load('configs/prsnet.py:tiny,row=baseline')[1]
+
+    class Refusing:
+        message = ''
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(self.message)
+
+    monkeypatch.setattr(compile_lib.Run, '_lowered', lambda self, traced: Refusing())
+    Refusing.message = 'INTERNAL: no such instruction\nmore'
+    names = ('training step',)
+    with pytest.raises(UserError, match='training step of 4 images cannot be compiled'):
+        fits.fits(config, 'cpus', largest=False, names=names)
+    Refusing.message = 'RESOURCE_EXHAUSTED: Ran out of memory: Used 20.5G of 15G hbm'
+    figures = fits.fits(config, 'cpus', names=names)
+    assert figures['programs']['training step']['memory']['total'] == int(20.5 * 2**30)
+    assert figures['largest_batch']['size'] == 0
+    text = words.report(figures)
+    assert 'fits: no; the compiler refuses it: it would need 22 GB' in text
+    assert 'none of those compiled fits' in text
+
+
 def test_help_names_the_targets(capsys):
     with pytest.raises(SystemExit):
         command.main(['fits', '--help'])
