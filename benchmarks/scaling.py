@@ -19,60 +19,37 @@ make it 90% without.
 """
 
 import math
-import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from benchmarks import machine, report
 from boneage_jax import config as config_lib
 from boneage_jax import tasks
+from boneage_jax.accelerators import audit, hlo, targets
 from boneage_jax.models import cpu
 from boneage_jax.runs import predictor
 from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import sharding
-from boneage_jax.training import optimizer
-from boneage_jax.training import step as step_lib
+from boneage_jax.training import optimizer, programs
 
-CHIPS = {
-    'H200': 989e12,
-    'A100': 312e12,
-    'v5e': 197e12,
-    'v5p': 459e12,
-}  # dense bfloat16 operations a second, by their makers
+CHIPS = {  # dense bfloat16 operations a second
+    'H200': targets.CHIPS['h200'].bfloat16,
+    'A100': targets.CHIPS['a100-40'].bfloat16,
+    'v5e': targets.CHIPS['v5e'].bfloat16,
+    'v5p': targets.CHIPS['v5p'].bfloat16,
+}
 LINKS = {  # bytes a second that a device sends, one direction; of one chip where it says so
-    'NVLink 4': 450e9,
-    'NVLink 3': 300e9,
-    'ICI v5e': 100e9,
-    'ICI v5p': 300e9,
+    'NVLink 4': targets.CHIPS['h200'].links,
+    'NVLink 3': targets.CHIPS['a100-40'].links,
+    'ICI v5e': targets.CHIPS['v5e'].links,
+    'ICI v5p': targets.CHIPS['v5p'].links,
     'InfiniBand NDR': 50e9,
     '100 GbE': 12.5e9,
 }
 ONLY = {'NVLink 4': 'H200', 'NVLink 3': 'A100', 'ICI v5e': 'v5e', 'ICI v5p': 'v5p'}
-WIDTHS = {
-    'pred': 1,
-    's4': 0.5,
-    'u4': 0.5,
-    's8': 1,
-    'u8': 1,
-    's16': 2,
-    'u16': 2,
-    'f16': 2,
-    'bf16': 2,
-    's32': 4,
-    'u32': 4,
-    'f32': 4,
-    's64': 8,
-    'u64': 8,
-    'f64': 8,
-    'c64': 8,
-    'c128': 16,
-}
-KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
-_INSTRUCTION = re.compile(rf'= (\(.*?\)|\S+) ({"|".join(KINDS)})(-start)?\(')
-_SHAPE = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
+KINDS = audit.COLLECTIVES
 
 
 def main(argv=None):
@@ -112,7 +89,7 @@ def main(argv=None):
     lowered, parameters, shared = lower(config, count, batch)
     flops = lowered.cost_analysis()['flops'] / count
     found = collectives(lowered.compile().as_text())
-    sent = sum(wire_bytes(kind, size, count) for kind, size in found) - wire_bytes(
+    sent = sum(audit.wire_bytes(kind, size, count) for kind, size in found) - audit.wire_bytes(
         'all-gather', shared, count
     )
     rows = [
@@ -182,9 +159,7 @@ def lower(config, count, batch_size):
     Nothing is drawn, loaded or run. Operations are those of other devices than CPUs
     (boneage_jax/models/cpu.py).
     """
-    mesh = jax.make_mesh(
-        (count,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count]
-    )
+    mesh = sharding.make_mesh(jax.devices()[:count])
     sharding.check_batch_size(batch_size, mesh, config.grad_accum_steps)
     model = nnx.eval_shape(lambda: predictor.build_model(config))
     transform = optimizer.build(config.optimizer, config.optimizer.learning_rate)
@@ -193,39 +168,19 @@ def lower(config, count, batch_size):
     state = jax.eval_shape(
         lambda: state_lib.create_state(predictor.build_model(config), transform, config.frozen)[0]
     )
-    places, gather_params = sharding.state_sharding(state, mesh, config.sharding)
-    step = step_lib.make_train_step(
-        graphdefs,
-        task,
-        transform,
-        config.augment.to_dict(),
-        grad_accum_steps=config.grad_accum_steps,
-        gather_params=gather_params,
-    )
-    shapes = {
-        'image': ((*config.data.size, 1), jnp.uint8),
-        'index': ((), jnp.int32),
-        'months': ((), jnp.float32),
-        'male': ((), jnp.bool),
-        'valid': ((), jnp.bool),
-        'hand_mask': ((*config.data.size, 1), jnp.uint8),
-        'keypoints': ((3, 2), jnp.float32),
-    }
+    steps = programs.build(config, state, graphdefs, task, transform, mesh)
+    place = sharding.batch_sharding(mesh)
     batch = {
-        name: jax.ShapeDtypeStruct(
-            (batch_size, *shape), kind, sharding=sharding.batch_sharding(mesh)
-        )
-        for name, (shape, kind) in shapes.items()
-        if name not in ('hand_mask', 'keypoints') or name in tasks.inputs(config.task)
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+        for name, x in programs.batch_shapes(config, batch_size).items()
     }
     state = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places
-    )
-    step = jax.jit(
-        step, donate_argnums=0, out_shardings=(places, sharding.replicated_sharding(mesh))
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, steps.places
     )
     with cpu.counting():
-        lowered = step.lower(state, batch, {}, jax.eval_shape(lambda: jax.random.key(0)))
+        lowered = steps.train_step.lower(
+            state, batch, {}, jax.eval_shape(lambda: jax.random.key(0))
+        )
     trained = jax.tree.leaves(state.params)
     return lowered, *(
         sum(x.size * x.dtype.itemsize for x in trained if cut(x.sharding))
@@ -233,41 +188,11 @@ def lower(config, count, batch_size):
     )
 
 
-def collectives(hlo):
+def collectives(text):
     """[(kind, bytes)] of the collectives in the text of an HLO module; bytes of the result on one
     device, tuples added up.
     """
-    found = []
-    for shape, kind, start in _INSTRUCTION.findall(hlo):
-        sizes = [_bytes(*part) for part in _SHAPE.findall(shape)]
-        if start and kind != 'all-reduce':  # the tuple holds operand and result, and perhaps flags
-            sizes = sizes[1:2]
-        found.append((kind, sum(sizes)))
-    return found
-
-
-def _bytes(kind, shape):
-    size = WIDTHS[kind]
-    for length in filter(None, shape.split(',')):
-        size *= int(length)
-    return size
-
-
-def wire_bytes(kind, size, count):
-    """Bytes that each of `count` devices sends in a ring for a collective whose result is `size`
-    bytes on a device.
-    """
-    share = (count - 1) / count
-    return (
-        size
-        * {
-            'all-reduce': 2 * share,
-            'all-gather': share,
-            'reduce-scatter': count - 1,
-            'all-to-all': share,
-            'collective-permute': 1,
-        }[kind]
-    )
+    return audit.collectives(hlo.parse(text))
 
 
 if __name__ == '__main__':

@@ -206,6 +206,8 @@ ENTRY %e (a: f32[4,8,8,16]) -> f64[4] {
   %k = f32[3,3,16,16]{3,2,1,0} constant({...})
   %c = f32[4,8,8,16]{3,2,1,0} convolution(%a, %k), window={size=3x3}
   %s = f32[4,8,8,16]{3,2,1,0} select-and-scatter(%a, %c, %c), select=%ge, scatter=%add
+  %t = f32[4,8,8,16]{3,2,1,0} scatter(%a, %i, %c), metadata={op_name="jit(f)/select_and_scatter"}
+  %u = f32[4,8,8,16]{3,2,1,0} scatter(%a, %i, %c), metadata={op_name="jit(f)/scatter-add"}
   %h = f32[4]{0} custom-call(%a), custom_call_target="xla_ffi_python_cpu_callback"
   %o = token[] outfeed(%a, %h)
   ROOT %w = f64[4]{0} convert(%h)
@@ -214,7 +216,7 @@ ENTRY %e (a: f32[4,8,8,16]) -> f64[4] {
     found = audit.forbidden(hlo.parse(bad), 'bfloat16')
     assert [line.split(':')[0] for line in found] == [
         '1 x outfeed',
-        '1 x select-and-scatter',
+        '2 x select-and-scatter',
         '1 x float64',
         '1 x a call of Python',
         '1 x a convolution in float32 that nobody asked for',
@@ -436,6 +438,30 @@ def test_missing_wheels_are_named(monkeypatch):
 )
 def test_programs_that_are_too_large(message, expected):
     assert compile_lib._refused(message) == expected
+
+
+def test_what_the_compiler_refuses_is_said(here, monkeypatch):
+    """Too large: how much it would need. Anything else: which program, and the reason."""
+    config = c.load('configs/prsnet.py:tiny,row=baseline')[1]
+
+    class Refusing:
+        message = ''
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(self.message)
+
+    monkeypatch.setattr(compile_lib.Run, '_lowered', lambda self, traced: Refusing())
+    Refusing.message = 'INTERNAL: no such instruction\nmore'
+    names = ('training step',)
+    with pytest.raises(UserError, match='training step of 4 images cannot be compiled'):
+        fits.fits(config, 'cpus', largest=False, names=names)
+    Refusing.message = 'RESOURCE_EXHAUSTED: Ran out of memory: Used 20.5G of 15G hbm'
+    figures = fits.fits(config, 'cpus', names=names)
+    assert figures['programs']['training step']['memory']['total'] == int(20.5 * 2**30)
+    assert figures['largest_batch']['size'] == 0
+    text = words.report(figures)
+    assert 'fits: no; the compiler refuses it: it would need 22 GB' in text
+    assert 'none of those compiled fits' in text
 
 
 def test_help_names_the_targets(capsys):

@@ -9,6 +9,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import scaling
+from boneage_jax.accelerators import audit
 from boneage_jax.runs import predictor
 from boneage_jax.runtime import sharding
 
@@ -33,7 +34,7 @@ def test_collectives_of_a_text():
         ('reduce-scatter', 64),
         ('collective-permute', 1),
     ]
-    assert [scaling.wire_bytes(kind, 64, 4) for kind in scaling.KINDS] == [96, 48, 192, 48, 64]
+    assert [audit.wire_bytes(kind, 64, 4) for kind in scaling.KINDS] == [96, 48, 192, 48, 64]
 
 
 def test_collectives_of_a_gradient():

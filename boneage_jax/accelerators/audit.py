@@ -250,7 +250,12 @@ def _forbidden(module, dtype) -> Iterator[str]:
         count = found.get(opcode, 0)
         if count:
             yield f'{count} x {opcode}: the program waits for the host'
-    scattered = found.get('select-and-scatter', 0)
+    # GPUs have it as a scatter within a fusion.
+    scattered = sum(
+        part.opcode == 'select-and-scatter'
+        or (part.opcode == 'scatter' and part.source.endswith('select_and_scatter'))
+        for part, _ in _parts(module)
+    )
     if scattered:
         yield f'{scattered} x select-and-scatter: the gradient of a pool, slow on every device'
     doubles = 0

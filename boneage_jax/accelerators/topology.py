@@ -44,8 +44,18 @@ def devices(target: Target) -> list:
     return list(found)[: target.count]
 
 
+# What libtpu would ask of a cloud machine, and its lock: no chip is used, so several may compile.
+_TPU_SETTINGS = {
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': 'true',
+    'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+    'TPU_SKIP_MDS_QUERY': '1',
+    'TPU_WORKER_HOSTNAMES': 'localhost',
+}
+
+
 def _tpu(topologies, target):
-    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # or it asks for a cloud machine's metadata
+    for name, value in _TPU_SETTINGS.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault('TPU_LIBRARY_PATH', _libtpu())
     name = target.name.lower().partition(':')[0]
     shape = target.shape or SMALLEST[name]
