@@ -1,10 +1,10 @@
 """A jaxpr as nodes of an ONNX graph: the operations that our networks consist of, no others.
 
-Shapes are fixed. What depends on constants alone is computed while converting, unless it would grow;
-an operation that is not known is refused by its name.
+Shapes are fixed. What depends on constants alone is computed while converting, unless it would
+grow; an operation that is not known is refused by its name.
 
 ONNX has channels before rows. A convolution is turned there and back, and what is done to each
-number alone is done before it is turned back, so that two convolutions in a row meet without a turn.
+number alone is done before it is turned back, so that two convolutions in a row meet directly.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,14 +62,29 @@ _REDUCTIONS = {
     'reduce_prod': 'ReduceProd',
     'reduce_sum': 'ReduceSum',
 }
-_BY_NUMPY = {  # quicker than to have XLA compile it
+_ELEMENTWISE = {
+    'add',
+    'add_any',
+    'copy',
+    'exp',
+    'logistic',
+    'max',
+    'min',
+    'mul',
+    'neg',
+    'sub',
+    'tanh',
+}
+# Of constants these are computed by NumPy: XLA would compile each of them.
+_BY_NUMPY = {
     'add': np.add,
     'max': np.maximum,
     'mul': np.multiply,
     'neg': np.negative,
+    'rsqrt': lambda x: 1 / np.sqrt(x),
     'sub': np.subtract,
 }
-_ELEMENTWISE = {'add', 'add_any', 'copy', 'exp', 'logistic', 'max', 'min', 'mul', 'neg', 'sub', 'tanh'}
+_RESHAPES = ('reshape', 'squeeze', 'expand_dims')
 _CALLS = {
     'closed_call': 'call_jaxpr',
     'core_call': 'call_jaxpr',
@@ -143,7 +158,7 @@ class Graph:
         return name
 
     def unexpanded(self, values: Sequence, shape: Sequence[int]) -> Sequence:
-        """Operands of an operation on each number alone, as small as its result's `shape` allows."""
+        """Operands of an operation on each number, as small as its result's `shape` allows."""
         small = []
         shapes = []
         for value in values:
@@ -266,7 +281,7 @@ def _results(graph, equation, values):
     if folded is not None:
         return folded
     if name in _ELEMENTWISE:
-        return [_each(graph, name, _small(graph, equation, values))]
+        return [_each(graph, equation, _small(graph, equation, values))]
     if name in _SAME_NAME:
         return [graph.node(_SAME_NAME[name], _small(graph, equation, values))]
     if name in _REDUCTIONS:
@@ -281,15 +296,20 @@ def _results(graph, equation, values):
 
 
 def _folded(equation, values):
-    """The results as arrays where all operands are constant; None where one is not, or they grow."""
+    """The results as arrays; None where an operand is not constant, or they would grow."""
     if any(isinstance(value, str) for value in values):
         return None
+    if equation.primitive.name in ('broadcast_in_dim', 'transpose', 'iota'):
+        return None  # `_RULES` leave constants constant as far as they do not grow
     before = sum(value.size for value in values)
     after = sum(variable.aval.size for variable in equation.outvars)
     if after > max(before, _FOLDED):
         return None
-    if equation.primitive.name in _BY_NUMPY:
-        return [np.asarray(_BY_NUMPY[equation.primitive.name](*values))]
+    name = equation.primitive.name
+    if name in _BY_NUMPY:
+        return [np.asarray(_BY_NUMPY[name](*values))]
+    if name in _RESHAPES:
+        return [np.reshape(values[0], equation.outvars[0].aval.shape)]
     wide = any(variable.aval.dtype.itemsize == 8 for variable in equation.outvars)
     wide = wide or any(value.dtype.itemsize == 8 for value in values)
     with jax.enable_x64(wide):
@@ -303,19 +323,26 @@ def _small(graph, equation, values):
     return graph.unexpanded(values, equation.outvars[0].aval.shape)
 
 
-def _each(graph, name, values):
+def _each(graph, equation, values):
     """An operation on each number alone, as runtimes join it to a convolution where they can."""
+    name = equation.primitive.name
     if name == 'sub' and not isinstance(values[1], str):
         name = 'add'
         values = [values[0], -values[1]]
-    if name == 'max' and not isinstance(values[1], str) and not values[1].any():
-        if values[1].dtype == np.float32:
-            return graph.elementwise('Relu', values[:1])
+    if name in ('max', 'min') and equation.outvars[0].aval.dtype == np.int64:
+        # onnxruntime 1.31.1 compares 32 of the 64 bits in Max and Min.
+        larger = graph.node('Greater', values)
+        return graph.node('Where', [larger, *(values if name == 'max' else values[::-1])])
+    is_rectifier = name == 'max' and not isinstance(values[1], str) and not values[1].any()
+    if is_rectifier and values[1].dtype == np.float32:
+        return graph.elementwise('Relu', values[:1])
     return graph.elementwise(_SAME_NAME[name], values)
 
 
 def _value(name, dtype, shape):
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+    return helper.make_tensor_value_info(
+        name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape
+    )
 
 
 def _shape(equation):
@@ -332,20 +359,22 @@ def _reshape(graph, equation, x):
 
 
 def _broadcast(graph, equation, x):
-    shape = np.ones(len(equation.params['shape']), np.int64)
-    places = list(equation.params['broadcast_dimensions'])
-    shape[places] = equation.invars[0].aval.shape
+    wanted = tuple(equation.params['shape'])
+    shape = np.ones(len(wanted), np.int64)
+    shape[list(equation.params['broadcast_dimensions'])] = equation.invars[0].aval.shape
     if tuple(shape) != equation.invars[0].aval.shape:
         x = np.reshape(x, shape) if not isinstance(x, str) else graph.node('Reshape', [x, shape])
-    if tuple(shape) == tuple(equation.params['shape']):
+    if tuple(shape) == wanted:
         return x
-    return graph.expand(x, shape, equation.params['shape'])
+    return graph.expand(x, shape, wanted)
 
 
 def _iota(graph, equation):
     shape = equation.params['shape']
     dimension = equation.params['dimension']
     line = np.arange(shape[dimension]).astype(equation.params['dtype'])
+    if len(shape) == 1:
+        return line
     placed = np.ones(len(shape), np.int64)
     placed[dimension] = shape[dimension]
     return graph.node('Expand', [line.reshape(placed), _shape(equation)])
@@ -478,7 +507,7 @@ def _integer_power(graph, equation, x):
 
 
 def _square(graph, equation, x):
-    return graph.node('Mul', [x, x])
+    return graph.elementwise('Mul', [x, x])
 
 
 def _rsqrt(graph, equation, x):
@@ -506,6 +535,9 @@ def _not_equal(graph, equation, x, y):
 
 
 def _clamp(graph, equation, low, x, high):
+    if equation.outvars[0].aval.dtype == np.int64:  # as in _each
+        x = graph.node('Where', [graph.node('Greater', [x, low]), x, low])
+        return graph.node('Where', [graph.node('Less', [x, high]), x, high])
     return graph.node('Min', [graph.node('Max', [x, low]), high])
 
 

@@ -32,7 +32,7 @@ _INPUTS = (('image', 'uint8', ('height', 'width')), ('male', 'bool', ()))
 
 
 def check(output: pathlib.Path, format_name: str) -> None:
-    """Refuses (UserError) a name of another format, a file that exists and a folder that does not."""
+    """Refuses (UserError) a name of another format, and one that is taken or in no folder."""
     suffix = SUFFIXES[format_name]
     if output.suffix != suffix:
         raise UserError(f'--output={output}: expected a name that ends in {suffix}')
@@ -64,10 +64,7 @@ def write(
     """
     network = native_lib.Native(place)
     metadata = _metadata(place, network)
-    if format_name == 'onnx':
-        content = _onnx(network, metadata)
-    else:
-        content = _stablehlo(network)
+    content = _onnx(network, metadata) if format_name == 'onnx' else _stablehlo(network)
     megabytes = len(content) / 1e6
     if 0 < max_megabytes < megabytes:
         raise UserError(
