@@ -46,17 +46,17 @@ MOST = 0.002  # months between a file's age and `predict`'s
 
 @functools.cache
 def onnx_modules():
-    """(boneage_jax.inference.onnx_graph, onnxruntime, examples/bone_age.py), or a skip."""
+    """(boneage_jax.inference.onnx_operations, onnxruntime, examples/bone_age.py), or a skip."""
     try:
         import bone_age
         import onnxruntime
 
-        from boneage_jax.inference import onnx_graph
+        from boneage_jax.inference import onnx_operations
     except ImportError as error:
         if os.environ.get('BONEAGE_REQUIRE_ONNX') == '1':
             raise
         pytest.skip(f"{error}; pip install '.[onnx]'")
-    return onnx_graph, onnxruntime, bone_age
+    return onnx_operations, onnxruntime, bone_age
 
 
 def images():
@@ -347,13 +347,13 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize('name', FUNCTIONS)
 def test_operations_are_those_of_jax(name):
-    onnx_graph, onnxruntime, _ = onnx_modules()
+    operations, onnxruntime, _ = onnx_modules()
     x = np.random.default_rng(0).normal(0, 2, (2, 6, 5, 4)).astype(np.float32)
     with jax.enable_x64(name == 'long'), jax.numpy_rank_promotion('allow'):
         closed = jax.make_jaxpr(FUNCTIONS[name])(x)
         wanted = np.asarray(FUNCTIONS[name](x))
-    graph = onnx_graph.Graph()
-    (result,) = onnx_graph.convert(graph, closed, ['x'])
+    graph = operations.Graph()
+    (result,) = operations.convert(graph, closed, ['x'])
     graph.output(result, 'y')
     model = graph.model(
         [('x', 'float32', x.shape)], [('y', wanted.dtype, wanted.shape)], {'a': 'b'}
@@ -365,14 +365,14 @@ def test_operations_are_those_of_jax(name):
 
 
 def test_convolutions_in_a_row_are_turned_once():
-    onnx_graph, _, _ = onnx_modules()
+    operations, _, _ = onnx_modules()
     x = np.zeros((2, 6, 5, 4), np.float32)
 
     def chain(x):
         return jnp.square(convolved(jax.nn.relu(convolved(x, outputs=4))))
 
-    graph = onnx_graph.Graph()
-    (result,) = onnx_graph.convert(graph, jax.make_jaxpr(chain)(x), ['x'])
+    graph = operations.Graph()
+    (result,) = operations.convert(graph, jax.make_jaxpr(chain)(x), ['x'])
     graph.output(result, 'y')
     model = graph.model([('x', 'float32', x.shape)], [('y', 'float32', (2, 6, 5, 8))], {})
     found = [node.op_type for node in model.graph.node]
@@ -380,10 +380,10 @@ def test_convolutions_in_a_row_are_turned_once():
 
 
 def test_an_operation_that_is_not_known_is_named():
-    onnx_graph, _, _ = onnx_modules()
+    operations, _, _ = onnx_modules()
     closed = jax.make_jaxpr(lambda x: jnp.sort(x))(np.zeros(5000, np.float32))
     with pytest.raises(UserError, match="operation 'sort' of this network is not converted"):
-        onnx_graph.convert(onnx_graph.Graph(), closed, ['x'])
+        operations.convert(operations.Graph(), closed, ['x'])
 
 
 # The reader

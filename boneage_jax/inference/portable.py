@@ -124,7 +124,7 @@ def _stablehlo(network):
 
 def _onnx(network, metadata):
     try:
-        from boneage_jax.inference import onnx_graph
+        from boneage_jax.inference import onnx_graph, onnx_operations
     except ImportError as error:
         raise UserError(
             f"--format=onnx: onnx is not installed ({error}); pip install 'boneage_jax[onnx]', or "
@@ -134,14 +134,14 @@ def _onnx(network, metadata):
     shape = graph.node('Shape', ['image'])
     height, width = (graph.node('Gather', [shape, np.int64(axis)]) for axis in (0, 1))
     side = ('int64', ())
-    factors = onnx_graph.convert(
+    factors = onnx_operations.convert(
         graph, native_lib.traced(network.factors, side, side), [height, width]
     )
     sums = _block_sums(graph, shape, factors, network.sums_shape)
     closed = native_lib.traced(
         network.finish, ('float32', network.sums_shape), side, side, ('bool', ())
     )
-    results = onnx_graph.convert(graph, closed, [sums, height, width, 'male'])
+    results = onnx_operations.convert(graph, closed, [sums, height, width, 'male'])
     outputs = []
     for name, result, variable in zip(network.outputs, results, closed.out_avals, strict=True):
         graph.output(result, name)
