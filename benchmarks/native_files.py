@@ -18,6 +18,7 @@ import time
 
 import jax
 import numpy as np
+from jax import export as jax_export
 
 from boneage_jax.inference import export, members, predict
 from boneage_jax.preprocess import resize
@@ -116,7 +117,7 @@ def _opened(workdir, name, folder):
     if name == 'onnx':
         model = _reader().BoneAge(path)
         return lambda image, male: float(model(image, male)['months'])
-    call = jax.jit(jax.export.deserialize(path.read_bytes()).call)
+    call = jax.jit(jax_export.deserialize(path.read_bytes()).call)
     return lambda image, male: float(call(image, np.array(male))['months'])
 
 

@@ -15,9 +15,9 @@ from conftest import CLASSIFIER, KEYPOINTS, PRSNET
 from PIL import Image
 
 from boneage_jax import export as export_command
-from boneage_jax.inference import export, hub, intervals, members
+from boneage_jax.inference import export, hub, intervals, members, predict
 from boneage_jax.preprocess import resize
-from boneage_jax.runs import exported, workdir
+from boneage_jax.runs import exported, initialize, workdir
 from boneage_jax.runs import predictor as predictor_lib
 from boneage_jax.runtime import tensors
 from tfds_rsna.errors import UserError
@@ -151,8 +151,9 @@ SCRIPT = """
 import sys
 for name in ('boneage_jax', 'tfds_rsna', 'flax', 'orbax'):
     sys.modules[name] = None  # importing it is an error
-import jax, numpy as np
-loaded = jax.export.deserialize(open(sys.argv[1], 'rb').read())
+import numpy as np
+from jax import export
+loaded = export.deserialize(open(sys.argv[1], 'rb').read())
 assert loaded.platforms == ('cpu', 'cuda', 'tpu'), loaded.platforms
 for number, image in enumerate(np.load(sys.argv[2]).values()):
     found = loaded.call(image, np.array(number % 2 == 0))
@@ -271,6 +272,8 @@ def test_a_hub_folder_opens_like_the_run(finished_run, tmp_path, monkeypatch):
 
     for spec in ('hf:net', f'hf:{folder}'):
         assert exported.find(spec).resolve() == folder / hub.WEIGHTS
+        assert predict._networks(spec)[0].resolve() == folder / hub.WEIGHTS
+        assert initialize._file(spec).resolve() == folder / hub.WEIGHTS
     ours = predictor_lib.Predictor(run)
     theirs = predictor_lib.Predictor('hf:net')
     image = np.random.default_rng(0).integers(0, 256, (2, *ours.config.data.size, 1), np.uint8)
@@ -341,6 +344,9 @@ FUNCTIONS = {
     'reversed': lambda x: x[:, ::-1, 1::2],
     'softmax': lambda x: jax.nn.softmax(x.reshape(2, -1), axis=-1),
     'two layers': two_layers,
+    'scalar where': lambda x: jax.lax.select(
+        x.sum() > 0, jnp.ones((6, 5)) * x[0, :1, 0, 0], jnp.zeros((6, 5))
+    ),
     'where': lambda x: jnp.where((x > 0) & (x != 1), jnp.tanh(x), jax.nn.sigmoid(x)),
 }
 

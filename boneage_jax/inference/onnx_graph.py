@@ -74,17 +74,23 @@ class Graph:
         self._expanded[name] = (value, tuple(shape))
         return name
 
-    def unexpanded(self, values: Sequence, shape: Sequence[int]) -> Sequence:
-        """Operands of an operation on each number, as small as its result's `shape` allows."""
+    def unexpanded(self, values: Sequence, shapes: Sequence, shape: Sequence[int]) -> list:
+        """Operands of an operation on each number, as small as the shape of its result allows.
+
+        Args:
+            values: the operands.
+            shapes: theirs.
+            shape: of the result.
+        """
         small = []
-        shapes = []
-        for value in values:
-            known = (value, np.shape(value))
+        found = []
+        for value, own in zip(values, shapes, strict=True):
+            known = (value, tuple(own))
             if isinstance(value, str):
-                known = self._expanded.get(value, (value, tuple(shape)))
+                known = self._expanded.get(value, known)
             small.append(known[0])
-            shapes.append(known[1])
-        return small if np.broadcast_shapes(*shapes) == tuple(shape) else values
+            found.append(known[1])
+        return small if np.broadcast_shapes(*found) == tuple(shape) else list(values)
 
     def output(self, value, name: str) -> None:
         """Gives a value the name of an output of the graph."""

@@ -173,7 +173,8 @@ def _folded(equation, values):
 
 
 def _small(graph, equation, values):
-    return graph.unexpanded(values, equation.outvars[0].aval.shape)
+    shapes = [np.shape(variable.aval) for variable in equation.invars]
+    return graph.unexpanded(values, shapes, equation.outvars[0].aval.shape)
 
 
 def _each(graph, equation, values):
@@ -238,7 +239,8 @@ def _concatenate(graph, equation, *parts):
 def _select(graph, equation, which, *cases):
     if len(cases) != 2 or equation.invars[0].aval.dtype != np.bool_:
         raise UserError('select_n of more than two cases is not converted to ONNX')
-    return graph.node('Where', _small(graph, equation, [which, cases[1], cases[0]]))
+    which, *cases = _small(graph, equation, [which, *cases])
+    return graph.node('Where', [which, cases[1], cases[0]])
 
 
 def _slice(graph, equation, x):

@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import numpy as np
+from jax import export as jax_export
 
 from boneage_jax.inference import native as native_lib
 from boneage_jax.runs import exported
@@ -110,7 +111,7 @@ def _metadata(place, network):
 
 def _stablehlo(network):
     """A `jax.export.Exported` as bytes; heights and widths are free."""
-    height, width = jax.export.symbolic_shape('height, width')
+    height, width = jax_export.symbolic_shape('height, width')
     shapes = (
         jax.ShapeDtypeStruct((height, width), np.uint8),
         jax.ShapeDtypeStruct((), np.bool_),
@@ -119,7 +120,7 @@ def _stablehlo(network):
     def ages(image, male):
         return dict(zip(network.outputs, network(image, male), strict=True))
 
-    return jax.export.export(jax.jit(ages), platforms=PLATFORMS)(*shapes).serialize()
+    return jax_export.export(jax.jit(ages), platforms=PLATFORMS)(*shapes).serialize()
 
 
 def _onnx(network, metadata):
