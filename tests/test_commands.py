@@ -59,6 +59,8 @@ FIXED = {
     ],
     'score': ['config', 'workdir', 'output', 'data_dir'],
     'export': [
+        'format',
+        'hub',
         'workdir',
         'output',
         'dtype',

@@ -5,11 +5,11 @@ It is what `predict` computes once an image is decoded and judged: the image is 
 comes out becomes months with their interval.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from boneage_jax.data import views
 from boneage_jax.inference import intervals as intervals_lib
@@ -17,8 +17,6 @@ from boneage_jax.inference import native_resize
 from boneage_jax.models import cpu
 from boneage_jax.runs.predictor import Predictor
 from tfds_rsna.errors import UserError
-
-LEAST_SIDE = 2  # pixels
 
 
 class Native:
@@ -128,8 +126,8 @@ class Native:
         return scaled.factor[sex] * jnp.exp(logarithm)
 
 
-def traced(function: Callable, *arguments: tuple[str, tuple]) -> jax.extend.core.ClosedJaxpr:
+def traced(function: Callable, *arguments: tuple[str, tuple]) -> core.ClosedJaxpr:
     """The jaxpr of a function of `(dtype, shape)` arguments, with 64 bits."""
     with jax.enable_x64(True):
         shapes = [jax.ShapeDtypeStruct(shape, dtype) for dtype, shape in arguments]
-        return jax.make_jaxpr(functools.partial(function))(*shapes)
+        return jax.make_jaxpr(function)(*shapes)

@@ -153,9 +153,7 @@ def _pass(pixels, weights):
     high = _quotient(weights, 1 << _LOW_BITS)
     total = 0
     for part, unit in ((high, 1 << _LOW_BITS), (weights - high * (1 << _LOW_BITS), 1)):
-        product = jnp.matmul(
-            pixels, part.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
-        )
+        product = jnp.matmul(pixels, part.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
         total = total + product.astype(jnp.int64) * unit
     rounded = _quotient(total + (1 << (_WEIGHT_BITS - 1)), 1 << _WEIGHT_BITS)
     return jnp.clip(rounded, 0, 255).astype(jnp.float32)
@@ -188,6 +186,4 @@ def _quotient(numerator, denominator):
     numerator = jnp.asarray(numerator, jnp.int64)
     denominator = jnp.asarray(denominator, jnp.int64)
     shape = jnp.broadcast_shapes(numerator.shape, denominator.shape)
-    return jax.lax.div(
-        jnp.broadcast_to(numerator, shape), jnp.broadcast_to(denominator, shape)
-    )
+    return jax.lax.div(jnp.broadcast_to(numerator, shape), jnp.broadcast_to(denominator, shape))

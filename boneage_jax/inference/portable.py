@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import numpy as np
+from jax import export as jax_export
 
 from boneage_jax.inference import native as native_lib
 from boneage_jax.runs import exported
@@ -32,7 +33,7 @@ _INPUTS = (('image', 'uint8', ('height', 'width')), ('male', 'bool', ()))
 
 
 def check(output: pathlib.Path, format_name: str) -> None:
-    """Refuses (UserError) a name of another format, a file that exists and a folder that does not."""
+    """Refuses (UserError) a name of another format, and one that is taken or in no folder."""
     suffix = SUFFIXES[format_name]
     if output.suffix != suffix:
         raise UserError(f'--output={output}: expected a name that ends in {suffix}')
@@ -64,10 +65,7 @@ def write(
     """
     network = native_lib.Native(place)
     metadata = _metadata(place, network)
-    if format_name == 'onnx':
-        content = _onnx(network, metadata)
-    else:
-        content = _stablehlo(network)
+    content = _onnx(network, metadata) if format_name == 'onnx' else _stablehlo(network)
     megabytes = len(content) / 1e6
     if 0 < max_megabytes < megabytes:
         raise UserError(
@@ -114,7 +112,7 @@ def _metadata(place, network):
 
 def _stablehlo(network):
     """A `jax.export.Exported` as bytes; heights and widths are free."""
-    height, width = jax.export.symbolic_shape('height, width')
+    height, width = jax_export.symbolic_shape('height, width')
     shapes = (
         jax.ShapeDtypeStruct((height, width), np.uint8),
         jax.ShapeDtypeStruct((), np.bool_),
@@ -123,12 +121,12 @@ def _stablehlo(network):
     def ages(image, male):
         return dict(zip(network.outputs, network(image, male), strict=True))
 
-    return jax.export.export(jax.jit(ages), platforms=PLATFORMS)(*shapes).serialize()
+    return jax_export.export(jax.jit(ages), platforms=PLATFORMS)(*shapes).serialize()
 
 
 def _onnx(network, metadata):
     try:
-        from boneage_jax.inference import onnx_graph
+        from boneage_jax.inference import onnx_graph, onnx_operations
     except ImportError as error:
         raise UserError(
             f"--format=onnx: onnx is not installed ({error}); pip install 'boneage_jax[onnx]', or "
@@ -138,14 +136,14 @@ def _onnx(network, metadata):
     shape = graph.node('Shape', ['image'])
     height, width = (graph.node('Gather', [shape, np.int64(axis)]) for axis in (0, 1))
     side = ('int64', ())
-    factors = onnx_graph.convert(
+    factors = onnx_operations.convert(
         graph, native_lib.traced(network.factors, side, side), [height, width]
     )
     sums = _block_sums(graph, shape, factors, network.sums_shape)
     closed = native_lib.traced(
         network.finish, ('float32', network.sums_shape), side, side, ('bool', ())
     )
-    results = onnx_graph.convert(graph, closed, [sums, height, width, 'male'])
+    results = onnx_operations.convert(graph, closed, [sums, height, width, 'male'])
     outputs = []
     for name, result, variable in zip(network.outputs, results, closed.out_avals, strict=True):
         graph.output(result, name)

@@ -252,7 +252,9 @@ def _shortened(value):
         return {name: _shortened(each) for name, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_shortened(each) for each in value]
-    if isinstance(value, str) and re.match(r'(hf:)?([/~\\]|[A-Za-z]:[/\\])|(.*[/\\])?\.\.[/\\]', value):
+    if isinstance(value, str) and re.match(
+        r'(hf:)?([/~\\]|[A-Za-z]:[/\\])|(.*[/\\])?\.\.[/\\]', value
+    ):
         return re.split(r'[/\\]', value.rstrip('/\\'))[-1]
     return value
 

@@ -66,6 +66,9 @@ def listing(
     if labels:
         entries = [entry for entry in entries if not _is(entry, labels)]
     unlabelled, others = from_entries(entries)
+    left_out = list(archive.left_out)
+    for entry, reason in others:
+        left_out.append(f'{entry.path} ({reason})')
     if not unlabelled and not archive.failures:
         raise DataError(
             '; '.join(
@@ -76,9 +79,6 @@ def listing(
                 ]
             )
         )
-    left_out = list(archive.left_out)
-    for entry, reason in others:
-        left_out.append(f'{entry.path} ({reason})')
     labelled = {}
     lines = []
     if labels:
