@@ -380,8 +380,8 @@ def test_a_full_queue_says_when_to_come_again_and_batches_are_of_many_requests(
     running.stop()
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 60
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -487,7 +487,7 @@ def test_the_command_opens_and_names_and_headers_stay_out_of_its_log(ages, hands
         subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process,
     ):
         try:
-            wait_for(lambda: 'Open http' in (tmp_path / 'log').read_text())
+            wait_for(lambda: 'Open http' in (tmp_path / 'log').read_text(), 240)
             address = re.search(r'http://127\.0\.0\.1:\d+', (tmp_path / 'log').read_text())[0]
             odd = dicom(hands[0], PatientSex='M', PatientName='Doe^Jane', PatientID='x')
             odd = odd.replace(b'Doe^Jane', b'D\xffe^Jane').replace(b'1.2.3\0', b'1.b.3\0')
