@@ -210,8 +210,8 @@ def base() -> dict:
         deterministic=False,
         # what this run starts from: '' = nothing, another run's workdir (its best parameters), a
         # file of weights, the name of a shipped network, package:<name> (of Python's registry,
-        # installed), hf:<owner>/<repo>, or 'fresh': as drawn at random, which a run with `frozen`
-        # parts must say
+        # installed), hf:<folder> or hf:<owner>/<repo>, or 'fresh': as drawn at random, which a run
+        # with `frozen` parts must say
         init_from='',
         # what it takes of them, {part of ours: part of theirs}: {} = all, which must fit; typed as
         # init_map=backbone or init_map=(backbone,part_backbone:backbone); the rest starts fresh
