@@ -88,7 +88,8 @@ def _next_size(known, limit, unit, most):
         wanted = 2 * size if fitting else size // 2
     else:
         # The two sizes next to the limit; a line that does not rise says as much as is allowed.
-        first, second = [*below[-2:], *above[:2]][-2:] if not above else [*below[-1:], *above][:2]
+        nearest = [*below[-1:], *above] if above else below[-2:]
+        first, second = nearest[:2]
         slope = (known[second] - known[first]) / (second - first)
         wanted = first + (limit - known[first]) / slope if slope > 0 else ceiling
     wanted = int(wanted) // unit * unit
