@@ -1,5 +1,6 @@
-"""kill -9 of prepare, main, sweep and mine at a seeded step: what resumes ends bit for bit as what
-was never stopped. `benchmarks.kills` does the same at random moments.
+"""kill -9 at a seeded step: what resumes ends bit for bit as what was never stopped.
+
+Training is killed in tests/test_run.py; `benchmarks.kills` kills all commands at random moments.
 
 A step is a file or folder that takes its name: whatever a command finishes, it renames.
 """
@@ -17,18 +18,11 @@ from conftest import ROOT
 
 from benchmarks import kills
 
-TRAINING = 'tiny,epochs=2,eval_every_epochs=1,checkpoint_every_steps=3'
-MINING = (
-    'tiny,epochs=2,checkpoint_every_steps=3,mine.source=hand_phantom,mine.count=12,mine.epochs=2,'
-    'mine.agreement=0.01'
-)
 ARGUMENTS = {
     'prepare': ('--config=configs/prsnet.py:tiny,stages=(mask,crop,contrast),count=48',),
-    'main': (f'--config=configs/prsnet.py:{TRAINING},row=baseline',),
-    'sweep': (f'--config=configs/prsnet.py:{TRAINING}', '--rows=baseline', '--seeds=2'),
-    'mine': (f'--config=configs/unet.py:{MINING}', '--rounds=2'),
 }
-MODULES = {'mine': 'boneage_jax.mine.__main__'}
+
+
 # Runs a module's `main` up to one of its renamings in a folder, and is killed there.
 KILLED = """
 import importlib, os, signal, sys
@@ -55,10 +49,7 @@ if __name__ == '__main__':
 def run_in(folder, command, monkeypatch):
     """(the run of a command in a folder of its own, its arguments)."""
     arguments = list(ARGUMENTS[command])
-    if command == 'prepare':
-        monkeypatch.setenv('BONEAGE_CACHE', str(folder / 'cache'))
-    else:
-        arguments.append(f'--workdir={folder / "run"}')
+    monkeypatch.setenv('BONEAGE_CACHE', str(folder / 'cache'))
     return kills.Run(command, folder, tuple(arguments)), arguments
 
 
@@ -84,7 +75,7 @@ def counted(folder):
 @pytest.mark.parametrize('command', list(ARGUMENTS))
 def test_a_command_that_is_killed_ends_as_one_that_is_not(command, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    module = MODULES.get(command, f'boneage_jax.{command}')
+    module = f'boneage_jax.{command}'
     whole, arguments = run_in(tmp_path / 'whole', command, monkeypatch)
     with counted(tmp_path / 'whole') as steps:
         importlib.import_module(module).main([command, *arguments])
