@@ -198,6 +198,26 @@ def test_copies_maps_and_collectives():
     assert audit.wire_bytes('all-reduce', 4096, 2) == 4096
 
 
+def test_collectives_of_several_arrays_at_once():
+    """All of a state's shares are gathered together: operands first, then results."""
+    text = """
+ENTRY %e (a: f32[2,3], b: bf16[4]) -> f32[16,3] {
+  %a = f32[2,3]{1,0} parameter(0)
+  %b = bf16[4]{0} parameter(1)
+  %g = ((f32[2,3]{1,0}, bf16[4]{0}), (f32[16,3]{1,0}, /*index=1*/bf16[32]{0})) \
+all-gather-start(%a, %b), channel_id=1, dimensions={0}
+  %d = (f32[16,3]{1,0}, bf16[32]{0}) all-gather-done(%g)
+  %s = (f32[16,3]{1,0}, f32[2,3]{1,0}) reduce-scatter-start(%r), dimensions={0}
+  %r = f32[16,3]{1,0} get-tuple-element(%d), index=0
+}
+""".replace('\\\n', '')
+    module = hlo.parse(text)
+    gathered = 16 * 3 * 4 + 32 * 2
+    assert audit.collectives(module) == [('all-gather', gathered), ('reduce-scatter', 2 * 3 * 4)]
+    moved = {part.name: size for part, size in audit.movers(module)}
+    assert moved == {'g': 2 * 3 * 4 + 4 * 2 + gathered, 's': 16 * 3 * 4 + 2 * 3 * 4}
+
+
 def test_what_is_forbidden():
     assert audit.forbidden(hlo.parse(GPU), 'bfloat16') == []
     bad = """

@@ -92,7 +92,8 @@ def _started(module, instruction, operands):
     roots = [module.root(called) for called in instruction.called]
     if opcode == 'async-start' and any(roots):
         return read + sum(_in_memory(root.shapes) for root in roots if root)
-    return read + _in_memory(shapes[1:2])
+    count = len(instruction.operands)  # (operands, results, flags)
+    return read + _in_memory(shapes[count : 2 * count])
 
 
 def _in_memory(shapes):
@@ -201,7 +202,9 @@ def collectives(module: Module) -> list[tuple[str, int]]:
             continue
         sizes = [shape.bytes for shape in instruction.shapes]
         if instruction.opcode.endswith('-start') and kind != 'all-reduce':
-            sizes = sizes[1:2]  # the tuple holds operand and result, and perhaps flags
+            # The tuple holds operands and results, of several arrays at once, and perhaps flags.
+            count = len(instruction.operands)
+            sizes = sizes[count : 2 * count]
         found += [(kind, sum(sizes))] * times
     return found
 
