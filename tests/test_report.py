@@ -201,4 +201,12 @@ def test_the_page_in_a_browser_wide_on_a_phone_and_printed(written, window):
             ".filter(x => !x.name.startsWith('data:')).length"
         )
         assert fetched == 0
+    assert browser.spoken('.scroll') == ('region', 'Table: sweep')  # and the keyboard reaches it
+    focused = browser.run(
+        "(document.querySelector('.scroll').focus(), document.activeElement.className)"
+    )
+    assert focused == 'scroll'
+    assert browser.spoken('.scroll table') == ('table', 'Table: sweep')
+    assert browser.spoken('.scroll thead th') == ('columnheader', 'row')
+    assert browser.spoken('.scroll tbody th') == ('rowheader', 'base')
     assert len(browser._ask('POST', f'{browser.base}/print', {})) > 20_000
