@@ -63,7 +63,13 @@ class Native:
         return self._plan(height, width).factor
 
     def finish(
-        self, sums: jax.Array, height: jax.Array, width: jax.Array, male: jax.Array
+        self,
+        sums: jax.Array,
+        height: jax.Array,
+        width: jax.Array,
+        male: jax.Array,
+        *,
+        by_platform: bool = False,
     ) -> tuple[jax.Array, ...]:
         """The `outputs`, from the blocks' sums of an image.
 
@@ -72,6 +78,8 @@ class Native:
             height: of the image, int64.
             width: of the image, int64.
             male: bool, a scalar.
+            by_platform: convolutions are computed on CPUs as `models/cpu.py` has it; otherwise they
+                are convolutions as such, for the runtime to choose their way.
 
         Returns:
             float32 scalars in months, and what the network sees, uint8 [rows, columns].
@@ -80,26 +88,30 @@ class Native:
             plan = self._plan(height, width)
             seen = native_resize.resample(sums, plan, self._size)
         with jax.enable_x64(False):
-            return self._ages(seen.astype(jnp.uint8), male)
+            return self._ages(seen.astype(jnp.uint8), male, by_platform)
 
     def __call__(self, image: jax.Array, male: jax.Array) -> tuple[jax.Array, ...]:
         """The `outputs` of an image uint8 [H, W]."""
         with jax.enable_x64(True):
             height, width = (jnp.asarray(side, jnp.int64) for side in image.shape)
             sums = native_resize.block_sums(image, self._plan(height, width), self._side)
-        return self.finish(sums, height, width, male)
+        return self.finish(sums, height, width, male, by_platform=True)
 
     def _plan(self, height, width):
         return native_resize.plan(height, width, self._size, self.predictor.config.data.resize)
 
-    def _ages(self, seen, male):
+    def _ages(self, seen, male, by_platform):
         predictor = self.predictor
         image = seen[None, :, :, None]
         if predictor.config.flip_tta:
             image = jnp.concatenate([image, image[:, :, ::-1]])
         sexes = jnp.broadcast_to(male, (len(image),))
-        with cpu.counting():  # convolutions as such, for the runtime to choose their way
-            prediction, _ = predictor.apply(image, sexes)
+        if by_platform:
+            prediction = jax.lax.platform_dependent(
+                image, sexes, cpu=self._predicted, default=self._as_such
+            )
+        else:
+            prediction = self._as_such(image, sexes)
         if predictor.config.flip_tta:
             prediction = predictor.task.average_with_mirrored(prediction[:1], prediction[1:])
         months = predictor.task.months(prediction)[0]
@@ -109,6 +121,14 @@ class Native:
         half = jnp.where(male, jnp.float32(half['male']), jnp.float32(half['female']))
         bounds = [jnp.maximum(months + sign * half, 0) for sign in (-1, 1)]
         return months, *bounds, seen
+
+    def _predicted(self, image, sexes):
+        prediction, _ = self.predictor.apply(image, sexes)
+        return prediction
+
+    def _as_such(self, image, sexes):
+        with cpu.counting():
+            return self._predicted(image, sexes)
 
 
 def traced(function: Callable, *arguments: tuple[str, tuple]) -> core.ClosedJaxpr:
