@@ -64,7 +64,13 @@ class Native:
         return self._plan(height, width).factor
 
     def finish(
-        self, sums: jax.Array, height: jax.Array, width: jax.Array, male: jax.Array
+        self,
+        sums: jax.Array,
+        height: jax.Array,
+        width: jax.Array,
+        male: jax.Array,
+        *,
+        by_platform: bool = False,
     ) -> tuple[jax.Array, ...]:
         """The `outputs`, from the blocks' sums of an image.
 
@@ -73,6 +79,8 @@ class Native:
             height: of the image, int64.
             width: of the image, int64.
             male: bool, a scalar.
+            by_platform: convolutions are computed on CPUs as `models/cpu.py` has it; otherwise they
+                are convolutions as such, for the runtime to choose their way.
 
         Returns:
             float32 scalars in months, and what the network sees, uint8 [rows, columns].
@@ -81,27 +89,31 @@ class Native:
             plan = self._plan(height, width)
             seen = native_resize.resample(sums, plan, self._size)
         with jax.enable_x64(False):
-            return self._ages(seen.astype(jnp.uint8), male)
+            return self._ages(seen.astype(jnp.uint8), male, by_platform)
 
     def __call__(self, image: jax.Array, male: jax.Array) -> tuple[jax.Array, ...]:
         """The `outputs` of an image uint8 [H, W]."""
         with jax.enable_x64(True):
             height, width = (jnp.asarray(side, jnp.int64) for side in image.shape)
             sums = native_resize.block_sums(image, self._plan(height, width), self._side)
-        return self.finish(sums, height, width, male)
+        return self.finish(sums, height, width, male, by_platform=True)
 
     def _plan(self, height, width):
         return native_resize.plan(height, width, self._size, self.predictor.config.data.resize)
 
-    def _ages(self, seen, male):
+    def _ages(self, seen, male, by_platform):
         predictor = self.predictor
         image = seen[None, :, :, None]
         flip = predictor.config.flip_tta
         others = views.of(image, flip=flip, turn=predictor.config.turn_tta)
         image = jnp.concatenate([image, *others])
         sexes = jnp.broadcast_to(male, (len(image),))
-        with cpu.counting():  # convolutions as such, for the runtime to choose their way
-            prediction, _ = predictor.apply(image, sexes)
+        if by_platform:
+            prediction = jax.lax.platform_dependent(
+                image, sexes, cpu=self._predicted, default=self._as_such
+            )
+        else:
+            prediction = self._as_such(image, sexes)
         of_views = [prediction[place : place + 1] for place in range(1, len(image))]
         prediction = predictor.task.mean_of_views(prediction[:1], of_views, mirrored=flip)
         months = predictor.task.months(prediction)[0]
@@ -124,6 +136,14 @@ class Native:
             held = jnp.clip(signals[name][0], *scale.limits[name])
             logarithm += weight * jnp.log(held / scale.centres[name])
         return scaled.factor[sex] * jnp.exp(logarithm)
+
+    def _predicted(self, image, sexes):
+        prediction, _ = self.predictor.apply(image, sexes)
+        return prediction
+
+    def _as_such(self, image, sexes):
+        with cpu.counting():
+            return self._predicted(image, sexes)
 
 
 def traced(function: Callable, *arguments: tuple[str, tuple]) -> core.ClosedJaxpr:
