@@ -76,6 +76,7 @@ def test_cards_count_images_refusals_and_flags(table):
     low, high = intervals.wilson(2, 3)
     assert found['ages in their interval'] == ('66.7%', f'({100 * low:.1f} to {100 * high:.1f}%)')
     assert '<title>Bone age: ages.csv</title>' in text
+    assert '<p>1 table of predicted ages. Written' in text and 'Validation selects' not in text
 
 
 def test_each_flag_has_its_images_error_and_coverage(table):

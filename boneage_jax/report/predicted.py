@@ -83,7 +83,9 @@ def _cards(found, rows, images, missing):
     cards.append(card('flagged', f'{flagged:,}', 'of those predicted'))
     widths = (images['upper'] - images['lower'])[np.isfinite(images['upper'] - images['lower'])]
     if len(widths):
-        below = f'months from end to end; {widths.min():.1f} to {widths.max():.1f}'
+        below = 'months from end to end'
+        if np.ptp(widths) > 0.05:
+            below += f'; {widths.min():.1f} to {widths.max():.1f}'
         cards.append(card('mean 90% interval', f'{widths.mean():.1f}', below))
     error = np.abs(images['prediction'] - images['age'])
     error = error[np.isfinite(error)]
@@ -179,7 +181,8 @@ def _images(rows, images):
     lines = []
     for i in order:
         row = rows[i]
-        lower, upper = images['lower'][i], images['upper'][i]
+        lower = images['lower'][i]
+        upper = images['upper'][i]
         line = [row['id'], _SEXES.get(row.get('male'), '–'), row.get('years') or '–']
         line.append(_shown(images['prediction'][i], '.1f'))
         line.append(f'{lower:.0f} to {upper:.0f}' if width[i] >= 0 else '–')
