@@ -76,6 +76,7 @@ def test_cards_count_images_refusals_and_flags(table):
     low, high = intervals.wilson(2, 3)
     assert found['ages in their interval'] == ('66.7%', f'({100 * low:.1f} to {100 * high:.1f}%)')
     assert '<title>Bone age: ages.csv</title>' in text
+    assert '<p>1 table of predicted ages. Written' in text and 'Validation selects' not in text
 
 
 def test_each_flag_has_its_images_error_and_coverage(table):
@@ -124,7 +125,22 @@ def test_without_ages_intervals_and_flags_what_is_there_is_shown(tmp_path):
         ['image', 'sex', 'age', 'months', '90% interval', 'width', 'flags'],
         ['x', 'boy', '1 year', '12.0', '–', '–', '–'],
     ]
+    assert cards(text)['predicted'] == ('1', 'of 1 image')
     assert 'mean 90% interval' not in text and 'Images without an age' not in text
+
+
+def test_images_unlike_training_images_are_told(tmp_path):
+    path = tmp_path / 'far.csv'
+    lines = ['id,file,male,prediction,years,lower,upper,status,flags,distance_quantile']
+    for name, quantile in (('near', 0.5), ('far', 0.995), ('edge', 0.99)):
+        lines.append(f'{name},{name}.png,True,12.0,1 year,10.0,14.0,ok,,{quantile}')
+    path.write_text('\n'.join(lines) + '\n')
+    text = page.write([path], tmp_path / 'page.html').read_text()
+    none, far = cells(text, 'Flags of the predicted images')[1:]
+    assert none[:2] == ['none', '3']
+    assert far[:3] == ['farther than 99% of training images', '1', '33.3']
+    found = {line[0]: line[6] for line in cells(text, 'Image by image')[1:]}
+    assert found['far'] == '99.5% of training images'
 
 
 def test_another_csv_is_refused_by_name_or_passed_over(tmp_path):

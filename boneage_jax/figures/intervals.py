@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from boneage_jax.figures import style
 
@@ -53,6 +54,7 @@ def by_image(title: str, images: dict[str, np.ndarray]) -> Figure:
         ylabel='bone age (months)',
         title=title,
     )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc='upper left')
     return figure
 

@@ -24,6 +24,10 @@ SAID = {  # figures of `interpret` and `embeddings` in words
     'on_bones_by_chance': 'the same of anchors drawn by chance',
     'distance_age_correlation': 'Spearman correlation of embeddings and ages',
 }
+_ROLES = (
+    'Validation selects checkpoints and is not a result; holdout and test are reported once and '
+    'select nothing.'
+)
 _TEMPLATE = pathlib.Path(__file__).with_name('page.html')
 
 
@@ -126,7 +130,7 @@ def _name(thing):
 
 def _header(title, found, sweeps, tables):
     finished = sum(run.report is not None for run in found)
-    what = [_counted(finished, 'finished run')]
+    what = [_counted(finished, 'finished run')] if found or not tables else []
     if finished < len(found):
         what.append(f'{len(found) - finished} not finished')
     if sweeps:
@@ -137,10 +141,11 @@ def _header(title, found, sweeps, tables):
     commit = workdir_lib.provenance()['commit']
     if commit:
         made += f', boneage_jax {commit}'
-    about = (
-        'Validation selects checkpoints and is not a result; holdout and test are reported once '
-        'and select nothing. Intervals are 95% bootstrap intervals over images.'
-    )
+    about = 'Intervals of errors and shares are 95% intervals over images.'
+    if found or sweeps:
+        about = f'{_ROLES} {about}'
+    if tables:
+        about += ' Intervals of predicted ages are meant to hold 90% of the ages.'
     lines = [tag('p', ', '.join(what), f'. Written {made}.'), tag('p', about)]
     return tag('header', tag('div', tag('h1', title), lines))
 

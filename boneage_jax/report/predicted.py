@@ -17,6 +17,7 @@ from boneage_jax.tasks import metrics
 from boneage_jax.web import words
 
 SHOWN = 300  # images, one a line
+_FAR = f'farther than {100 * words.FARTHEST:g}% of training images'  # of `predict --distance`
 _SEXES = {'True': 'boy', 'False': 'girl'}
 
 
@@ -29,7 +30,7 @@ def section(found: collect.Predicted, anchor: str) -> Html:
     notes = tag('div', found.notes, class_='warning') if found.notes else None
     parts = [_cards(found, rows, images, missing)]
     bounded = np.isfinite(images['lower']) & np.isfinite(images['upper'])
-    if bounded.any():
+    if bounded.sum() > 1:
         parts.append(_chart({name: values[bounded] for name, values in images.items()}))
     if rows:
         parts += [_flags(rows, images), _images(rows, images)]
@@ -40,7 +41,7 @@ def section(found: collect.Predicted, anchor: str) -> Html:
 def _columns(rows):
     """The numbers of the predicted images `[N]`, NaN where there is none, and `flagged`."""
     images = {}
-    for name in ('prediction', 'lower', 'upper', 'age'):
+    for name in ('prediction', 'lower', 'upper', 'age', 'distance_quantile'):
         images[name] = np.array([_number(row.get(name)) for row in rows], np.float64)
     images['flagged'] = np.array([bool(row['flags']) for row in rows], bool)
     return images
@@ -72,7 +73,7 @@ def _missing(found):
 def _cards(found, rows, images, missing):
     total = len(rows) + len(missing)
     kinds = collections.Counter(kind for _, kind, _ in missing)
-    cards = [card('predicted', f'{len(rows):,}', f'of {total:,} images')]
+    cards = [card('predicted', f'{len(rows):,}', f'of {_counted(total)}')]
     for kind, about in (
         (predictions.REFUSED, 'show no whole hand'),
         (predictions.UNREADABLE, 'cannot be read'),
@@ -82,18 +83,24 @@ def _cards(found, rows, images, missing):
     cards.append(card('flagged', f'{flagged:,}', 'of those predicted'))
     widths = (images['upper'] - images['lower'])[np.isfinite(images['upper'] - images['lower'])]
     if len(widths):
-        below = f'months from end to end; {widths.min():.1f} to {widths.max():.1f}'
+        below = 'months from end to end'
+        if np.ptp(widths) > 0.05:
+            below += f'; {widths.min():.1f} to {widths.max():.1f}'
         cards.append(card('mean 90% interval', f'{widths.mean():.1f}', below))
     error = np.abs(images['prediction'] - images['age'])
     error = error[np.isfinite(error)]
     if len(error):
         lower, upper = metrics.bootstrap(error)
-        below = f'({lower:.2f} to {upper:.2f}), {len(error):,} images of known age'
+        below = f'({lower:.2f} to {upper:.2f}), {_counted(len(error))} of known age'
         cards.append(card('MAE (months)', f'{error.mean():.2f}', below))
         share = _share(images, np.ones(len(rows), bool))
         if share:
             cards.append(card('ages in their interval', *share))
     return tag('div', cards, class_='cards')
+
+
+def _counted(count):
+    return '1 image' if count == 1 else f'{count:,} images'
 
 
 def _share(images, chosen):
@@ -129,6 +136,9 @@ def _flags(rows, images):
     for name, _ in sorted(counted.items(), key=lambda item: (-item[1], item[0])):
         chosen = np.array([name in each for each in names], bool)
         groups.append((name, ' '.join(words.of_flags(name)), chosen))
+    far = images['distance_quantile'] > words.FARTHEST
+    if far.any():
+        groups.append((_FAR, words.FAR, far))
     knows_ages = np.isfinite(images['prediction'] - images['age']).any()
     lines = []
     for name, about, chosen in groups:
@@ -164,11 +174,15 @@ def _images(rows, images):
     header = ['image', 'sex', 'age', 'months', '90% interval', 'width']
     if knows_ages:
         header += ['true age', 'error', 'in its interval']
+    knows_distances = np.isfinite(images['distance_quantile']).any()
+    if knows_distances:
+        header.append('farther than')
     header.append('flags')
     lines = []
     for i in order:
         row = rows[i]
-        lower, upper = images['lower'][i], images['upper'][i]
+        lower = images['lower'][i]
+        upper = images['upper'][i]
         line = [row['id'], _SEXES.get(row.get('male'), '–'), row.get('years') or '–']
         line.append(_shown(images['prediction'][i], '.1f'))
         line.append(f'{lower:.0f} to {upper:.0f}' if width[i] >= 0 else '–')
@@ -178,6 +192,9 @@ def _images(rows, images):
             line += [_shown(age, '.1f'), _shown(images['prediction'][i] - age, '+.1f')]
             known = math.isfinite(age) and width[i] >= 0
             line.append(('yes' if lower <= age <= upper else 'no') if known else '–')
+        if knows_distances:
+            share = _shown(100 * images['distance_quantile'][i], '.1f')
+            line.append(f'{share}% of training images')
         lines.append([*line, row['flags'].replace(';', ', ') or '–'])
     title = 'Image by image: the flagged ones, then the widest intervals first'
     if len(rows) > SHOWN:
