@@ -11,6 +11,7 @@ where the machine has other work.
 """
 
 import argparse
+import collections
 import json
 import pathlib
 
@@ -153,14 +154,16 @@ def page(kept: dict, wanted: list) -> str:
                 (known[3] for known in kept['rows'] if known[:3] == [name, row, target]), None
             )
             if digest is None:
-                missing.append(f'{name} {row}'.strip())
+                missing.append(name)
             else:
                 lines.append(_line(name, row, kept['programs'][digest]))
         text.append(f'## {target}\n')
         if len(lines) > 2:
             text.append('\n'.join(lines) + '\n')
         if missing:
-            text.append(f'Not compiled yet ({len(missing)}): {", ".join(missing)}.\n')
+            counts = collections.Counter(missing)
+            left = ', '.join(f'{count} of {name}' for name, count in counts.items())
+            text.append(f'Not compiled yet, {len(missing)} of {len(wanted)} rows: {left}.\n')
     return '\n'.join(text)
 
 
