@@ -11,7 +11,6 @@ import types
 import pytest
 
 from boneage_jax.analysis import robustness
-from boneage_jax.inference import predict
 from boneage_jax.report import html
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -108,10 +107,9 @@ def test_the_shipped_network_tells_the_age_of_the_phantom(executed):
     (row,) = rows(out / 'ages' / 'ages.csv')
     assert (row['id'], row['male'], row['status'], row['flags']) == ('phantom', 'True', 'ok', '')
     age = float(row['prediction'])
-    (again,) = predict.predict(None, out / 'images' / 'phantom.png', None, sex='male')
-    assert age == pytest.approx(again['prediction'], abs=0.01)
+    assert age == pytest.approx(147.85, abs=0.5)  # what `predict` alone says of this phantom
     assert float(row['upper']) - age == pytest.approx(age - float(row['lower']), abs=0.01)
-    assert 140 < age < 156 and f'phantom (boy): {row["years"]}' in printed[1]
+    assert f'phantom (boy): {row["years"]}' in printed[1]
     assert 0.9 < float(row['distance_quantile']) <= 1
     assert str(out / 'ages' / 'overlays' / 'phantom.png') in printed[1]
 
