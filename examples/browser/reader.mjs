@@ -5,7 +5,8 @@ const DEPTHS = [8, 10, 12, 14, 16];
 const PNG = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
 const MOST_PIXELS = 89478485;
 
-/** A Blob of an image file as grey: {data: Uint8Array, width, height}. PNG, JPEG and BMP; throws an Error for others. */
+/** A Blob of an image file as grey: {data: Uint8Array, width, height}. PNG, JPEG and BMP; throws an Error for others.
+ *  The greys are those of Python, but for images with transparency, where a canvas may be off by one. */
 export async function decode(blob) {
   const bytes = new Uint8Array(await blob.arrayBuffer());
   if (PNG.every((value, at) => bytes[at] === value) && bytes[24] === 16) {
