@@ -110,7 +110,7 @@ def test_one_training_step_of_the_age_model_agrees(name, size):
     state, graphdefs = state_lib.create_state(model, optax.sgd(1.0))
     images, male = nchw(batch['image'] / np.float32(255)), torch.tensor(batch['male'])
 
-    scored = jax.jit(step_lib.make_eval_step(graphdefs, task, flip_tta=False))(state, batch, {})
+    scored = jax.jit(step_lib.make_eval_step(graphdefs, task))(state, batch, {})
     with torch.no_grad():
         close(scored['columns']['prediction'], network.eval()(images, male) * SCALE + CENTRE, 1e-4)
 

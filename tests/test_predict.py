@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures('unchecked_images')  # they show noise
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = (
-    'tiny,source=image_folder,epochs=1,validation=10,holdout=10,flip_tta=true,precise_bn_batches=0,size=(64,56),'
+    'tiny,source=image_folder,epochs=1,validation=10,holdout=10,flip_tta=true,turn_tta=6.0,precise_bn_batches=0,size=(64,56),'
     'data.image_folder.images={0}/images,data.image_folder.labels={0}/labels.csv'
 )
 

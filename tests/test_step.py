@@ -11,6 +11,7 @@ from flax import nnx
 
 from boneage_jax import config as c
 from boneage_jax import models, tasks
+from boneage_jax.data import views
 from boneage_jax.runs import state as state_lib
 from boneage_jax.training import loop, optimizer
 from boneage_jax.training import step as step_lib
@@ -47,7 +48,7 @@ def make(frozen=(), augment=(), flip_tta=False, turn_tta=0.0, model=(), name='ad
     return (
         state,
         jax.jit(step_lib.make_train_step(graphdefs, task, transform, options)),
-        jax.jit(step_lib.make_eval_step(graphdefs, task, flip_tta=flip_tta, turn_tta=turn_tta)),
+        jax.jit(step_lib.make_eval_step(graphdefs, task, views.Views(flip_tta, turn_tta))),
     )
 
 

@@ -17,17 +17,14 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 1), np.uint8)
 
 
 def test_views_are_the_mirror_image_and_two_turned_ones():
-    mirrored, left, right = views.of(IMAGES, flip=True, turn=90.0)
+    mirrored, left, right = views.Views(True, 90.0).of(IMAGES)
     np.testing.assert_array_equal(mirrored, IMAGES[:, :, ::-1])
     assert np.abs(np.asarray(left, int) - np.rot90(IMAGES, 1, (1, 2))).max() <= 1
     assert np.abs(np.asarray(right, int) - np.rot90(IMAGES, -1, (1, 2))).max() <= 1
     assert left.dtype == np.uint8
-    assert views.of(IMAGES, flip=False, turn=0.0) == []
-    assert [views.count(flip=flip, turn=turn) for flip, turn in ((0, 0), (1, 0), (1, 8.0))] == [
-        1,
-        2,
-        4,
-    ]
+    assert views.Views().of(IMAGES) == []
+    counts = [views.Views(flip, turn).count for flip, turn in ((False, 0), (True, 0), (True, 8.0))]
+    assert counts == [1, 2, 4]
 
 
 def test_the_mean_puts_the_mirrored_prediction_back_and_no_other():
@@ -47,7 +44,7 @@ def test_evaluation_averages_the_turned_images():
     def predicted(image):
         return np.asarray(plain(state, given | {'image': image}, {})['columns']['prediction'])
 
-    each = [given['image'], *views.of(given['image'], flip=False, turn=20.0)]
+    each = [given['image'], *views.Views(turn=20.0).of(given['image'])]
     expected = np.mean([predicted(np.asarray(image)) for image in each], axis=0)
     found = turned_too(state, given, {})['columns']['prediction']
     np.testing.assert_allclose(found, expected, rtol=1e-5)

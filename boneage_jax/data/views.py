@@ -1,5 +1,6 @@
 """Test-time augmentation: the views of an image whose predictions are averaged with its own."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,23 +9,29 @@ import jax.numpy as jnp
 from boneage_jax.data import augment
 
 
-def of(image: jax.Array, *, flip: bool, turn: float) -> list[jax.Array]:
-    """The views of images uint8 `[B, H, W, 1]` besides themselves, uint8 of the same shape.
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Which views of an image there are besides itself.
 
-    Args:
-        image: what the network sees.
-        flip: the mirror image is one of them (`flip_tta`), and the first.
+    Attributes:
+        flip: the mirror image is one of them, and the first (`flip_tta`).
         turn: degrees by which two more are turned, one to either side (`turn_tta`); 0 = none.
     """
-    views = [image[:, :, ::-1]] if flip else []
-    if turn:
-        views += [turned(image, turn), turned(image, -turn)]
-    return views
 
+    flip: bool = False
+    turn: float = 0.0
 
-def count(*, flip: bool, turn: float) -> int:
-    """How many times an image goes through the network."""
-    return 1 + bool(flip) + 2 * bool(turn)
+    @property
+    def count(self) -> int:
+        """How many times an image goes through the network."""
+        return 1 + bool(self.flip) + 2 * bool(self.turn)
+
+    def of(self, image: jax.Array) -> list[jax.Array]:
+        """The views of images uint8 `[B, H, W, 1]`, uint8 of the same shape, without the images."""
+        views = [image[:, :, ::-1]] if self.flip else []
+        if self.turn:
+            views += [turned(image, self.turn), turned(image, -self.turn)]
+        return views
 
 
 @functools.partial(jax.jit, static_argnames='degrees')

@@ -104,9 +104,8 @@ class Native:
     def _ages(self, seen, male, by_platform):
         predictor = self.predictor
         image = seen[None, :, :, None]
-        flip = predictor.config.flip_tta
-        others = views.of(image, flip=flip, turn=predictor.config.turn_tta)
-        image = jnp.concatenate([image, *others])
+        averaged = views.Views(predictor.config.flip_tta, predictor.config.turn_tta)
+        image = jnp.concatenate([image, *averaged.of(image)])
         sexes = jnp.broadcast_to(male, (len(image),))
         if by_platform:
             prediction = jax.lax.platform_dependent(
@@ -115,7 +114,7 @@ class Native:
         else:
             prediction = self._as_such(image, sexes)
         of_views = [prediction[place : place + 1] for place in range(1, len(image))]
-        prediction = predictor.task.mean_of_views(prediction[:1], of_views, mirrored=flip)
+        prediction = predictor.task.mean_of_views(prediction[:1], of_views, mirrored=averaged.flip)
         months = predictor.task.months(prediction)[0]
         if self.intervals is None:
             return months, seen

@@ -71,6 +71,7 @@ class Predictor:
                 self.step = checkpoints.best_or_latest
         self._parts = (state.params, state.frozen_params, state.batch_stats)
         self._sizes = set()
+        self._views = views.Views(self.config.flip_tta, self.config.turn_tta)
 
         apply = make_apply(graphdefs)
         self._graphs = apply
@@ -98,16 +99,25 @@ class Predictor:
 
         `prediction` is averaged with those of the image's views, under `flip_tta` and `turn_tta`.
         """
-        prediction, aux = self(images, male)
-        flip = self.config.flip_tta
-        of_views = []
-        for start in range(0, len(images), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            seen = views.of(np.asarray(images)[rows], flip=flip, turn=self.config.turn_tta)
-            sexes = None if male is None else male[rows]
-            of_views.append([self(view, sexes)[0] for view in seen])
-        joined = [np.concatenate(parts) for parts in zip(*of_views, strict=True)]
-        return self.task.mean_of_views(prediction, joined, mirrored=flip), aux
+        images = np.asarray(images)
+        self._check_images(images)
+        male = self._checked_sexes(male, len(images))
+        at_once = max(1, self.batch_size // self._views.count)
+        parts = []
+        for start in range(0, len(images), at_once):
+            rows = slice(start, start + at_once)
+            parts.append(self._averaged(images[rows], male[rows], at_once))
+        return jax.tree.map(lambda *each: np.concatenate(each), *parts)
+
+    def _averaged(self, images, male, at_once):
+        """(prediction, aux) of `at_once` images or fewer, with their views in the same batch."""
+        count = len(images)
+        padded = self._padded(images, at_once)  # so that turning them is one program
+        others = [np.asarray(view)[:count] for view in self._views.of(padded)]
+        prediction, aux = self(np.concatenate([images, *others]), np.tile(male, 1 + len(others)))
+        own, *of_views = np.split(prediction, 1 + len(others))
+        prediction = self.task.mean_of_views(own, of_views, mirrored=self._views.flip)
+        return prediction, jax.tree.map(lambda x: x[:count], aux)
 
     def over(
         self, split: Split, batch_size: int | None = None, *, tta: bool = False
@@ -158,15 +168,22 @@ class Predictor:
         Otherwise they are padded to a power of two, `_FEWEST` at least.
         """
         count = len(images)
+        size = self._size(count)
+        outputs = self._apply(
+            self._parts, self._padded(images, size), np.pad(male, (0, size - count))
+        )
+        return jax.tree.map(lambda x: x[:count], jax.device_get(outputs))
+
+    def _size(self, count):
         fitting = [size for size in self._sizes if size >= count]
         power_of_two = 1 << (count - 1).bit_length()
         size = min(fitting, default=min(self.batch_size, max(_FEWEST, power_of_two)))
         self._sizes.add(size)
-        gap = size - count
-        images = np.pad(images, ((0, gap), (0, 0), (0, 0), (0, 0)))
-        male = np.pad(male, (0, gap))
-        outputs = jax.device_get(self._apply(self._parts, images, male))
-        return jax.tree.map(lambda x: x[:count], outputs)
+        return size
+
+    @staticmethod
+    def _padded(images, size):
+        return np.pad(images, ((0, size - len(images)), (0, 0), (0, 0), (0, 0)))
 
 
 def make_apply(graphdefs: state_lib.GraphDefs) -> Callable:

@@ -13,6 +13,7 @@ import ml_collections
 import optax
 
 from boneage_jax import tasks
+from boneage_jax.data import views
 from boneage_jax.runs.state import GraphDefs, State
 from boneage_jax.runtime import sharding
 from boneage_jax.training import step as step_lib
@@ -66,9 +67,8 @@ def build(
         gather_params=gather_params,
         ema=config.ema,
     )
-    eval_step = step_lib.make_eval_step(
-        graphdefs, task, flip_tta=config.flip_tta, turn_tta=config.turn_tta
-    )
+    averaged = views.Views(config.flip_tta, config.turn_tta)
+    eval_step = step_lib.make_eval_step(graphdefs, task, averaged)
     return Programs(
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(places, replicated)),
         eval_step=jax.jit(eval_step, out_shardings=replicated),

@@ -16,7 +16,8 @@ import optax
 from flax import nnx
 
 from boneage_jax import tasks
-from boneage_jax.data import augment, pipeline, views
+from boneage_jax.data import augment, pipeline
+from boneage_jax.data import views as views_lib
 from boneage_jax.runs.state import GraphDefs, State
 
 
@@ -189,26 +190,26 @@ def make_batch_stats_step(graphdefs: GraphDefs) -> Callable:
 
 
 def make_eval_step(
-    graphdefs: GraphDefs, task: tasks.Task, *, flip_tta: bool, turn_tta: float = 0.0
+    graphdefs: GraphDefs, task: tasks.Task, views: views_lib.Views | None = None
 ) -> Callable:
     """`eval_step(state, batch, resident)`, deterministic.
 
-    It gives `{'columns': {name: [B]}, 'metrics': {name: (sum, count)}}`. `flip_tta` averages the
-    prediction over the image and its mirror image, `turn_tta` over it turned by so many degrees to
-    either side.
+    It gives `{'columns': {name: [B]}, 'metrics': {name: (sum, count)}}`. The
+    prediction is averaged over the image and its `views`, where there are some.
     """
+    views = views or views_lib.Views()
 
     def eval_step(state, batch, resident):
         given = pipeline.gather(batch, resident)
         batch = _unaugmented(given)
         model = nnx.merge(graphdefs.evaluate, state.params, state.frozen_params, state.batch_stats)
         prediction, aux = predict(model, batch)
-        if flip_tta or turn_tta:
+        if views.count > 1:
             of_views = []
-            for view in views.of(given['image'], flip=flip_tta, turn=turn_tta):
+            for view in views.of(given['image']):
                 seen = augment.to_float({'image': view})['image']
                 of_views.append(model(seen, batch['male'])[0])
-            prediction = task.mean_of_views(prediction, of_views, mirrored=flip_tta)
+            prediction = task.mean_of_views(prediction, of_views, mirrored=views.flip)
         _, metrics = task.loss(prediction, aux, batch)
         return {'columns': task.per_example(prediction, aux, batch), 'metrics': metrics}
 
