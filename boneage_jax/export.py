@@ -40,7 +40,7 @@ FLAGS.choice(
     'format',
     'safetensors',
     ['safetensors', 'stablehlo', 'onnx'],
-    'of the file; the last two run without this package',
+    'of what is written; the last two run without this package',
 )
 FLAGS.path('hub', None, 'folder to write in the place of --output, as a model hub expects it')
 FLAGS.choice(
