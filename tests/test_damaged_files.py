@@ -21,6 +21,7 @@ from tfds_rsna.errors import UserError
 from tfds_rsna.io import archive, decoding, zips
 
 INPUTS = 320
+FEWEST = 16  # of each kind
 KINDS = sorted(
     ['png', 'jpeg', 'bmp', 'tiff', 'gzip', 'csv', 'xlsx', 'zip', 'safetensors', 'exported', 'npz']
     + ['pth', 'old pth', 'config.json', 'predictions.csv', 'records', 'checkpoint', 'dicom']
@@ -40,11 +41,13 @@ def reading(tmp_path_factory):
 def test_damage_is_refused_by_name_or_harmless(kind, reading):
     if kind not in reading.kinds:
         pytest.skip('its library is not installed')
-    plan = damaged_files.schedule(reading.kinds, INPUTS)
+    plan = damaged_files.schedule(reading.kinds, 8 * INPUTS)
     numbers = [number for number, planned in enumerate(plan) if planned == kind]
-    found = [reading.read(kind, number, 0) for number in numbers]
+    planned = sum(number < INPUTS for number in numbers)
+    # Half of the damage to a checkpoint, whose files have random names, is beside what is read.
+    found = [reading.read(kind, number, 0) for number in numbers[: max(planned, FEWEST)]]
     gc.collect()  # what a library left open is collected here, not in another test
-    assert len(found) >= 3
+    assert len(found) >= FEWEST
     assert not [result for result in found if result.offends]
     seen = {result.outcome for result in found}
     assert seen & {'refused', 'flagged'}, 'no damage was noticed'
