@@ -21,6 +21,7 @@ FLAGS = {
     'stretched': 'Hardly any contrast as stored: the greys were stretched.',
     'few_grey_levels': 'Few grey levels are used: they were spread.',
     'first_of_several_pages': 'The file has several pages. The first was taken.',
+    'pixels_made_square': 'Its pixels were not square, as its header says: they were made so.',
     'mask_doubtful': 'The outline of the hand is doubtful.',
     'points_doubtful': 'The key points of the hand are doubtful.',
     'registered_by_mask': 'Without usable key points, the hand was set upright by its outline.',
