@@ -11,7 +11,6 @@ import threading
 import numpy as np
 import pytest
 from test_portable import MOST, expected, images, onnx_modules, pictures, saved
-from test_review_page import driver, window  # noqa: F401, fixtures
 
 from boneage_jax.inference import export
 from boneage_jax.runs import exported, shipped
@@ -72,7 +71,7 @@ def in_browser(browser, path, options='{}'):
     )
 
 
-def test_the_reader_decodes_as_predict_does(window, served, tmp_path):  # noqa: F811
+def test_the_reader_decodes_as_predict_does(window, served, tmp_path):
     _, address = served
     browser = window()
     browser.open(address)
@@ -91,7 +90,7 @@ def test_the_reader_decodes_as_predict_does(window, served, tmp_path):  # noqa: 
     assert 'error' in in_browser(browser, tmp_path / 'text.png')
 
 
-def test_the_page_gives_the_ages(window, served, tmp_path):  # noqa: F811
+def test_the_page_gives_the_ages(window, served, tmp_path):
     if not MODULES.is_dir():
         pytest.skip('no onnxruntime-web: npm install --prefix examples/browser onnxruntime-web')
     onnx_modules()

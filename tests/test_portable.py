@@ -15,7 +15,7 @@ from conftest import CLASSIFIER, KEYPOINTS, PRSNET
 from PIL import Image
 
 from boneage_jax import export as export_command
-from boneage_jax.inference import export, hub, intervals, members, predict
+from boneage_jax.inference import ages, export, hub, intervals, members
 from boneage_jax.preprocess import resize
 from boneage_jax.runs import exported, initialize, shipped, workdir
 from boneage_jax.runs import predictor as predictor_lib
@@ -278,7 +278,7 @@ def test_a_hub_folder_opens_like_the_run(finished_run, tmp_path, monkeypatch):
 
     for spec in ('hf:net', f'hf:{folder}'):
         assert exported.find(spec).resolve() == folder / hub.WEIGHTS
-        assert predict._networks(spec)[0].resolve() == folder / hub.WEIGHTS
+        assert ages.Networks(spec).places[0].resolve() == folder / hub.WEIGHTS
         assert initialize._file(spec).resolve() == folder / hub.WEIGHTS
     ours = predictor_lib.Predictor(run)
     theirs = predictor_lib.Predictor('hf:net')

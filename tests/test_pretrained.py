@@ -377,8 +377,8 @@ def test_where_weights_are_found(tmp_path, monkeypatch):
     here.touch()
     assert weight_files.find(spec, tmp_path) == here
     for wrong, said in (
-        ('hf:timm', 'expected hf:<owner>/<repo>'),
-        ('hf:timm/../x', 'expected hf:<owner>'),
+        ('hf:timm', 'hf:timm: no such folder here. Expected hf:<folder>'),
+        ('hf:timm/../x', 'xpected hf:<'),
         ('hf:timm/tf_efficientnet_b0.in1k', 'pad and normalise as TensorFlow'),
         (str(tmp_path / 'no.npz'), 'no such file'),
     ):

@@ -82,9 +82,10 @@ def serve(
         try:
             server(served).run(sockets=[bound])
         except KeyboardInterrupt:
-            log.info('Stopped.')
+            pass  # in the background of a shell there is none: SIGINT is ignored there
         finally:
             service.worker.stop()
+        log.info('Stopped.')
 
 
 def server(app):
