@@ -444,8 +444,9 @@ def test_the_reader_as_a_program(files, tmp_path, capsys):
     run, path = files(PRSNET, 'onnx')
     image = images()[0]
     file = saved(tmp_path, 'a.png', image)
+    capsys.readouterr()  # of the training
     bone_age.main([str(path), str(file), '--sex=male'])
-    months, _ = expected(run, image, True)
     line = capsys.readouterr().out
+    months, _ = expected(run, image, True)
     assert line.startswith(f'{file}: ') and ' to ' in line
     assert abs(float(line.split(': ')[1].split()[0]) - months) < 0.01
