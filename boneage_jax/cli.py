@@ -73,6 +73,11 @@ class Flags:
         """A trained network: a workdir, an exported file or a shipped name."""
         self.path(name, None, NETWORK + otherwise, required=required)
 
+    def networks(self):
+        """`--workdir` of one trained network or several; without it the shipped one of ages."""
+        several = '; several, comma-separated or a glob: the mean of their ages; default: '
+        self.paths('workdir', None, f'{NETWORK}{several}bone_age, which comes with the code')
+
     def boolean(self, name, default, help_text):
         self._add(absl_flags.DEFINE_boolean, name, default, help_text)
 

@@ -28,12 +28,7 @@ folds of a cross-validation. Intervals are then from the errors of all folds' un
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.paths(
-    'workdir',
-    None,
-    cli.NETWORK + '; several, comma-separated or a glob: the mean of their ages; default: '
-    'bone_age, which comes with the code',
-)
+FLAGS.networks()
 FLAGS.path('input', None, 'an image, a folder of images, or a zip of them', required=True)
 FLAGS.path('output', None, 'CSV to write; without it ages are printed alone')
 FLAGS.path('labels', None, 'CSV or xlsx with the sex and, where known, the age of each image')

@@ -18,12 +18,7 @@ It needs the extra [serve].
 from boneage_jax import cli
 
 FLAGS = cli.Flags(__doc__)
-FLAGS.paths(
-    'workdir',
-    None,
-    cli.NETWORK + '; several, comma-separated or a glob: the mean of their ages; default: '
-    'bone_age, which comes with the code',
-)
+FLAGS.networks()
 FLAGS.string('host', '127.0.0.1', 'address to listen at; 0.0.0.0: for all who can reach it')
 FLAGS.integer('port', 0, 'port to listen at; 0 = a free one', lower_bound=0)
 FLAGS.boolean('no_browser', False, 'do not open the page in the browser')

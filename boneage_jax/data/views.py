@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from boneage_jax.data import augment
 
@@ -20,6 +21,11 @@ class Views:
 
     flip: bool = False
     turn: float = 0.0
+
+    @classmethod
+    def of_config(cls, config: ml_collections.ConfigDict) -> 'Views':
+        """Those of a run's evaluation."""
+        return cls(config.flip_tta, config.turn_tta)
 
     @property
     def count(self) -> int:
@@ -37,6 +43,7 @@ class Views:
 @functools.partial(jax.jit, static_argnames='degrees')
 def turned(image: jax.Array, degrees: float) -> jax.Array:
     """Images uint8 `[B, H, W, 1]` turned counter-clockwise, black where nothing was; uint8."""
+    # An angle that is no constant rounds single greys otherwise in one program than in another.
     angle = jnp.deg2rad(jnp.float32(degrees))
     rows = image.shape[0]
     cos = jnp.full((rows,), jnp.cos(angle))

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from boneage_jax.data import views
 from boneage_jax.inference import intervals as intervals_lib
 from boneage_jax.inference import native_resize
 from boneage_jax.models import cpu
@@ -104,8 +103,7 @@ class Native:
     def _ages(self, seen, male, by_platform):
         predictor = self.predictor
         image = seen[None, :, :, None]
-        averaged = views.Views(predictor.config.flip_tta, predictor.config.turn_tta)
-        image = jnp.concatenate([image, *averaged.of(image)])
+        image = jnp.concatenate([image, *predictor.views.of(image)])
         sexes = jnp.broadcast_to(male, (len(image),))
         if by_platform:
             prediction = jax.lax.platform_dependent(
@@ -114,7 +112,9 @@ class Native:
         else:
             prediction = self._as_such(image, sexes)
         of_views = [prediction[place : place + 1] for place in range(1, len(image))]
-        prediction = predictor.task.mean_of_views(prediction[:1], of_views, mirrored=averaged.flip)
+        prediction = predictor.task.mean_of_views(
+            prediction[:1], of_views, mirrored=predictor.views.flip
+        )
         months = predictor.task.months(prediction)[0]
         if self.intervals is None:
             return months, seen
@@ -129,12 +129,8 @@ class Native:
         signals = task.signals(prediction) if task.signals else {}
         if scaled is None or any(name not in signals for name in scaled.names()):
             return jnp.float32(self.intervals.half[sex])
-        scale = scaled.scales[sex]
-        logarithm = jnp.float32(0)
-        for name, weight in scale.weights.items():
-            held = jnp.clip(signals[name][0], *scale.limits[name])
-            logarithm += weight * jnp.log(held / scale.centres[name])
-        return scaled.factor[sex] * jnp.exp(logarithm)
+        own = {name: values[0] for name, values in signals.items()}
+        return scaled.factor[sex] * scaled.scales[sex].product(own, jnp)
 
     def _predicted(self, image, sexes):
         prediction, _ = self.predictor.apply(image, sexes)

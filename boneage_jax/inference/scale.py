@@ -39,15 +39,21 @@ class Scale:
 
         NaN where one of the signals is no positive, finite number; UserError where one is missing.
         """
-        logarithm = np.zeros(())
-        for name, weight in self.weights.items():
+        known = {}
+        for name in self.weights:
             if name not in signals:
                 raise UserError(f'the intervals need the signal {name!r} of every image')
             values = np.asarray(signals[name], np.float64)
-            values = np.where(usable(values), values, np.nan)
-            held = np.clip(values, *self.limits[name])
-            logarithm = logarithm + weight * np.log(held / self.centres[name])
-        return np.exp(logarithm)
+            known[name] = np.where(usable(values), values, np.nan)
+        return self.product(known)
+
+    def product(self, signals: Mapping, library=np):
+        """The scales of arrays of signals, all positive, by numpy or by jax.numpy."""
+        logarithm = library.zeros(())
+        for name, weight in self.weights.items():
+            held = library.clip(signals[name], *self.limits[name])
+            logarithm = logarithm + weight * library.log(held / self.centres[name])
+        return library.exp(logarithm)
 
 
 def usable(values: np.ndarray) -> np.ndarray:

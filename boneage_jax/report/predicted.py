@@ -42,16 +42,11 @@ def _columns(rows):
     """The numbers of the predicted images `[N]`, NaN where there is none, and `flagged`."""
     images = {}
     for name in ('prediction', 'lower', 'upper', 'age', 'distance_quantile'):
-        images[name] = np.array([_number(row.get(name)) for row in rows], np.float64)
+        images[name] = np.array(
+            [predictions.number_or_nan(row.get(name)) for row in rows], np.float64
+        )
     images['flagged'] = np.array([bool(row['flags']) for row in rows], bool)
     return images
-
-
-def _number(text):
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def _missing(found):

@@ -147,14 +147,15 @@ def _value(name, text, male):
     if name == 'male':
         return male[sexes.normal(text)]
     if name in _DOUBTFUL:
-        return _number_or_nan(text)
+        return number_or_nan(text)
     number = float(text)
     if not math.isfinite(number):
         raise UserError('a number that is not finite')
     return number
 
 
-def _number_or_nan(text):
+def number_or_nan(text: str | None) -> float:
+    """The number of a cell; NaN where it holds none."""
     try:
         return float(text)
     except (TypeError, ValueError):

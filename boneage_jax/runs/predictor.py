@@ -43,6 +43,7 @@ class Predictor:
         task: the run's task, with the numbers fitted on its training ages.
         step: the step of the checkpoint.
         batch_size: images at once; the run's own where none is given.
+        views: of an image, with which `predict_tta` averages.
         needs_sex: whether the prediction depends on the sex; `male` may be None where it does not.
 
     Raises:
@@ -71,7 +72,7 @@ class Predictor:
                 self.step = checkpoints.best_or_latest
         self._parts = (state.params, state.frozen_params, state.batch_stats)
         self._sizes = set()
-        self._views = views.Views(self.config.flip_tta, self.config.turn_tta)
+        self.views = views.Views.of_config(self.config)
 
         apply = make_apply(graphdefs)
         self._graphs = apply
@@ -102,7 +103,7 @@ class Predictor:
         images = np.asarray(images)
         self._check_images(images)
         male = self._checked_sexes(male, len(images))
-        at_once = max(1, self.batch_size // self._views.count)
+        at_once = max(1, self.batch_size // self.views.count)
         parts = []
         for start in range(0, len(images), at_once):
             rows = slice(start, start + at_once)
@@ -113,10 +114,10 @@ class Predictor:
         """(prediction, aux) of `at_once` images or fewer, with their views in the same batch."""
         count = len(images)
         padded = self._padded(images, at_once)  # so that turning them is one program
-        others = [np.asarray(view)[:count] for view in self._views.of(padded)]
+        others = [np.asarray(view)[:count] for view in self.views.of(padded)]
         prediction, aux = self(np.concatenate([images, *others]), np.tile(male, 1 + len(others)))
         own, *of_views = np.split(prediction, 1 + len(others))
-        prediction = self.task.mean_of_views(own, of_views, mirrored=self._views.flip)
+        prediction = self.task.mean_of_views(own, of_views, mirrored=self.views.flip)
         return prediction, jax.tree.map(lambda x: x[:count], aux)
 
     def over(

@@ -428,7 +428,7 @@ class GradientTrainer:
         count = flops.flops(self.eval_step, self.state, batch, {})
         if not count:
             return ''
-        passes = size * views.Views(self.config.flip_tta, self.config.turn_tta).count
+        passes = size * views.Views.of_config(self.config).count
         return f'{flops.format_flops(count / passes)} an image (forward); '
 
     def _draw_inputs(self):

@@ -67,8 +67,7 @@ def build(
         gather_params=gather_params,
         ema=config.ema,
     )
-    averaged = views.Views(config.flip_tta, config.turn_tta)
-    eval_step = step_lib.make_eval_step(graphdefs, task, averaged)
+    eval_step = step_lib.make_eval_step(graphdefs, task, views.Views.of_config(config))
     return Programs(
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(places, replicated)),
         eval_step=jax.jit(eval_step, out_shardings=replicated),
