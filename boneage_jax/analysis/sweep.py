@@ -68,7 +68,8 @@ class Sweep:
         workdir: the sweep's folder.
         overrides: the arguments `--config.KEY=VALUE`.
         reference: the row that all others are compared with; None: what the config's rows say.
-        folds: number of folds of each row and seed; 0: no cross-validation.
+        folds: number of folds of each row and seed; 0: as many as the config's presets say, which
+            is no cross-validation where they say nothing.
     """
 
     spec: str
@@ -106,6 +107,9 @@ class Sweep:
         if not folders:
             raise ConfigError(f'{path}: sweep() yields no row')
         _ = self.references  # an unknown one ends it here
+        if not self.folds:
+            spec = config_lib.from_command_line(self.spec, self.overrides)
+            object.__setattr__(self, 'folds', spec.data.folds)
 
     @functools.cached_property
     def module(self):

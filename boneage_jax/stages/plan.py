@@ -283,7 +283,9 @@ def _find(name, data_dir, key, accept, otherwise):
     for path in places:
         if accept(path):
             return path
-    raise ConfigError(f'{key}: {" and ".join(map(str, places[:-1]))}: {otherwise}')
+    hint = '' if root else '; it is looked for below $BONEAGE_DATA too, which is not set'
+    looked = ' and '.join(map(str, places[:-1]))
+    raise ConfigError(f'{key}: {looked}: {otherwise}{hint}')
 
 
 def _jsonable(options):

@@ -291,7 +291,7 @@ def _options(data, data_dir):
     if data.source == 'hand_phantom':
         return {**data.phantom, 'size': tuple(data.phantom['size'])}
     if data.source == 'image_folder':
-        return _folder_options(data)
+        return _folder_options(data, data_dir)
     folder = _raw_folder(data, data_dir)
     if not folder.is_dir():
         raise ConfigError(
@@ -310,14 +310,13 @@ def _options(data, data_dir):
     return options
 
 
-def _folder_options(data):
+def _folder_options(data, data_dir):
     options = {key: value for key, value in data.image_folder.items() if value}
     options.pop('id_space', None)  # not the builder's
     for key, what in (('images', 'folder of images'), ('labels', 'CSV of labels')):
         if key not in options:
             raise ConfigError(f'data.image_folder.{key} is empty: give the path of your {what}')
-        if not pathlib.Path(options[key]).expanduser().exists():
-            raise ConfigError(f'data.image_folder.{key}={options[key]!r}: no such file or folder')
+        options[key] = str(plan.find_path(options[key], data_dir, f'data.image_folder.{key}'))
     return options | {'on_error': data.on_error}
 
 

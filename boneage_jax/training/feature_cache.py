@@ -2,11 +2,11 @@
 
 Training then never runs the backbone.
 
-    $BONEAGE_CACHE/features/<fingerprint>.npy     one array [N, h, w, C] for each split
+    $BONEAGE_CACHE/features/<fingerprint>/00000.npy     [n, h, w, C] of some images, and so on
 
-The fingerprint is of the images themselves, in their order, of the backbone's parameters and of all
-that is between: another image, weight or option gives another file. A file is written under a
-temporary name, goes on where it was stopped, and gets its name when it is whole.
+The fingerprint is of the backbone's parameters and of all that is between it and the image. An
+image is known by its pixels, so the runs of both sexes, of all folds and of every seed share what
+was computed, whatever their splits. What was written stays: a stopped computation goes on.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ from boneage_jax.runtime import files, log
 from tfds_rsna.errors import UserError
 from tfds_rsna.parallel import lock
 
-VERSION = 1  # raise it when a change here, or in a network, alters the features
+VERSION = 2  # raise it when a change here, or in a network, alters the features
 BACKBONE = 'backbone'  # the part of a model that makes them
 OF_HEADS = ('head', 'hidden_units', 'use_sex')  # options of a model that change no feature
-CHUNK = 256  # images between two marks of progress
+CHUNK = 256  # images that are computed and written together
 
 
 def can_cache(config: ml_collections.ConfigDict, model: nnx.Module) -> bool:
@@ -134,74 +134,112 @@ def _about(parts, config):
 
 
 def _ensure(split, compute, about, folder):
-    path = folder / f'{_fingerprint(split, about)}.npy'
-    if not path.exists():
+    store = _Store(folder / hashlib.sha256(about.encode()).hexdigest()[:16])
+    digests = _digests(split)
+    store.read()
+    if not store.has(digests):
         with lock.exclusive(
-            folder / f'.{path.stem}.lock',
+            folder / f'.{store.folder.name}.lock',
             wait=True,
-            on_wait=lambda: log.info(f'Waiting for another process that computes {path}.'),
+            on_wait=lambda: log.info(f'Waiting for another process that computes {store.folder}.'),
         ):
-            if not path.exists():
-                _write(path, split, compute)
-    kept = np.load(path, mmap_mode='r')
-    return dataclasses.replace(
-        split, records=_Rows(kept), positions=np.arange(len(split)), inputs=('features',)
-    )
+            store.folder.mkdir(parents=True, exist_ok=True)
+            store.read()
+            _add(store, split, digests, compute)
+    positions = np.array([store.places[digest] for digest in digests])
+    return dataclasses.replace(split, records=store, positions=positions, inputs=('features',))
 
 
-def _fingerprint(split, about):
-    digest = hashlib.sha256(about.encode())
+def _digests(split):
+    """One of each image's pixels, str."""
+    digests = []
     for start in range(0, len(split), CHUNK):
-        rows = range(start, min(start + CHUNK, len(split)))
-        digest.update(np.ascontiguousarray(split.arrays(rows)['image']))
-    return digest.hexdigest()[:16]
+        for image in split.arrays(range(start, min(start + CHUNK, len(split))))['image']:
+            digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
+            digest.update(np.ascontiguousarray(image))
+            digests.append(digest.hexdigest())
+    return digests
 
 
-def _write(path, split, compute):
-    """Chunk after chunk into a temporary file; a file beside it says how many images are done."""
-    temporary = path.with_name(f'.{path.name}.tmp')
-    mark = path.with_name(f'.{path.name}.done')
-    first = int(mark.read_text()) if mark.exists() and temporary.exists() else 0
+def _add(store, split, digests, compute):
+    """Computes what the store lacks of a split, chunk after chunk; what is done stays done."""
+    first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
+    missing = sorted(i for digest, i in first.items() if digest not in store.places)
     began = time.monotonic()
-    if first:
-        kept = np.load(temporary, mmap_mode='r+')
-    else:
-        one = compute(split.arrays([0])['image'])
-        files.check_free_space(
-            path.parent,
-            len(split) * one.nbytes,
-            'the features',
-            'free some space, set BONEAGE_CACHE to another disk, or cache_features=off',
-        )
-        kept = np.lib.format.open_memmap(temporary, 'w+', one.dtype, (len(split), *one.shape[1:]))
-    for start in range(first, len(split), CHUNK):
-        rows = range(start, min(start + CHUNK, len(split)))
+    for start in range(0, len(missing), CHUNK):
+        rows = missing[start : start + CHUNK]
         made = compute(split.arrays(rows)['image'])
         if not np.isfinite(made).all():
             raise UserError(
-                f'{path}: features of image {split.ids[start]} or one of the next {len(rows)} are '
-                f'not finite as {made.dtype}; set cache_features=float32'
+                f'{store.folder}: features of image {split.ids[rows[0]]} or one of the next '
+                f'{len(rows)} are not finite as {made.dtype}; set cache_features=float32'
             )
-        kept[rows.start : rows.stop] = made
-        kept.flush()
-        files.write_atomic(mark, str(rows.stop))
-        if start == first and rows.stop < len(split):
-            left = (time.monotonic() - began) / len(rows) * (len(split) - rows.stop)
+        left = len(missing) - start - len(rows)
+        if not start:
+            files.check_free_space(
+                store.folder,
+                len(missing) * made[0].nbytes,
+                'the features',
+                'free some space, set BONEAGE_CACHE to another disk, or cache_features=off',
+            )
+        store.add(made, [digests[i] for i in rows])
+        if not start and left:
             shape = ' x '.join(map(str, made.shape[1:]))
+            duration = log.duration((time.monotonic() - began) / len(rows) * left)
             log.info(
-                f'Features of {len(split):,} {split.name} images, {shape} each, into {path}: '
-                f'about {log.duration(left)} (once; it goes on where it was stopped).'
+                f'Features of {len(missing):,} {split.name} images, {shape} each, into '
+                f'{store.folder}: about {duration} (once; it goes on where it was stopped).'
             )
-    del kept
-    temporary.rename(path)
-    mark.unlink()
 
 
-class _Rows:
-    """The rows of a file as records."""
+class _Store:
+    """The features that one backbone has made, as records.
 
-    def __init__(self, kept):
-        self._kept = kept
+    Attributes:
+        folder: chunks, `00000.npy` [n, h, w, C] and so on, each with `00000.txt`, a digest a line.
+        places: {digest of an image: position of its features}.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self.places = {}
+        self._rows = []  # (chunk, row in it) by position
+        self._chunks = 0
 
     def __getitems__(self, positions):
-        return [{'features': self._kept[i]} for i in positions]
+        records = []
+        for position in positions:
+            chunk, row = self._rows[position]
+            records.append({'features': chunk[row]})
+        return records
+
+    def has(self, digests):
+        return self.places.keys() >= set(digests)
+
+    def read(self):
+        """Takes in the chunks that are new. Raises UserError where one is damaged."""
+        while (path := self._path('npy')).exists():
+            try:
+                chunk = np.load(path, mmap_mode='r')
+                digests = self._path('txt').read_text().split()
+            except (OSError, ValueError, EOFError) as error:
+                raise UserError(f'{path}: damaged ({error}); delete the folder {self.folder}')
+            if len(chunk) != len(digests):
+                raise UserError(
+                    f'{path}: {len(chunk)} images for {len(digests)} digests; delete the folder '
+                    f'{self.folder}'
+                )
+            for row, digest in enumerate(digests):
+                self.places[digest] = len(self._rows)
+                self._rows.append((chunk, row))
+            self._chunks += 1
+
+    def add(self, made, digests):
+        """Writes a chunk. It is there once its array is, which comes last."""
+        files.write_atomic(self._path('txt'), '\n'.join(digests) + '\n')
+        with files.replacing(self._path('npy')) as temporary, temporary.open('wb') as file:
+            np.save(file, made)
+        self.read()
+
+    def _path(self, suffix):
+        return self.folder / f'{self._chunks:05d}.{suffix}'
