@@ -5,12 +5,14 @@
 
 Hands are of the training split of `rsna100` (split_seed 0, their aspect restored, larger copies
 where there are some) and phantoms; what is no hand is drawn, cut out of hands or a picture that an
-installed package brings (`other_images`). Validation images and those of kinds that nothing was
-fitted on choose the threshold and give the figures; the holdout is only counted.
+installed package brings (`other_images`). Validation images choose the threshold. How many of a
+kind are refused that nothing was fitted on, tell fits without each kind in turn; the holdout is
+only counted.
 """
 
 import collections
 import csv
+import dataclasses
 import json
 import pathlib
 import zipfile
@@ -20,7 +22,7 @@ from PIL import Image
 
 from benchmarks import other_images, report
 from boneage_jax.data import splits as splits_lib
-from boneage_jax.inference import hand_check
+from boneage_jax.inference import hand_check, hand_look
 from boneage_jax.preprocess import resize
 from boneage_jax.runtime import files
 from tfds_rsna import sexes
@@ -30,6 +32,7 @@ from tfds_rsna.io import decoding
 _FOLDER = 'boneage-training-dataset'  # in the zip
 _SIDE = 400  # longer side of the images that are judged: the networks see 144 and 112 pixels
 _REFUSED = 0.002  # share of the validation images that the threshold refuses
+_DRAWN = 0.01  # share of the phantoms
 _MOST = 0.7  # of the threshold: other hands score less than RSNA's
 _REPEATS = 4  # of each image of --extra in the fit
 _STRENGTH = 0.3  # inverse of the penalty on the regression's coefficients
@@ -45,9 +48,8 @@ def main(argv=None):
     parser.add_argument('--holdout', action='store_true', help='count refused holdout images')
     arguments = parser.parse_args(argv)
     real = _Real(arguments.data)
-    if arguments.fit:
-        _fit(real, arguments)
-    figures = _reported(real) if arguments.holdout else _measured(real, arguments)
+    figures = _fit(real, arguments) if arguments.fit else {}
+    figures |= _reported(real) if arguments.holdout else _measured(real, arguments)
     for name, (count, total, what) in figures.items():
         print(f'{name}: {count} of {total} {what}')
     files.write_atomic(arguments.output, json.dumps(figures, indent=1) + '\n')
@@ -98,47 +100,70 @@ class _Real:
 
 
 def _fit(real, arguments):
-    """Fits on training images, chooses the thresholds on validation images, writes the table."""
-    from sklearn.linear_model import LogisticRegression
+    """Fits on training images, chooses the thresholds on validation images, writes the table.
 
+    Returns the figures of kinds that were left out of the fit in turn.
+    """
     hands = [real.image(name) for name in real.drawn('train', arguments.hands)]
     hands += _phantoms(0, arguments.hands // 2)
     if arguments.extra:
         extra = [_decoded(path.read_bytes()) for path in sorted(arguments.extra.iterdir())]
         hands += _REPEATS * extra  # few, and unlike the others
-    others = _others(real, 'train', other_images.FITTED, arguments, seed=2)
     bright, dark = _features(hands)
-    wrong = [dark, *(np.concatenate(_features(images)) for images in others.values())]
-    features = np.concatenate([bright, *wrong])
-    truth = np.arange(len(features)) < len(bright)
+    others = {'negatives': dark}
+    for kind, images in _others(real, 'train', arguments, seed=2).items():
+        others[kind] = np.concatenate(_features(images))
 
-    mean = features.mean(0)
-    deviation = np.maximum(features.std(0), 1e-3)
-    model = LogisticRegression(C=_STRENGTH, max_iter=2000, class_weight='balanced')
-    model.fit(np.clip((features - mean) / deviation, -4, 4), truth)
-    judge = hand_check.Judge(
-        mean, deviation, model.coef_[0], float(model.intercept_[0]), least=0.5, convincing=0.5
-    )
-    images = [real.image(name) for name in real.splits['validation']]
-    bright = judge.score(_looks(images, False))
-    dark = judge.score(_looks(images[:: len(images) // arguments.hands], True))
-    print('validation, bright:', np.round(np.sort(bright)[:12], 3))
-    print('validation, dark:', np.round(np.sort(dark)[-12:], 3))
-    least = min(_MOST, float(np.quantile(bright, _REFUSED)))
+    held = [real.image(name) for name in real.splits['validation']]
+    chosen = [_looks(held, False), _looks(held[:: len(held) // arguments.hands], True)]
+    chosen.append(_looks(_phantoms(2, arguments.hands // 2), False))
+    figures = {}
+    for kind in sorted(others):
+        judge = _judge(bright, [other for name, other in others.items() if name != kind], chosen)
+        scores = judge.score(others[kind])
+        if kind != 'negatives':
+            scores = scores.reshape(2, -1).max(0)
+        refused = int((scores < judge.least).sum())
+        figures[f'{kind}, not fitted on'] = (refused, len(scores), 'refused')
+
+    judge = _judge(bright, list(others.values()), chosen)
     table = {
         'about': 'python -m benchmarks.hand_check --fit; mean, deviation, coefficient',
         'intercept': round(judge.intercept, 4),
-        'least': round(least, 4),
-        'convincing': round(max(least, 0.5, float(np.quantile(dark, 0.99))), 4),
+        'least': round(judge.least, 4),
+        'convincing': round(judge.convincing, 4),
         'features': {},
     }
-    for i, name in enumerate(hand_check.FEATURES):
-        row = (mean[i], deviation[i], judge.coefficients[i])
+    for i, name in enumerate(hand_look.FEATURES):
+        row = (judge.mean[i], judge.deviation[i], judge.coefficients[i])
         table['features'][name] = [round(float(value), 4) for value in row]
     files.write_atomic(hand_check.TABLE, json.dumps(table, indent=1) + '\n')
     hand_check.fitted.cache_clear()
     for i in np.argsort(-np.abs(judge.coefficients)):
-        print(f'  {hand_check.FEATURES[i]}: {judge.coefficients[i]:+.2f}')
+        print(f'  {hand_look.FEATURES[i]}: {judge.coefficients[i]:+.2f}')
+    return figures
+
+
+def _judge(bright, wrong, chosen):
+    """The regression of hands [N, F] against what is none, its thresholds by validation images.
+
+    `chosen`: their features as they are, those of negatives, those of phantoms.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    features = np.concatenate([bright, *wrong])
+    truth = np.arange(len(features)) < len(bright)
+    mean = features.mean(0)
+    deviation = np.maximum(features.std(0), 1e-3)
+    model = LogisticRegression(C=_STRENGTH, max_iter=3000, class_weight='balanced')
+    model.fit(np.clip((features - mean) / deviation, -4, 4), truth)
+    judge = hand_check.Judge(
+        mean, deviation, model.coef_[0], float(model.intercept_[0]), least=0.5, convincing=0.5
+    )
+    real, dark, drawn = map(judge.score, chosen)
+    least = min(_MOST, float(np.quantile(real, _REFUSED)), float(np.quantile(drawn, _DRAWN)))
+    convincing = max(least, 0.5, float(np.quantile(dark, 0.99)))
+    return dataclasses.replace(judge, least=least, convincing=convincing)
 
 
 def _measured(real, arguments):
@@ -149,7 +174,7 @@ def _measured(real, arguments):
     upright = []
     for name, image in zip(names, images):
         if name in real.points:
-            turns = hand_check.turns_to_upright(real.points_of(name, image)[[0, 2]])
+            turns = hand_look.turns_to_upright(real.points_of(name, image)[[0, 2]])
             upright.append((image, turns))
     figures['validation'] = _refused(images)
     if arguments.extra:
@@ -160,11 +185,8 @@ def _measured(real, arguments):
     for turns in (1, 2, 3):
         turned = _unrighted(upright, lambda image, k=turns: np.rot90(image, -k), turns, False)
         figures[f'annotated, turned by {90 * turns}'] = turned
-    kinds = other_images.FITTED | other_images.UNSEEN
-    for kind, others in _others(real, 'validation', kinds, arguments, seed=3).items():
-        refused, total, _ = _refused(others)
-        fitted = '' if kind in other_images.UNSEEN else ' (a kind of the fit)'
-        figures[kind + fitted] = (refused, total, 'refused')
+    for kind, others in _others(real, 'validation', arguments, seed=3).items():
+        figures[kind] = _refused(others)
     return figures
 
 
@@ -199,7 +221,7 @@ def _unrighted(upright, change, turns, inverted):
 
 
 def _verdicts(images):
-    return hand_check.judge(images, hand_check.networks(), hand_check.fitted())
+    return hand_check.judge(images, hand_look.networks(), hand_check.fitted())
 
 
 def _features(images):
@@ -210,14 +232,14 @@ def _features(images):
 def _looks(images, inverted):
     """Features [N, F] in one polarity."""
     chosen = range(len(images))
-    looks = hand_check.look_at(images, chosen, inverted, hand_check.networks())
+    looks = hand_look.look_at(images, chosen, inverted, hand_look.networks())
     return np.stack([look.features for look in looks])
 
 
-def _others(real, split, kinds, arguments, *, seed):
+def _others(real, split, arguments, *, seed):
     """{kind: images} that show no whole hand."""
     generator = np.random.default_rng(seed)
-    others = {kind: make(generator, arguments.others) for kind, make in kinds.items()}
+    others = {kind: make(generator, arguments.others) for kind, make in other_images.KINDS.items()}
     names = [name for name in real.drawn(split, 2000, seed) if name in real.points]
     images = [real.image(name) for name in names[: 2 * arguments.others]]
     points = [real.points_of(name, image) for name, image in zip(names, images)]

@@ -214,18 +214,9 @@ def trees(generator: np.random.Generator, count: int) -> Images:
     images = []
     for i in range(count):
         page = Image.new('L', (300, 340), int(generator.integers(0, 50)))
-        pen = ImageDraw.Draw(page)
         spread = generator.uniform(0.3, 0.8)
-
-        def grow(x, y, angle, length, depth):
-            end = (x + length * np.sin(angle), y - length * np.cos(angle))
-            pen.line((x, y, *end), fill=220 - 15 * depth, width=max(1, int(length / 5)))
-            if depth < 4:
-                for _ in range(generator.integers(2, 4)):
-                    turn = generator.uniform(-spread, spread)
-                    grow(*end, angle + turn, length * generator.uniform(0.6, 0.8), depth + 1)
-
-        grow(150, 335, generator.normal(0, 0.1), generator.uniform(70, 110), 0)
+        place = (150, 335, generator.normal(0, 0.1), generator.uniform(70, 110))
+        _branch(ImageDraw.Draw(page), generator, spread, *place)
         turned = np.rot90(np.asarray(page), generator.integers(4))
         images.append(_noisy(255 - turned if i % 3 == 2 else turned, generator))
     return images
@@ -370,29 +361,39 @@ def patches(images: Images, generator: np.random.Generator) -> Iterator[np.ndarr
         yield image[row : row + rows, column : column + columns]
 
 
-FITTED: dict[str, Callable] = {
+KINDS: dict[str, Callable] = {
     'noise': noise,
     'gradients': gradients,
-    'checkerboards': checkerboards,
-    'drawings': drawings,
-    'feet': feet,
-    'heads': heads,
-    'trees': trees,
-    'bones': bones,
-    'photographs': photographs,
-}
-UNSEEN: dict[str, Callable] = {  # no image of these kinds is fitted on
     'blank': blank,
+    'checkerboards': checkerboards,
     'text': text,
+    'drawings': drawings,
     'chests': chests,
+    'feet': feet,
     'limbs': limbs,
+    'bones': bones,
+    'heads': heads,
     'abdomens': abdomens,
     'faces': faces,
     'flowers': flowers,
+    'trees': trees,
     'rakes': rakes,
+    'photographs': photographs,
     'other photographs': other_photographs,
     'other DICOMs': other_dicoms,
 }
+
+
+def _branch(pen, generator, spread, x, y, angle, length, depth=0):
+    """A branch from (x, y), with those that grow out of its end."""
+    end = (x + length * np.sin(angle), y - length * np.cos(angle))
+    pen.line((x, y, *end), fill=220 - 15 * depth, width=max(1, int(length / 5)))
+    if depth == 4:
+        return
+    for _ in range(generator.integers(2, 4)):
+        turned = angle + generator.uniform(-spread, spread)
+        shorter = length * generator.uniform(0.6, 0.8)
+        _branch(pen, generator, spread, *end, turned, shorter, depth + 1)
 
 
 def _read(folder, patterns):

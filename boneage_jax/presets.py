@@ -2,7 +2,8 @@
 
 By convention `phantom` is a first run within minutes that needs no data, `tiny` is for tests,
 `rsna100` is RSNA's images at 100x100 pixels on two CPU cores, `hands` the same with their aspect
-restored, `half` fewer of them at half their native size, and `finetune` goes on from another run, `init_from=RUN`.
+restored, `half` fewer of them at half their native size, and `finetune` goes on from another run,
+`init_from=RUN`.
 """
 
 # RSNA's images at 100x100, stretched, in the folder `rsna100` of the data.

@@ -9,12 +9,12 @@ from PIL import Image
 
 from benchmarks import other_images
 from boneage_jax.errors import UnreadableError
-from boneage_jax.inference import calibrate, hand_check, hand_report, predict
+from boneage_jax.inference import calibrate, hand_check, hand_look, hand_report, predict
 from boneage_jax.runs import predictions, shipped
 from tfds_rsna.hand_phantom.render import phantom
 
 has_networks = pytest.mark.skipif(
-    any(shipped.find(name) is None for name in hand_check.NETWORKS),
+    any(shipped.find(name) is None for name in hand_look.NAMES),
     reason='a checkout without the network of key points',
 )
 
@@ -26,7 +26,7 @@ def hands():
 
 
 def judged(images):
-    return hand_check.judge(images, hand_check.networks(), hand_check.fitted())
+    return hand_check.judge(images, hand_look.networks(), hand_check.fitted())
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_fingers_come_up(degrees, turns):
     angle = np.radians(degrees)
     capitate = np.array([50.0, 40.0])
     tip = capitate + 30 * np.array([-np.cos(angle), np.sin(angle)])
-    assert hand_check.turns_to_upright(np.stack([tip, capitate])) == turns
+    assert hand_look.turns_to_upright(np.stack([tip, capitate])) == turns
 
 
 def test_righting_is_a_negative_and_quarter_turns():
@@ -51,7 +51,7 @@ def test_righting_is_a_negative_and_quarter_turns():
 
 def test_the_regression_has_every_feature_and_a_strict_order_of_thresholds():
     table = json.loads(hand_check.TABLE.read_text())
-    assert tuple(table['features']) == hand_check.FEATURES
+    assert tuple(table['features']) == hand_look.FEATURES
     assert 0 < table['least'] <= table['convincing'] < 1
 
 
@@ -84,10 +84,9 @@ def test_a_mirrored_hand_is_no_fault(hands):
 
 
 @has_networks
-@pytest.mark.parametrize('kind', [*other_images.UNSEEN, 'noise', 'chests'])
+@pytest.mark.parametrize('kind', list(other_images.KINDS))
 def test_what_is_no_hand_is_refused(kind):
-    make = (other_images.FITTED | other_images.UNSEEN)[kind]
-    verdicts = judged(make(np.random.default_rng(11), 4))
+    verdicts = judged(other_images.KINDS[kind](np.random.default_rng(11), 4))
     assert all(verdict.reason for verdict in verdicts)
     assert not any(verdict.inverted or verdict.turns for verdict in verdicts)
 

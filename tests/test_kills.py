@@ -18,10 +18,13 @@ from conftest import ROOT
 
 from benchmarks import kills
 
+TRAINING = 'tiny,epochs=2,eval_every_epochs=1,checkpoint_every_steps=3'
 ARGUMENTS = {
     'prepare': ('--config=configs/prsnet.py:tiny,stages=(mask,crop,contrast),count=48',),
+    'sweep': (f'--config=configs/prsnet.py:{TRAINING}', '--rows=baseline', '--seeds=2'),
+    'mine': (f'--config=configs/unet.py:{kills.MINING}', '--rounds=2'),
 }
-
+MODULES = {'mine': 'boneage_jax.mine.__main__'}
 
 # Runs a module's `main` up to one of its renamings in a folder, and is killed there.
 KILLED = """
@@ -49,7 +52,12 @@ if __name__ == '__main__':
 def run_in(folder, command, monkeypatch):
     """(the run of a command in a folder of its own, its arguments)."""
     arguments = list(ARGUMENTS[command])
-    monkeypatch.setenv('BONEAGE_CACHE', str(folder / 'cache'))
+    if command == 'prepare':
+        monkeypatch.setenv('BONEAGE_CACHE', str(folder / 'cache'))
+    else:
+        arguments.append(f'--workdir={folder / "run"}')
+    if command == 'mine':
+        arguments.append(f'--config.mine.folder={kills.phantoms()}')
     return kills.Run(command, folder, tuple(arguments)), arguments
 
 
@@ -75,14 +83,14 @@ def counted(folder):
 @pytest.mark.parametrize('command', list(ARGUMENTS))
 def test_a_command_that_is_killed_ends_as_one_that_is_not(command, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    module = f'boneage_jax.{command}'
+    module = MODULES.get(command, f'boneage_jax.{command}')
     whole, arguments = run_in(tmp_path / 'whole', command, monkeypatch)
     with counted(tmp_path / 'whole') as steps:
         importlib.import_module(module).main([command, *arguments])
     assert len(steps) >= 4
 
     broken, arguments = run_in(tmp_path / 'broken', command, monkeypatch)
-    last = int(np.random.default_rng(list(command.encode())).integers(2, len(steps)))
+    last = int(np.random.default_rng(list(command.encode())).integers(2, 2 * len(steps) // 3))
     script = tmp_path / 'killed.py'
     script.write_text(KILLED)
     done = subprocess.run(

@@ -25,7 +25,7 @@ from PIL import Image
 
 from boneage_jax.data import id_spaces
 from boneage_jax.inference import ages as ages_lib
-from boneage_jax.inference import hand_check, images, predict
+from boneage_jax.inference import hand_look, images, predict
 from boneage_jax.runs import shipped
 from tfds_rsna.errors import UserError
 from tfds_rsna.hand_phantom.render import phantom
@@ -65,7 +65,7 @@ def hands():
 
 @pytest.fixture(scope='module')
 def ages():
-    if any(shipped.find(name) is None for name in (*hand_check.NETWORKS, shipped.AGES)):
+    if any(shipped.find(name) is None for name in (*hand_look.NAMES, shipped.AGES)):
         pytest.skip('a checkout without the shipped networks')
     return ages_lib.Networks(None).load(batch_size=4)
 

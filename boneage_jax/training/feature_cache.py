@@ -223,7 +223,9 @@ class _Store:
                 chunk = np.load(path, mmap_mode='r')
                 digests = self._path('txt').read_text().split()
             except (OSError, ValueError, EOFError) as error:
-                raise UserError(f'{path}: damaged ({error}); delete the folder {self.folder}')
+                raise UserError(
+                    f'{path}: damaged ({error}); delete the folder {self.folder}'
+                ) from error
             if len(chunk) != len(digests):
                 raise UserError(
                     f'{path}: {len(chunk)} images for {len(digests)} digests; delete the folder '
