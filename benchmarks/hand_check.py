@@ -251,7 +251,14 @@ def _others(real, split, arguments, *, seed):
 
 
 def _phantoms(seed, count):
-    return [render.phantom(90 + seed, i, (320, 256))['image'] for i in range(count)]
+    """Phantoms with bright bones: some are drawn as negatives."""
+    images = []
+    for i in range(count):
+        drawn = render.phantom(90 + seed, i, (320, 256))
+        hand = drawn['hand_mask'] > 0
+        negative = drawn['image'][hand].mean() < drawn['image'][~hand].mean()
+        images.append(255 - drawn['image'] if negative else drawn['image'])
+    return images
 
 
 def _decoded(data):

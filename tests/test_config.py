@@ -10,6 +10,7 @@ import pytest
 
 from boneage_jax import config as c
 from boneage_jax.errors import ConfigError
+from boneage_jax.stages import plan
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
@@ -125,6 +126,18 @@ def test_every_preset_and_row_of_every_config_builds(path):
         for row in ['', *rows]:
             built = module.get_config(name + row)
             assert not c.differences(json.loads(built.to_json()), json.loads(built.to_json()))
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_the_stages_of_every_preset_agree_with_the_networks_that_ship(path):
+    """A network learnt from images after certain stages; another order of them is refused."""
+    module, _ = c.load(str(path))
+    for name in ('', *module.PRESETS):
+        try:
+            plan.make_plan(c.load(f'{path}:{name}')[1].data)
+        except ConfigError as error:
+            # Networks and files that the user brings may be missing.
+            assert 'make data.stages agree' not in str(error)
 
 
 def test_missing_config_lists_the_others():
