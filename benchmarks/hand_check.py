@@ -2,6 +2,7 @@
 
     python -m benchmarks.hand_check --data $BONEAGE_DATA --fit       # writes hand_check.json
     python -m benchmarks.hand_check --data $BONEAGE_DATA --holdout   # the figures, once, at the end
+    python -m benchmarks.hand_check --data $BONEAGE_DATA --sheet=docs/pictures/judged.png
 
 Hands are of the training split of `rsna100` (split_seed 0, their aspect restored, larger copies
 where there are some) and phantoms; what is no hand is drawn, cut out of hands or a picture that an
@@ -22,6 +23,7 @@ from PIL import Image
 
 from benchmarks import other_images, report
 from boneage_jax.data import splits as splits_lib
+from boneage_jax.figures.hands import contact_sheet, hand
 from boneage_jax.inference import hand_check, hand_look
 from boneage_jax.preprocess import resize
 from boneage_jax.runtime import files
@@ -30,12 +32,14 @@ from tfds_rsna.hand_phantom import render
 from tfds_rsna.io import decoding
 
 _FOLDER = 'boneage-training-dataset'  # in the zip
+_CELL = 150  # pixels of an image on the sheet
 _SIDE = 400  # longer side of the images that are judged: the networks see 144 and 112 pixels
 _REFUSED = 0.002  # share of the validation images that the threshold refuses
 _DRAWN = 0.01  # share of the phantoms
 _MOST = 0.7  # of the threshold: other hands score less than RSNA's
 _REPEATS = 4  # of each image of --extra in the fit
-_STRENGTH = 0.3  # inverse of the penalty on the regression's coefficients
+_COST = 3.0  # of an image of the fit on the wrong side
+_GAMMA = 0.04  # of the kernel
 
 
 def main(argv=None):
@@ -44,9 +48,13 @@ def main(argv=None):
     parser.add_argument('--hands', type=int, default=200, help='real images of each split')
     parser.add_argument('--others', type=int, default=30, help='images of each kind of non-hand')
     parser.add_argument('--extra', type=pathlib.Path, help='a folder of images that are hands too')
+    parser.add_argument('--sheet', type=pathlib.Path, help='draw judged phantoms and drawings here')
     parser.add_argument('--fit', action='store_true', help='fit, and write hand_check.json')
     parser.add_argument('--holdout', action='store_true', help='count refused holdout images')
     arguments = parser.parse_args(argv)
+    if arguments.sheet:
+        _sheet(arguments.sheet)
+        return
     real = _Real(arguments.data)
     figures = _fit(real, arguments) if arguments.fit else {}
     figures |= _reported(real) if arguments.holdout else _measured(real, arguments)
@@ -126,39 +134,60 @@ def _fit(real, arguments):
         refused = int((scores < judge.least).sum())
         figures[f'{kind}, not fitted on'] = (refused, len(scores), 'refused')
 
-    judge = _judge(bright, list(others.values()), chosen)
-    table = {
-        'about': 'python -m benchmarks.hand_check --fit; mean, deviation, coefficient',
-        'intercept': round(judge.intercept, 4),
-        'least': round(judge.least, 4),
-        'convincing': round(judge.convincing, 4),
-        'features': {},
-    }
-    for i, name in enumerate(hand_look.FEATURES):
-        row = (judge.mean[i], judge.deviation[i], judge.coefficients[i])
-        table['features'][name] = [round(float(value), 4) for value in row]
-    files.write_atomic(hand_check.TABLE, json.dumps(table, indent=1) + '\n')
-    hand_check.fitted.cache_clear()
-    for i in np.argsort(-np.abs(judge.coefficients)):
-        print(f'  {hand_look.FEATURES[i]}: {judge.coefficients[i]:+.2f}')
+    _write(_judge(bright, list(others.values()), chosen))
     return figures
 
 
+def _write(judge):
+    """The judge as `hand_check.fitted` reads it."""
+    rows = {}
+    for name, *row in zip(hand_look.FEATURES, judge.mean, judge.deviation):
+        rows[name] = [round(float(value), 4) for value in row]
+    support = np.column_stack([judge.weights, judge.support])
+    table = {
+        'about': 'by benchmarks.hand_check; features: mean, deviation; support: weight, features',
+        'least': round(judge.least, 4),
+        'convincing': round(judge.convincing, 4),
+        'gamma': judge.gamma,
+        'scale': judge.scale,
+        'features': rows,
+        'support': [[round(float(value), 3) for value in row] for row in support],
+    }
+    lines = json.dumps(table).replace('], [', '],\n[').replace(', "', ',\n"')
+    files.write_atomic(hand_check.TABLE, lines + '\n')
+    hand_check.fitted.cache_clear()
+
+
 def _judge(bright, wrong, chosen):
-    """The regression of hands [N, F] against what is none, its thresholds by validation images.
+    """The judge of hands [N, F] against what is none, its thresholds by validation images.
 
     `chosen`: their features as they are, those of negatives, those of phantoms.
     """
     from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.svm import SVC
 
     features = np.concatenate([bright, *wrong])
     truth = np.arange(len(features)) < len(bright)
     mean = features.mean(0)
     deviation = np.maximum(features.std(0), 1e-3)
-    model = LogisticRegression(C=_STRENGTH, max_iter=3000, class_weight='balanced')
-    model.fit(np.clip((features - mean) / deviation, -4, 4), truth)
+    standard = np.clip((features - mean) / deviation, -4, 4)
+    machine = SVC(C=_COST, gamma=_GAMMA, class_weight='balanced')
+    # How sure it may be is told by images that it was not fitted on.
+    said = cross_val_predict(machine, standard, truth, method='decision_function')
+    odds = LogisticRegression(class_weight='balanced').fit(said[:, None], truth)
+    machine.fit(standard, truth)
+    slope = float(odds.coef_[0, 0])
+    intercept = float(odds.intercept_[0] + slope * machine.intercept_[0])
     judge = hand_check.Judge(
-        mean, deviation, model.coef_[0], float(model.intercept_[0]), least=0.5, convincing=0.5
+        mean,
+        deviation,
+        machine.support_vectors_,
+        machine.dual_coef_[0],
+        _GAMMA,
+        (round(slope, 4), round(intercept, 4)),
+        least=0.5,
+        convincing=0.5,
     )
     real, dark, drawn = map(judge.score, chosen)
     least = min(_MOST, float(np.quantile(real, _REFUSED)), float(np.quantile(drawn, _DRAWN)))
@@ -218,6 +247,26 @@ def _unrighted(upright, change, turns, inverted):
         right = verdict.turns == (own + turns) % 4 and verdict.inverted == inverted
         missed += bool(verdict.reason) or not right
     return missed, len(upright), 'not put right'
+
+
+def _sheet(path):
+    """Phantoms, turned and inverted ones among them, and drawings, each with its verdict."""
+    hands = _phantoms(3, 4)
+    shown = {'phantom': hands[0], 'negative': 255 - hands[1], 'turned': np.rot90(hands[2])}
+    shown['upside down'] = np.rot90(hands[3], 2)
+    shown['no fingers'] = hands[0][160:]
+    generator = np.random.default_rng(5)
+    for kind, make in other_images.KINDS.items():
+        if kind not in other_images.PHOTOGRAPHED:
+            shown[kind] = make(generator, 3)[-1]
+    pictures = []
+    captions = []
+    verdicts = _verdicts([np.ascontiguousarray(image) for image in shown.values()])
+    for (kind, image), verdict in zip(shown.items(), verdicts):
+        pictures.append(hand(image, side=_CELL))
+        said = 'refused' if verdict.reason else ' '.join(['a hand', *verdict.flags])
+        captions.append([f'{kind}: {verdict.score:.2f}', said])
+    contact_sheet(pictures, captions, path, side=_CELL, columns=7)
 
 
 def _verdicts(images):

@@ -30,8 +30,8 @@ _TRAINING = 'tiny,epochs=10,eval_every_epochs=5,checkpoint_every_steps=7'
 _STILL = 'rotation=0,shift=0,scale=0,shear=0'
 # Enough training for masks that the rules accept; the images are those of `phantoms`.
 MINING = (
-    f'tiny,{_STILL},epochs=30,eval_every_epochs=15,learning_rate=1e-2,checkpoint_every_steps=40,'
-    'mine.source=prepared,mine.count=12,mine.epochs=2,mine.agreement=0.01'
+    f'tiny,depth=1,{_STILL},epochs=30,eval_every_epochs=30,learning_rate=1e-2,checkpoint_every_steps=40,'
+    'mine.source=prepared,mine.count=12,mine.epochs=1,mine.agreement=0.01'
 )
 COMMANDS = {
     'prepare': ('--config=configs/prsnet.py:tiny,stages=(mask,crop,contrast),count=200',),

@@ -361,6 +361,7 @@ def patches(images: Images, generator: np.random.Generator) -> Iterator[np.ndarr
         yield image[row : row + rows, column : column + columns]
 
 
+PHOTOGRAPHED = ('photographs', 'other photographs', 'other DICOMs')  # of others' packages
 KINDS: dict[str, Callable] = {
     'noise': noise,
     'gradients': gradients,

@@ -141,6 +141,8 @@ def _cell(row, name, digits):
     """The text of a cell, its interval included; a dash where a figure is missing."""
     if not row[name]:
         return '–'
+    if name == 'commit':
+        return row[name]  # 5e44149 is no number
     signed = name.startswith(SIGNED)
     text = _number(row[name], digits, signed)
     pair = bounds(name, list(row))

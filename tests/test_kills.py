@@ -18,10 +18,9 @@ from conftest import ROOT
 
 from benchmarks import kills
 
-TRAINING = 'tiny,epochs=2,eval_every_epochs=1,checkpoint_every_steps=3'
 ARGUMENTS = {
-    'prepare': ('--config=configs/prsnet.py:tiny,stages=(mask,crop,contrast),count=48',),
-    'sweep': (f'--config=configs/prsnet.py:{TRAINING}', '--rows=baseline', '--seeds=2'),
+    'prepare': ('--config=configs/prsnet.py:tiny,stages=(mask,contrast),count=24',),
+    'sweep': ('--config=configs/classical.py:tiny', '--rows=male linear,female linear'),
     'mine': (f'--config=configs/unet.py:{kills.MINING}', '--rounds=2'),
 }
 MODULES = {'mine': 'boneage_jax.mine.__main__'}

@@ -3,9 +3,9 @@
 The shipped networks look at it (`hand_look`): one for the hand's mask, one for its three key
 points, one for ages. The first two learnt hands at any angle, so the way up is the line from
 capitate to fingertip, and a hand is found at the same place when the image is turned by a quarter:
-what is no hand is not. They look at the image, and where that does not convince, at its negative. A
-logistic regression on what they found (`hand_check.json`, fitted by `benchmarks.hand_check`) says
-how surely a hand is there; the polarity in which that is surer is taken. A mirrored hand is no
+what is no hand is not. They look at the image, and where that does not convince, at its negative.
+What they found is compared with what they found on other images (`hand_check.json`, fitted by
+`benchmarks.hand_check`); the polarity in which a hand is surer is taken. A mirrored hand is no
 fault: left or right is told by no landmark in a single radiograph.
 """
 
@@ -77,39 +77,56 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """The regression.
+    """A support vector machine: an image is judged by those of the fit that it is most like.
+
+    So what is like nothing in the fit is no hand, and hands may be of several kinds.
 
     Attributes:
         mean: [N], of the features in the fit.
         deviation: [N], theirs.
-        coefficients: [N].
-        intercept: log-odds at the mean.
+        support: [M, N], standard features of images of the fit.
+        weights: [M], of these; above zero for hands.
+        gamma: of the kernel, exp(-gamma times squared distance).
+        scale: (slope, intercept) of the log-odds by what the machine says.
         least: probability from which on an image is a hand.
         convincing: probability from which on its negative is not looked at.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
-    coefficients: np.ndarray
-    intercept: float
+    support: np.ndarray
+    weights: np.ndarray
+    gamma: float
+    scale: tuple[float, float]
     least: float
     convincing: float
 
+    def standard(self, features: np.ndarray) -> np.ndarray:
+        """Features `[M, N]` by their mean and deviation in the fit."""
+        return np.clip((features - self.mean) / self.deviation, -4, 4)
+
     def score(self, features: np.ndarray) -> np.ndarray:
         """Probabilities `[M]` of features `[M, N]`."""
-        standard = np.clip((features - self.mean) / self.deviation, -4, 4)
-        odds = standard @ self.coefficients + self.intercept
-        return 1 / (1 + np.exp(-np.clip(odds, -30, 30)))
+        away = self.standard(features)[:, None] - self.support
+        slope, intercept = self.scale
+        said = np.exp(-self.gamma * (away**2).sum(-1)) @ self.weights
+        return 1 / (1 + np.exp(-np.clip(slope * said + intercept, -30, 30)))
 
 
 @functools.cache
 def fitted() -> Judge:
-    """The regression that comes with the code."""
+    """The judge that comes with the code."""
     table = json.loads(TABLE.read_text())
     rows = [table['features'][name] for name in hand_look.FEATURES]
-    mean, deviation, coefficients = np.array(rows, np.float64).T
+    weights, *support = np.array(table['support'], np.float64).T
     return Judge(
-        mean, deviation, coefficients, table['intercept'], table['least'], table['convincing']
+        *np.array(rows, np.float64).T,
+        support=np.stack(support, 1),
+        weights=weights,
+        gamma=table['gamma'],
+        scale=tuple(table['scale']),
+        least=table['least'],
+        convincing=table['convincing'],
     )
 
 
