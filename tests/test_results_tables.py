@@ -108,6 +108,10 @@ def test_cells():
     )
 
 
+def test_a_commit_is_no_number():
+    assert results_tables._cell({'commit': '5e44149'}, 'commit', 2) == '5e44149'
+
+
 def test_check_and_write(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results_tables, 'PAGE', tmp_path / 'page.md')
     monkeypatch.setattr(results_tables, 'FOLDER', tmp_path)
