@@ -56,6 +56,8 @@ _PAIRS = (
 # Letters that mean the same in every pair that has them.
 _ALONE = {'f': False, 'w': False, 'b': True, 'ж': False, 'м': True}
 _ENGLISH = {'sex', 'gender', 'male', 'boy', 'man', 'm'}
+# A code and its meaning, as in `F = female`.
+_DEFINITION = re.compile(r'(?<!\w)([^\W_])\s*[=:]\s*["\']?([^\W\d_]{2,})')
 _YES = {'true', 't', 'yes', 'y', 'ja', 'si', 'sí', 'oui', 'wahr', 'vrai', 'verdadero', 'vero'}
 _NO = {'false', 'no', 'nein', 'non', 'falsch', 'faux', 'falso', 'onwaar'}
 _YES |= {'waar', 'sim', 'tak', 'да', '是', 'はい', 'verdadeiro', 'истина'}
@@ -85,7 +87,9 @@ for _word, _male in list(_NAMED.items()):
 _BOYS = {'ismale', 'isboy', *_MALE_WORDS.split()}
 
 
-def meanings(header: str, values: Iterable[str], table: str) -> dict[str, bool]:
+def meanings(
+    header: str, values: Iterable[str], table: str, legend: Iterable[str] = ()
+) -> dict[str, bool]:
     """{value in `normal` form: whether it is male} of the values of a column that can be told.
 
     Values that nothing explains are left out: '?', 'unknown', 'x'.
@@ -94,11 +98,14 @@ def meanings(header: str, values: Iterable[str], table: str) -> dict[str, bool]:
         header: of the column.
         values: of all its rows.
         table: the file, for messages.
+        legend: other texts of the table that may say what a code means: `F = male`, `1: girl`.
 
     Raises:
         DataError: numbers or answers under a header that does not say whom they mean, letters that
-            mean a boy in one language and a girl in another, or that contradict the words beside.
+            mean a boy in one language and a girl in another, or that contradict the words beside,
+            or codes that two places give different meanings.
     """
+    values = list(values)
     found = {normal(value) for value in values} - {''}
     known = {value: male for value in found if (male := _worded(value)) is not None}
     letters = {value for value in found if len(value) == 1 and value.isalpha()} - set(known)
@@ -108,12 +115,28 @@ def meanings(header: str, values: Iterable[str], table: str) -> dict[str, bool]:
     elif letters and letters <= {'t', 'y', 'n', 'f'} and letters & {'t', 'y'}:
         answers |= letters  # t and f, y and n
     letters -= answers
-    stated = _stated(header)
+    stated = _with_legend(_stated(header), [*values, *legend], header, table)
     if answers:
         known |= _answers(header, answers, stated, table)
     if letters:
         known |= _letters(header, letters, known, stated, table)
     return known
+
+
+def _with_legend(
+    stated: dict[str, bool], texts: Iterable[str], header: str, table: str
+) -> dict[str, bool]:
+    """`stated` with the codes that `texts` define, as in `1 = male, 2 = female`."""
+    stated = dict(stated)
+    for text in {text for text in texts if '=' in text or ':' in text}:
+        for code, word in _DEFINITION.findall(unicodedata.normalize('NFC', text).casefold()):
+            male = _NAMED.get(word)
+            if male is not None and stated.setdefault(code, male) != male:
+                raise DataError(
+                    f'{table}: {text!r} contradicts what else the table says of {code.upper()} in '
+                    f'column {header!r}. Write male and female'
+                )
+    return stated
 
 
 def normal(value: str) -> str:

@@ -149,7 +149,7 @@ def _label(
         spec = dataclasses.replace(spec, image=matching.file_column(rows, spec.id, found))
     problems = Problems('skip')
     parsed = parse(rows, spec, name, problems, partial=True)
-    doubts = check_unit(parsed, spec, name)
+    doubts = check_unit(parsed, spec, name, rows)
     pairs = matching.pair(parsed, found, name, str(place), problems)
     if not pairs:
         examples = matching.examples(parsed, found)

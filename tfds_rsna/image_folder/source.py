@@ -213,7 +213,7 @@ class FolderSource:
         columns = self._columns_for(entries)
         male = self.sex == 'male' if self.sex else None
         labels = parse(self._rows, columns, name, problems, male=male)
-        doubts = check_unit(labels, columns, name)
+        doubts = check_unit(labels, columns, name, self._rows)
         pairs = matching.pair(labels, entries, name, str(self.place), problems, is_image)
         complete = not any(entry.is_zip for entry in entries)
         # Where a zip cannot be opened the builder says so.
