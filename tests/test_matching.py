@@ -34,6 +34,11 @@ def paired(rows, files):
         ('/data/films/left/7.png', 'left/7.png'),
         ('/data/films/7.png', 'batch.zip/7.png'),
         ('./7.png', '7.png'),
+        ('hand 1', 'hand  1 .png'),
+        ('hand\xa01', 'hand 1.png'),
+        ('hand1', 'hand\u200b1.png'),
+        ('https://pacs/x/left/7%20a.png?download=1', 'left/7 a.png'),
+        ('file:///C:/x/7.png', '7.png'),
         ('7', 'left/7.img'),
         ('007', '7.v2'),
         ('Pr\u00fcf', unicodedata.normalize('NFD', 'Pr\u00fcf.png')),
@@ -103,3 +108,22 @@ def test_the_column_of_files_says_which_image_is_meant():
     assert column('8.png', '9.png') is None  # they are called otherwise here
     assert column('2.png', '1.png', header='note') is None
     assert column('2.png', '1.png', id_column='filename') is None
+
+
+def contradicting(*rows, files=('a101.png', 'b.png')):
+    entries = [Entry(path, bytes, pathlib.Path(path)) for path in files]
+    labels = [Label(name, months, male) for name, months, male in rows]
+    problems = Problems('skip')
+    pairs = matching.pair(labels, entries, 't.csv', 'images', problems)
+    return {label.id for label, _ in pairs}, ' '.join(problems.lines())
+
+
+def test_of_rows_that_contradict_each_other_none_is_taken():
+    both = [('a101', 120.0, True), ('a101.png', 120.0, False), ('b', 9.0, True)]
+    ids, notes = contradicting(*both)
+    assert ids == {'b'} and "2 (a101 in a101.png: 'a101', 'a101.png' say different things" in notes
+    ids, notes = contradicting(('a101', 120.0, True), ('a101.png', 120.0, None), ('b', 9.0, True))
+    assert ids == {'a101', 'b'} and "1 (a101.png in a101.png: is the image of 'a101' alr" in notes
+    ids, notes = contradicting(('a101', 120.0, True), ('A101.PNG', 60.0, True), ('b', 9.0, True))
+    assert ids == {'a101', 'b'}
+    assert "1 (A101.PNG in a101.png: is the image of 'a101', of which that row says som" in notes

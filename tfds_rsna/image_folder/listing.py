@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tfds_rsna.columns import Columns, describe, find_columns
 from tfds_rsna.image_folder import looks, matching
 from tfds_rsna.image_folder.source import PER_YEAR, all_entries
-from tfds_rsna.io.archive import Archive, Entry, on_disk, printable
+from tfds_rsna.io.archive import Archive, Entry, is_file, on_disk, printable
 from tfds_rsna.labels import check_unit, parse, read_table
 from tfds_rsna.problems import DataError, Problems, duplicates, left_out_lines
 
@@ -64,7 +64,7 @@ def listing(
     """
     entries = _entries(archive, place)
     if labels:
-        entries = [entry for entry in entries if not _is(entry, labels)]
+        entries = [entry for entry in entries if not is_file(entry, labels)]
     unlabelled, others = from_entries(entries)
     left_out = list(archive.left_out)
     for entry, reason in others:
@@ -104,11 +104,6 @@ def from_entries(entries: Sequence[Entry]) -> tuple[list[Image], list[tuple[Entr
             name = matching.IMAGE.sub('', entry.name)
             images.append(Image(name, entry, header_male=what.male))
     return images, others
-
-
-def _is(entry, labels):
-    """Whether a file is the table itself."""
-    return entry.name == labels.name and entry.file.samefile(labels)
 
 
 def with_unique_ids(images: list[Image]) -> list[Image]:

@@ -11,7 +11,7 @@ from tfds_rsna.columns import Columns, describe, find_columns
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import looks, matching
 from tfds_rsna.io import fingerprint
-from tfds_rsna.io.archive import Archive, Entry
+from tfds_rsna.io.archive import Archive, Entry, is_file
 from tfds_rsna.labels import Label, check_unit, parse, read_table
 from tfds_rsna.problems import DataError, Problems, left_out_lines
 from tfds_rsna.table_files import Table
@@ -150,8 +150,9 @@ class FolderSource:
         taken = {entry.path for _, entry in pairs}
         left_out += archive.left_out
         for entry in entries:
-            is_table = entry.file.resolve() == self.table.resolve()
-            if entry.path not in taken and not is_table and not matching.IMAGE.search(entry.name):
+            if entry.path in taken or matching.IMAGE.search(entry.name):
+                continue
+            if not is_file(entry, self.table):
                 left_out.append(entry.path)
         for line in left_out_lines(left_out):
             _say(f'{self.place}: {line}')
