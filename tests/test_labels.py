@@ -295,3 +295,32 @@ def test_a_formula_without_its_value_is_no_empty_cell():
     first, second = problems.lines()
     assert "'=2*12', a formula without its value; open the table in" in first
     assert 'sex that cannot be told: 1' in second
+
+
+@pytest.mark.parametrize(
+    'header, rows, found',
+    [
+        ('years,months', [(10, 6), (8, 0)], "in two columns together, 'years' and 'months'"),
+        ('bone age (y),bone age (m)', [(10, 6)], 'in two columns together'),
+        ('x,bone age (years.months)', [(0, 10.6)], 'years and months together, which no number'),
+        ('x,bone age (y;m)', [(0, 10)], 'years and months together'),
+    ],
+)
+def test_an_age_of_two_numbers_is_refused(header, rows, found):
+    with pytest.raises(DataError, match=found):
+        two_columns(header, rows)
+
+
+def test_months_beside_years_that_say_the_same_are_read():
+    assert two_columns('years,months', [(10.5, 126), (0.5, 6)]) == [126.0, 6.0]
+    assert two_columns('years,months', [(0, 6), (0, 11)]) == [6.0, 11.0]
+
+
+def two_columns(header, rows):
+    """The months of a table with these two columns of ages, of which the second is named."""
+    columns = labels.Columns('id', header.split(',')[1], None)
+    lines = [f'{number},{one},{two}' for number, (one, two) in enumerate(rows)]
+    table = labels.read_table('\n'.join([f'id,{header}', *lines]).encode(), 'ages.csv')
+    parsed = labels.parse(table, columns, 'ages.csv', Problems('stop'), partial=True)
+    labels.check_unit(parsed, columns, 'ages.csv', table)
+    return [label.months for label in parsed]

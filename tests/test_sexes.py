@@ -106,3 +106,9 @@ def test_a_legend_says_what_codes_mean():
     assert told['1'] is told['1=female'] is False and told['2'] is True
     with pytest.raises(DataError, match="'0: girl' contradicts what else the table says of 0"):
         sexes.meanings('sex (0=male, 1=female)', ['0', '1'], 'ages.csv', ['0: girl'])
+
+
+def test_words_decide_what_letters_beside_them_mean():
+    values = ['M', 'F', 'boy', 'girl', '\N{MALE SIGN}\ufe0f']
+    told = sexes.meanings('sex', values, 'ages.csv')
+    assert {value for value, male in told.items() if male} == {'m', 'boy', '\N{MALE SIGN}'}

@@ -192,6 +192,38 @@ def unit_of(header: str) -> str | None:
     return next((unit for unit, words in _UNITS.items() if words.search(text)), None)
 
 
+def has_two_units(header: str) -> bool:
+    """Whether a header says years and months: `bone age (years.months)`, `(y;m)`."""
+    words = _split_words(header)
+    found = {unit for unit, known in _UNITS.items() if known.search(re.sub(r'[\W_]+', ' ', words))}
+    for note in re.findall(r'[(\[]([^()\[\]]*)[)\]]', words):
+        found |= {unit_in(word.replace('yy', 'y').replace('mm', 'm')) for word in _words(note)}
+    return {'years', 'months'} <= found
+
+
+def other_unit(header: Iterable[str], column: str) -> tuple[str, str] | None:
+    """(column of years, column of months) of one age, one of which is `column`; else None.
+
+    They have one name but for the unit.
+    """
+    units = {'years': 'months', 'months': 'years'}
+    own = unit_of(column)
+    for other in header:
+        if own in units and unit_of(other) == units[own] and _no_unit(other) == _no_unit(column):
+            return (column, other) if own == 'years' else (other, column)
+    return None
+
+
+def _no_unit(header: str) -> str:
+    """What a header's name is without its unit, '' where it is one."""
+    plain = _plain(header)
+    return '' if unit_in(plain) else plain
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r'[^\W\d_]+', text)
+
+
 def unit_in(cell: str) -> str | None:
     """'months', 'years' or 'days' where a cell is one of these words, or its letter; else None."""
     text = re.sub(r'[\s_.\-()\[\],:/]+', ' ', _split_words(cell)).strip()

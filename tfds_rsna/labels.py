@@ -10,6 +10,8 @@ from tfds_rsna.columns import (
     Columns,
     find_columns,
     girls_column,
+    has_two_units,
+    other_unit,
     unit_column,
     unit_in,
     unit_of,
@@ -257,6 +259,7 @@ def check_unit(
     if not columns.months:
         return []
     read_as = 'months' if columns.per_year == 1 else 'years'
+    _refuse_two_columns(columns, name, rows)
     stated = ''
     for where, unit in _stated_units(columns, name, rows):
         if unit != read_as:
@@ -284,6 +287,27 @@ def check_unit(
     if young >= _MANY * len(ages):
         return [f'{seen} and look like years; they are read as months. {advice}']
     return []
+
+
+def _refuse_two_columns(columns: Columns, name: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """DataError where the age is years and months together, in one column or in two."""
+    advice = 'Give it in one column, in months or in years'
+    if has_two_units(columns.months):
+        raise DataError(
+            f'{name}: column {columns.months!r} says that an age is years and months together, '
+            f'which no number tells. {advice}'
+        )
+    pair = other_unit(rows[0], columns.months) if rows else None
+    if pair is None:
+        return
+    ages = [[_months(row[column], 1) for column in pair] for row in rows]
+    known = [(years, months) for years, months in ages if None not in (years, months)]
+    differ = any(years >= 1 and abs(12 * years - months) > 1 for years, months in known)
+    if differ and all(months < 12 for _, months in known):
+        raise DataError(
+            f'{name}: an age is in two columns together, {pair[0]!r} and {pair[1]!r} (of which all '
+            f'are below 12). {advice}'
+        )
 
 
 def _stated_units(

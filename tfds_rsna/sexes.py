@@ -8,7 +8,7 @@ Mädchen). Numbers and answers (1 and 0, yes and no) mean what the header says: 
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tfds_rsna.problems import DataError
 
@@ -143,7 +143,14 @@ def normal(value: str) -> str:
     """A value as it is compared: small letters, one form of accents and of digits, 1.0 as 1, no
     full stop.
     """
-    text = unicodedata.normalize('NFKC', value).strip().strip('\'"').casefold().rstrip('.')
+    text = (
+        unicodedata.normalize('NFKC', value)
+        .strip('\ufe0e\ufe0f')
+        .strip()
+        .strip('\'"')
+        .casefold()
+        .rstrip('.')
+    )
     return re.sub(r'^\+?0*(\d+)([.,]0+)?$', r'\1', text)
 
 
@@ -169,6 +176,8 @@ def _letters(header, letters, known, stated, table):
     in_header = {word for word in _tokens(header) if len(word) == 1 and word.isalpha()}
     beside = initials.keys() | (in_header if len(in_header) > 1 else set())
     told = _by_pairs(letters | beside)
+    if told is None:  # the words decide: beside `girl`, G is no garçon
+        told = _by_pairs(letters | beside, initials)
     if told == {}:
         told = _alone(header, letters)
     if told is None:
@@ -194,11 +203,17 @@ def _example(letters):
     return text + (f'{others[0].upper()}=female)' if others else 'the other=female)')
 
 
-def _by_pairs(letters: set[str]) -> dict[str, bool] | None:
-    """The meanings of the letters that the pairs among them give; None where these differ."""
+def _by_pairs(letters: set[str], known: Mapping[str, bool] | None = None) -> dict[str, bool] | None:
+    """The meanings of the letters that the pairs among them give; None where these differ.
+
+    Pairs that say otherwise of a letter that is `known` do not count.
+    """
+    known = known or {}
     told: dict[str, bool] = {}
     for boy, girl in _PAIRS:
         if boy not in letters or girl not in letters:
+            continue
+        if not known.get(boy, True) or known.get(girl, False):
             continue
         if not told.setdefault(boy, True) or told.setdefault(girl, False):
             return None

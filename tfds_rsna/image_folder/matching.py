@@ -1,5 +1,6 @@
 """Which file belongs to which row of a user's label table."""
 
+import functools
 import posixpath
 import re
 import unicodedata
@@ -220,6 +221,7 @@ def _contradict(rows: Sequence[Label]) -> bool:
     return len(ages) > 1 or len(sexes) > 1
 
 
+@functools.lru_cache(1 << 16)
 def _plain(text: str) -> str:
     """A path in small letters, one form of accents and spaces, with '/', without its ending."""
     text = _UNSEEN.sub('', unicodedata.normalize('NFC', text)).replace('\\', '/')
@@ -239,6 +241,7 @@ def _may_be_named(entry: Entry, rows: set[str]) -> bool:
     return not entry.is_zip and bool(rows & {name, _numbered(_ANY_ENDING.sub('', name))})
 
 
+@functools.lru_cache(1 << 16)
 def _numbered(text: str) -> str:
     """`_plain`, of a name that is a number without leading zeros and without `.0` behind it."""
     *folders, name = _plain(text).split('/')
