@@ -104,7 +104,8 @@ def test_the_column_of_files_says_which_image_is_meant():
 
     assert column('2.png', '1.png') == 'filename'
     assert column('a/2.dcm', '', '9.png', header='Image path') == 'Image path'
-    assert column('2', '1') is None  # no names of files
+    assert column('2', '1') == 'filename'
+    assert column('2', '1', header='image') is None  # a number, and no name of a file
     assert column('8.png', '9.png') is None  # they are called otherwise here
     assert column('2.png', '1.png', header='note') is None
     assert column('2.png', '1.png', id_column='filename') is None
@@ -127,3 +128,19 @@ def test_of_rows_that_contradict_each_other_none_is_taken():
     ids, notes = contradicting(('a101', 120.0, True), ('A101.PNG', 60.0, True), ('b', 9.0, True))
     assert ids == {'a101', 'b'}
     assert "1 (A101.PNG in a101.png: is the image of 'a101', of which that row says som" in notes
+
+
+@pytest.mark.parametrize(
+    'table, column',
+    [
+        ({'id': '1', 'file': '101'}, 'file'),  # 1 is a number of the row, whatever 1.png is
+        ({'id': '1', 'name': '101.PNG'}, 'name'),
+        ({'id': '1', 'Dateiname': 'x\\101.png'}, 'Dateiname'),
+        ({'id': '1', 'name': '101'}, None),
+        ({'id': '1', 'file': '7'}, None),
+        ({'id': '1', 'other hand': '101.png'}, None),
+    ],
+)
+def test_a_column_of_files_counts_with_and_without_endings(table, column):
+    entries = [Entry(path, bytes, pathlib.Path(path)) for path in ('1.png', '101.png')]
+    assert matching.file_column([table], 'id', entries) == column

@@ -31,6 +31,29 @@ IDS = (
 )
 # Of these, what names a file: beside another column of ids it says which image is meant.
 FILES = IDS[IDS.index('image') : IDS.index('sop instance uid')]
+# What may name a file, or something else: only beside ids, and where all cells are image files.
+_NAMES = (
+    'name',
+    'nombre',
+    'nom',
+    'nome',
+    'bild',
+    'bildname',
+    'dateiname',
+    'datei',
+    'archivo',
+    'fichier',
+    'arquivo',
+    'img',
+    'image index',
+    'photo',
+    'radiograph',
+    'x ray',
+    'xray',
+    'ファイル名',
+    '文件名',
+    'файл',
+)
 # What a network of bone ages is trained on; the column `age` is that only where nothing else is.
 BONE_AGES = (
     'ground truth bone age',
@@ -178,8 +201,13 @@ def find_columns(
 
 
 def names_files(header: str) -> bool:
-    """Whether a header is that of a column of file names."""
-    return _plain(header) in FILES
+    """Whether a header is that of a column of file names; `image` may be a number."""
+    return _plain(header) in FILES and _plain(header) != 'image'
+
+
+def may_name_files(header: str) -> bool:
+    """Whether a header is that of a column of names, which may be those of files."""
+    return _plain(header) in FILES or _plain(header) in _NAMES
 
 
 def unit_of(header: str) -> str | None:

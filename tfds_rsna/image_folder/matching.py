@@ -7,7 +7,7 @@ import unicodedata
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 
-from tfds_rsna.columns import names_files
+from tfds_rsna.columns import may_name_files, names_files
 from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
 from tfds_rsna.problems import Problems
@@ -107,17 +107,19 @@ def pair(
 def file_column(
     rows: Sequence[Mapping[str, str]], id_column: str, entries: Sequence[Entry]
 ) -> str | None:
-    """The column beside the ids that names the files: by its header, and all it holds are images.
+    """The column beside the ids that names the files.
 
+    Its header says so and all it holds are names of images, or of `entries` without their endings.
     One that names none of `entries` is no help, and None.
     """
     images = {_plain(entry.name) for entry in entries}
     for column in rows[0]:
         cells = [row[column] for row in rows if row[column]]
-        if column == id_column or not names_files(column) or not cells:
+        if column == id_column or not may_name_files(column) or not cells:
             continue
         named = {_plain(cell).rpartition('/')[2] for cell in cells}
-        if all(map(_ENDING.search, cells)) and named & images:
+        has_endings = all(map(_ENDING.search, cells))
+        if (has_endings and named & images) or (names_files(column) and named <= images):
             return column
     return None
 
