@@ -8,7 +8,7 @@ import pytest
 from tfds_rsna.image_folder import matching
 from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
-from tfds_rsna.problems import Problems
+from tfds_rsna.problems import DataError, Problems
 
 
 def paired(rows, files):
@@ -144,3 +144,17 @@ def test_of_rows_that_contradict_each_other_none_is_taken():
 def test_a_column_of_files_counts_with_and_without_endings(table, column):
     entries = [Entry(path, bytes, pathlib.Path(path)) for path in ('1.png', '101.png')]
     assert matching.file_column([table], 'id', entries) == column
+
+
+def test_of_two_columns_of_ids_none_is_guessed():
+    entries = [Entry(path, bytes, pathlib.Path(path)) for path in ('1.png', '2.png', '101.png')]
+
+    def refuse(*cells, header='image id'):
+        rows = [{'id': str(i), header: cell} for i, cell in enumerate(cells, 1)]
+        matching.refuse_other_ids(rows, 'id', entries, 't.csv')
+
+    with pytest.raises(DataError, match="'id' names 2 of 3 images and 'image id' 2; name the col"):
+        refuse('2', '101')
+    refuse('1', '2.png')
+    refuse('9', '101')
+    refuse('101', '2', header='patient')

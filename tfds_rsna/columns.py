@@ -200,6 +200,11 @@ def find_columns(
     return found
 
 
+def names_images(header: str) -> bool:
+    """Whether a header is one of those by which the column of ids is known."""
+    return _plain(header) in IDS
+
+
 def names_files(header: str) -> bool:
     """Whether a header is that of a column of file names; `image` may be a number."""
     return _plain(header) in FILES and _plain(header) != 'image'

@@ -163,7 +163,7 @@ def _choose_sheet(
 
 def _read_csv(data: bytes, name: str) -> tuple[list[Line], str]:
     """(the lines of a CSV, what was decided about its coding)."""
-    text, note = _decoded(data, name)
+    text, note = decode_text(data, name)
     text = xlsx.UNSEEN.sub('', text)
     first, _, rest = text.partition('\n')
     stated = _SEP.match(first)
@@ -206,8 +206,11 @@ def _refuse_swallowed(rows: list[list[str]], delimiter: str, name: str, first_ro
                 )
 
 
-def _decoded(data: bytes, name: str) -> tuple[str, str]:
-    """(the text of a file in one of the codings that spreadsheets write, a note where guessed)."""
+def decode_text(data: bytes, name: str) -> tuple[str, str]:
+    """(the text of a file in one of the codings that spreadsheets write, a note where guessed).
+
+    DataError where it is no text.
+    """
     if data[:4] == _OLD_EXCEL and _ENCRYPTED in data:
         raise DataError(f'{name}: locked with a password; save it without one, as xlsx or as CSV')
     if data[:4] == _OLD_EXCEL:

@@ -24,7 +24,7 @@ class Row(NamedTuple):
         for column in columns:
             text = self.cells[column]
             try:
-                value = float(text)
+                value = math.nan if '_' in text else float(text)  # Python's own grouping
             except ValueError:
                 value = math.nan
             if not math.isfinite(value):

@@ -142,6 +142,8 @@ def _label(
     spec = _choose_columns(rows[0], columns, PER_YEAR[age_unit], name)
     if not spec.image and not columns.get('id'):
         spec = dataclasses.replace(spec, image=matching.file_column(rows, spec.id, found))
+        if not spec.image:
+            matching.refuse_other_ids(rows, spec.id, found, name)
     problems = Problems('skip')
     parsed = parse(rows, spec, name, problems, partial=True)
     doubts = check_unit(parsed, spec, name, rows)

@@ -7,10 +7,10 @@ import unicodedata
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 
-from tfds_rsna.columns import may_name_files, names_files
+from tfds_rsna.columns import may_name_files, names_files, names_images
 from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
-from tfds_rsna.problems import Problems
+from tfds_rsna.problems import DataError, Problems
 
 IMAGE = re.compile(
     r'\.(png|jpe?g|jpe|jfif|jfi|tiff?|bmp|dib|dcm|dicom|dc3|ima)(\.gz)?$', re.IGNORECASE
@@ -122,6 +122,29 @@ def file_column(
         if (has_endings and named & images) or (names_files(column) and named <= images):
             return column
     return None
+
+
+def refuse_other_ids(
+    rows: Sequence[Mapping[str, str]], id_column: str, entries: Sequence[Entry], table: str
+) -> None:
+    """DataError where another column of ids names at least as many of the images, and others."""
+    images = {_numbered(entry.name) for entry in entries}
+
+    def named(column):
+        return [_numbered(row[column]).rpartition('/')[2] for row in rows]
+
+    own = named(id_column)
+    for column in rows[0]:
+        if column == id_column or not names_images(column):
+            continue
+        other = named(column)
+        count = len(images.intersection(other))
+        if count and count >= len(images.intersection(own)) and other != own:
+            raise DataError(
+                f'{table}: {id_column!r} names {len(images.intersection(own))} of {len(images)} '
+                f'images and {column!r} {count}; name the column that is meant: '
+                'data.image_folder.id_column=...'
+            )
 
 
 def examples(labels: Sequence[Label], entries: Sequence[Entry]) -> str:

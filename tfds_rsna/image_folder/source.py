@@ -204,6 +204,8 @@ class FolderSource:
         if columns.image or columns.id != 'id' or 'id' not in self._rows[0]:
             return columns
         found = matching.file_column(self._rows, columns.id, entries)
+        if not found:
+            matching.refuse_other_ids(self._rows, columns.id, entries, str(self.table))
         return dataclasses.replace(columns, image=found)
 
     def _pair(
