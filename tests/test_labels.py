@@ -324,3 +324,14 @@ def two_columns(header, rows):
     parsed = labels.parse(table, columns, 'ages.csv', Problems('stop'), partial=True)
     labels.check_unit(parsed, columns, 'ages.csv', table)
     return [label.months for label in parsed]
+
+
+def test_rows_are_no_titles_of_others_and_columns_of_ages_have_names():
+    with pytest.raises(DataError, match=r"ages.csv: a row holds 'Boys \(n=1\)' alone, as a title"):
+        parse('id,boneage,male\nBoys (n=1),,\n1,90,\n')
+    assert check('id,boneage,male,\n1,90,M,seen\n2,90,F,\n') == [
+        ('1', 90.0, True),
+        ('2', 90.0, False),
+    ]
+    with pytest.raises(DataError, match="behind column 'boneage' is one without a name that"):
+        check('id,male,boneage,,\n1,M,90,92,91\n2,F,60,61,62\n')

@@ -203,3 +203,18 @@ def test_merged_cells_all_have_their_text_and_hidden_rows_are_counted():
     rows = read_table(file.getvalue(), 'a.xlsx')
     assert [row['sex'] for row in rows] == ['M', 'M', 'F', 'F']
     assert rows.note == '1 hidden rows are read too'
+
+
+def test_a_name_over_several_columns_is_that_of_all_that_hold_anything():
+    book = openpyxl.Workbook()
+    for row in (['id', 'age', None, 'note', None], [101, 90, 92, 'seen', None]):
+        book.active.append(row)
+    book.active.merge_cells('D1:E1')
+    file = io.BytesIO()
+    book.save(file)
+    assert read_table(file.getvalue(), 'a.xlsx')[0]['note'] == 'seen'
+    book.active.merge_cells('B1:C1')
+    file = io.BytesIO()
+    book.save(file)
+    with pytest.raises(DataError, match='column age occurs twice'):
+        read_table(file.getvalue(), 'a.xlsx')

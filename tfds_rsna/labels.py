@@ -63,24 +63,25 @@ def parse(
 ) -> list[Label]:
     """Checks the rows of a table.
 
-    Args:
-        rows: from `read_table`.
-        columns: the names of the columns.
-        name: the table's file, for messages.
-        problems: takes rows without an id, ids that occur more than once (all of them are dropped:
-            nothing says which is right), ages that are no numbers or outside `MONTHS`, and sexes
-            that cannot be told. A row of units below the header is none.
-        partial: a row may lack its age or its sex, which is None then. One that cannot be read is
-            a problem and None, too; otherwise such a row is dropped.
-        male: the sex of the rows whose sex is empty, and of all where there is no such column.
+        Args:
+            rows: from `read_table`.
+            columns: the names of the columns.
+            name: the table's file, for messages.
+            problems: takes rows without an id, ids that occur more than once (all of them are dropped:
+                nothing says which is right), ages that are no numbers or outside `MONTHS`, and sexes
+                that cannot be told. A row of units below the header is none.
+            partial: a row may lack its age or its sex, which is None then. One that cannot be read is
+                a problem and None, too; otherwise such a row is dropped.
+            male: the sex of the rows whose sex is empty, and of all where there is no such column.
 
-    Returns:
-        The good rows in the table's order. Ids that are numbers as 101.0 come as 101.
+        Returns:
+            The good rows in the table's order. Ids that are numbers as 101.0 come as 101.
 
-    Raises:
-        DataError: a column is missing (the message lists those that are there), the sexes cannot
-            be told (`sexes.meanings`), a row says otherwise what its letters mean, the header has a
-            second row, or the ages are the wrong labels of RSNA's test images.
+        Raises:
+            DataError: a column is missing (the message lists those that are there), the sexes cannot
+    be told (`sexes.meanings`), a row says otherwise what its letters mean or is the title
+                of others, the header has a second row, or the ages are the wrong labels of RSNA's test
+                images.
     """
     missing = [column for column in columns.named.values() if column not in rows[0]]
     if missing:
@@ -92,6 +93,7 @@ def parse(
             'column, data.image_folder.sex=male or female'
         )
     _refuse_second_header(rows[0], columns, name)
+    _refuse_sections(rows, columns, name)
     told = {}
     if columns.male:
         values = (row[columns.male] for row in rows)
@@ -139,6 +141,21 @@ def _refuse_second_header(row: dict[str, str], columns: Columns, name: str) -> N
         f'{name}: below the header stands no row but {shown}: a second row of the header? Give '
         'each column one name, in the first row'
     )
+
+
+def _refuse_sections(rows: list[dict[str, str]], columns: Columns, name: str) -> None:
+    """DataError where a row says no more than the sex of all rows below it."""
+    for row in rows:
+        filled = list(filter(None, row.values()))
+        if (
+            len(filled) == 1
+            and sexes.is_word(filled[0])
+            and not (columns.male and row[columns.male])
+        ):
+            raise DataError(
+                f'{name}: a row holds {filled[0]!r} alone, as a title of the rows below it. Give '
+                'the sex of each image in its own row'
+            )
 
 
 def _legend(rows: list[dict[str, str]], columns: Columns) -> list[str]:
@@ -260,6 +277,7 @@ def check_unit(
         return []
     read_as = 'months' if columns.per_year == 1 else 'years'
     _refuse_two_columns(columns, name, rows)
+    _refuse_unnamed(columns, name, rows)
     stated = ''
     for where, unit in _stated_units(columns, name, rows):
         if unit != read_as:
@@ -307,6 +325,20 @@ def _refuse_two_columns(columns: Columns, name: str, rows: Sequence[Mapping[str,
         raise DataError(
             f'{name}: an age is in two columns together, {pair[0]!r} and {pair[1]!r} (of which all '
             f'are below 12). {advice}'
+        )
+
+
+def _refuse_unnamed(columns: Columns, name: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """DataError where a column without a name holds ages too, right behind that of the ages."""
+    header = list(rows[0]) if rows else []
+    if '' not in header or header.index('') != header.index(columns.months) + 1:
+        return
+    numbers = [_months(row[''], columns.per_year) for row in rows]
+    ages = [number for number in numbers if number is not None and 0 < number <= MONTHS[1]]
+    if 2 * len(ages) > len(rows):
+        raise DataError(
+            f'{name}: behind column {columns.months!r} is one without a name that holds ages too '
+            f'({ages[0]:g}, ...): is the name that of both? Give each column its own'
         )
 
 

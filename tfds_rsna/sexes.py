@@ -139,6 +139,12 @@ def _with_legend(
     return stated
 
 
+def is_word(text: str) -> bool:
+    """Whether a text is a word for boys or girls and nothing else: `Boys`, `Girls (n=12):`."""
+    word = normal(re.sub(r'\(.*?\)', '', text).strip(' :'))
+    return len(word) > 1 and word in _NAMED
+
+
 def normal(value: str) -> str:
     """A value as it is compared: small letters, one form of accents and of digits, 1.0 as 1, no
     full stop.

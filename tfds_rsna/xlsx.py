@@ -19,7 +19,8 @@ _KEPT_TEXT = re.compile(r'="([^"]*)"')
 def read(data: bytes, name: str) -> tuple[dict[str, list[Line]], dict[str, str]]:
     """({sheet: its lines}, {sheet: what to say of it}) of a workbook, in its order.
 
-    Cells that are merged down a column all have its text. A formula whose value the file lacks
+    Cells that are merged down a column all have its text, and so have the columns under a merged
+    name. A formula whose value the file lacks
     comes as the formula.
 
     Raises:
@@ -129,18 +130,29 @@ def _fill_merged(lines: list[Line], source: bytes) -> None:
     from openpyxl.utils import column_index_from_string
 
     rows = dict(lines)
-    for left, top, _, bottom in _MERGED.findall(source):
+    for left, top, right, bottom in _MERGED.findall(source):
         column = column_index_from_string(left.decode()) - 1
         first = rows.get(int(top), [])
         text = first[column] if column < len(first) else ''
         if not text:
             continue
+        if first is lines[0][1]:
+            _repeat_name(lines, column, column_index_from_string(right.decode()))
         for number in range(int(top) + 1, min(int(bottom), lines[-1][0]) + 1):
             cells = rows.get(number)
             if cells is None:
                 continue
             cells += [''] * (column + 1 - len(cells))
             cells[column] = text
+
+
+def _repeat_name(lines: list[Line], start: int, end: int) -> None:
+    """Gives a name that is merged over columns to all of them that hold anything."""
+    header = lines[0][1]
+    for column in range(start + 1, min(end, max(len(cells) for _, cells in lines))):
+        header += [''] * (column + 1 - len(header))
+        if any(cells[column : column + 1] not in ([], ['']) for _, cells in lines[1:]):
+            header[column] = header[start]
 
 
 def _text(cell) -> str:
