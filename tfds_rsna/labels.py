@@ -63,25 +63,25 @@ def parse(
 ) -> list[Label]:
     """Checks the rows of a table.
 
-        Args:
-            rows: from `read_table`.
-            columns: the names of the columns.
-            name: the table's file, for messages.
-            problems: takes rows without an id, ids that occur more than once (all of them are dropped:
-                nothing says which is right), ages that are no numbers or outside `MONTHS`, and sexes
-                that cannot be told. A row of units below the header is none.
-            partial: a row may lack its age or its sex, which is None then. One that cannot be read is
-                a problem and None, too; otherwise such a row is dropped.
-            male: the sex of the rows whose sex is empty, and of all where there is no such column.
+    Args:
+        rows: from `read_table`.
+        columns: the names of the columns.
+        name: the table's file, for messages.
+        problems: takes rows without an id, ids that occur more than once (all of them are dropped:
+            nothing says which is right), ages that are no numbers or outside `MONTHS`, and sexes
+            that cannot be told. A row of units below the header is none.
+        partial: a row may lack its age or its sex, which is None then. One that cannot be read is
+            a problem and None, too; otherwise such a row is dropped.
+        male: the sex of the rows whose sex is empty, and of all where there is no such column.
 
-        Returns:
-            The good rows in the table's order. Ids that are numbers as 101.0 come as 101.
+    Returns:
+        The good rows in the table's order. Ids that are numbers as 101.0 come as 101.
 
-        Raises:
-            DataError: a column is missing (the message lists those that are there), the sexes cannot
-    be told (`sexes.meanings`), a row says otherwise what its letters mean or is the title
-                of others, the header has a second row, or the ages are the wrong labels of RSNA's test
-                images.
+    Raises:
+        DataError: a column is missing (the message lists those that are there), the sexes cannot
+            be told (`sexes.meanings`), a row says otherwise what its letters mean or is the title
+            of others, the header has a second row, or the ages are the wrong labels of RSNA's test
+            images.
     """
     missing = [column for column in columns.named.values() if column not in rows[0]]
     if missing:
