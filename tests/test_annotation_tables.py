@@ -159,3 +159,14 @@ def test_the_published_tables():
         tips = points.hands[name].points[:2, None]
         inside.append(((tips >= low - margin) & (tips <= high + margin)).all(-1).any(-1).all())
     assert len(both) > 300 and np.mean(inside) > 0.97  # 99.1%
+
+
+def test_commas_and_names_that_move_columns_are_refused(tmp_path):
+    moved = '41,300,150,200,5,10,250,40,100,120,clicked_by_hand,False'
+    for header, line, found in (
+        (POINTS, moved, 'line 2: more cells than columns'),
+        (f'{POINTS},width', f'{HAND},10', 'column width occurs twice'),
+        (POINTS, f'"{HAND}', 'cannot be read'),
+    ):
+        with pytest.raises(UserError, match=found):
+            three_points.read(table(tmp_path, header, line))

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from tfds_rsna.io.archive import MAX_DEPTH, Archive
+from tfds_rsna.io.archive import MAX_DEPTH, Archive, is_file
 from tfds_rsna.problems import DataError
 
 ALL = re.compile('')
@@ -169,3 +169,34 @@ def test_a_dot_and_a_second_slash_are_no_part_of_a_name(tmp_path):
     with Archive() as archive:
         found = {entry.path: entry.read() for entry in archive.entries(tmp_path, ALL)}
     assert found == {'a.zip/1.png': b'1', 'a.zip/a/2.png': b'2', 'a.zip/a/3.png': b'3'}
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
+    for name in ('a/1.png', 'b/2.png'):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b'')
+    scan = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith('/b'):
+            raise PermissionError(13, 'Permission denied', os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with Archive() as archive, pytest.raises(DataError, match='/b: cannot be looked into'):
+        list(archive.entries(tmp_path, ALL))
+    with Archive(tolerant=True) as archive:
+        assert [entry.path for entry in archive.entries(tmp_path, ALL)] == ['a/1.png']
+        assert 'mend its permissions' in archive.failures['b']
+
+
+def test_links_that_lead_round_in_a_circle_end(tmp_path):
+    (tmp_path / '1.png').write_bytes(b'')
+    (tmp_path / 'loop.png').symlink_to('loop.png')
+    (tmp_path / 'here').symlink_to('there')
+    (tmp_path / 'there').symlink_to('here')
+    (tmp_path / 'up').symlink_to('.')
+    with Archive() as archive:
+        found = list(archive.entries(tmp_path, ALL))
+    assert [entry.path for entry in found] == ['1.png', 'here', 'loop.png', 'there']
+    assert [is_file(entry, tmp_path / '1.png') for entry in found] == [True, False, False, False]

@@ -106,6 +106,8 @@ def test_an_image_without_a_native_size_is_named(data):
         ('id,width,height\n1377,300,400\n1377,300,400\n', 'row 3: image 1377 stands there twice'),
         ('id,width,height\n1377,300,-4\n', 'row 2: a size of 300x-4 pixels'),
         ('id,width,height\n1377,wide,400\n', 'row 2: .*wide'),
+        ('id,width,height\n1377,3_0,400\n', 'row 2: .*3_0'),
+        ('id,width,height\n,300,400\n', 'row 2: no id'),
     ],
 )
 def test_tables_of_sizes_that_are_none(data, text, expected):
@@ -174,9 +176,10 @@ LABELS = {
 }
 
 
-def test_a_named_holdout_stays_out_of_the_others():
+def test_a_named_holdout_stays_out_of_the_others(capsys):
     cut = splits.derive(LABELS, validation=6, holdout=99, seed=0, holdout_ids={'3', '17', 'other'})
     assert cut['holdout'][1].tolist() == [3, 17]
+    assert 'data.holdout_ids: 2 of its 3 ids are training images' in capsys.readouterr().err
     assert len(cut['validation'][1]) == 6
     everything = np.concatenate([positions for _, positions in cut.values()])
     assert sorted(everything.tolist()) == list(range(40))
@@ -191,6 +194,12 @@ def test_a_file_of_ids(data):
     (data / 'ids.txt').write_text('# of people\n1378\n\n 1380 \n')
     assert records.holdout_ids(config(holdout_ids='ids.txt').data) == {'1378', '1380'}
     assert records.holdout_ids(config().data) is None
+    for coding in ('utf-8-sig', 'utf-16'):
+        (data / 'ids.txt').write_text('1378\n"1380"\n', encoding=coding)
+        assert records.holdout_ids(config(holdout_ids='ids.txt').data) == {'1378', '1380'}
+    (data / 'ids.txt').write_bytes(b'PK\3\4\0\0')
+    with pytest.raises(DataError, match=r'ids\.txt: not a text file'):
+        records.holdout_ids(config(holdout_ids='ids.txt').data)
     (data / 'ids.txt').write_text('# none\n')
     with pytest.raises(ConfigError, match=r'ids\.txt: no ids in it'):
         records.holdout_ids(config(holdout_ids='ids.txt').data)

@@ -146,3 +146,15 @@ def test_a_sites_intervals_keep_the_scales_of_the_network(tmp_path):
     for bad in ({}, {'spread': np.where(spread > 3, spread, np.nan)}):
         plain, _, _ = calibration.fit(prediction, age, male, 'run', scaled=scaled, signals=bad)
         assert plain.scaled is None
+
+
+def test_ages_that_are_no_months_calibrate_nothing(tmp_path):
+    prediction, age, male = site()
+    path = tmp_path / 'ages.csv'
+    with pytest.raises(UserError, match='look like years beside predictions in months'):
+        calibrate.read(write(path, prediction, age / 12, male), 'validation')
+    with pytest.raises(UserError, match='60 of 60 ages are outside of 0 to 240 months'):
+        calibrate.read(write(path, prediction, 30.4 * age, male), 'validation')
+    age[3] = -99
+    with pytest.raises(UserError, match='1 of 60 ages .* the first: -99'):
+        calibrate.read(write(path, prediction, age, male), 'validation')

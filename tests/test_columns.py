@@ -30,6 +30,9 @@ from tfds_rsna.problems import DataError
         ('id,BA', 'BA'),
         ('id,骨龄（月）', '骨龄（月）'),
         ('id,Костный возраст', 'Костный возраст'),
+        ('id,idade óssea em meses', 'idade óssea em meses'),
+        ('id,age,age_unit', 'age'),
+        ('id,age,reader,read_date', 'age'),
     ],
 )
 def test_the_age_is_the_bone_age(header, months):
@@ -43,6 +46,10 @@ def test_the_age_is_the_bone_age(header, months):
         ('id,bone_age_reader1,bone_age_reader2', 'months', 'could each be the bone age'),
         ('id,age,chronological_age', 'months', "'age' and 'chronological_age'"),
         ('id,age,BA', 'months', "'age' and 'BA'"),
+        ('id,age,reader1', 'months', "'age' and 'reader1'"),
+        ('id,age,consensus', 'months', "'age' and 'consensus'"),
+        ('id,age,luustoikä', 'months', "'age' and 'luustoikä'"),
+        ('id,age,골연령', 'months', "'age' and '골연령'"),
         ('id,sex,male', 'male', "'sex' and 'male' could each be the sex"),
     ],
 )
@@ -71,6 +78,15 @@ def test_the_sex_may_have_a_note_and_other_names():
         ('boneage (months)', 'months'),
         ('Alter in Monaten', 'months'),
         ('age_days', 'days'),
+        ('bone age wks', 'days'),
+        ('bone age (d)', 'days'),
+        ('Knochenalter (Wochen)', 'days'),
+        ('Knochenalter (J)', 'years'),
+        ('wiek kostny [rok]', 'years'),
+        ('골연령(개월)', 'months'),
+        ('骨年齢(年)', 'years'),
+        ('骨年齢', None),
+        ('bone age (L)', None),
         ('boneage', None),
         ('mayor', None),
     ],
@@ -91,3 +107,12 @@ def test_the_unit_stands_in_the_header():
     assert (
         columns_lib.unit_of('骨龄（岁）') == 'years' and columns_lib.unit_of('骨龄(月)') == 'months'
     )
+
+
+@pytest.mark.parametrize(
+    'cell, unit',
+    [('months', 'months'), ('(Jahre)', 'years'), ('y', 'years'), ('in months', 'months')],
+)
+def test_a_cell_may_be_a_unit(cell, unit):
+    assert columns_lib.unit_in(cell) == unit
+    assert columns_lib.unit_in('M/F') is columns_lib.unit_in('12 months') is None

@@ -336,11 +336,15 @@ def test_landmarks_of_the_dha(tmp_path):
     np.testing.assert_array_equal(found, values[:, ::-1])
     three = keypoints.from_dha(found)
     np.testing.assert_array_equal(three, [found[28], found[20], (found[10] + found[15]) / 2])
+    swapped = 'id,' + ','.join(f'y{i},x{i}' for i in range(37))
     path.write_text(line + '\n')  # as its authors give it
     assert list(hand_landmarks.read(path)) == ['3143']
     for content, message in (
         (f'{line}\n{line}\n', 'line 2: image 3143 stands there twice'),
         ('1,2,3\n', 'line 1: .* found 2'),
+        (f'{swapped}\n{line}\n', 'the columns are id, y0, x0, .*expected are id, x0, y0'),
+        (f'"{line}\n{line}\n', 'cannot be read'),
+        (line.replace('3143', ''), 'line 1: no id'),
         ('1,' + 'x,' * 73 + 'x\n', 'could not convert'),
         ('', 'no landmarks in it'),
     ):

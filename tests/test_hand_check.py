@@ -207,3 +207,14 @@ def test_a_folder_is_reported_on_before_records_are_built(tmp_path, monkeypatch)
     assert statuses == {'a': 'refused', 'b': 'ok', 'c': 'unreadable'}
     assert rows['b']['flags'] == 'inverted;turned_180'
     assert rows['a']['flags'] == 'no_hand: no hand was found'
+
+
+def test_what_cannot_be_looked_into_is_in_the_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hand_check, 'checker', lambda: _Refusing())
+    Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1))).save(tmp_path / 'a.png')
+    (tmp_path / 'b.zip').write_bytes(b'PK cut short')
+    (tmp_path / 'notes.txt').write_text('no image')
+    rows = hand_report.write(tmp_path, tmp_path / 'out' / 'hands.csv')
+    assert (rows[0]['file'], rows[0]['status']) == ('b.zip', 'unreadable')
+    said = capsys.readouterr().err
+    assert 'b.zip: not a whole zip' in said and '1 file left out: notes.txt (no image)' in said

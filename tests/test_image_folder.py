@@ -17,8 +17,9 @@ from boneage_jax.stages import records as records_lib
 from tfds_rsna import streamed_builder
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import source as source_lib
+from tfds_rsna.io import archive as archive_lib
 from tfds_rsna.io import decoding
-from tfds_rsna.problems import DataError
+from tfds_rsna.problems import DataError, Problems
 
 GREY = np.arange(60, dtype=np.uint8).reshape(6, 10)
 
@@ -506,3 +507,14 @@ def test_the_other_way_round_is_read_so_or_refused(build, tmp_path):
             male_column='Male/Female',
             data_dir=tmp_path / 'other',
         )
+
+
+def test_links_to_themselves_end_as_images_without_a_row(tmp_path):
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / 'a.png').write_bytes(NOISE)
+    (tmp_path / 'images' / 'loop').symlink_to('loop')
+    (tmp_path / 'ages.csv').write_text('id,boneage,male\na,120,M\n')
+    source = source_lib.FolderSource(images=tmp_path / 'images', labels=tmp_path / 'ages.csv')
+    with archive_lib.Archive() as archive:
+        [(label, entry)] = source.pairs(archive, Problems('stop'))
+    assert (label.id, entry.path) == ('a', 'a.png')

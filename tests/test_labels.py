@@ -227,3 +227,111 @@ def test_years_called_months(months, per_year, header, fine):
     else:
         with pytest.raises(DataError, match='age_unit=(years|months)|in days'):
             labels.check_unit(rows, columns, 'ages.csv')
+
+
+YEARS = 'says that its ages are in years, and they would be read as months. .*age_unit=years'
+
+
+@pytest.mark.parametrize(
+    'text, found',
+    [
+        ('id,boneage,male\n,years,\n1,10,M\n', "'boneage', in the row below the header, " + YEARS),
+        ('id,boneage,male\n-,(Jahre),-\n1,10,M\n', 'the row below the header, ' + YEARS),
+        ('id,boneage,male,unit\n1,10,M,years\n2,9,F,y\n', "column 'unit' " + YEARS),
+        ('id,boneage,male,Unit\n1,10,M,years\n2,90,F,months\n', 'ages of several units'),
+        ('id,boneage,male,age_unit\n1,10,M,months\n2,90,F,moons\n', 'ages of several units'),
+    ],
+)
+def test_a_unit_beside_the_ages_is_read(text, found):
+    with pytest.raises(DataError, match=found):
+        check(text)
+
+
+def check(text):
+    rows = labels.read_table(text.encode(), 'ages.csv')
+    parsed = labels.parse(rows, COLUMNS, 'ages.csv', Problems('stop'))
+    assert labels.check_unit(parsed, COLUMNS, 'ages.csv', rows) == []
+    return [(label.id, label.months, label.male) for label in parsed]
+
+
+def test_a_row_or_column_of_months_is_no_problem():
+    rows = [('1', 90.0, True), ('2', 10.0, False)]
+    assert check('id,boneage,male\n,months,\n1,90,M\n2,10,F\n') == rows
+    assert check('id,boneage,male,unit\n1,90,M,mo\n2,10,F,months\n') == rows
+    wards = check('id,boneage,male,unit\n1,90,M,A\n2,90,F,Y\n')
+    assert wards == [('1', 90.0, True), ('2', 90.0, False)]
+
+
+def test_a_second_row_of_the_header_is_refused():
+    with pytest.raises(DataError, match="no row but 'Reader 1', 'Mean': a second row of the head"):
+        parse('id,male,boneage,,\n,,Reader 1,,Mean\n1,M,90,92,91\n')
+
+
+def test_a_boy_who_is_a_girl_or_neither_too_is_no_girl():
+    columns = labels.Columns('id', None, 'male')
+    problems = Problems('skip')
+    rows = labels.read_table(b'id,male,female\n1,1,0\n2,0,1\n3,0,0\n4,1,1\n5,0,\n', 'ages.csv')
+    found = labels.parse(rows, columns, 'ages.csv', problems, partial=True)
+    assert [label.male for label in found] == [True, False, None, None, None]
+    assert "3 (3 in ages.csv: '0' in 'male' and '0' in 'female'" in problems.lines()[0]
+
+
+def test_a_legend_below_the_rows_says_who_is_male():
+    rows, _ = parse('id,boneage,male\n1,90,M\n2,10,F\n,,F = male\n,,M = female\n')
+    assert [(row.id, row.male) for row in rows] == [('1', False), ('2', True)]
+    rows, _ = parse('id,boneage,male\n1,90,1\n2,10,2\n1 = female; 2 = male\n')
+    assert [(row.id, row.male) for row in rows] == [('1', False), ('2', True)]
+
+
+def test_a_formula_without_its_value_is_no_empty_cell():
+    book = openpyxl.Workbook()
+    for row in (['id', 'boneage', 'male'], ['7', '=2*12', '=IF(1=1,"M","F")'], ['8', 12, 'F']):
+        book.active.append(row)
+    buffer = io.BytesIO()
+    book.save(buffer)
+    problems = Problems('skip')
+    rows = labels.read_table(buffer.getvalue(), 'ages.xlsx')
+    labels.parse(rows, COLUMNS, 'ages.xlsx', problems, partial=True)
+    first, second = problems.lines()
+    assert "'=2*12', a formula without its value; open the table in" in first
+    assert 'sex that cannot be told: 1' in second
+
+
+@pytest.mark.parametrize(
+    'header, rows, found',
+    [
+        ('years,months', [(10, 6), (8, 0)], "in two columns together, 'years' and 'months'"),
+        ('bone age (y),bone age (m)', [(10, 6)], 'in two columns together'),
+        ('x,bone age (years.months)', [(0, 10.6)], 'years and months together, which no number'),
+        ('x,bone age (y;m)', [(0, 10)], 'years and months together'),
+    ],
+)
+def test_an_age_of_two_numbers_is_refused(header, rows, found):
+    with pytest.raises(DataError, match=found):
+        two_columns(header, rows)
+
+
+def test_months_beside_years_that_say_the_same_are_read():
+    assert two_columns('years,months', [(10.5, 126), (0.5, 6)]) == [126.0, 6.0]
+    assert two_columns('years,months', [(0, 6), (0, 11)]) == [6.0, 11.0]
+
+
+def two_columns(header, rows):
+    """The months of a table with these two columns of ages, of which the second is named."""
+    columns = labels.Columns('id', header.split(',')[1], None)
+    lines = [f'{number},{one},{two}' for number, (one, two) in enumerate(rows)]
+    table = labels.read_table('\n'.join([f'id,{header}', *lines]).encode(), 'ages.csv')
+    parsed = labels.parse(table, columns, 'ages.csv', Problems('stop'), partial=True)
+    labels.check_unit(parsed, columns, 'ages.csv', table)
+    return [label.months for label in parsed]
+
+
+def test_rows_are_no_titles_of_others_and_columns_of_ages_have_names():
+    with pytest.raises(DataError, match=r"ages.csv: a row holds 'Boys \(n=1\)' alone, as a title"):
+        parse('id,boneage,male\nBoys (n=1),,\n1,90,\n')
+    assert check('id,boneage,male,\n1,90,M,seen\n2,90,F,\n') == [
+        ('1', 90.0, True),
+        ('2', 90.0, False),
+    ]
+    with pytest.raises(DataError, match="behind column 'boneage' is one without a name that"):
+        check('id,male,boneage,,\n1,M,90,92,91\n2,F,60,61,62\n')

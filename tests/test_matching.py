@@ -8,7 +8,7 @@ import pytest
 from tfds_rsna.image_folder import matching
 from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
-from tfds_rsna.problems import Problems
+from tfds_rsna.problems import DataError, Problems
 
 
 def paired(rows, files):
@@ -34,6 +34,11 @@ def paired(rows, files):
         ('/data/films/left/7.png', 'left/7.png'),
         ('/data/films/7.png', 'batch.zip/7.png'),
         ('./7.png', '7.png'),
+        ('hand 1', 'hand  1 .png'),
+        ('hand\xa01', 'hand 1.png'),
+        ('hand1', 'hand\u200b1.png'),
+        ('https://pacs/x/left/7%20a.png?download=1', 'left/7 a.png'),
+        ('file:///C:/x/7.png', '7.png'),
         ('7', 'left/7.img'),
         ('007', '7.v2'),
         ('Pr\u00fcf', unicodedata.normalize('NFD', 'Pr\u00fcf.png')),
@@ -99,7 +104,57 @@ def test_the_column_of_files_says_which_image_is_meant():
 
     assert column('2.png', '1.png') == 'filename'
     assert column('a/2.dcm', '', '9.png', header='Image path') == 'Image path'
-    assert column('2', '1') is None  # no names of files
+    assert column('2', '1') == 'filename'
+    assert column('2', '1', header='image') is None  # a number, and no name of a file
     assert column('8.png', '9.png') is None  # they are called otherwise here
     assert column('2.png', '1.png', header='note') is None
     assert column('2.png', '1.png', id_column='filename') is None
+
+
+def contradicting(*rows, files=('a101.png', 'b.png')):
+    entries = [Entry(path, bytes, pathlib.Path(path)) for path in files]
+    labels = [Label(name, months, male) for name, months, male in rows]
+    problems = Problems('skip')
+    pairs = matching.pair(labels, entries, 't.csv', 'images', problems)
+    return {label.id for label, _ in pairs}, ' '.join(problems.lines())
+
+
+def test_of_rows_that_contradict_each_other_none_is_taken():
+    both = [('a101', 120.0, True), ('a101.png', 120.0, False), ('b', 9.0, True)]
+    ids, notes = contradicting(*both)
+    assert ids == {'b'} and "2 (a101 in a101.png: 'a101', 'a101.png' say different things" in notes
+    ids, notes = contradicting(('a101', 120.0, True), ('a101.png', 120.0, None), ('b', 9.0, True))
+    assert ids == {'a101', 'b'} and "1 (a101.png in a101.png: is the image of 'a101' alr" in notes
+    ids, notes = contradicting(('a101', 120.0, True), ('A101.PNG', 60.0, True), ('b', 9.0, True))
+    assert ids == {'a101', 'b'}
+    assert "1 (A101.PNG in a101.png: is the image of 'a101', of which that row says som" in notes
+
+
+@pytest.mark.parametrize(
+    'table, column',
+    [
+        ({'id': '1', 'file': '101'}, 'file'),  # 1 is a number of the row, whatever 1.png is
+        ({'id': '1', 'name': '101.PNG'}, 'name'),
+        ({'id': '1', 'Dateiname': 'x\\101.png'}, 'Dateiname'),
+        ({'id': '1', 'name': '101'}, None),
+        ({'id': '1', 'file': '7'}, None),
+        ({'id': '1', 'other hand': '101.png'}, None),
+    ],
+)
+def test_a_column_of_files_counts_with_and_without_endings(table, column):
+    entries = [Entry(path, bytes, pathlib.Path(path)) for path in ('1.png', '101.png')]
+    assert matching.file_column([table], 'id', entries) == column
+
+
+def test_of_two_columns_of_ids_none_is_guessed():
+    entries = [Entry(path, bytes, pathlib.Path(path)) for path in ('1.png', '2.png', '101.png')]
+
+    def refuse(*cells, header='image id'):
+        rows = [{'id': str(i), header: cell} for i, cell in enumerate(cells, 1)]
+        matching.refuse_other_ids(rows, 'id', entries, 't.csv')
+
+    with pytest.raises(DataError, match="'id' names 2 of 3 images and 'image id' 2; name the col"):
+        refuse('2', '101')
+    refuse('1', '2.png')
+    refuse('9', '101')
+    refuse('101', '2', header='patient')

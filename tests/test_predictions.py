@@ -110,3 +110,29 @@ def test_columns_tell_it_where_nothing_else_does(tmp_path):
     assert predictions.kind_of(tmp_path) == 'segmentation'
     (tmp_path / 'predictions.csv').write_text(AGES)
     assert predictions.kind_of(tmp_path) == 'age'
+
+
+@pytest.mark.parametrize(
+    'text, found',
+    [
+        (AGES.replace('20,19', '20,5,19,2'), 'line 3: more cells than columns; is a comma part'),
+        (AGES.replace('upper\n', 'age\n'), 'column age occurs twice'),
+        (AGES + 'b,holdout,M,90,19,16,22\n', 'line 5: image b is in line 3 too'),
+        (AGES.replace('b,hold', '"b,hold'), 'damaged, or no CSV'),
+        (AGES.replace('20,19', '2_0,19'), 'line 3: cannot read'),
+    ],
+)
+def test_what_another_program_made_of_it_is_refused(text, found, tmp_path):
+    path = tmp_path / 'predictions.csv'
+    path.write_text(text)
+    with pytest.raises(UserError, match=found):
+        predictions.read(path)
+
+
+def test_an_image_may_be_in_two_splits_and_a_status_in_any_case(tmp_path):
+    path = tmp_path / 'predictions.csv'
+    rows = 'a, validation,M,1,1,ok\na,holdout,M,2,2,OK\nb,holdout,M,3,3,Refused\n'
+    path.write_text('id,split,male,age,prediction,status\n' + rows)
+    table = predictions.read(path)
+    assert predictions.splits(table) == ['validation', 'holdout']
+    assert table['age'].tolist() == [1.0, 2.0]

@@ -191,3 +191,11 @@ def test_a_run_shows_the_interval_of_its_worst_images(tmp_path):
     assert one.kind == ensemble.TASK.kind == 'age'
     with (workdir / 'predictions.csv').open(newline='') as file:
         assert 'lower' not in csv.DictReader(file).fieldnames  # so they are the page's own
+
+
+def test_a_table_whose_cells_were_moved_is_refused(tmp_path):
+    path = tmp_path / 'ages.csv'
+    moved = ROWS[0].replace('120.0', '120,5')
+    path.write_text('\n'.join([HEADER, moved, '']))
+    with pytest.raises(UserError, match='ages.csv, line 2: more cells than columns'):
+        collect.find([path])

@@ -95,3 +95,20 @@ def test_values_that_say_nothing_are_left_out():
     assert told == {'m': True, 'f': False}
     assert sexes.meanings('sex', ['F', 'N'], 'ages.csv') == {'f': False}
     assert sexes.meanings('Geschlecht', ['M', 'W', 'D'], 'ages.csv') == {'m': True, 'w': False}
+
+
+def test_a_legend_says_what_codes_mean():
+    told = sexes.meanings('sex', ['1', '2'], 'ages.csv', ['1 = male, 2 = female', 'note: none'])
+    assert told == {'1': True, '2': False}
+    told = sexes.meanings('sex', ['M', 'F', ''], 'ages.csv', ['F = male; M = female (Mujer)'])
+    assert told == {'m': False, 'f': True}
+    told = sexes.meanings('sex', ['1', '2', '1=female', '2=male'], 'ages.csv')
+    assert told['1'] is told['1=female'] is False and told['2'] is True
+    with pytest.raises(DataError, match="'0: girl' contradicts what else the table says of 0"):
+        sexes.meanings('sex (0=male, 1=female)', ['0', '1'], 'ages.csv', ['0: girl'])
+
+
+def test_words_decide_what_letters_beside_them_mean():
+    values = ['M', 'F', 'boy', 'girl', '\N{MALE SIGN}\ufe0f']
+    told = sexes.meanings('sex', values, 'ages.csv')
+    assert {value for value, male in told.items() if male} == {'m', 'boy', '\N{MALE SIGN}'}

@@ -1,5 +1,6 @@
 """Tables are read as they are written: any coding, any delimiter, any program's xlsx."""
 
+import gzip
 import io
 import re
 import zipfile
@@ -107,6 +108,14 @@ def workbook(stated=None, damage=False):
     return out.getvalue()
 
 
+def packed(**members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize('stated', [None, 'A1', 'A1:B3', 'A1:A2'])
 def test_all_rows_of_a_sheet_whatever_range_it_states(stated):
     rows = read_table(workbook(stated), 'ages.xlsx')
@@ -124,6 +133,16 @@ def test_all_rows_of_a_sheet_whatever_range_it_states(stated):
         (b'\xd0\xcf\x11\xe0' + bytes(99), r"Excel's old format \(.xls\)"),
         (bytes(200), 'not a text file'),
         (b'\xff\xfea', 'not whole UTF-16'),
+        (
+            b'\xd0\xcf\x11\xe0' + 'EncryptedPackage'.encode('utf-16-le'),
+            'locked with a password',
+        ),
+        (gzip.compress(b'id,male\n1,M\n'), 'packed by gzip; unpack it'),
+        (b'PAR1' + bytes(20), 'a Parquet file'),
+        (b'<html><table><tr><td>id</td></tr></table>', 'a web page or XML, whatever its name'),
+        (b'[{"id": 1}]', 'JSON; save it as CSV'),
+        (packed(mimetype=b'application/vnd.oasis.opendocument.spreadsheet'), 'an OpenDocument'),
+        (packed(labels=b'id,male'), r'a zip and no xlsx \(it holds labels\)'),
     ],
 )
 def test_what_is_no_table_is_named(data, found):
@@ -143,3 +162,59 @@ def test_a_deflate_stream_that_is_none_is_named():
     spoiled[start : start + 8] = b'\xff' * 8
     with pytest.raises(DataError, match='not a readable xlsx'):
         read_table(bytes(spoiled), 'ages.xlsx')
+
+
+def test_a_quotation_mark_hides_no_rows():
+    head = 'id,male,note\n101,M,'
+    for text in ('"left\n102,F,\n103,M,\n', '"left\n102,F,\n103,M,"right"\n104,F,\n'):
+        with pytest.raises(DataError, match=r'a.csv: not a readable CSV: .* \(row 2, up to line 4'):
+            read_table((head + text).encode(), 'a.csv')
+    with pytest.raises(DataError, match='a.csv, row 2: one cell holds 2 lines that look like rows'):
+        read_table((head + '"left\n102,F,5"\n103,M,\n').encode(), 'a.csv')
+    rows = read_table((head + '"left,\nthen, right"\n').encode(), 'a.csv')
+    assert rows[0]['note'] == 'left,\nthen, right'
+    assert read_table(b'id, "male"\n"101", "M"\n', 'a.csv') == [{'id': '101', 'male': 'M'}]
+
+
+def test_what_stands_above_the_header_is_no_header():
+    text = '# export of May\nid,male\n101,M\n'
+    for data in (text.encode(), text.replace('May', 'May,').encode()):
+        with pytest.raises(DataError, match="the first row is '# export of May' alone, and row 2"):
+            read_table(data, 'a.csv')
+
+
+def test_a_second_header_is_refused():
+    rows = [['id', 'male', 'age'], [101, 'M', 96], ['id', 'age', 'chronological'], [102, 90, 80]]
+    with pytest.raises(DataError, match=r'a.xlsx, row 3: another header \(id, age, chron'):
+        read_table(sheets(Ages=rows), 'a.xlsx')
+    again = read_table(b'id,male\n101,M\nid,male\n102,F\n', 'a.csv')
+    assert len(again) == 3  # the header once more is a row that no reader can mistake
+
+
+def test_merged_cells_all_have_their_text_and_hidden_rows_are_counted():
+    book = openpyxl.Workbook()
+    for row in (['file', 'sex'], ['1.png', 'M'], ['2.png', None], ['3.png', 'F'], ['4.png', None]):
+        book.active.append(row)
+    book.active.merge_cells('B2:B3')
+    book.active.merge_cells('B4:B5')
+    book.active.row_dimensions[5].hidden = True
+    file = io.BytesIO()
+    book.save(file)
+    rows = read_table(file.getvalue(), 'a.xlsx')
+    assert [row['sex'] for row in rows] == ['M', 'M', 'F', 'F']
+    assert rows.note == '1 hidden rows are read too'
+
+
+def test_a_name_over_several_columns_is_that_of_all_that_hold_anything():
+    book = openpyxl.Workbook()
+    for row in (['id', 'age', None, 'note', None], [101, 90, 92, 'seen', None]):
+        book.active.append(row)
+    book.active.merge_cells('D1:E1')
+    file = io.BytesIO()
+    book.save(file)
+    assert read_table(file.getvalue(), 'a.xlsx')[0]['note'] == 'seen'
+    book.active.merge_cells('B1:C1')
+    file = io.BytesIO()
+    book.save(file)
+    with pytest.raises(DataError, match='column age occurs twice'):
+        read_table(file.getvalue(), 'a.xlsx')

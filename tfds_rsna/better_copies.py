@@ -67,13 +67,21 @@ def read_sizes(path: pathlib.Path) -> dict[str, tuple[int, int]]:
     sizes = {}
     for number, row in enumerate(rows, start=2):
         name = row['id']
+        if not name:
+            raise DataError(f'{path}, row {number}: no id')
         if name in sizes:
             raise DataError(f'{path}, row {number}: image {name} stands there twice')
         try:
-            size = (int(row['width']), int(row['height']))
+            size = (_pixels(row['width']), _pixels(row['height']))
         except ValueError as error:
             raise DataError(f'{path}, row {number}: {error}') from error
         if min(size) < 1:
             raise DataError(f'{path}, row {number}: a size of {size[0]}x{size[1]} pixels')
         sizes[name] = size
     return sizes
+
+
+def _pixels(text: str) -> int:
+    if '_' in text:  # Python's own way to group digits
+        raise ValueError(f'{text!r} is no whole number')
+    return int(text)

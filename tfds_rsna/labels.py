@@ -3,9 +3,19 @@
 import dataclasses
 import math
 import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from tfds_rsna import sexes, whole_month_labels
-from tfds_rsna.columns import Columns, find_columns, unit_of
+from tfds_rsna.columns import (
+    Columns,
+    find_columns,
+    girls_column,
+    has_two_units,
+    other_unit,
+    unit_column,
+    unit_in,
+    unit_of,
+)
 from tfds_rsna.problems import DataError, Problems, duplicates
 from tfds_rsna.table_files import read_table
 
@@ -59,7 +69,7 @@ def parse(
         name: the table's file, for messages.
         problems: takes rows without an id, ids that occur more than once (all of them are dropped:
             nothing says which is right), ages that are no numbers or outside `MONTHS`, and sexes
-            that cannot be told.
+            that cannot be told. A row of units below the header is none.
         partial: a row may lack its age or its sex, which is None then. One that cannot be read is
             a problem and None, too; otherwise such a row is dropped.
         male: the sex of the rows whose sex is empty, and of all where there is no such column.
@@ -69,7 +79,9 @@ def parse(
 
     Raises:
         DataError: a column is missing (the message lists those that are there), the sexes cannot
-            be told (`sexes.meanings`), or the ages are the wrong labels of RSNA's test images.
+            be told (`sexes.meanings`), a row says otherwise what its letters mean or is the title
+            of others, the header has a second row, or the ages are the wrong labels of RSNA's test
+            images.
     """
     missing = [column for column in columns.named.values() if column not in rows[0]]
     if missing:
@@ -80,13 +92,19 @@ def parse(
             'image_column, group_column and source_column; of a table of one sex without such a '
             'column, data.image_folder.sex=male or female'
         )
+    _refuse_second_header(rows[0], columns, name)
+    _refuse_sections(rows, columns, name)
     told = {}
     if columns.male:
-        told = sexes.meanings(columns.male, (row[columns.male] for row in rows), name)
+        values = (row[columns.male] for row in rows)
+        told = sexes.meanings(columns.male, values, name, _legend(rows, columns))
+    girls = girls_column(rows[0], columns.male)
     ids = _ids([row[columns.id] for row in rows])
     twice = duplicates(filter(None, ids))
     labels = []
     for line, (row, image) in enumerate(zip(rows, ids), start=2):
+        if row is rows[0] and _row_unit(row, columns):
+            continue
         if not image:
             problems.add('row without an id', '', name, f'row {line}')
             continue
@@ -95,6 +113,10 @@ def parse(
             continue
         months, bad_age = _age(row, columns, partial)
         sex, bad_sex = _sex(row, columns, told, male, partial)
+        if sex is not None and girls and _answer(row[girls]) is sex:
+            both = f'{row[columns.male]!r} in {columns.male!r} and {row[girls]!r} in {girls!r}'
+            bad_sex = ('sex that cannot be told', both)
+            sex = None
         bad = [found for found in (bad_age, bad_sex) if found]
         for kind, reason in bad if partial else bad[:1]:
             problems.add(kind, image, name, reason)
@@ -102,6 +124,57 @@ def parse(
             labels.append(_label(row, image, columns, months, sex))
     _refuse_wrong_labels(labels, name)
     return labels
+
+
+def _row_unit(row: dict[str, str], columns: Columns) -> str | None:
+    """The unit that a row of units below the header gives the ages, None of any other row."""
+    return unit_in(row[columns.months]) if columns.months else None
+
+
+def _refuse_second_header(row: dict[str, str], columns: Columns, name: str) -> None:
+    """DataError for a first row that has words in place of an age, and no id."""
+    text = row[columns.months] if columns.months else ''
+    if row[columns.id] or not re.search(r'[^\W\d_]', text) or _row_unit(row, columns):
+        return
+    shown = ', '.join(map(repr, filter(None, row.values())))
+    raise DataError(
+        f'{name}: below the header stands no row but {shown}: a second row of the header? Give '
+        'each column one name, in the first row'
+    )
+
+
+def _refuse_sections(rows: list[dict[str, str]], columns: Columns, name: str) -> None:
+    """DataError where a row says no more than the sex of all rows below it."""
+    for row in rows:
+        filled = list(filter(None, row.values()))
+        if (
+            len(filled) == 1
+            and sexes.is_word(filled[0])
+            and not (columns.male and row[columns.male])
+        ):
+            raise DataError(
+                f'{name}: a row holds {filled[0]!r} alone, as a title of the rows below it. Give '
+                'the sex of each image in its own row'
+            )
+
+
+def _legend(rows: list[dict[str, str]], columns: Columns) -> list[str]:
+    """The texts that may say what the codes of the sexes mean: remarks below or above the rows."""
+    texts = []
+    for row in rows:
+        if not row[columns.male]:
+            texts += filter(None, row.values())
+        elif not row[columns.id]:
+            texts.append(row[columns.male])
+    return texts
+
+
+def _answer(text: str) -> bool | None:
+    """What a cell of yes or no says, None of any other."""
+    value = sexes.normal(text)
+    if value in ('1', 'true', 'yes', 'y', 'x'):
+        return True
+    return False if value in ('0', 'false', 'no', 'n', '') else None
 
 
 def _ids(cells: list[str]) -> list[str]:
@@ -120,6 +193,9 @@ def _age(
     if partial and not text:
         return None, None
     months = _months(text, columns.per_year)
+    if months is None and text.startswith('='):
+        advice = 'a formula without its value; open the table in a spreadsheet and save it'
+        return None, ('age that is no number', f'{text!r}, {advice}')
     if months is None:
         return None, ('age that is no number', f'{text!r}')
     if not MONTHS[0] <= months <= MONTHS[1]:
@@ -179,29 +255,37 @@ def _refuse_wrong_labels(labels: list[Label], name: str) -> None:
         whole_month_labels.refuse(by_image, name)
 
 
-def check_unit(labels: list[Label], columns: Columns, name: str) -> list[str]:
+def check_unit(
+    labels: list[Label], columns: Columns, name: str, rows: Sequence[Mapping[str, str]] = ()
+) -> list[str]:
     """Refuses ages in another unit than they are read in, as far as that can be seen.
 
-    A header that says its unit is believed.
+    A header that says its unit is believed; so are, in `rows`, a row of units below the header and
+    a column of units.
 
     Returns:
         A line where ages look like years and are read as months all the same: few of them, or
         among others that do not.
 
     Raises:
-        DataError: the header says another unit; or the ages are called months and look like years:
+        DataError: the table says another unit, or several; or the ages are called months and look
+            like years:
             no age reaches 25 and some have fractions, or of five and more nine in ten are 20 or
             below.
     """
     if not columns.months:
         return []
     read_as = 'months' if columns.per_year == 1 else 'years'
-    stated = unit_of(columns.months)
-    if stated and stated != read_as:
-        raise DataError(
-            f'{name}: column {columns.months!r} says that its ages are in {stated}, and they would '
-            f'be read as {read_as}. {_unit_advice(stated)}'
-        )
+    _refuse_two_columns(columns, name, rows)
+    _refuse_unnamed(columns, name, rows)
+    stated = ''
+    for where, unit in _stated_units(columns, name, rows):
+        if unit != read_as:
+            raise DataError(
+                f'{name}: {where} says that its ages are in {unit}, and they would be read as '
+                f'{read_as}. {_unit_advice(unit)}'
+            )
+        stated = unit
     ages = [label.months for label in labels if label.months is not None]
     if stated or read_as == 'years' or not ages:
         return []
@@ -221,6 +305,67 @@ def check_unit(labels: list[Label], columns: Columns, name: str) -> list[str]:
     if young >= _MANY * len(ages):
         return [f'{seen} and look like years; they are read as months. {advice}']
     return []
+
+
+def _refuse_two_columns(columns: Columns, name: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """DataError where the age is years and months together, in one column or in two."""
+    advice = 'Give it in one column, in months or in years'
+    if has_two_units(columns.months):
+        raise DataError(
+            f'{name}: column {columns.months!r} says that an age is years and months together, '
+            f'which no number tells. {advice}'
+        )
+    pair = other_unit(rows[0], columns.months) if rows else None
+    if pair is None:
+        return
+    ages = [[_months(row[column], 1) for column in pair] for row in rows]
+    known = [(years, months) for years, months in ages if None not in (years, months)]
+    differ = any(years >= 1 and abs(12 * years - months) > 1 for years, months in known)
+    if differ and all(months < 12 for _, months in known):
+        raise DataError(
+            f'{name}: an age is in two columns together, {pair[0]!r} and {pair[1]!r} (of which all '
+            f'are below 12). {advice}'
+        )
+
+
+def _refuse_unnamed(columns: Columns, name: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """DataError where a column without a name holds ages too, right behind that of the ages."""
+    header = list(rows[0]) if rows else []
+    if '' not in header or header.index('') != header.index(columns.months) + 1:
+        return
+    numbers = [_months(row[''], columns.per_year) for row in rows]
+    ages = [number for number in numbers if number is not None and 0 < number <= MONTHS[1]]
+    if 2 * len(ages) > len(rows):
+        raise DataError(
+            f'{name}: behind column {columns.months!r} is one without a name that holds ages too '
+            f'({ages[0]:g}, ...): is the name that of both? Give each column its own'
+        )
+
+
+def _stated_units(
+    columns: Columns, name: str, rows: Sequence[Mapping[str, str]]
+) -> Iterator[tuple[str, str]]:
+    """(where, unit) of each place that says in which unit ages are."""
+    unit = unit_of(columns.months)
+    if unit:
+        yield f'column {columns.months!r}', unit
+    if rows and (unit := unit_in(rows[0][columns.months])):
+        yield f'column {columns.months!r}, in the row below the header,', unit
+    column = unit_column(rows[0]) if rows else None
+    if column is None or column in columns.named.values():
+        return
+    cells = {row[column] for row in rows if row[column] and row[columns.months]}
+    found = {cell: unit_in(cell) for cell in cells}
+    known = set(filter(None, found.values()))
+    unknown = sorted(cell for cell, unit in found.items() if not unit)
+    if not known or (unknown and all(len(cell) == 1 for cell in cells)):
+        return  # the wards of a hospital are units too
+    if len(known) > 1 or unknown:
+        raise DataError(
+            f'{name}: column {column!r} has {", ".join(sorted(cells))}: ages of several units '
+            'cannot be read. Give them all in months, or all in years'
+        )
+    yield f'column {column!r}', known.pop()
 
 
 def _unit_advice(unit: str) -> str:

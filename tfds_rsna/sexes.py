@@ -8,7 +8,7 @@ Mädchen). Numbers and answers (1 and 0, yes and no) mean what the header says: 
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tfds_rsna.problems import DataError
 
@@ -56,6 +56,8 @@ _PAIRS = (
 # Letters that mean the same in every pair that has them.
 _ALONE = {'f': False, 'w': False, 'b': True, 'ж': False, 'м': True}
 _ENGLISH = {'sex', 'gender', 'male', 'boy', 'man', 'm'}
+# A code and its meaning, as in `F = female`.
+_DEFINITION = re.compile(r'(?<!\w)([^\W_])\s*[=:]\s*["\']?([^\W\d_]{2,})')
 _YES = {'true', 't', 'yes', 'y', 'ja', 'si', 'sí', 'oui', 'wahr', 'vrai', 'verdadero', 'vero'}
 _NO = {'false', 'no', 'nein', 'non', 'falsch', 'faux', 'falso', 'onwaar'}
 _YES |= {'waar', 'sim', 'tak', 'да', '是', 'はい', 'verdadeiro', 'истина'}
@@ -85,7 +87,9 @@ for _word, _male in list(_NAMED.items()):
 _BOYS = {'ismale', 'isboy', *_MALE_WORDS.split()}
 
 
-def meanings(header: str, values: Iterable[str], table: str) -> dict[str, bool]:
+def meanings(
+    header: str, values: Iterable[str], table: str, legend: Iterable[str] = ()
+) -> dict[str, bool]:
     """{value in `normal` form: whether it is male} of the values of a column that can be told.
 
     Values that nothing explains are left out: '?', 'unknown', 'x'.
@@ -94,11 +98,14 @@ def meanings(header: str, values: Iterable[str], table: str) -> dict[str, bool]:
         header: of the column.
         values: of all its rows.
         table: the file, for messages.
+        legend: other texts of the table that may say what a code means: `F = male`, `1: girl`.
 
     Raises:
         DataError: numbers or answers under a header that does not say whom they mean, letters that
-            mean a boy in one language and a girl in another, or that contradict the words beside.
+            mean a boy in one language and a girl in another, or that contradict the words beside,
+            or codes that two places give different meanings.
     """
+    values = list(values)
     found = {normal(value) for value in values} - {''}
     known = {value: male for value in found if (male := _worded(value)) is not None}
     letters = {value for value in found if len(value) == 1 and value.isalpha()} - set(known)
@@ -108,7 +115,7 @@ def meanings(header: str, values: Iterable[str], table: str) -> dict[str, bool]:
     elif letters and letters <= {'t', 'y', 'n', 'f'} and letters & {'t', 'y'}:
         answers |= letters  # t and f, y and n
     letters -= answers
-    stated = _stated(header)
+    stated = _with_legend(_stated(header), [*values, *legend], header, table)
     if answers:
         known |= _answers(header, answers, stated, table)
     if letters:
@@ -116,11 +123,40 @@ def meanings(header: str, values: Iterable[str], table: str) -> dict[str, bool]:
     return known
 
 
+def _with_legend(
+    stated: dict[str, bool], texts: Iterable[str], header: str, table: str
+) -> dict[str, bool]:
+    """`stated` with the codes that `texts` define, as in `1 = male, 2 = female`."""
+    stated = dict(stated)
+    for text in {text for text in texts if '=' in text or ':' in text}:
+        for code, word in _DEFINITION.findall(unicodedata.normalize('NFC', text).casefold()):
+            male = _NAMED.get(word)
+            if male is not None and stated.setdefault(code, male) != male:
+                raise DataError(
+                    f'{table}: {text!r} contradicts what else the table says of {code.upper()} in '
+                    f'column {header!r}. Write male and female'
+                )
+    return stated
+
+
+def is_word(text: str) -> bool:
+    """Whether a text is a word for boys or girls and nothing else: `Boys`, `Girls (n=12):`."""
+    word = normal(re.sub(r'\(.*?\)', '', text).strip(' :'))
+    return len(word) > 1 and word in _NAMED
+
+
 def normal(value: str) -> str:
     """A value as it is compared: small letters, one form of accents and of digits, 1.0 as 1, no
     full stop.
     """
-    text = unicodedata.normalize('NFKC', value).strip().strip('\'"').casefold().rstrip('.')
+    text = (
+        unicodedata.normalize('NFKC', value)
+        .strip('\ufe0e\ufe0f')
+        .strip()
+        .strip('\'"')
+        .casefold()
+        .rstrip('.')
+    )
     return re.sub(r'^\+?0*(\d+)([.,]0+)?$', r'\1', text)
 
 
@@ -146,6 +182,8 @@ def _letters(header, letters, known, stated, table):
     in_header = {word for word in _tokens(header) if len(word) == 1 and word.isalpha()}
     beside = initials.keys() | (in_header if len(in_header) > 1 else set())
     told = _by_pairs(letters | beside)
+    if told is None:  # the words decide: beside `girl`, G is no garçon
+        told = _by_pairs(letters | beside, initials)
     if told == {}:
         told = _alone(header, letters)
     if told is None:
@@ -171,11 +209,17 @@ def _example(letters):
     return text + (f'{others[0].upper()}=female)' if others else 'the other=female)')
 
 
-def _by_pairs(letters: set[str]) -> dict[str, bool] | None:
-    """The meanings of the letters that the pairs among them give; None where these differ."""
+def _by_pairs(letters: set[str], known: Mapping[str, bool] | None = None) -> dict[str, bool] | None:
+    """The meanings of the letters that the pairs among them give; None where these differ.
+
+    Pairs that say otherwise of a letter that is `known` do not count.
+    """
+    known = known or {}
     told: dict[str, bool] = {}
     for boy, girl in _PAIRS:
         if boy not in letters or girl not in letters:
+            continue
+        if not known.get(boy, True) or known.get(girl, False):
             continue
         if not told.setdefault(boy, True) or told.setdefault(girl, False):
             return None

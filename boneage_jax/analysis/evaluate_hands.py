@@ -58,7 +58,9 @@ def evaluate_hands(
     known = _truth(truth, data_dir)
     wanted = set(known.names)
     if ids:
-        wanted &= records.read_ids(ids, data_dir, '--ids')
+        named = records.read_ids(ids, data_dir, '--ids')
+        wanted &= named
+        log.info(f'--ids: {len(wanted):,} of its {len(named):,} ids are annotated.')
     seen = []
     for step in steps:
         if 'run' in step.options:

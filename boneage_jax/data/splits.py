@@ -158,6 +158,11 @@ def _named_holdout(train, holdout_ids):
             f'data.holdout_ids: none of its {len(holdout_ids)} ids (first: {few}) is among the '
             f'{len(named)} training images (first: {", ".join(train["ids"][:3])})'
         )
+    if named.sum() < len(holdout_ids):
+        log.info(
+            f'data.holdout_ids: {named.sum():,} of its {len(holdout_ids):,} ids are training '
+            'images of the source; the others are passed over.'
+        )
     return named
 
 

@@ -19,6 +19,7 @@ from boneage_jax.runs import workdir as workdir_lib
 from boneage_jax.runtime import files, log
 from tfds_rsna import whole_month_labels
 from tfds_rsna.errors import UserError
+from tfds_rsna.labels import MONTHS
 
 _NEEDED = ('id', 'male', 'age', 'prediction')
 _COLUMNS = ('id', 'male', 'age', 'before', 'after')
@@ -117,7 +118,8 @@ def read(path: pathlib.Path, split: str) -> dict[str, np.ndarray]:
     """The images of a CSV whose age and sex are known: `id`, `male`, `age`, `prediction`, `[N]`.
 
     Of a CSV with a column `split` only the images of `split` count. Raises UserError where columns
-    are missing, no image has an age, or the images are of a split that is reported.
+    are missing, no image has an age, ages are outside of childhood or in years, or the images are
+    of a split that is reported.
     """
     path = pathlib.Path(path)
     try:
@@ -139,9 +141,30 @@ def read(path: pathlib.Path, split: str) -> dict[str, np.ndarray]:
                 f'{path}: no image of the split {split}; it has {", ".join(found)} (--split)'
             )
         images = predictions_lib.of_split(images, split)
+    _require_months(images['age'], images['prediction'], path)
     ages = dict(zip(images['id'].tolist(), images['age'].tolist()))
     whole_month_labels.refuse(ages, str(path))
     return images
+
+
+def _require_months(age, prediction, path):
+    """Refuses ages `[N]` that no child has in months, or that are predictions `[N]` in years."""
+    low, high = MONTHS
+    outside = age[(age < low) | (age > high)]
+    if len(outside):
+        raise UserError(
+            f'{path}: {len(outside)} of {len(age)} ages are outside of {low:g} to {high:g} months, '
+            f'the first: {outside[0]:g}; give the column age in months, and leave out the images '
+            'whose age is not known'
+        )
+    error = np.abs(age - prediction).mean()
+    in_years = np.abs(12 * age - prediction).mean()
+    if in_years < error / 2 and age.max() < high / 10:
+        raise UserError(
+            f'{path}: the ages ({age.min():g} to {age.max():g}) look like years beside predictions '
+            f'in months: 12 times the age is {in_years:.1f} months off on average, the age itself '
+            f'{error:.1f}. Give the column age in months'
+        )
 
 
 def _write_images(path, images, after):

@@ -25,7 +25,8 @@ def write(place: pathlib.Path, output: pathlib.Path, *, overwrite: bool = False)
         overwrite: replace an output that exists.
 
     Returns:
-        The rows of `output`, `COLUMNS`; `flags` joined by ';', the reason among them.
+        The rows of `output`, `COLUMNS`; `flags` joined by ';', the reason among them. What could
+        not be looked into, such as a damaged zip, has a row too.
 
     Raises:
         UserError: there are no images, the networks are not shipped, or `output` exists.
@@ -38,12 +39,18 @@ def write(place: pathlib.Path, output: pathlib.Path, *, overwrite: bool = False)
         raise UserError(f'the networks of hands are not there; shipped are: {shipped.listed()}')
     rows = []
     with Archive(tolerant=True) as archive:
-        listed, _ = listing.listing(archive, place)
+        listed, lines = listing.listing(archive, place)
+        for line in lines:
+            log.info(line)
+        for path, reason in archive.failures.items():
+            row = {'id': '', 'file': path, 'score': '', 'status': predictions.UNREADABLE}
+            rows.append(row | {'flags': reason})
+            log.info(reason)
         for start in range(0, len(listed), _BATCH):
             rows += _judged(listed[start : start + _BATCH], check)
-    lines = [[row[name] for name in COLUMNS] for row in rows]
+    cells = [[row[name] for name in COLUMNS] for row in rows]
     output.parent.mkdir(parents=True, exist_ok=True)
-    files.write_table(output, list(COLUMNS), lines)
+    files.write_table(output, list(COLUMNS), cells)
     counts = Counter(row['status'] for row in rows)
     told = ', '.join(f'{count:,} {status}' for status, count in counts.items())
     log.info(f'{len(rows):,} images: {told}: {output}')

@@ -1,5 +1,6 @@
 """The picture of a predicted image: its age as caption, its parts, relation or attention maps."""
 
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -30,8 +31,8 @@ def name_pictures(
         for number, (image, path) in enumerate(paths.items()):
             paths[image] = path.with_stem(f'{path.stem}_{number}')
 
-    sources = {file.entry.file.resolve() for file in listed}
-    own = [path for path in paths.values() if path.resolve() in sources]
+    sources = {os.path.realpath(file.entry.file) for file in listed}
+    own = [path for path in paths.values() if os.path.realpath(path) in sources]
     if own:
         raise UserError(f'{own[0]} is an image that is read; give another folder to --overlays')
     existing = [path for path in paths.values() if path.exists()]

@@ -283,7 +283,7 @@ def _look(folder, depth, found, seen):
 
 def _look_at_table(path, found, seen, given=False):
     """Adds a table of `predict`; another CSV is passed over, or refused where it was `given`."""
-    place = path.resolve()
+    place = pathlib.Path(os.path.realpath(path))  # of a link to itself too
     if place in seen:
         return
     seen.add(place)
@@ -316,12 +316,24 @@ def _look_at_table(path, found, seen, given=False):
 
 
 def _lines(path):
-    """(columns, lines as dicts) of a CSV; no lines where it is no table of `predict`."""
+    """(columns, lines as dicts) of a CSV; no lines where it is no table of `predict`.
+
+    UserError where such a table has a line with more cells than columns.
+    """
     with path.open(newline='', encoding='utf-8-sig') as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)
         columns = reader.fieldnames or []
-        known = set(columns) >= _PREDICTED or ','.join(columns) == REJECTED_HEADER
-        return columns, list(reader) if known else []
+        if not set(columns) >= _PREDICTED and ','.join(columns) != REJECTED_HEADER:
+            return columns, []
+        lines = []
+        for line in reader:
+            if any(cell.strip() for cell in line.pop(None, ())):
+                raise UserError(
+                    f'{path}, line {reader.line_num}: more cells than columns; is a comma part of '
+                    'a number there? Decimals are written with a point'
+                )
+            lines.append(line)
+        return columns, lines
 
 
 def _run(folder):

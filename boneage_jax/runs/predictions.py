@@ -17,6 +17,7 @@ import numpy as np
 from boneage_jax.runtime import log
 from tfds_rsna import sexes
 from tfds_rsna.errors import UserError
+from tfds_rsna.problems import duplicates
 
 COLUMNS = ('id', 'split', 'male', 'age', 'prediction')  # of a run that predicts ages
 _TEXTS = ('id', 'split', 'status', 'flags')
@@ -61,24 +62,27 @@ def read(path, required=COLUMNS, *, skip_incomplete=False) -> dict[str, np.ndarr
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it is empty, lacks columns or holds something unreadable; the message names file
-            and line.
+        UserError: it is empty, lacks columns, has one twice, a row with more cells than columns or
+            an image twice in a split, or holds something unreadable; the message names file and
+            line.
     """
     path = pathlib.Path(path)
     try:
         with path.open(newline='', encoding='utf-8-sig') as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             found = reader.fieldnames or []
             numbered = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path}: damaged, or no CSV in UTF-8 ({error})') from error
     _require_columns(path, required, found)
+    _refuse_spare_cells(path, numbered)
     numbered = _predicted(path, numbered)
     if skip_incomplete:
         male = _meanings(path, numbered) if 'male' in required else {}
         numbered = [(line, row) for line, row in numbered if _is_complete(row, required, male)]
     if not numbered:
         raise UserError(f'{path} holds no predictions; was the run evaluated?')
+    _refuse_twice(path, numbered)
 
     table = {}
     for name in found:
@@ -96,7 +100,7 @@ def _predicted(path, numbered):
     """The rows of images that were predicted; says how many were not."""
     kept = []
     for line, row in numbered:
-        if (row.get('status') or '').strip() not in _UNPREDICTED:
+        if (row.get('status') or '').strip().casefold() not in _UNPREDICTED:
             kept.append((line, row))
     if len(kept) < len(numbered):
         log.info(
@@ -112,8 +116,34 @@ def _require_columns(path, required, found):
         plural = 's' if len(missing) > 1 else ''
         raise UserError(
             f'{path}: column{plural} {", ".join(missing)} missing; found '
-            f'{", ".join(found) or "nothing"}. It needs {",".join(required)}.'
+            f'{", ".join(found) or "nothing"}. It needs {",".join(required)}, with commas between.'
         )
+    twice = duplicates(found)
+    if twice:
+        raise UserError(f'{path}: column {", ".join(sorted(twice))} occurs twice; leave one out')
+
+
+def _refuse_spare_cells(path, numbered):
+    """A row with more cells than columns: a comma in a number has moved what is behind it."""
+    for line, row in numbered:
+        if any(cell.strip() for cell in row.pop(None, ())):
+            raise UserError(
+                f'{path}, line {line}: more cells than columns; is a comma part of a number there? '
+                'Decimals are written with a point'
+            )
+
+
+def _refuse_twice(path, numbered):
+    seen = {}
+    for line, row in numbered:
+        image = (row.get('id'), row.get('split'))
+        if image in seen:
+            raise UserError(
+                f'{path}, line {line}: image {row["id"]} is in line {seen[image]} too; leave one '
+                'of them out'
+            )
+        if row.get('id'):
+            seen[image] = line
 
 
 def _meanings(path, numbered):
@@ -143,12 +173,12 @@ def _column(path, name, numbered):
 
 def _value(name, text, male):
     if name in _TEXTS:
-        return text
+        return text.strip() if name == 'split' else text
     if name == 'male':
         return male[sexes.normal(text)]
     if name in _DOUBTFUL:
         return number_or_nan(text)
-    number = float(text)
+    number = math.nan if '_' in text else float(text)  # Python's own way to group digits
     if not math.isfinite(number):
         raise UserError('a number that is not finite')
     return number

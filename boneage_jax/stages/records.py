@@ -25,7 +25,7 @@ from boneage_jax.errors import ConfigError, UserError
 from boneage_jax.preprocess import resize
 from boneage_jax.runtime import files, log
 from boneage_jax.stages import cache, plan
-from tfds_rsna import prepared, streamed_builder
+from tfds_rsna import prepared, streamed_builder, table_files
 from tfds_rsna.io import decoding
 from tfds_rsna.parallel import lock, pools
 from tfds_rsna.problems import Problems
@@ -119,10 +119,14 @@ def holdout_ids(data: ml_collections.ConfigDict, data_dir=None) -> frozenset[str
 def read_ids(file: str, data_dir, key: str) -> frozenset[str]:
     """The ids in a file of one id a line; lines that begin with # are comments.
 
-    Raises ConfigError, which names `key`, where there is no such file or no id in it.
+    Raises ConfigError, which names `key`, where there is no such file or no id in it; DataError
+    where it is no text.
     """
     path = plan.find_file(file, data_dir, key)
-    lines = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+    text, note = table_files.decode_text(path.read_bytes(), str(path))
+    if note:
+        log.info(f'{path}: {note}')
+    lines = [line.strip(' \t"') for line in text.splitlines()]
     ids = frozenset(line for line in lines if line and not line.startswith('#'))
     if not ids:
         raise ConfigError(f'{path}: no ids in it; {key} names a file of one id a line')

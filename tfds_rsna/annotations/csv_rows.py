@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfds_rsna.errors import UserError
+from tfds_rsna.problems import duplicates
 
 
 class Row(NamedTuple):
@@ -23,7 +24,7 @@ class Row(NamedTuple):
         for column in columns:
             text = self.cells[column]
             try:
-                value = float(text)
+                value = math.nan if '_' in text else float(text)  # Python's own grouping
             except ValueError:
                 value = math.nan
             if not math.isfinite(value):
@@ -52,13 +53,13 @@ def read(path: str | pathlib.Path, columns: Sequence[str], what: str) -> Iterato
         what: what the file should hold, for messages.
 
     Raises:
-        UserError: a file that is missing, unreadable or empty, lacks a column, or has a row that
-            lacks a cell.
+        UserError: a file that is missing, unreadable or empty, lacks a column or has one twice, or
+            has a row that lacks a cell or has more cells than columns.
     """
     path = pathlib.Path(path)
     try:
         with path.open(newline='', encoding='utf-8-sig') as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             header = reader.fieldnames or ()
             rows = [Row(f'{path}, line {reader.line_num}', cells) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -69,9 +70,17 @@ def read(path: str | pathlib.Path, columns: Sequence[str], what: str) -> Iterato
             f'{path}: no column {", ".join(missing)} (found {", ".join(header) or "nothing"}); '
             f'give the CSV with {what}'
         )
+    twice = duplicates(header)
+    if twice:
+        raise UserError(f'{path}: column {", ".join(sorted(twice))} occurs twice; leave one out')
     if not rows:
         raise UserError(f'{path}: a header and no rows; give the CSV with {what}')
     for row in rows:
+        if any(cell.strip() for cell in row.cells.pop(None, ())):
+            raise UserError(
+                f'{row.where}: more cells than columns; is a comma part of a number there? '
+                'Decimals are written with a point'
+            )
         for column in columns:
             if not (row.cells[column] or '').strip():
                 raise UserError(f'{row.where}: {column} is empty; fill it or leave the row out')

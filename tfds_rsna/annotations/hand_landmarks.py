@@ -13,6 +13,7 @@ from tfds_rsna.errors import UserError
 
 COUNT = 37
 THUMB_TIP, MIDDLE_TIP = 20, 28  # tips of the distal phalanges
+_HEADER = ['id', *(f'{axis}{number}' for number in range(COUNT) for axis in 'xy')]
 BESIDE_CAPITATE = (10, 15)  # the capitate's centre is midway between them
 
 
@@ -23,21 +24,28 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     header `id,x0,y0,...,x36,y36`, or is as its authors give it: no header, the same columns.
 
     Raises:
-        UserError: a file that is missing or holds something else, or an image twice; names file and
-            line.
+        UserError: a file that is missing or holds something else, has these columns in another
+            order, or an image twice; names file and line.
     """
     path = pathlib.Path(path)
     try:
-        with path.open(newline='', encoding='utf-8') as file:
-            lines = [line for line in csv.reader(file) if line]
+        with path.open(newline='', encoding='utf-8-sig') as file:
+            lines = [line for line in csv.reader(file, strict=True) if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f'{path}: cannot be read ({error}); give the CSV with the 37 landmarks of each image'
         ) from error
-    header = bool(lines) and lines[0][0] == 'id'
+    header = bool(lines) and lines[0][0].strip().lower() == 'id'
+    if header and [cell.strip().lower() for cell in lines[0]] != _HEADER:
+        raise UserError(
+            f'{path}: the columns are {", ".join(lines[0][:6])}, ...; expected are '
+            f'{", ".join(_HEADER[:5])}, ..., {_HEADER[-1]} in this order'
+        )
     landmarks = {}
     for number, line in enumerate(lines[header:], start=1 + header):
         name = line[0].strip()
+        if not name:
+            raise UserError(f'{path}, line {number}: no id')
         if name in landmarks:
             raise UserError(
                 f'{path}, line {number}: image {name} stands there twice; leave one out'
@@ -52,7 +60,8 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 def _points(texts: list[str], where: str) -> np.ndarray:
     try:
-        values = [float(text) for text in texts]
+        # Python's own way to group digits is nobody else's.
+        values = [math.nan if '_' in text else float(text) for text in texts]
     except ValueError as error:
         raise UserError(f'{where}: {error}; expected an id and {2 * COUNT} numbers') from error
     if len(values) != 2 * COUNT or not all(map(math.isfinite, values)):

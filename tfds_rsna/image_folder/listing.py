@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tfds_rsna.columns import Columns, describe, find_columns
 from tfds_rsna.image_folder import looks, matching
 from tfds_rsna.image_folder.source import PER_YEAR, all_entries
-from tfds_rsna.io.archive import Archive, Entry, on_disk, printable
+from tfds_rsna.io.archive import Archive, Entry, is_file, on_disk, printable
 from tfds_rsna.labels import check_unit, parse, read_table
 from tfds_rsna.problems import DataError, Problems, duplicates, left_out_lines
 
@@ -64,7 +64,7 @@ def listing(
     """
     entries = _entries(archive, place)
     if labels:
-        entries = [entry for entry in entries if not _is(entry, labels)]
+        entries = [entry for entry in entries if not is_file(entry, labels)]
     unlabelled, others = from_entries(entries)
     left_out = list(archive.left_out)
     for entry, reason in others:
@@ -106,11 +106,6 @@ def from_entries(entries: Sequence[Entry]) -> tuple[list[Image], list[tuple[Entr
     return images, others
 
 
-def _is(entry, labels):
-    """Whether a file is the table itself."""
-    return entry.name == labels.name and entry.file.samefile(labels)
-
-
 def with_unique_ids(images: list[Image]) -> list[Image]:
     """Images whose id occurs twice (left/7.png beside right/7.png, 7.png beside 7.dcm) by path."""
     twice = duplicates(image.id for image in images)
@@ -147,9 +142,11 @@ def _label(
     spec = _choose_columns(rows[0], columns, PER_YEAR[age_unit], name)
     if not spec.image and not columns.get('id'):
         spec = dataclasses.replace(spec, image=matching.file_column(rows, spec.id, found))
+        if not spec.image:
+            matching.refuse_other_ids(rows, spec.id, found, name)
     problems = Problems('skip')
     parsed = parse(rows, spec, name, problems, partial=True)
-    doubts = check_unit(parsed, spec, name)
+    doubts = check_unit(parsed, spec, name, rows)
     pairs = matching.pair(parsed, found, name, str(place), problems)
     if not pairs:
         examples = matching.examples(parsed, found)

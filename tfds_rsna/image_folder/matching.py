@@ -1,14 +1,16 @@
 """Which file belongs to which row of a user's label table."""
 
+import functools
 import posixpath
 import re
 import unicodedata
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 
-from tfds_rsna.columns import names_files
+from tfds_rsna.columns import may_name_files, names_files, names_images
 from tfds_rsna.io.archive import Entry
 from tfds_rsna.labels import Label
-from tfds_rsna.problems import Problems
+from tfds_rsna.problems import DataError, Problems
 
 IMAGE = re.compile(
     r'\.(png|jpe?g|jpe|jfif|jfi|tiff?|bmp|dib|dcm|dicom|dc3|ima)(\.gz)?$', re.IGNORECASE
@@ -21,6 +23,7 @@ _ENDING = re.compile(
     re.IGNORECASE,
 )
 _ANY_ENDING = re.compile(r'\.(?!\d+$)\w{1,12}$')
+_UNSEEN = re.compile('[\u200b\u200c\u200d\u200e\u200f\u2060\ufeff]')
 _NOUGHTS = re.compile(r'^0+(?=\d)')  # 00101, of which a spreadsheet makes 101
 _SHOWN = 3
 
@@ -38,8 +41,9 @@ def pair(
     A row names its image by its image column where one is given, else by its id. That may be the
     path below the folder or the mere name, each with or without extension; the first of these that
     fits anything counts. Rows that name none so are tried again among the images left, whatever the
-    case, the way accents are written, another extension, folders that are not there (Windows' too),
-    leading zeros, and a `.0` behind a number.
+    case, the way accents and spaces are written, another extension, folders that are not there
+    (Windows' too), leading zeros, and a `.0` behind a number. An image of which two rows say
+    different ages or sexes has none of them.
 
     Args:
         labels: the good rows of the table.
@@ -60,48 +64,87 @@ def pair(
         if named or (_may_be_named(entry, rows) and is_image(entry)):
             images.append(entry)
     hits = _exact(labels, images)
-    for spell, spell_file in ((_plain, _plain), (_numbered, _numbered), (_numbered, _stripped)):
+    for spell, spell_file in _SPELLINGS:
         taken = {entry.path for found in hits.values() for entry in found}
         free = [entry for entry in images if entry.path not in taken]
         left = [label for label in labels if label.id not in hits]
         hits |= _loose(left, free, spell, spell_file)
 
-    pairs = []
-    takers = {}
+    takers: dict[str, list[Label]] = {}
     for label in labels:
         found = hits.get(label.id, [])
-        if not found:
+        if len(found) == 1:
+            takers.setdefault(found[0].path, []).append(label)
+    disputed = {path for path, of_image in takers.items() if _contradict(of_image)}
+    rivals = _rivals([label for label in labels if label.id not in hits], images, takers)
+    pairs = []
+    for label in labels:
+        found = hits.get(label.id, [])
+        of_image = takers[found[0].path] if len(found) == 1 else []
+        if label.id in rivals:
+            path, taker = rivals[label.id]
+            reason = f'is the image of {taker.id!r}, of which that row says something else'
+            problems.add('image that several rows name', label.id, path, reason)
+        elif not found:
             reason = f'no image {_wanted(label)!r} in {place}'
             problems.add('label without an image', label.id, table, reason)
         elif len(found) > 1:
             paths = ', '.join(hit.path for hit in found[:3])
             problems.add('label that fits several images', label.id, table, paths)
-        elif found[0].path in takers:
-            reason = f'is the image of {takers[found[0].path]!r} already'
+        elif found[0].path in disputed:
+            ids = ', '.join(repr(other.id) for other in of_image[:3])
+            reason = f'{ids} say different things of it, and none is taken'
+            problems.add('image that several rows name', label.id, found[0].path, reason)
+        elif of_image[0] is not label:
+            reason = f'is the image of {of_image[0].id!r} already'
             problems.add('image that several rows name', label.id, found[0].path, reason)
         else:
-            takers[found[0].path] = label.id
             pairs.append((label, found[0]))
-    _note_unlabelled(images, takers, table, problems, is_image)
+    _note_unlabelled(images, set(takers), table, problems, is_image)
     return pairs
 
 
 def file_column(
     rows: Sequence[Mapping[str, str]], id_column: str, entries: Sequence[Entry]
 ) -> str | None:
-    """The column beside the ids that names the files: by its header, and all it holds are images.
+    """The column beside the ids that names the files.
 
+    Its header says so and all it holds are names of images, or of `entries` without their endings.
     One that names none of `entries` is no help, and None.
     """
     images = {_plain(entry.name) for entry in entries}
     for column in rows[0]:
         cells = [row[column] for row in rows if row[column]]
-        if column == id_column or not names_files(column) or not cells:
+        if column == id_column or not may_name_files(column) or not cells:
             continue
         named = {_plain(cell).rpartition('/')[2] for cell in cells}
-        if all(map(_ENDING.search, cells)) and named & images:
+        has_endings = all(map(_ENDING.search, cells))
+        if (has_endings and named & images) or (names_files(column) and named <= images):
             return column
     return None
+
+
+def refuse_other_ids(
+    rows: Sequence[Mapping[str, str]], id_column: str, entries: Sequence[Entry], table: str
+) -> None:
+    """DataError where another column of ids names at least as many of the images, and others."""
+    images = {_numbered(entry.name) for entry in entries}
+
+    def named(column):
+        return [_numbered(row[column]).rpartition('/')[2] for row in rows]
+
+    own = named(id_column)
+    for column in rows[0]:
+        if column == id_column or not names_images(column):
+            continue
+        other = named(column)
+        count = len(images.intersection(other))
+        if count and count >= len(images.intersection(own)) and other != own:
+            raise DataError(
+                f'{table}: {id_column!r} names {len(images.intersection(own))} of {len(images)} '
+                f'images and {column!r} {count}; name the column that is meant: '
+                'data.image_folder.id_column=...'
+            )
 
 
 def examples(labels: Sequence[Label], entries: Sequence[Entry]) -> str:
@@ -177,11 +220,41 @@ def _loose(
     return found
 
 
+def _rivals(
+    labels: Sequence[Label], images: Sequence[Entry], takers: Mapping[str, Sequence[Label]]
+) -> dict[str, tuple[str, Label]]:
+    """{id: (path, row)} of rows without an image whose name, spelled otherwise, is that of another
+    row's image, of which they say something else.
+    """
+    taken = [entry for entry in images if entry.path in takers]
+    found = {}
+    for spell, spell_file in _SPELLINGS:
+        found = _loose(labels, taken, spell, spell_file) | found
+    rivals = {}
+    for label in labels:
+        entries = found.get(label.id, [])
+        taker = takers[entries[0].path][0] if len(entries) == 1 else label
+        if _contradict([label, taker]):
+            rivals[label.id] = (entries[0].path, taker)
+    return rivals
+
+
+def _contradict(rows: Sequence[Label]) -> bool:
+    """Whether rows of an image give it different ages or sexes."""
+    ages = {row.months for row in rows} - {None}
+    sexes = {row.male for row in rows} - {None}
+    return len(ages) > 1 or len(sexes) > 1
+
+
+@functools.lru_cache(1 << 16)
 def _plain(text: str) -> str:
-    """A path in small letters and one form of accents, with '/', without its ending."""
-    text = unicodedata.normalize('NFC', text).replace('\\', '/').strip().strip('"\'').casefold()
-    text = re.sub(r'^(file://)?([a-z]:)?/*(\./)*', '', text)
-    return _ENDING.sub('', text)
+    """A path in small letters, one form of accents and spaces, with '/', without its ending."""
+    text = _UNSEEN.sub('', unicodedata.normalize('NFC', text)).replace('\\', '/')
+    if '://' in text:
+        text = urllib.parse.unquote(re.sub(r'[?#].*$', '', text))
+    text = ' '.join(text.split()).strip('"\'').casefold()
+    text = re.sub(r'^(file://)?/*([a-z]:)?/*(\./)*', '', text)
+    return _ENDING.sub('', text).strip()
 
 
 def _may_be_named(entry: Entry, rows: set[str]) -> bool:
@@ -193,6 +266,7 @@ def _may_be_named(entry: Entry, rows: set[str]) -> bool:
     return not entry.is_zip and bool(rows & {name, _numbered(_ANY_ENDING.sub('', name))})
 
 
+@functools.lru_cache(1 << 16)
 def _numbered(text: str) -> str:
     """`_plain`, of a name that is a number without leading zeros and without `.0` behind it."""
     *folders, name = _plain(text).split('/')
@@ -219,7 +293,7 @@ def _tails(path: str) -> list[str]:
 
 def _note_unlabelled(
     images: Sequence[Entry],
-    takers: dict[str, str],
+    takers: set[str],
     table: str,
     problems: Problems,
     is_image: Callable[[Entry], bool],
@@ -242,6 +316,8 @@ def _name_stem(path: str) -> str:
     return _stem(posixpath.basename(path))
 
 
+# How a row and a file are written to be compared, from the closest on.
+_SPELLINGS = ((_plain, _plain), (_numbered, _numbered), (_numbered, _stripped))
 _EXACT: tuple[Callable[[str], str], ...] = (str, _stem, posixpath.basename, _name_stem)
 
 

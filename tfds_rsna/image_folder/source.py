@@ -11,7 +11,7 @@ from tfds_rsna.columns import Columns, describe, find_columns
 from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import looks, matching
 from tfds_rsna.io import fingerprint
-from tfds_rsna.io.archive import Archive, Entry
+from tfds_rsna.io.archive import Archive, Entry, is_file
 from tfds_rsna.labels import Label, check_unit, parse, read_table
 from tfds_rsna.problems import DataError, Problems, left_out_lines
 from tfds_rsna.table_files import Table
@@ -150,8 +150,9 @@ class FolderSource:
         taken = {entry.path for _, entry in pairs}
         left_out += archive.left_out
         for entry in entries:
-            is_table = entry.file.resolve() == self.table.resolve()
-            if entry.path not in taken and not is_table and not matching.IMAGE.search(entry.name):
+            if entry.path in taken or matching.IMAGE.search(entry.name):
+                continue
+            if not is_file(entry, self.table):
                 left_out.append(entry.path)
         for line in left_out_lines(left_out):
             _say(f'{self.place}: {line}')
@@ -203,6 +204,8 @@ class FolderSource:
         if columns.image or columns.id != 'id' or 'id' not in self._rows[0]:
             return columns
         found = matching.file_column(self._rows, columns.id, entries)
+        if not found:
+            matching.refuse_other_ids(self._rows, columns.id, entries, str(self.table))
         return dataclasses.replace(columns, image=found)
 
     def _pair(
@@ -213,7 +216,7 @@ class FolderSource:
         columns = self._columns_for(entries)
         male = self.sex == 'male' if self.sex else None
         labels = parse(self._rows, columns, name, problems, male=male)
-        doubts = check_unit(labels, columns, name)
+        doubts = check_unit(labels, columns, name, self._rows)
         pairs = matching.pair(labels, entries, name, str(self.place), problems, is_image)
         complete = not any(entry.is_zip for entry in entries)
         # Where a zip cannot be opened the builder says so.

@@ -188,7 +188,12 @@ class Archive(contextlib.ExitStack):
         return unpacked
 
     def _walk(self, folder: pathlib.Path) -> Iterator[pathlib.Path]:
-        for root, folders, files in os.walk(folder, followlinks=True):
+        def fail(error: OSError) -> None:
+            path = pathlib.Path(error.filename or folder)
+            reason = f'{path}: cannot be looked into ({error.strerror}); mend its permissions'
+            self._fail(printable(path.relative_to(folder).as_posix()), DataError(reason))
+
+        for root, folders, files in os.walk(folder, followlinks=True, onerror=fail):
             inner = pathlib.Path(root)
             depth = len(inner.relative_to(folder).parts)
             shown = []
@@ -196,7 +201,8 @@ class Archive(contextlib.ExitStack):
                 if name.startswith('.') or _SYSTEM.search(name):
                     continue
                 path = inner / name
-                if path.is_symlink() and inner.resolve().is_relative_to(path.resolve()):
+                real = os.path.realpath(path)
+                if path.is_symlink() and pathlib.Path(os.path.realpath(inner)).is_relative_to(real):
                     continue  # a link to a folder that it is in: its files are listed already
                 if depth == MAX_DEPTH:
                     relative = printable(path.relative_to(folder).as_posix())
@@ -271,6 +277,14 @@ def _is_special(path: pathlib.Path) -> bool:
     try:
         return not stat.S_ISREG(path.stat().st_mode)
     except OSError:  # a dangling link: whoever reads it says so
+        return False
+
+
+def is_file(entry: Entry, path: pathlib.Path) -> bool:
+    """Whether an entry is this file on disk, by whatever name; False of one that leads nowhere."""
+    try:
+        return entry.packed is None and entry.file.samefile(path)
+    except OSError:
         return False
 
 
