@@ -47,7 +47,7 @@ __all__ = [
 
 # Raise it when a change here, in `pixels`, `tiff`, `voi` or the modules of DICOM alters the pixels
 # of any image.
-VERSION = 3
+VERSION = 4
 # The same for 8-bit PNG and JPEG alone, which are all that RSNA and the phantom have.
 PLAIN_VERSION = 1
 OTHER_SEX = 'sex_contradicts_header'  # a flag: the header gives the other sex
