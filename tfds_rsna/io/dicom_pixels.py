@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom import encaps, pixels, uid
 from pydicom.dataset import FileMetaDataset
 
-from tfds_rsna.io import voi
+from tfds_rsna.io import jpeg, voi
 from tfds_rsna.io.pixels import ImageError, scale
 
 _GREY = ('MONOCHROME1', 'MONOCHROME2')
@@ -186,31 +186,15 @@ def _guess(codestream: bytes) -> uid.UID | None:
 
 def _frame_header(codestream: bytes) -> tuple[int, int]:
     """(marker, components) of the frame of a JPEG or JPEG-LS stream; zeros for others."""
-    at = _frame_at(codestream)
+    at = jpeg.frame_at(codestream)
     return (codestream[at + 1], codestream[at + 9]) if at else (0, 0)
-
-
-def _frame_at(codestream: bytes) -> int:
-    """Where the frame's header begins in a JPEG or JPEG-LS stream; 0 for others."""
-    if codestream[:2] != b'\xff\xd8':
-        return 0
-    at = 2
-    while at + 10 <= len(codestream) and codestream[at] == 0xFF:
-        marker = codestream[at + 1]
-        if marker in (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), 0xF7):
-            return at
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        at += 2 + int.from_bytes(codestream[at + 2 : at + 4], 'big')
-    return 0
 
 
 def _precision(codestream: bytes) -> int:
     """The bits of a sample that a codestream names; 0 for a kind that is not known."""
     if codestream[:4] == b'\xff\x4f\xff\x51':
         return (codestream[42] & 0x7F) + 1 if len(codestream) > 42 else 0
-    at = _frame_at(codestream)
+    at = jpeg.frame_at(codestream)
     return codestream[at + 4] if at else 0
 
 
