@@ -159,7 +159,8 @@ def raw_png(side, kind, rows):
     )
 
 
-NOISE = encoded(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
+NOISY = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+NOISE = encoded(NOISY)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +239,83 @@ def test_a_damaged_checksum_of_pixels_is_damage_all_the_same():
     data[data.index(b'IDAT') + 12] ^= 0xFF
     with pytest.raises(decoding.ImageError, match='damaged'):
         decoding.decode(bytes(data), 'film.png')
+
+
+GROUND = np.where(np.arange(16) < 4, 255, np.minimum(RAMP, 254)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    'image, grey',
+    [(GROUND, 255), (GROUND.astype(np.uint16) * 257, 65535), (RAMP, 0)],
+    ids=['8', '16', 'black'],
+)
+def test_a_transparent_grey_ground_becomes_black(image, grey):
+    decoded = decoding.read(encoded(image, transparency=grey))
+    np.testing.assert_array_equal(
+        decoded.grey, np.where(GROUND == 255, 0, GROUND) if grey else RAMP
+    )
+    assert not decoded.flags
+
+
+def test_a_transparent_grey_that_saturated_bones_have_is_passed_over():
+    bones = np.clip(RAMP.astype(int) + 20, 0, 255).astype(np.uint8)
+    decoded = decoding.read(encoded(bones[::-1, ::-1][2:-2, 2:-2], transparency=235))
+    np.testing.assert_array_equal(decoded.grey, bones[::-1, ::-1][2:-2, 2:-2])
+    assert decoded.flags == ('transparency_ignored',)
+
+
+def test_pixels_that_are_not_square_in_png_and_jpeg():
+    for options in ({'dpi': (200, 100)}, {'dpi': (100, 200)}):
+        for kind in ('PNG', 'JPEG', 'BMP'):
+            decoded = decoding.read(encoded(RAMP, kind, **options))
+            tall = options['dpi'][0] > 100
+            assert decoded.grey.shape == ((32, 16) if tall else (16, 32))
+            assert decoded.flags == ('pixels_made_square',)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decoding.decode(encoded(RAMP, dpi=(200, 100), exif=exif)).shape == (16, 32)
+    assert decoding.decode(encoded(RAMP, dpi=(0, 100))).shape == (16, 16)
+
+
+def test_a_moving_png_is_flagged():
+    data = encoded(RAMP, save_all=True, append_images=[Image.fromarray(RAMP.T.copy())])
+    decoded = decoding.read(data)
+    np.testing.assert_array_equal(decoded.grey, RAMP)
+    assert decoded.flags == ('first_of_several_pages',)
+
+
+def test_a_jpeg_without_its_end_is_flagged_and_one_of_zeros_refused():
+    whole = encoded(NOISY, 'JPEG', quality=90)
+    assert decoding.read(whole).flags == ()
+    assert decoding.read(whole + bytes(200)).flags == ()
+    assert decoding.read(whole[:-2] + bytes(8)).flags == ('jpeg_without_end',)
+    half = len(whole) // 2
+    with pytest.raises(decoding.ImageError, match='film.jpg: a JPEG .*zeros in place of its end'):
+        decoding.read(whole[:half] + bytes(half), 'film.jpg')
+
+
+def with_frame(marker, bits):
+    """A JPEG whose frame is of another kind."""
+    data = encoded(RAMP, 'JPEG')
+    at = data.index(b'\xff\xc0')
+    return data[: at + 1] + bytes([marker]) + data[at + 2 : at + 4] + bytes([bits]) + data[at + 5 :]
+
+
+@pytest.mark.parametrize(
+    'data, found',
+    [
+        (with_frame(0xF7, 8), 'a JPEG-LS'),
+        (with_frame(0xC3, 12), 'a lossless JPEG'),
+        (with_frame(0xC1, 12), 'a JPEG of 12 bits'),
+        (b'\xff\x4f\xff\x51' + bytes(99), 'a JPEG 2000'),
+        (b'NRRD0004' + bytes(99), 'an NRRD'),
+        (b'version https://git-lfs.github.com/spec/v1', 'a pointer of Git LFS'),
+    ],
+)
+def test_what_is_no_ordinary_jpeg_is_named(data, found):
+    for name in ('film.jpg', 'film.dcm'):
+        with pytest.raises(decoding.ImageError, match=f'{name}: found {found}'):
+            decoding.read(data, name)
 
 
 def test_gzip_is_unpacked():

@@ -15,7 +15,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     KeyObjectSelectionDocumentStorage,
     MediaStorageDirectoryStorage,
@@ -204,6 +206,89 @@ def test_what_shows_nothing_is_passed_over_with_a_flag(elements):
     assert grey.min() == 0 and grey.max() == 255
 
 
+DIM = (500 + TWELVE // 2).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    'slope, intercept',
+    [
+        (1, 0),
+        (2, 0),
+        ('0.1', 0),
+        (4, 1000),
+        (1, -1000),
+        (1, 30_000),
+        (2_000_000, 5),
+        ('1e-9', 1000),
+    ],
+)
+def test_a_rescale_without_a_window_changes_no_picture(slope, intercept):
+    grey, flags = read(odd(DIM, RescaleSlope=slope, RescaleIntercept=intercept))
+    np.testing.assert_allclose(grey, DIM * (255 / 4095), atol=1)
+    assert not flags
+    grey, _ = read(odd(4095 - DIM, RescaleSlope=f'-{slope}', RescaleIntercept=intercept))
+    np.testing.assert_allclose(grey, DIM * (255 / 4095), atol=1)
+
+
+def test_a_rescale_may_lift_negative_values():
+    signed = (DIM.astype(np.int32) - 2048).astype(np.int16)
+    for slope in (1, 2):
+        grey, _ = read(odd(signed, RescaleSlope=slope, RescaleIntercept=slope * 2048))
+        np.testing.assert_allclose(grey, DIM * (255 / 4095), atol=1)
+
+
+@pytest.mark.parametrize(
+    'table',
+    [
+        lut([4096, 0, 12], words(RAMP[:1200])),
+        lut([4096, 0, 12], [7] * 4096),
+        lut([256, 60000, 12], words(range(256))),
+    ],
+    ids=['cut', 'one-value', 'elsewhere'],
+)
+def test_a_modality_lut_that_shows_nothing_is_passed_over(table):
+    grey, flags = read(odd(TWELVE, ModalityLUTSequence=table, **WINDOW))
+    np.testing.assert_allclose(grey, FILM, atol=1)
+    assert flags == {'rescale_ignored'}
+
+
+def test_words_of_a_lut_in_a_file_of_big_endian():
+    turned = np.ascontiguousarray(RAMP[::-1]).astype('>u2').tobytes()
+    data = odd(TWELVE, VOILUTSequence=lut([4096, 0, 12], turned, vr='OW'))
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dataset.PixelData = TWELVE.astype('>u2').tobytes()
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, implicit_vr=False, little_endian=False, force_encoding=True)
+    grey, _ = read(buffer.getvalue())
+    np.testing.assert_allclose(grey, 255 - FILM, atol=1)
+
+
+def part(**elements):
+    """A dataset of these elements."""
+    dataset = Dataset()
+    for key, value in elements.items():
+        setattr(dataset, key, value)
+    return dataset
+
+
+@pytest.mark.parametrize(
+    'group', ['SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence']
+)
+def test_functional_groups_of_an_enhanced_image_count(group):
+    parts = part(
+        FrameVOILUTSequence=[part(WindowCenter=1000, WindowWidth=2048)],
+        PixelValueTransformationSequence=[part(RescaleSlope=-1, RescaleIntercept=2048)],
+        PixelMeasuresSequence=[part(PixelSpacing=[0.3, 0.15])],
+    )
+    stored = (2048 - TWELVE // 2).astype(np.uint16)
+    grey, flags = read(odd(stored, NumberOfFrames=1, **{group: [parts]}))
+    expected = np.clip((TWELVE // 2 - 999.5) / 2047 + 0.5, 0, 1) * 255
+    assert grey.shape == (2 * FILM.shape[0], FILM.shape[1]) and flags == {'pixels_made_square'}
+    rows = grey[1:-1].reshape(FILM.shape[0] - 1, 2, -1).mean(1)
+    np.testing.assert_allclose(rows, (expected[1:] + expected[:-1]) / 2, atol=2)
+
+
 def test_a_second_window_stands_in_for_a_bad_first_one():
     grey, flags = read(odd(TWELVE, WindowCenter=[-9000, 2048], WindowWidth=[10, 4096]))
     np.testing.assert_allclose(grey, FILM, atol=1)
@@ -236,6 +321,21 @@ def test_padding_takes_no_part_in_the_contrast(padding, signed, elements):
     assert np.corrcoef(grey[inside], FILM[inside])[0, 1] > 0.999
     assert grey[inside].std() > 0.9 * FILM[inside].std()
     assert flags == (set() if elements else {'padding_guessed'})
+
+
+def test_padding_of_floats():
+    values = np.where(PADDED, np.float32(-0.8), FILM / np.float32(255))
+    dataset = pydicom.dcmread(io.BytesIO(odd(TWELVE, FloatPixelPaddingValue=-0.8)))
+    del dataset.PixelData, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation
+    dataset.BitsAllocated = 32
+    dataset.FloatPixelData = values.astype('<f4').tobytes()
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    grey, flags = read(buffer.getvalue())
+    inside = ~PADDED
+    assert (grey[PADDED] == 0).all() and not flags
+    low, high = FILM[inside].min(), FILM[inside].max()
+    np.testing.assert_allclose(grey[inside], (FILM[inside] - low) * (255 / (high - low)), atol=1)
 
 
 def test_padding_of_monochrome1_is_black_too():
@@ -306,6 +406,26 @@ def test_overlays_in_unused_bits_are_no_pixels():
     assert not flags
 
 
+TEN = np.rint(FILM * (1023 / 255)).astype(np.uint16)
+LETTERS = (COLUMNS // 4 % 2).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        odd(TEN | (np.random.default_rng(0).integers(0, 64, FILM.shape, np.uint16) << 10), bits=10),
+        odd(TEN | 5 << 10, bits=10),
+        odd(TWELVE | LETTERS << 15),
+        odd(TWELVE | LETTERS << 15, **WINDOW),
+    ],
+    ids=['noise', 'one-value', 'letters', 'letters-and-window'],
+)
+def test_bits_above_the_stored_ones_that_are_no_pixels(data):
+    grey, flags = read(data)
+    np.testing.assert_allclose(grey, FILM, atol=1)
+    assert flags == {'high_bits_ignored'}
+
+
 def test_one_and_four_bits_reach_white():
     bits = FILM > 100
     packed = np.packbits(bits.ravel(), bitorder='little').tobytes()
@@ -373,6 +493,38 @@ def test_a_bare_jpeg_and_a_wrong_transfer_syntax():
     assert flags == {'transfer_syntax_guessed'}
 
 
+def j2k(values, **elements):
+    """A DICOM of JPEG 2000 whose header then gets other elements."""
+    dataset = pydicom.dcmread(io.BytesIO(odd(values)))
+    dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
+    buffer = io.BytesIO()
+    for key, value in elements.items():
+        setattr(dataset, key, value)
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    'data, flags',
+    [
+        (j2k(TWELVE), set()),
+        (j2k(SIGNED, WindowCenter=0, WindowWidth=4096), set()),
+        (j2k(TWELVE, PixelRepresentation=1), {'sign_guessed'}),
+        (j2k(TWELVE, PixelRepresentation=1, **WINDOW), {'sign_guessed'}),
+        (j2k(TWELVE, HighBit=15), {'high_bit_ignored'}),
+        (
+            j2k(TWELVE).replace(b'1.2.840.10008.1.2.4.90', b'1.2.840.10008.1.2.4.50'),
+            {'transfer_syntax_guessed'},
+        ),
+    ],
+    ids=['plain', 'signed', 'not-signed', 'not-signed-window', 'high-bit', 'called-jpeg'],
+)
+def test_codestreams_are_interpreted_as_plain_pixels_are(data, flags):
+    grey, found = read(data)
+    np.testing.assert_allclose(grey, FILM, atol=1)
+    assert found == flags
+
+
 RGB = np.stack([FILM] * 3, -1)
 EIGHT = {'bits': 8, 'allocated': 8}
 
@@ -389,6 +541,7 @@ EIGHT = {'bits': 8, 'allocated': 8}
             id='one-sample-said-to-be-three',
         ),
         pytest.param(odd(RGB, 'RGB', SamplesPerPixel=1, **EIGHT), True, id='three-said-to-be-one'),
+        pytest.param(odd(255 - FILM, 'MONOCHROME 1', **EIGHT), False, id='a-space'),
         pytest.param(odd(FILM, 'MONOCHROME2', SamplesPerPixel=None, **EIGHT), False, id='unsaid'),
         pytest.param(odd(FILM, None, **EIGHT), True, id='no-photometric-interpretation'),
         pytest.param(odd(RGB, 'RGB', PlanarConfiguration=None, **EIGHT), False, id='no-planes'),
@@ -450,7 +603,23 @@ def test_palettes_are_looked_up():
         (odd(TWELVE, BodyPartExamined='CHEST'), 'BodyPartExamined is CHEST'),
         (odd(TWELVE, BodyPartExamined='Left foot'), 'BodyPartExamined is LEFT FOOT'),
         (odd(TWELVE, BodyPartExamined='LOWER EXTREMITY'), 'LOWER EXTREMITY'),
+        (odd(TWELVE, BodyPartExamined='T\xf3rax'), 'no hand'),
+        (odd(TWELVE, BodyPartExamined='Genou G'), 'GENOU G, no hand'),
         (odd(TWELVE, data=b''), 'without PixelData'),
+        (
+            odd(TWELVE, BitsAllocated=12, data=TWELVE.tobytes()[: 3 * TWELVE.size // 2]),
+            'BitsAllocated is 12',
+        ),
+        (
+            odd(TWELVE, BitsAllocated=None, data=TWELVE.tobytes()[: TWELVE.size]),
+            'BitsAllocated is missing',
+        ),
+        (
+            odd(FILM, frames=[b'\xff\x0a' * 40], syntax=JPEGBaseline8Bit, **EIGHT).replace(
+                b'1.2.840.10008.1.2.4.50', b'1.2.840.10008.1.2.4.99'
+            ),
+            'cannot be read: 1.2.840.10008.1.2.4.99',
+        ),
         (odd(np.full_like(TWELVE, 700)), 'blank, one grey value'),
         (odd(np.full_like(TWELVE, 700), **WINDOW), 'blank, one grey value'),
     ],
@@ -468,7 +637,11 @@ def test_hands_and_what_may_be_one_are_taken(part):
     assert read(odd(TWELVE, BodyPartExamined=part, Modality='DX'))[0].std() > 20
 
 
-@pytest.mark.parametrize('sex, male', [('M', True), ('F', False), ('f ', False), ('O', None)])
+SEXES = [('M', True), ('F', False), ('f ', False), ('O', None), ('', None), ('Female', False)]
+SEXES += [('MUJER', False), ('Maedchen', False), ('MISSING', None), (['M', 'F'], None)]
+
+
+@pytest.mark.parametrize('sex, male', SEXES)
 def test_the_sex_of_the_header(sex, male):
     assert decoding.read(odd(TWELVE, PatientSex=sex)).male is male
     assert dicom_lib.header(odd(TWELVE, PatientSex=sex)) == ('', male)

@@ -1,6 +1,7 @@
 """TIFF files: which page is the image, what stands for no data, and more than 8 bits a colour."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -141,3 +142,144 @@ def test_what_names_and_headers_of_other_kinds_hold():
         buffer = io.BytesIO()
         Image.fromarray(RAMP).save(buffer, kind)
         np.testing.assert_array_equal(decoding.decode(buffer.getvalue(), 'film.dcm'), RAMP)
+
+
+INVERSES = [
+    (255 - RAMP),
+    (4095 - TWELVE),
+    (2047 - TWELVE.astype(np.int32)).astype(np.int16),
+    (127 - RAMP.astype(np.int16)).astype(np.int8),
+    4095 - TWELVE.astype(np.uint32),
+    4095 - TWELVE.astype(np.uint64),
+    1 - RAMP / 255,
+]
+
+
+@pytest.mark.parametrize('values', INVERSES, ids=lambda values: values.dtype.name)
+@pytest.mark.parametrize('order', '<>')
+def test_white_is_zero_is_inverted_whoever_reads_it(values, order):
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer, byteorder=order) as writer:
+        writer.write(values, photometric='miniswhite', metadata=None, compression='zlib')
+    grey, _ = read(buffer.getvalue())
+    np.testing.assert_allclose(grey, RAMP, atol=1)
+
+
+SIGNED = (TWELVE.astype(np.int32) - 2048).astype(np.int16)
+
+
+@pytest.mark.parametrize('values', [TWELVE, SIGNED, SIGNED.astype(np.int32), RAMP / np.float32(9)])
+@pytest.mark.parametrize('packing', ['zlib', 'packbits'])
+@pytest.mark.parametrize('big', [False, True])
+def test_packed_words_of_either_byte_order(values, packing, big):
+    if packing == 'packbits':
+        dtype = values.dtype
+        image = Image.fromarray(values.astype(np.int32) if dtype == np.int16 else values)
+        buffer = io.BytesIO()
+        image.save(buffer, 'TIFF', compression='packbits', big_tiff=big)
+        data = buffer.getvalue()
+    else:
+        buffer = io.BytesIO()
+        with tifffile.TiffWriter(buffer, byteorder='>', bigtiff=big) as writer:
+            writer.write(values, photometric='minisblack', metadata=None, compression=packing)
+        data = buffer.getvalue()
+    grey, _ = read(data)
+    np.testing.assert_allclose(grey, RAMP, atol=1)
+
+
+def test_unsigned_numbers_of_32_bits():
+    grey, _ = read(written((RAMP.astype(np.uint32) * 16_843_009, {})))
+    np.testing.assert_allclose(grey, RAMP, atol=1)
+
+
+@pytest.mark.parametrize('values', [RAMP / 255, TWELVE.astype(np.uint64)], ids=['f64', 'u64'])
+def test_what_pillow_cannot_read_has_pages_and_orientation_all_the_same(values):
+    grey, _ = read(written((values, {'extratags': [(274, 3, 1, 6)], 'resolution': (100, 200)})))
+    expected, flags = read(written((RAMP, {'extratags': [(274, 3, 1, 6)], 'resolution': (1, 2)})))
+    assert flags == {'pixels_made_square'}
+    np.testing.assert_allclose(grey, expected, atol=1)
+    grey, flags = read(written((RAMP[::4, ::4], {'subfiletype': 1}), (values, {})))
+    np.testing.assert_allclose(grey, RAMP, atol=1)
+    assert flags == {'page_2_taken'}
+
+
+@pytest.mark.parametrize('big', [False, True])
+@pytest.mark.parametrize('order', '<>')
+@pytest.mark.parametrize('values', [RAMP, TWELVE])
+def test_an_image_inside_the_page_of_its_preview_is_taken(big, order, values):
+    buffer = io.BytesIO()
+    options = {'photometric': 'minisblack', 'metadata': None}
+    with tifffile.TiffWriter(buffer, bigtiff=big, byteorder=order) as writer:
+        writer.write(RAMP[::4, ::4], subifds=1, subfiletype=1, **options)
+        writer.write(values, **options)
+    grey, flags = read(buffer.getvalue())
+    np.testing.assert_allclose(grey, RAMP, atol=1)
+    assert flags == {'inner_page_taken'}
+
+
+INK = (255 - COLOUR).astype(np.uint16) * 257
+NONE = np.zeros_like(INK)
+UNSAID = {'photometric': 'rgb', 'extrasamples': ['unspecified']}
+COLOURS = np.stack([np.arange(65536)[::-1]] * 3).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    'values, options',
+    [
+        (np.concatenate([INK, NONE[..., :1]], -1), {'photometric': 'separated'}),
+        (np.concatenate([NONE, INK[..., :1]], -1), {'photometric': 'separated'}),
+        (np.stack([TWELVE] * 3 + [4095 - TWELVE], -1), UNSAID),
+        (65535 - RAMP.astype(np.uint16) * 257, {'photometric': 'palette', 'colormap': COLOURS}),
+        (
+            255 - RAMP,
+            {'photometric': 'palette', 'colormap': COLOURS[:, -256:]},  # of 8 bits, as once written
+        ),
+    ],
+    ids=['cmy', 'black-ink', 'no-alpha', 'palette-16', 'palette-of-bytes'],
+)
+def test_other_colours(values, options):
+    grey, _ = read(written((values, options)))
+    np.testing.assert_allclose(grey, RAMP, atol=1)
+
+
+def test_alpha_that_is_in_the_colours_is_not_laid_over_them_again():
+    half = np.where(VOID, 128, 255).astype(np.uint16) * 257
+    grey = np.rint(RAMP * (half / 65535.0))
+    deep = grey.astype(np.uint16) * 257
+    data = written(
+        (
+            np.stack([deep] * 3 + [half], -1),
+            {'photometric': 'rgb', 'extrasamples': ['assocalpha']},
+        )
+    )
+    np.testing.assert_allclose(read(data)[0], grey, atol=1)
+
+
+def without(tag, data):
+    """A TIFF whose element of that number has another, which nothing reads."""
+    entry = struct.pack('<HHI', tag, 3, 1)
+    assert entry in data
+    return data.replace(entry, struct.pack('<HHI', tag + 1, 3, 1))
+
+
+def test_a_page_that_does_not_say_which_end_is_white_is_flagged():
+    grey, flags = read(without(262, written((RAMP, {}))))
+    np.testing.assert_array_equal(grey, RAMP)
+    assert flags == {'photometric_guessed'}
+
+
+@pytest.mark.parametrize(
+    'data, found',
+    [
+        (written((RAMP.astype(np.complex64), {})), '64 bits a sample'),
+        (
+            written((RAMP, {})).replace(b'\3\1\3\0\1\0\0\0\1\0', b'\3\1\3\0\1\0\0\0\x85\x88'),
+            '34949',
+        ),
+        (written((RAMP, {})).replace(b'\6\1\3\0\1\0\0\0\1\0', b'\6\1\3\0\1\0\0\0\x08\0'), 'CIELab'),
+    ],
+    ids=['complex', 'packing', 'colour'],
+)
+def test_what_cannot_be_read_is_named(data, found):
+    with pytest.raises(decoding.ImageError, match=f'film.tif: .*{found}'):
+        read(data)

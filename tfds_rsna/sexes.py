@@ -160,6 +160,11 @@ def normal(value: str) -> str:
     return re.sub(r'^\+?0*(\d+)([.,]0+)?$', r'\1', text)
 
 
+def of_word(value: str) -> bool | None:
+    """Whether a word means male (`Female`, `mujer`); None for letters, numbers and what is none."""
+    return _worded(normal(value))
+
+
 def _worded(value: str) -> bool | None:
     """What a value's only word means: `male`, `1 - male`, `male (m)`; None without such a word."""
     if value in _NAMED:

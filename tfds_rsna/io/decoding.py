@@ -12,8 +12,8 @@ The rules, in one place:
 - TIFF WhiteIsZero and DICOM MONOCHROME1 are inverted.
 - DICOM: modality rescale, then the first VOI LUT or window that shows anything; see `voi`.
 - Colour becomes ITU-R 601 luma. Transparency is laid over black; an alpha that is the same
-  everywhere is ignored.
-- Pixels that a TIFF or DICOM says are higher than wide, or wider than high, are made square.
+  everywhere is ignored, and so is a transparent grey that few pixels have.
+- Pixels that a file says are higher than wide, or wider than high, are made square.
 - EXIF orientation is applied; EXIF data that cannot be read are ignored.
 - Of several pages the first counts that is no reduced copy. A DICOM of several frames is refused.
 - More than `pixels.MAX_PIXELS` (Pillow's decompression bomb limit) is refused before anything is
@@ -30,7 +30,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps
 
-from tfds_rsna.io import pixels, tiff
+from tfds_rsna.io import jpeg, pixels, png, tiff
 from tfds_rsna.io.pixels import Decoded, ImageError, NotAnImageError
 
 __all__ = [
@@ -47,16 +47,17 @@ __all__ = [
 
 # Raise it when a change here, in `pixels`, `tiff`, `voi` or the modules of DICOM alters the pixels
 # of any image.
-VERSION = 3
+VERSION = 4
 # The same for 8-bit PNG and JPEG alone, which are all that RSNA and the phantom have.
 PLAIN_VERSION = 1
 OTHER_SEX = 'sex_contradicts_header'  # a flag: the header gives the other sex
 _FORMATS = ('PNG', 'JPEG', 'TIFF', 'BMP')
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC_TAG = 262
-_PNG = b'\x89PNG\r\n\x1a\n'
-_PNG_CHUNKS = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')  # what the pixels need
+_ORIENTATION_TAG = 274
 _BMP_HEADERS = (b'\x0c', b'\x28', b'\x34', b'\x38', b'\x40', b'\x6c', b'\x7c')  # their lengths
+_JPEG = b'\xff\xd8\xff'
+_LARGE_BIG_ENDIAN = b'MM\0+'  # a large TIFF
 _GZIP = b'\x1f\x8b'
 _MOST_UNPACKED = 1 << 30  # bytes in a gzip file
 _DAMAGED = (
@@ -87,6 +88,14 @@ _KINDS = {
     b'rar!': 'a RAR archive',
     b'7z\xbc\xaf': 'a 7-Zip archive',
     b'\0\0\0\x0cjp': 'a JPEG 2000',
+    b'\xffo\xffq': 'a JPEG 2000',
+    b'\xff\x0a': 'a JPEG XL',
+    b'ii\xbc\x01': 'a JPEG XR',
+    b'8bps': 'a picture of Photoshop',
+    b'%!ps': 'a PostScript file',
+    b'nrrd': 'an NRRD',
+    b'{\\rtf': 'a text document',
+    b'version https://': 'a pointer of Git LFS in place of the file',
 }
 
 
@@ -154,10 +163,6 @@ def _decoded(data, name, depth):
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _bomb(name, str(error)) from error
     except Image.UnidentifiedImageError as error:
-        values = tiff.read_page(data, 0) if describe(data) == 'a TIFF' else None
-        if values is not None:  # such as 12 bits packed
-            _check_size(values.shape[1::-1], name)
-            return _of_samples(values, None, depth, [])
         raise ImageError(
             f'{name}: found {describe(data)} of {len(data):,} bytes, which is none of the PNG, '
             'JPEG, TIFF, BMP and DICOM files that can be read, or is damaged. Export it as PNG, or '
@@ -177,35 +182,52 @@ def _opened(data, name, depth):
     except (ImageError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise
     except _DAMAGED:
-        bare = _without_extras(data)
+        bare = png.without_extras(data)
         if bare is None:
             raise
         decoded = _with_pillow(bare, name, depth)
-    if data.startswith(_PNG) and not _has_whole_chunks(data):
+    if data.startswith(png.MAGIC) and not png.has_whole_chunks(data):
         return dataclasses.replace(decoded, flags=(*decoded.flags, 'damaged_beside_pixels'))
+    if data.startswith(_JPEG) and not jpeg.has_end(data):
+        if jpeg.ends_in_zeros(data):
+            raise ValueError('zeros in place of its end')
+        return dataclasses.replace(decoded, flags=(*decoded.flags, 'jpeg_without_end'))
     return decoded
 
 
 def _with_pillow(data, name, depth):
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        page = 0
-        flags = []
-        if image.format == 'TIFF':
-            page, flags = tiff.choose_page(data)
-            image.seek(page)
+    is_tiff = describe(data) == 'a TIFF'
+    flags = []
+    if is_tiff:
+        data, flags = tiff.first_page(data)
+    try:
+        if data[:4] == _LARGE_BIG_ENDIAN:
+            raise Image.UnidentifiedImageError('Pillow takes it for a small one')
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.UnidentifiedImageError:
+        tags = tiff.tags(data) if is_tiff else None
+        if tags is None:
+            raise
+        return _of_samples(data, tags, name, depth, flags)
+    with image:
         _check_size(image.size, name)
-        is_tiff = image.format == 'TIFF'
-        values = tiff.read_page(data, page) if is_tiff and tiff.is_misread(image) else None
-        height = tiff.height_of_width(image) if is_tiff else 1.0
-        if values is not None:
-            decoded = _of_samples(values, image.tag_v2, depth, flags)
-            turned = tiff.upright(decoded.grey, image)
-            decoded = dataclasses.replace(decoded, grey=np.ascontiguousarray(turned))
-        else:
-            image.load()
-            grey, more = _to_grey(image, data, name, depth)
-            decoded = Decoded(grey, (*flags, *more))
-        return pixels.square(decoded, height)
+        if is_tiff and tiff.is_signed_bytes(image.tag_v2):
+            return _of_samples(data, image.tag_v2, name, depth, flags)
+        if is_tiff and tiff.is_deep_colour(image.tag_v2):
+            try:
+                return _of_samples(data, image.tag_v2, name, depth, flags)
+            except tiff.PackingError:
+                pass  # Pillow has the high bytes at least
+        height = _height_of_width(image)
+        if is_tiff:
+            _check_colour(image.tag_v2, name)
+            height = tiff.height_of_width(image.tag_v2)
+            tiff.settle(image)
+        if image.format == 'PNG' and getattr(image, 'n_frames', 1) > 1:
+            flags.append('first_of_several_pages')
+        image.load()
+        grey, more = _to_grey(image, data, name, depth)
+        return pixels.square(Decoded(grey, (*flags, *more)), height)
 
 
 def is_dicom(data: bytes, name: str = '') -> bool:
@@ -228,7 +250,7 @@ def is_image(data: bytes) -> bool:
 
 
 def _is_picture(data):
-    if data.startswith((_PNG, b'\xff\xd8\xff', b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')):
+    if data.startswith((png.MAGIC, _JPEG, b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')):
         return True
     return data[:2] == b'BM' and data[6:10] == bytes(4) and data[14:15] in _BMP_HEADERS
 
@@ -280,35 +302,6 @@ def _unpacked(data, name):
     return b''.join(parts)
 
 
-def _has_whole_chunks(data) -> bool:
-    """Whether the checksums of all chunks of a PNG are right, up to its end."""
-    at = len(_PNG)
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], 'big')
-        checksum = int.from_bytes(data[end - 4 : end], 'big')
-        if end > len(data) or zlib.crc32(data[at + 4 : end - 4]) != checksum:
-            return False
-        if data[at + 4 : at + 8] == b'IEND':
-            return True
-        at = end
-    return False
-
-
-def _without_extras(data) -> bytes | None:
-    """A PNG without the chunks that the pixels do not need; None for other files."""
-    if not data.startswith(_PNG):
-        return None
-    kept = [_PNG]
-    at = len(_PNG)
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], 'big')
-        if data[at + 4 : at + 8] in _PNG_CHUNKS:
-            kept.append(data[at:end])
-        at = end
-    bare = b''.join(kept)
-    return bare if len(bare) < len(data) else None
-
-
 def _check_size(size: tuple[int, int], name: str) -> None:
     if size[0] * size[1] > pixels.MAX_PIXELS:
         raise _bomb(name, f'{size[0]} x {size[1]} pixels')
@@ -328,20 +321,29 @@ def _to_grey(image: Image.Image, data: bytes, name: str, depth: int | None):
     # Pillow inverts WhiteIsZero itself for 1 to 8 bits, and only for those.
     inverted = wide and is_tiff and image.tag_v2.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO
     tags = image.tag_v2 if is_tiff else {}
+    # It takes a TIFF that says nothing for WhiteIsZero.
+    unsaid = is_tiff and _PHOTOMETRIC_TAG not in tags
+    unsigned = wide and tiff.is_unsigned(image)
     image = _upright(image)
+    clear, flags = png.clear_ground(image, data)
     if wide:
         values = np.asarray(image)
-        void = tiff.void(values, tags)
-        grey, flags = pixels.scale_or_stretch(values, depth, void)
+        values = values.view(np.uint32) if unsigned else values
+        void = tiff.void(values, tags) if clear is None else clear
+        grey, more = pixels.scale_or_stretch(values, depth, void)
         if inverted:
             grey = 255 - grey
             if void is not None:
                 grey[void] = 0
-        return np.ascontiguousarray(grey), flags
+        return np.ascontiguousarray(grey), [*flags, *more]
     grey = _luma(image)
-    flags = []
+    if clear is not None:
+        grey = np.where(clear, np.uint8(0), grey)
+    if unsaid:
+        grey = 255 - grey
+        flags.append('photometric_guessed')
     # Pillow keeps the high byte of 16-bit colour: fewer than 13 used bits would be all but black.
-    if _is_deep_colour_png(data) or (is_tiff and _is_deep(tags)):
+    if png.is_deep_colour(data) or (is_tiff and _is_deep(tags)):
         if grey.max() < 16:
             raise ImageError(
                 f'{name}: {describe(data)} of 16-bit colour that uses fewer than 13 bits; it '
@@ -352,6 +354,21 @@ def _to_grey(image: Image.Image, data: bytes, name: str, depth: int | None):
             grey = np.rint(grey * np.float32(255 / most)).astype(np.uint8)
             flags.append('few_grey_levels')
     return np.ascontiguousarray(grey), flags
+
+
+def _height_of_width(image) -> float:
+    """How many times as high as wide a pixel of a PNG, JPEG or BMP is, once it is upright."""
+    ratio = image.info.get('dpi') or image.info.get('aspect')
+    if not ratio and image.info.get('jfif_unit') == 0:
+        ratio = image.info.get('jfif_density')
+    try:
+        across, along = (float(number) for number in ratio)
+        height = across / along
+        if height == 1 or image.getexif().get(_ORIENTATION_TAG, 1) < 5:
+            return height
+        return 1 / height  # it lies on its side
+    except Exception:  # none, zeros, or EXIF of many kinds of damage
+        return 1.0
 
 
 def _is_deep(tags):
@@ -367,23 +384,39 @@ def _upright(image):
         return image
 
 
-def _of_samples(values, tags, depth, flags):
-    """`Decoded` of the samples of a TIFF, [H, W] or [H, W, samples] of any type."""
-    alpha = None
-    if values.ndim == 3:
-        if values.shape[2] in (2, 4):
-            alpha = values[..., -1]
-        channels = 3 if values.shape[2] >= 3 else 1
-        weights = np.array([0.299, 0.587, 0.114]) if channels == 3 else np.ones(1)
-        luma = values[..., :channels] @ weights
-        values = np.rint(luma).astype(values.dtype) if values.dtype.kind in 'iu' else luma
-    void = tiff.void(values, tags or {})
-    grey, more = pixels.scale_or_stretch(values, depth, void)
-    if tags and tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:
+def _of_samples(data, tags, name, depth, flags):
+    """`Decoded` of a TIFF whose first page Pillow cannot read, or would read wrong; ImageError, a
+    `tiff.PackingError`, for samples that cannot be unpacked.
+    """
+    _check_size(tiff.size(tags), name)
+    _check_colour(tags, name)
+    values = tiff.read_page(data)
+    if values is None:
+        raise tiff.PackingError(
+            f'{name}: a TIFF of {tiff.packing(tags)}, which cannot be read here, or a damaged one. '
+            'Save it with 8 or 16 bits without compression, or as PNG, or drop it '
+            '(data.on_error=skip)'
+        )
+    values, alpha, bits = tiff.luma(values, tags)
+    void = tiff.void(values, tags)
+    grey, more = pixels.scale_or_stretch(values, depth or bits, void)
+    if tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:
         grey = 255 - grey
+        if void is not None:
+            grey[void] = 0
     if alpha is not None and alpha.min() != alpha.max():
         grey = np.rint(grey * (alpha / np.float32(alpha.max()))).astype(np.uint8)
-    return Decoded(np.ascontiguousarray(grey), (*flags, *more))
+    decoded = Decoded(np.ascontiguousarray(tiff.upright(grey, tags)), (*flags, *more))
+    return pixels.square(decoded, tiff.height_of_width(tags))
+
+
+def _check_colour(tags, name):
+    kind = tiff.unknown_colour(tags)
+    if kind:
+        raise ImageError(
+            f'{name}: a TIFF whose colours are {kind}; grey, RGB, YCbCr, CMYK and palettes are '
+            'read. Save it as grey, or drop it (data.on_error=skip)'
+        )
 
 
 def _luma(image: Image.Image) -> np.ndarray:
@@ -403,18 +436,14 @@ def _luma(image: Image.Image) -> np.ndarray:
     return grey
 
 
-def _is_deep_colour_png(data: bytes) -> bool:
-    is_png = data[:4] == b'\x89PNG'
-    is_deep = data[24:25] == b'\x10'
-    return is_png and is_deep and data[25:26] in (b'\x02', b'\x04', b'\x06')
-
-
 def describe(data: bytes, otherwise: str = '') -> str:
     """What a file is by its first bytes, for messages; `otherwise` where that is not known."""
     return _known(data) or otherwise or f'a file that begins with {data[:8]!r}'
 
 
 def _known(data):
+    if data.startswith(_JPEG):
+        return jpeg.kind(data)
     head = data[:16].lstrip().lower()
     if head[4:8] == b'ftyp':
         return 'a HEIC, AVIF or MP4'

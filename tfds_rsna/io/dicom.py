@@ -3,9 +3,11 @@
 import io
 import logging
 import re
+import unicodedata
 
 import numpy as np
 
+from tfds_rsna import sexes
 from tfds_rsna.io import voi
 from tfds_rsna.io.pixels import MAX_PIXELS, Decoded, ImageError, NotAnImageError, square
 
@@ -20,6 +22,14 @@ except ImportError:
 logging.getLogger('pydicom').setLevel(logging.CRITICAL)
 _SIZE = ('Rows', 'Columns')
 _PIXELS = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
+# Where an enhanced image has its window, rescale, size of pixels and body part.
+_GROUPS = ('PerFrameFunctionalGroupsSequence', 'SharedFunctionalGroupsSequence')
+_PARTS_OF_GROUPS = (
+    'FrameVOILUTSequence',
+    'PixelValueTransformationSequence',
+    'PixelMeasuresSequence',
+    'FrameAnatomySequence',
+)
 # (vertical, horizontal) size of a pixel, or the ratio of the two
 _SPACINGS = (
     'PixelAspectRatio',
@@ -58,11 +68,13 @@ _HAND = re.compile(
 )
 # Words of other body parts: the standard's terms, and what exports of other languages have.
 _OTHER_PARTS = re.compile(
-    r'\b(ABDOMEN|ANKLE|BECKEN|BREAST|CALCANEUS|CERVICAL|CHEST|CLAVICLE|COCCYX|COLON|CSPINE|ELBOW|'
-    'FACE|FEMUR|FIBULA|FOOT|FUSS|HEAD|HEART|HIP|HUEFTE|HUMERUS|JAW|KIDNEY|KNEE|KNIE|LEG|LOWER|'
-    'LSPINE|LUMBAR|LUNG|MANDIBLE|MAXILLA|NECK|NOSE|ORBIT|PATELLA|PELVIS|PIED|PIE|RIB|RODILLA|'
-    'SACRUM|SCAPULA|SCHAEDEL|SHOULDER|SINUS|SKULL|SPINE|SSPINE|STERNUM|TEETH|THIGH|THORAX|THORACIC|'
-    r'TIBIA|TOE|TORAX|TOOTH|TSPINE|UPPERARM|ZYGOMA)S?\b'
+    r'\b(ABDOMEN|ANKLE|BACINO|BASSIN|BECKEN|BREAST|BRUST|CADERA|CALCANEUS|CAVIGLIA|CERVICAL|CHEST|'
+    'CHEVILLE|CLAVICLE|COCCYX|CODO|COLON|COLUMNA|COUDE|CRANE|CRANEO|CRANIO|CSPINE|ELBOW|ELLBOGEN|'
+    'ELLENBOGEN|EPAULE|FACE|FEMUR|FIBULA|FOOT|FUSS|GENOU|GINOCCHIO|GOMITO|HANCHE|HEAD|HEART|HIP|'
+    'HOMBRO|HUEFTE|HUFTE|HUMERUS|JAW|KIDNEY|KNEE|KNIE|LEG|LOWER|LSPINE|LUMBAR|LUNG|MANDIBLE|'
+    'MAXILLA|NECK|NOSE|ORBIT|PATELLA|PELVIS|PIED|PIEDE|PIE|RACHIS|RIB|RODILLA|SACRUM|SCAPULA|'
+    'SCHADEL|SCHAEDEL|SCHULTER|SHOULDER|SINUS|SKULL|SPALLA|SPINE|SSPINE|STERNUM|TEETH|THIGH|THORAX|'
+    r'THORACIC|TIBIA|TOBILLO|TOE|TORACE|TORAX|TOOTH|TSPINE|UPPERARM|ZYGOMA)S?\b'
 )
 
 
@@ -90,6 +102,7 @@ def decode(data: bytes, name: str, *, depth: int | None = None) -> Decoded:
     try:
         dataset = _open(data)
         _check(dataset, name)
+        _settle_groups(dataset)
         male = _male(dataset)
         refused = _refused(dataset)
     except ImageError:
@@ -164,7 +177,8 @@ def _unreadable(dataset, name, error):
         syntax = None
     known = getattr(syntax, 'name', 'no transfer syntax')
     message = f'{name}: DICOM pixels that cannot be read: {known} ({error}). '
-    if getattr(syntax, 'is_private', True) or syntax.is_encapsulated:
+    plain = syntax in pydicom.uid.AllTransferSyntaxes and not syntax.is_encapsulated
+    if not plain:
         message += "Compressed images need pip install 'boneage_jax[dicom]'; a "
     else:
         message += 'A '
@@ -195,6 +209,17 @@ def _check(dataset, name: str) -> None:
         )
 
 
+def _settle_groups(dataset) -> None:
+    """Gives the dataset of an enhanced image what its functional groups say of the only frame."""
+    for key in _GROUPS:
+        for group in list(dataset.get(key) or [])[:1]:
+            for part in _PARTS_OF_GROUPS:
+                for item in list(group.get(part) or [])[:1]:
+                    for element in item:
+                        if element.tag not in dataset:
+                            dataset[element.tag] = element
+
+
 def _other_kind(dataset) -> str:
     """The kind of a DICOM object that holds no image; '' for others."""
     if any(key in dataset for key in (*_SIZE, *_PIXELS)):
@@ -208,7 +233,9 @@ def _other_kind(dataset) -> str:
 
 
 def _male(dataset) -> bool | None:
-    return _SEXES.get(_text(dataset, 'PatientSex')[:1])
+    """By M or F, or by a word; the letter of a word alone may be another language's (mujer)."""
+    said = _text(dataset, 'PatientSex')
+    return _SEXES.get(said, sexes.of_word(said))
 
 
 def _refused(dataset) -> str:
@@ -220,7 +247,8 @@ def _refused(dataset) -> str:
             'out; if the header is wrong, mend it or save the image as PNG'
         )
     part = _text(dataset, 'BodyPartExamined') or _region(dataset)
-    words = re.sub('[^A-Z]+', ' ', part)
+    letters = unicodedata.normalize('NFD', part)  # accents apart
+    words = re.sub('[^A-Z]+', ' ', re.sub('[\u0300-\u036f]', '', letters))
     if _HAND.search(words.replace(' ', '')) or not _OTHER_PARTS.search(words):
         return ''
     return (

@@ -5,13 +5,14 @@ settled, as far as the data can tell; each such decision has a flag.
 """
 
 import io
+import re
 
 import numpy as np
 from PIL import Image
 from pydicom import encaps, pixels, uid
 from pydicom.dataset import FileMetaDataset
 
-from tfds_rsna.io import voi
+from tfds_rsna.io import jpeg, voi
 from tfds_rsna.io.pixels import ImageError, scale
 
 _GREY = ('MONOCHROME1', 'MONOCHROME2')
@@ -19,6 +20,13 @@ _COLOUR = ('RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')
 _PALETTE = 'PALETTE COLOR'
 _END = b'\xff\xd9'  # of a codestream
 _ITEM = b'\xfe\xff\x00\xe0'  # what encapsulated pixel data begins with
+# Transfer syntaxes that one decoder reads whichever of them the file names
+_FAMILIES = (
+    uid.JPEG2000TransferSyntaxes,
+    uid.JPEGLSTransferSyntaxes,
+    (uid.JPEGLossless, uid.JPEGLosslessSV1),
+    (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit),
+)
 # elements of the groups 6000 to 601E
 _OVERLAY_BIT_POSITION = 0x0102
 _OVERLAY_DATA = 0x3000
@@ -28,7 +36,8 @@ _NEAR = 6  # levels of 255 that two channels of the same grey may differ by
 
 def photometric(dataset) -> str:
     """The photometric interpretation, in capitals; '' where there is none."""
-    return str(dataset.get('PhotometricInterpretation') or '').strip().upper()
+    kind = str(dataset.get('PhotometricInterpretation') or '').strip().upper()
+    return re.sub('MONOCHROME[ _]+', 'MONOCHROME', kind)
 
 
 def read(dataset, name: str) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
@@ -127,15 +136,17 @@ def _settle_syntax(dataset, flags) -> list[bytes]:
     syntax = dataset.file_meta.get('TransferSyntaxUID')
     data = dataset.get('PixelData') or b''
     fragments = _fragments(data)
+    guess = _guess(fragments[0]) if fragments else None
     if syntax is not None:
         known = syntax in uid.AllTransferSyntaxes
-        private = fragments and not known and _guess(fragments[0]) is None  # pydicom names it
-        if private or (known and syntax.is_encapsulated == bool(fragments)):
+        private = fragments and not known and guess is None  # pydicom names it
+        fits = known and syntax.is_encapsulated == bool(fragments)
+        if private or (fits and (guess is None or _family(guess) == _family(syntax))):
             return fragments
         flags.append('transfer_syntax_guessed')
     implicit, little = dataset.original_encoding
     if fragments:
-        found = _guess(fragments[0]) or uid.RLELossless
+        found = guess or uid.RLELossless
     elif implicit:
         found = uid.ImplicitVRLittleEndian
     else:
@@ -152,6 +163,12 @@ def _fragments(data: bytes) -> list[bytes]:
     return list(encaps.generate_fragments(stream))
 
 
+def _family(syntax: uid.UID) -> int:
+    """Which of `_FAMILIES` a transfer syntax is in; their number for none."""
+    families = (number for number, family in enumerate(_FAMILIES) if syntax in family)
+    return next(families, len(_FAMILIES))
+
+
 def _guess(codestream: bytes) -> uid.UID | None:
     """The transfer syntax of a codestream, by its own markers; None for none that is known."""
     if codestream[:4] == b'\xff\x4f\xff\x51':
@@ -160,6 +177,7 @@ def _guess(codestream: bytes) -> uid.UID | None:
     kinds = {
         0xC0: uid.JPEGBaseline8Bit,
         0xC1: uid.JPEGExtended12Bit,
+        0xC2: uid.JPEGBaseline8Bit,  # progressive, which its decoders read too
         0xC3: uid.JPEGLosslessSV1,
         0xF7: uid.JPEGLSNearLossless,
     }
@@ -168,31 +186,15 @@ def _guess(codestream: bytes) -> uid.UID | None:
 
 def _frame_header(codestream: bytes) -> tuple[int, int]:
     """(marker, components) of the frame of a JPEG or JPEG-LS stream; zeros for others."""
-    at = _frame_at(codestream)
+    at = jpeg.frame_at(codestream)
     return (codestream[at + 1], codestream[at + 9]) if at else (0, 0)
-
-
-def _frame_at(codestream: bytes) -> int:
-    """Where the frame's header begins in a JPEG or JPEG-LS stream; 0 for others."""
-    if codestream[:2] != b'\xff\xd8':
-        return 0
-    at = 2
-    while at + 10 <= len(codestream) and codestream[at] == 0xFF:
-        marker = codestream[at + 1]
-        if marker in (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), 0xF7):
-            return at
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        at += 2 + int.from_bytes(codestream[at + 2 : at + 4], 'big')
-    return 0
 
 
 def _precision(codestream: bytes) -> int:
     """The bits of a sample that a codestream names; 0 for a kind that is not known."""
     if codestream[:4] == b'\xff\x4f\xff\x51':
         return (codestream[42] & 0x7F) + 1 if len(codestream) > 42 else 0
-    at = _frame_at(codestream)
+    at = jpeg.frame_at(codestream)
     return codestream[at + 4] if at else 0
 
 
@@ -278,6 +280,11 @@ def _settle_allocated(dataset, fragments, samples, flags):
         found = 16 if (precision or stored) > 8 else 8
     else:
         found = 8 * (len(data) // (dataset.Rows * dataset.Columns * samples))
+        if found < stored:  # packed, which no decoder here reads, or cut short
+            raise ValueError(
+                f'BitsAllocated is {allocated or "missing"}, and {len(data):,} bytes of pixel data '
+                f'are too few for {stored} bits a pixel in whole bytes'
+            )
     if found in (8, 16, 32) and found != allocated:
         dataset.BitsAllocated = found
         if _number(dataset, 'BitsStored') > found:
@@ -311,9 +318,7 @@ def _grey_values(dataset, fragments, flags) -> tuple[np.ndarray, np.ndarray | No
     """Stored values of a grey image, and which of them are padding."""
     padding = _padding(dataset)
     allocated = int(dataset.BitsAllocated)
-    syntax = dataset.file_meta.TransferSyntaxUID
-    plain = 'PixelData' in dataset and allocated in (8, 16, 32)
-    if not plain or (syntax.is_encapsulated and syntax != uid.RLELossless):
+    if 'PixelData' not in dataset or allocated not in (8, 16, 32):
         values = pixels.pixel_array(dataset)
         raw = values.view(f'u{values.itemsize}') if values.dtype.kind == 'i' else values
         return values, _void(values, raw, padding)
@@ -325,6 +330,7 @@ def _grey_values(dataset, fragments, flags) -> tuple[np.ndarray, np.ndarray | No
     dataset.HighBit = allocated - 1
     dataset.PixelRepresentation = 0
     raw = pixels.pixel_array(dataset)
+    stored = min(stored, 8 * raw.itemsize)  # a codestream may need fewer bytes than are allocated
     dataset.BitsStored = stored
     if raw.ndim != 2:
         return raw, None
@@ -363,8 +369,27 @@ def _interpret(raw, void, stored, high, signed, overlays, flags) -> np.ndarray:
         if signed:
             return whole
         return _smoother(raw, whole, void, 'sign_guessed', flags)
+    said = extended if signed else raw & mask
+    found = whole if signed else raw
+    if _is_garbage(inside >> stored, raw >> stored, said, found, void):
+        flags.append('high_bits_ignored')
+        return said
     flags.append('bits_stored_ignored')
-    return whole if signed else raw
+    return found
+
+
+def _is_garbage(inside, beyond, said, found, void):
+    """Whether the bits beyond the stored ones are no part of the values: the same everywhere, or
+    the image is far rougher with them.
+    """
+    if inside.min() == inside.max():
+        return True
+    crossing = beyond[:, 1:] != beyond[:, :-1]
+    if void is not None:
+        crossing &= ~(void[:, 1:] | void[:, :-1])
+    if not crossing.any():
+        return False
+    return _jump(found, crossing, void) > _ROUGHER * _jump(said, crossing, void)
 
 
 def _is_split(words, stored):
@@ -422,14 +447,22 @@ def _has_overlay_bits(dataset) -> bool:
 
 def _padding(dataset) -> list[float]:
     """[value] or [value, limit of the range] that stand for no pixel."""
-    value = voi.numbers(dataset, 'PixelPaddingValue')[:1]
-    return value + voi.numbers(dataset, 'PixelPaddingRangeLimit')[:1] if value else []
+    for kind in ('DoubleFloatPixelPadding', 'FloatPixelPadding', 'PixelPadding'):
+        value = voi.numbers(dataset, f'{kind}Value')[:1]
+        if value:
+            return value + voi.numbers(dataset, f'{kind}RangeLimit')[:1]
+    return []
 
 
 def _void(values, raw, padding) -> np.ndarray | None:
     """bool [H, W]: where values (or the same words as unsigned ones) are padding; None: nowhere."""
-    if not padding or values.dtype.kind == 'f':
+    if not padding:
         return None
+    if values.dtype.kind == 'f':
+        low = np.asarray(min(padding), values.dtype)
+        high = np.asarray(max(padding), values.dtype)
+        void = (values >= low) & (values <= high)
+        return void if void.any() else None
     words = sorted(int(number) % (1 << 8 * raw.itemsize) for number in padding)
     void = np.isin(raw, np.array(words, raw.dtype))
     if len(padding) == 2 and (padding[0] < 0) == (padding[1] < 0):

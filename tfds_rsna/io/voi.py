@@ -5,6 +5,9 @@ window that shows anything. Headers are often wrong here. A LUT that is empty, a
 numbers, count as absent. One that makes the image all but flat, or black and white alone, is passed
 over; where all are, the pixels' own percentiles become black and white.
 
+A modality rescale gives values their unit. Without a window it changes no picture, but for a
+negative slope, which inverts it.
+
 The LUTs are looked up here and not by pydicom: its own takes entries of 8 bits for 16, and the
 declared number of bits for the used one.
 """
@@ -27,7 +30,7 @@ def to_grey(
         void: bool [H, W], pixels that are padding: they become 0 and decide nothing; None for none.
         depth: see `decoding.decode`; counts where there is no window.
     """
-    rescaled, flags = _rescale(values, dataset)
+    rescaled, plain, inverted, flags = _rescale(values, dataset, void)
     ignored = False
     for render in _renderings(dataset):
         grey = render(rescaled)
@@ -37,16 +40,24 @@ def to_grey(
             return grey, flags + ['window_ignored'] * ignored
         ignored = True
     if ignored:
-        return pixels.stretch(rescaled, void), [*flags, 'window_ignored', 'stretched']
-    # A slope makes floats of integers; the rule of depths needs integers.
-    if rescaled.dtype.kind == 'f' and np.array_equal(rescaled, np.rint(rescaled)):
-        rescaled = rescaled.astype(np.int32)
-    if depth is None and rescaled.dtype.kind in 'iu' and rescaled.min() >= 0:
-        # 1 bit is black and white, in as many bits as it may be stored.
-        bits = 1 if rescaled.max() == 1 else int((numbers(dataset, 'BitsStored') or [0])[0])
-        depth = bits if 0 < bits < 8 and rescaled.max() < 2**bits else None
-    grey, more = pixels.scale_or_stretch(rescaled, depth, void)
+        grey = pixels.stretch(plain, void)
+        more = ['window_ignored', 'stretched']
+    else:
+        grey, more = pixels.scale_or_stretch(plain, depth or _few_bits(plain, dataset), void)
+    if inverted:
+        grey = 255 - grey
+        if void is not None:
+            grey[void] = 0
     return grey, flags + more
+
+
+def _few_bits(values, dataset) -> int | None:
+    """The depth of an image that is stored in fewer than 8 bits; None for others."""
+    if values.dtype.kind not in 'iu' or values.min() < 0:
+        return None
+    # 1 bit is black and white, in as many bits as it may be stored.
+    bits = 1 if values.max() == 1 else int((numbers(dataset, 'BitsStored') or [0])[0])
+    return bits if 0 < bits < 8 and values.max() < 2**bits else None
 
 
 def numbers(dataset, key: str) -> list[float]:
@@ -59,18 +70,33 @@ def numbers(dataset, key: str) -> list[float]:
     return [float(number) for number in found if np.isfinite(number)]
 
 
-def _rescale(values, dataset):
+def _rescale(values, dataset, void):
+    """(values in the unit of windows, values to show without one, whether the latter are inverted,
+    flags).
+    """
+    flags = []
     for item in _items(dataset, 'ModalityLUTSequence'):
         found = _table(item, values)
-        if found is not None:
-            return found[0], []
-    slope = numbers(dataset, 'RescaleSlope') or [1.0]
-    intercept = numbers(dataset, 'RescaleIntercept') or [0.0]
-    if slope[0] == 0:  # everything would be one value
-        return values, ['rescale_ignored']
-    if slope[0] == 1 and intercept[0] == 0:
-        return values, []
-    return values * slope[0] + intercept[0], []
+        if found is None:
+            continue
+        if not _is_cut(item) and not pixels.is_lost(pixels.stretch(found[0], void), values, void):
+            return found[0], found[0], False, flags
+        flags = ['rescale_ignored']
+    slope = (numbers(dataset, 'RescaleSlope') or [1.0])[0]
+    intercept = (numbers(dataset, 'RescaleIntercept') or [0.0])[0]
+    if slope == 0:  # everything would be one value
+        return values, values, False, ['rescale_ignored']
+    if slope == 1 and intercept == 0:
+        return values, values, False, flags
+    return values * slope + intercept, _shifted(values, intercept / slope), slope < 0, flags
+
+
+def _shifted(values, shift):
+    """Signed integers moved up by `shift` where none is negative then; others as they are."""
+    low = values.min()
+    if values.dtype.kind != 'i' or not -low <= shift < 2**16 or low >= 0 or shift % 1:
+        return values
+    return values.astype(np.int64) + int(shift)
 
 
 def _renderings(dataset) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
@@ -130,7 +156,7 @@ def _is_cut(item) -> bool:
     if len(descriptor) != 3:
         return False
     count = int(descriptor[0]) or 2**16
-    entries = _entries(item.get('LUTData'), count)
+    entries = _entries(item, count)
     return entries is not None and entries.size < count
 
 
@@ -140,7 +166,7 @@ def _table(item, values) -> tuple[np.ndarray, np.ndarray] | None:
     if len(descriptor) != 3:
         return None
     count = int(descriptor[0]) or 2**16
-    entries = _entries(item.get('LUTData'), count)
+    entries = _entries(item, count)
     if entries is None or entries.size < 2:
         return None
     first = descriptor[1]
@@ -150,11 +176,14 @@ def _table(item, values) -> tuple[np.ndarray, np.ndarray] | None:
     return entries[place], entries
 
 
-def _entries(data, count: int) -> np.ndarray | None:
+def _entries(item, count: int) -> np.ndarray | None:
     """The entries of a LUT: words, bytes one by one, or bytes packed two to a word."""
+    data = item.get('LUTData')
     if data is None:
         return None
     if isinstance(data, bytes):
+        if item.original_encoding[1] is False:  # big endian
+            data = np.frombuffer(data[: len(data) // 2 * 2], '>u2').astype('<u2').tobytes()
         words = len(data) >= 2 * count
         found = np.frombuffer(
             data[: len(data) // 2 * 2] if words else data, '<u2' if words else 'u1'
