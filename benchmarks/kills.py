@@ -164,9 +164,7 @@ def main(argv=None) -> int:
                 whole[command] = (run.results(), time.monotonic() - begin)
             expected, seconds = whole[command]
             draw = np.random.default_rng([arguments.seed, number])
-            run = Run(
-                command, pathlib.Path(folder, f'{command}_{number}'), arguments_of[command]
-            )
+            run = Run(command, pathlib.Path(folder, f'{command}_{number}'), arguments_of[command])
             kills = _disturb(run, arguments.kills, seconds, draw)
             run.finish()
             wrong = differences(expected, run.results())

@@ -304,6 +304,7 @@ def rakes(generator: np.random.Generator, count: int) -> Images:
         images.append(_noisy(255 - turned if i % 3 == 2 else turned, generator))
     return images
 
+
 def photographs(generator: np.random.Generator, count: int) -> Images:
     """Scikit-image's pictures, each whole and as crops, every third as its negative."""
     import skimage
