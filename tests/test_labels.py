@@ -335,3 +335,12 @@ def test_rows_are_no_titles_of_others_and_columns_of_ages_have_names():
     ]
     with pytest.raises(DataError, match="behind column 'boneage' is one without a name that"):
         check('id,male,boneage,,\n1,M,90,92,91\n2,F,60,61,62\n')
+
+
+def test_a_column_is_one_thing_and_a_patient_of_one_sex():
+    with pytest.raises(DataError, match="'id' is named for two of id, age and sex"):
+        parse('id,male\n101,M\n', columns=labels.Columns('id', 'id', 'male'))
+    columns = labels.Columns('id', 'boneage', 'male', group='who')
+    rows, _ = parse('id,boneage,male,who\n1,9,M,A\n2,9,F,A\n3,9,F,\n4,9,M,\n', columns=columns)
+    assert labels.doubtful_groups(rows) == ['1 patients have images of boys and of girls: A']
+    assert labels.doubtful_groups(rows[1:]) == []

@@ -117,7 +117,10 @@ def test_columns_tell_it_where_nothing_else_does(tmp_path):
     [
         (AGES.replace('20,19', '20,5,19,2'), 'line 3: more cells than columns; is a comma part'),
         (AGES.replace('upper\n', 'age\n'), 'column age occurs twice'),
-        (AGES + 'b,holdout,M,90,19,16,22\n', 'line 5: image b is in line 3 too'),
+        (
+            AGES + 'b,holdout,M,90,19,16,22\n',
+            'line 5: image b is in holdout twice, first in line 3',
+        ),
         (AGES.replace('b,hold', '"b,hold'), 'damaged, or no CSV'),
         (AGES.replace('20,19', '2_0,19'), 'line 3: cannot read'),
     ],

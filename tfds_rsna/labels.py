@@ -19,7 +19,16 @@ from tfds_rsna.columns import (
 from tfds_rsna.problems import DataError, Problems, duplicates
 from tfds_rsna.table_files import read_table
 
-__all__ = ['MONTHS', 'Columns', 'Label', 'check_unit', 'find_columns', 'parse', 'read_table']
+__all__ = [
+    'MONTHS',
+    'Columns',
+    'Label',
+    'check_unit',
+    'doubtful_groups',
+    'find_columns',
+    'parse',
+    'read_table',
+]
 
 MONTHS = (0.0, 240.0)
 _WITH_NOUGHT = re.compile(r'\d+\.0+')  # 101.0: a number that a program took for a measurement
@@ -91,6 +100,12 @@ def parse(
             'data.image_folder.id_column=..., and so on with months_column, male_column, '
             'image_column, group_column and source_column; of a table of one sex without such a '
             'column, data.image_folder.sex=male or female'
+        )
+    twice = duplicates(filter(None, (columns.id, columns.months, columns.male)))
+    if twice:
+        raise DataError(
+            f'{name}: {", ".join(map(repr, sorted(twice)))} is named for two of id, age and sex; '
+            'each has a column of its own'
         )
     _refuse_second_header(rows[0], columns, name)
     _refuse_sections(rows, columns, name)
@@ -253,6 +268,20 @@ def _refuse_wrong_labels(labels: list[Label], name: str) -> None:
     by_image = {label.image: label.months for label in aged if label.image}
     if by_image:
         whole_month_labels.refuse(by_image, name)
+
+
+def doubtful_groups(labels: Sequence[Label]) -> list[str]:
+    """A line on the patients that have images of both sexes, if any do."""
+    found: dict[str, set[bool | None]] = {}
+    for label in labels:
+        found.setdefault(label.group, set()).add(label.male)
+    odd = [group for group, male in found.items() if group and len(male - {None}) > 1]
+    if not odd:
+        return []
+    more = ', ...' if len(odd) > _SOME else ''
+    return [
+        f'{len(odd):,} patients have images of boys and of girls: {", ".join(odd[:_SOME])}{more}'
+    ]
 
 
 def check_unit(

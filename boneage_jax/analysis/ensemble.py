@@ -36,16 +36,8 @@ def read(workdir: pathlib.Path) -> dict[str, Table]:
 
     Raises UserError with the file and what is wrong with it.
     """
-    path = pathlib.Path(workdir) / 'predictions.csv'
-    table = predictions.read(path)
-    found = {}
-    for split in predictions.splits(table):
-        images = predictions.of_split(table, split)
-        ids, counts = np.unique(images['id'], return_counts=True)
-        if counts.max() > 1:
-            raise UserError(f'{path}: image {ids[counts.argmax()]} is in {split} twice')
-        found[split] = images
-    return found
+    table = predictions.read(pathlib.Path(workdir) / 'predictions.csv')
+    return {split: predictions.of_split(table, split) for split in predictions.splits(table)}
 
 
 def errors_of(images: Table) -> np.ndarray:

@@ -138,9 +138,10 @@ def _refuse_twice(path, numbered):
     for line, row in numbered:
         image = (row.get('id'), row.get('split'))
         if image in seen:
+            where = f'in {image[1]} twice' if image[1] else 'there twice'
             raise UserError(
-                f'{path}, line {line}: image {row["id"]} is in line {seen[image]} too; leave one '
-                'of them out'
+                f'{path}, line {line}: image {image[0]} is {where}, first in line {seen[image]}; '
+                'leave one out'
             )
         if row.get('id'):
             seen[image] = line

@@ -12,7 +12,7 @@ from tfds_rsna.errors import UserError
 from tfds_rsna.image_folder import looks, matching
 from tfds_rsna.io import fingerprint
 from tfds_rsna.io.archive import Archive, Entry, is_file
-from tfds_rsna.labels import Label, check_unit, parse, read_table
+from tfds_rsna.labels import Label, check_unit, doubtful_groups, parse, read_table
 from tfds_rsna.problems import DataError, Problems, left_out_lines
 from tfds_rsna.table_files import Table
 
@@ -216,7 +216,7 @@ class FolderSource:
         columns = self._columns_for(entries)
         male = self.sex == 'male' if self.sex else None
         labels = parse(self._rows, columns, name, problems, male=male)
-        doubts = check_unit(labels, columns, name, self._rows)
+        doubts = [*check_unit(labels, columns, name, self._rows), *doubtful_groups(labels)]
         pairs = matching.pair(labels, entries, name, str(self.place), problems, is_image)
         complete = not any(entry.is_zip for entry in entries)
         # Where a zip cannot be opened the builder says so.
