@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -37,7 +38,7 @@ try:
     import python_multipart  # noqa: F401
     import uvicorn  # noqa: F401
 
-    from boneage_jax.web import app, guard, server, uploads, views, words, worker
+    from boneage_jax.web import answers, app, guard, server, uploads, views, words, worker
 except ImportError as missing:
     if os.environ.get('BONEAGE_REQUIRE_SERVE') == '1':
         raise
@@ -289,6 +290,76 @@ def test_limits_are_kept_before_anything_is_decoded(address, hands, monkeypatch)
     assert 'unpacks to more than 2 MB' in found['bomb.zip/a.png']['reason']
     for body in ({}, {'rows': []}, {'rows': [{'id': 'a'}]}, {'rows': [1]}, []):
         assert requests.post(f'{address}/v1/table', json=body, timeout=10).status_code == 400
+
+
+def form(*parts, end=b'--X--\r\n'):
+    """The body of a form of (disposition, content) as written."""
+    body = b''
+    for disposition, content in parts:
+        body += b'--X\r\nContent-Disposition: form-data; ' + disposition + b'\r\n\r\n'
+        body += content + b'\r\n'
+    return body + end
+
+
+PART = (b'name="images"; filename="a.png"', b'no image')
+
+
+@pytest.mark.parametrize(
+    'body, status, found',
+    [
+        (form(PART, PART, end=b''), 400, 'cut short'),
+        (form(PART, (b'name="images"; filename*=UTF-8\'\'b.png', b'x')), 400, 'filename='),
+        (form(PART, (b'name="sexes"', b'{"A.png": "male"}')), 400, "no file 'A.png'"),
+        (form(PART, (b'name="only"', b'["b.png"]')), 400, "no file 'b.png'"),
+        (form(PART, (b'name="sexes"', b'[' * 50_000)), 400, 'sexes: expected JSON'),
+        (form(PART, (b'name="sex"', b'male'), (b'name="sex"', b'female')), 400, 'twice'),
+        (form(*[PART] * 21), 413, '20 images'),
+    ],
+    ids=['cut', 'no-name', 'sex-of-nobody', 'only-nothing', 'nested', 'both', 'many'],
+)
+def test_forms_that_lose_a_file_or_a_sex_are_refused(address, body, status, found):
+    answer = requests.post(
+        f'{address}/v1/predict',
+        data=body,
+        headers={'Content-Type': 'Multipart/Form-Data; boundary=X'},
+        timeout=60,
+    )
+    assert answer.status_code == status and found in answer.json()['error']
+
+
+def test_what_is_too_deep_in_zips_is_told(address, hands):
+    deep = zipped({'a.png': png(hands[0])})
+    for _ in range(18):
+        deep = zipped({'in.zip': deep})
+    (found,) = results(address, {'deep.zip': deep}).values()
+    assert found['code'] == 'no_image' and 'too deep' in found['reason']
+
+
+@pytest.mark.parametrize('body', [b'[' * 200_000, b'\xff', b'{'])
+def test_a_table_of_other_things_is_refused(address, body):
+    answer = requests.post(f'{address}/v1/table', data=body, timeout=60)
+    assert answer.status_code == 400 and 'expected JSON' in answer.json()['error']
+    row = dict.fromkeys(answers.COLUMNS, '\ud800')
+    answer = requests.post(f'{address}/v1/table', json={'rows': [row]}, timeout=60)
+    assert answer.status_code == 400
+
+
+def test_a_fault_is_told_in_json_and_a_client_that_leaves_is_none(address, monkeypatch):
+    told = []
+    monkeypatch.setattr(worker.log, 'info', told.append)
+    with socket.create_connection(('127.0.0.1', int(address.rpartition(':')[2]))) as leaving:
+        leaving.sendall(
+            b'POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n'
+            b'Content-Type: multipart/form-data; boundary=X\r\n\r\n--X\r\n'
+        )
+    monkeypatch.setattr(uploads, 'asked', lambda form: 1 / 0)
+    answer = ask(address, {'a.png': b'x'})
+    assert answer.status_code == 500 and answer.json() == {'error': guard.FAULT}
+    for _ in range(100):  # it is logged once the answer is on its way
+        if told:
+            break
+        time.sleep(0.05)
+    assert len(told) == 1 and 'ZeroDivisionError' in told[0]
 
 
 def test_pages_of_others_and_other_names_are_refused(address, hands):

@@ -61,12 +61,17 @@ def build(service: Service, *, on_network: bool = False, token: str = '') -> gua
         Route('/v1/predict', _predict(service), methods=['POST']),
         Route('/v1/table', _table, methods=['POST']),
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _error})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _error, Exception: _fault})
+    app.router.redirect_slashes = False
     return guard.Guard(app, on_network=on_network, token=token)
 
 
 async def _error(request: Request, error: HTTPException) -> JSONResponse:
     return JSONResponse({'error': error.detail}, error.status_code, headers=error.headers)
+
+
+async def _fault(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({'error': guard.FAULT}, 500)
 
 
 def _static(name, kind):
@@ -105,9 +110,12 @@ async def _table(request: Request) -> Response:
             raise HTTPException(413, 'too many rows for one table')
     try:
         rows = answers.rows_of_cells(json.loads(body))
-    except (UserError, ValueError) as error:
+        table = answers.csv_of(rows).encode()  # UnicodeError for half a character
+    except UserError as error:
         raise HTTPException(400, str(error)) from error
-    return PlainTextResponse(answers.csv_of(rows), media_type=_TABLE)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f'expected JSON, {{"rows": [cells]}} ({error})') from error
+    return Response(table, media_type=_TABLE)
 
 
 def _predict(service):

@@ -11,6 +11,8 @@ import ipaddress
 import json
 import socket
 
+from starlette.requests import ClientDisconnect
+
 from boneage_jax.web import worker
 
 _HEADERS = {
@@ -23,6 +25,7 @@ _HEADERS = {
     'referrer-policy': 'no-referrer',
     'x-content-type-options': 'nosniff',
 }
+FAULT = 'a fault of the program; its terminal says where'
 _SAME = ('', 'none', 'same-origin')  # what Sec-Fetch-Site may say
 
 
@@ -59,10 +62,12 @@ class Guard:
             return
         try:
             await self._app(scope, receive, guarded)
+        except ClientDisconnect:
+            pass  # whoever asked is gone
         except Exception as error:
             worker.report(error)
             if not started:
-                await _answer(guarded, 500, 'a fault of the program; its terminal says where')
+                await _answer(guarded, 500, FAULT)
 
     def _refusal(self, scope):
         """(status, why) where a request is refused, else None."""

@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,6 +24,7 @@ _GZIP = b'\x1f\x8b'
 _ZIP = b'PK\3\4'
 _KINDS = 'none of PNG, JPEG, TIFF, BMP, DICOM'
 _FIELDS = 8
+_TAIL = 1024  # bytes at a form's end that hold its last boundary
 _LONGEST = 1 << 20  # bytes of a field that is no file
 SEXES = {'female': False, 'male': True}
 
@@ -73,27 +75,48 @@ async def read_form(request: Request, limits: Limits) -> FormData:
         raise too_large
     receive = request.receive
     count = 0
+    last = b''
 
     async def counted():
-        nonlocal count
+        nonlocal count, last
         message = await receive()
-        count += len(message.get('body', b''))
+        body = message.get('body', b'')
+        count += len(body)
+        last = (last + body[-_TAIL:])[-_TAIL:]
         if count > limits.bytes:
             raise too_large
         return message
 
     limited = Request(request.scope, counted)
-    if not request.headers.get('content-type', '').startswith('multipart/form-data'):
+    if not request.headers.get('content-type', '').lower().startswith('multipart/form-data'):
         raise HTTPException(400, 'expected a form of files, multipart/form-data')
-    return await limited.form(max_files=limits.images, max_fields=_FIELDS, max_part_size=_LONGEST)
+    try:
+        form = await limited.form(
+            max_files=limits.images, max_fields=_FIELDS, max_part_size=_LONGEST
+        )
+    except HTTPException as error:
+        if error.detail.startswith('Too many files'):
+            raise HTTPException(413, f'more than {limits.images:,} images at once') from error
+        raise
+    except (LookupError, UnicodeError) as error:
+        raise HTTPException(400, f'a form that cannot be read ({error})') from error
+    boundary = parse_options_header(request.headers['content-type'])[1].get(b'boundary', b'')
+    if boundary + b'--' not in last:
+        await form.close()
+        raise HTTPException(400, 'the form is cut short: send it again')
+    return form
 
 
 def asked(form: FormData) -> Asked:
     """What a form asks for; HTTPException 400 for what it cannot say."""
-    files = [each for each in form.getlist('images') if isinstance(each, UploadFile)]
+    files = form.getlist('images')
     if not files:
         raise HTTPException(400, 'no file: send images in the field "images"')
+    if not all(isinstance(each, UploadFile) for each in files):
+        raise HTTPException(400, 'images: a part is no file; give each a filename="..."')
     male = None
+    if len(set(form.getlist('sex'))) > 1:
+        raise HTTPException(400, 'sex: given twice, and not the same')
     if form.get('sex'):
         male = _male(form.get('sex'))
     named = _json(form, 'sexes', dict, '{"file": "male" or "female"}')
@@ -114,7 +137,7 @@ def _json(form, field, kind, like):
     wrong = HTTPException(400, f'{field}: expected JSON, {like}')
     try:
         found = json.loads(form.get(field) or str(kind()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise wrong from error
     if not isinstance(found, kind):
         raise wrong
@@ -132,7 +155,7 @@ def images(
 ) -> tuple[list[listing.Image], list[tuple[str, str]]]:
     """The images among the files, those in zips included, and (file, reason) of what is none.
 
-    Raises HTTPException 413 where there are too many.
+    Raises HTTPException 413 where there are too many, 400 for a sex of a file that was not sent.
     """
     entries = []
     others = []
@@ -149,6 +172,15 @@ def images(
         kind = _KINDS if what == 'no image' else what
         others.append((entry.path, f'no image that can be read ({kind})'))
     others += list(archive.failures.items())
+    for what in archive.left_out:
+        path, _, reason = what.rpartition(' (')
+        if reason != 'hidden)':
+            others.append((path, f'left out ({reason}'))
+    known = {image.entry.path for image in found} | {path for path, _ in others}
+    for field, names in (('sexes', sent.sexes), ('only', sent.only)):
+        for name in names:
+            if name not in known:
+                raise HTTPException(400, f'{field}: no file {name!r} was sent')
     wanted = []
     for image in listing.with_unique_ids(found):
         path = image.entry.path

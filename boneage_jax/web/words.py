@@ -21,6 +21,8 @@ FLAGS = {
     'stretched': 'Hardly any contrast as stored: the greys were stretched.',
     'few_grey_levels': 'Few grey levels are used: they were spread.',
     'first_of_several_pages': 'The file has several pages. The first was taken.',
+    'inner_page_taken': 'The file shows a small preview first. The image inside it was taken.',
+    'jpeg_without_end': 'The file is without its end: its lowest rows may be missing.',
     'pixels_made_square': 'Its pixels were not square, as its header says: they were made so.',
     'mask_doubtful': 'The outline of the hand is doubtful.',
     'points_doubtful': 'The key points of the hand are doubtful.',
