@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from tfds_rsna.image_folder import listing
@@ -76,6 +77,8 @@ async def read_form(request: Request, limits: Limits) -> FormData:
     receive = request.receive
     count = 0
     last = b''
+    kind = request.headers.get('content-type', '')
+    boundary = parse_options_header(kind)[1].get(b'boundary', b'')
 
     async def counted():
         nonlocal count, last
@@ -85,13 +88,17 @@ async def read_form(request: Request, limits: Limits) -> FormData:
         last = (last + body[-_TAIL:])[-_TAIL:]
         if count > limits.bytes:
             raise too_large
+        ended = message['type'] == 'http.request' and not message.get('more_body')
+        if ended and boundary + b'--' not in last:
+            # This kind closes the files that were begun.
+            raise MultiPartException('the form is cut short: send it again')
         return message
 
     limited = Request(request.scope, counted)
-    if not request.headers.get('content-type', '').lower().startswith('multipart/form-data'):
+    if not kind.lower().startswith('multipart/form-data'):
         raise HTTPException(400, 'expected a form of files, multipart/form-data')
     try:
-        form = await limited.form(
+        return await limited.form(
             max_files=limits.images, max_fields=_FIELDS, max_part_size=_LONGEST
         )
     except HTTPException as error:
@@ -100,11 +107,6 @@ async def read_form(request: Request, limits: Limits) -> FormData:
         raise
     except (LookupError, UnicodeError) as error:
         raise HTTPException(400, f'a form that cannot be read ({error})') from error
-    boundary = parse_options_header(request.headers['content-type'])[1].get(b'boundary', b'')
-    if boundary + b'--' not in last:
-        await form.close()
-        raise HTTPException(400, 'the form is cut short: send it again')
-    return form
 
 
 def asked(form: FormData) -> Asked:
