@@ -166,7 +166,7 @@ def test_many_processes_write_the_same_records(folder, monkeypatch):
     'arg, message',
     [
         ('stages=(mask,contrst)', 'data.stages: unknown contrst; known: .*mask'),
-        ('images=/nowhere/images', "images='/nowhere/images': no such file or folder"),
+        ('images=/nowhere/images', 'images: /nowhere/images: no such file or folder$'),
         ('data.image_folder.images=', 'data.image_folder.images is empty'),
         (
             'source=rsna_bone_age,data.folder=nothing-here',

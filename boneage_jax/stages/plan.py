@@ -283,8 +283,11 @@ def _find(name, data_dir, key, accept, otherwise):
     for path in places:
         if accept(path):
             return path
-    hint = '' if root else '; it is looked for below $BONEAGE_DATA too, which is not set'
-    looked = ' and '.join(map(str, places[:-1]))
+    # An absolute path stands in both places.
+    looked = ' and '.join(dict.fromkeys(map(str, places[:-1])))
+    hint = '; it is looked for below $BONEAGE_DATA too, which is not set'
+    if root or places[0].is_absolute():
+        hint = ''
     raise ConfigError(f'{key}: {looked}: {otherwise}{hint}')
 
 
