@@ -287,7 +287,7 @@ def as_fold(run, workdir, fold, errors):
     return workdir
 
 
-def test_new_images_get_the_mean_of_all_folds(finished_run, tmp_path, capsys):
+def test_new_images_get_the_mean_of_all_folds(finished_run, tmp_path, capsys, unchecked_images):
     images = tmp_path / 'images'
     images.mkdir()
     for number in range(3):
@@ -297,13 +297,13 @@ def test_new_images_get_the_mean_of_all_folds(finished_run, tmp_path, capsys):
     alone = []
     for fold, row in enumerate(HEADS):
         run = finished_run(f'configs/attention.py:tiny,row={row}')
-        rows = predict.predict(run, images, tmp_path / f'{fold}.csv', sex='male', accept_all=True)
+        rows = predict.predict(run, images, tmp_path / f'{fold}.csv', sex='male')
         alone.append([row['prediction'] for row in rows])
         errors = np.arange(10.0) * (-1) ** fold + 10 * fold
         folds.append(as_fold(run, tmp_path / f'fold{fold}', fold, errors))
     assert np.abs(np.subtract(*alone)).min() > 1e-3  # or the mean would show nothing
     capsys.readouterr()
-    rows = predict.predict(folds, images, tmp_path / 'mean.csv', sex='male', accept_all=True)
+    rows = predict.predict(folds, images, tmp_path / 'mean.csv', sex='male')
     mean = [row['prediction'] for row in rows]
     np.testing.assert_allclose(mean, np.mean(alone, axis=0), rtol=1e-6)
     # Errors of 0 to 9 and of 10 to 1 months: the 19th of 20 is 9.
