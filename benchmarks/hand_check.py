@@ -171,7 +171,7 @@ def _judge(bright, wrong, chosen):
     truth = np.arange(len(features)) < len(bright)
     mean = features.mean(0)
     deviation = np.maximum(features.std(0), 1e-3)
-    standard = np.clip((features - mean) / deviation, -4, 4)
+    standard = hand_check.standard(features, mean, deviation)
     machine = SVC(C=_COST, gamma=_GAMMA, class_weight='balanced')
     # How sure it may be is told by images that it was not fitted on.
     said = cross_val_predict(machine, standard, truth, method='decision_function')
@@ -304,8 +304,8 @@ def _phantoms(seed, count):
     images = []
     for i in range(count):
         drawn = render.phantom(90 + seed, i, (320, 256))
-        hand = drawn['hand_mask'] > 0
-        negative = drawn['image'][hand].mean() < drawn['image'][~hand].mean()
+        inside = drawn['hand_mask'] > 0
+        negative = drawn['image'][inside].mean() < drawn['image'][~inside].mean()
         images.append(255 - drawn['image'] if negative else drawn['image'])
     return images
 

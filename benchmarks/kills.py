@@ -150,21 +150,20 @@ def main(argv=None) -> int:
     failed = False
     with tempfile.TemporaryDirectory(prefix='boneage_kills_') as folder:
         whole = {}
-        arguments_of = {}
         for number in range(arguments.runs):
             command = arguments.commands[number % len(arguments.commands)]
             if command not in whole:
                 place = pathlib.Path(folder, command)
-                arguments_of[command] = COMMANDS[command]
+                given = COMMANDS[command]
                 if command == 'mine':
-                    arguments_of[command] += (f'--config.mine.folder={phantoms()}',)
-                run = Run(command, place, arguments_of[command])
+                    given += (f'--config.mine.folder={phantoms()}',)
+                run = Run(command, place, given)
                 begin = time.monotonic()
                 run.finish()
-                whole[command] = (run.results(), time.monotonic() - begin)
-            expected, seconds = whole[command]
+                whole[command] = (given, run.results(), time.monotonic() - begin)
+            given, expected, seconds = whole[command]
             draw = np.random.default_rng([arguments.seed, number])
-            run = Run(command, pathlib.Path(folder, f'{command}_{number}'), arguments_of[command])
+            run = Run(command, pathlib.Path(folder, f'{command}_{number}'), given)
             kills = _disturb(run, arguments.kills, seconds, draw)
             run.finish()
             wrong = differences(expected, run.results())

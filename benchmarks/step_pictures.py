@@ -72,7 +72,7 @@ def _row(image):
     yield hand(image, found['hand_mask'], side=_SIDE), 'mask'
     yield hand(found['image'], found=found['keypoints'], side=_SIDE), 'points'
     for region in ('A', 'B', 'C'):
-        (cut,) = records.apply_stages([example], _plan(region))
+        (cut,) = records.apply_stages([found], _plan(region)[-1:])
         yield hand(cut['image'], side=_SIDE), f'region {region}'
 
 

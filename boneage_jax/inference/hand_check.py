@@ -101,16 +101,17 @@ class Judge:
     least: float
     convincing: float
 
-    def standard(self, features: np.ndarray) -> np.ndarray:
-        """Features `[M, N]` by their mean and deviation in the fit."""
-        return np.clip((features - self.mean) / self.deviation, -4, 4)
-
     def score(self, features: np.ndarray) -> np.ndarray:
         """Probabilities `[M]` of features `[M, N]`."""
-        away = self.standard(features)[:, None] - self.support
+        away = standard(features, self.mean, self.deviation)[:, None] - self.support
         slope, intercept = self.scale
         said = np.exp(-self.gamma * (away**2).sum(-1)) @ self.weights
         return 1 / (1 + np.exp(-np.clip(slope * said + intercept, -30, 30)))
+
+
+def standard(features: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Features `[M, N]` by their mean and deviation in the fit."""
+    return np.clip((features - mean) / deviation, -4, 4)
 
 
 @functools.cache

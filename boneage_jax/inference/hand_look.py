@@ -20,7 +20,7 @@ NAMES = ('hand_mask', 'hand_points', 'bone_age')
 VIEWS = 4  # images at once: one program is compiled for each network, whatever the number of images
 _UPRIGHT = 55.0  # degrees from upright up to which a hand is left as it is
 
-# What the regression reads, in the order of `hand_check.json`.
+# What the judge reads, in the order of `hand_check.json`; the last two are of the age network.
 FEATURES = (
     'area',  # root of the mask's share of the image
     'solidity',  # share of its convex hull that the mask fills
@@ -122,9 +122,11 @@ def look_at(
         both = slice(2 * at, 2 * at + 2)
         canvas = masks[2 * at][..., 0]
         looks.append(_look(canvas, image.shape, logits[both], found[both], aux['heights'][both]))
-    for values, look in zip(_distances(seen, looks, networks), looks):
-        look.features[-len(values) :] = values
-    return looks
+    whole = []
+    for look, values in zip(looks, _distances(seen, looks, networks)):
+        features = np.concatenate([look.features, values])
+        whole.append(dataclasses.replace(look, features=features))
+    return whole
 
 
 def turns_to_upright(axis: np.ndarray) -> int:
@@ -171,6 +173,7 @@ def _distances(images, looks, networks):
 
 
 def _look(canvas, shape, logits, points, heights):
+    """A look by masks and points alone: its features lack those of the age network."""
     side = canvas.shape[0]
     plain = np.asarray(logits[0], np.float64)
     found = resize.uncovered(plain > 0, shape, 'pad')
@@ -206,12 +209,10 @@ def _look(canvas, shape, logits, points, heights):
         **_appearance(grey, mask),
         'agreement': mask_checks.iou(mask, turned) if mask.any() else 0.0,
         'moved': min(_MOVED, float(np.hypot(*(again - own).T).max()) / length),
-        'distance': 0.0,  # not yet known
-        'unlike': 0.0,
     }
     for name, height in zip(('tip', 'thumb', 'capitate'), heights.min(0)):
         values[f'{name}_height'] = float(np.log(max(1e-4, height)))
-    features = np.array([values[name] for name in FEATURES], np.float64)
+    features = np.array([values[name] for name in FEATURES if name in values], np.float64)
     axis = _axis(mask, own, again)
     return Look(features, mask, own, axis, second, _fingers_cut(mask, axis))
 

@@ -22,6 +22,7 @@ from boneage_jax.figures import training
 from boneage_jax.inference import intervals
 from boneage_jax.runs import predictions
 from boneage_jax.tasks import metrics
+from tfds_rsna.cells import refuse_spare
 from tfds_rsna.errors import UserError
 from tfds_rsna.problems import REJECTED_HEADER
 
@@ -327,11 +328,7 @@ def _lines(path):
             return columns, []
         lines = []
         for line in reader:
-            if any(cell.strip() for cell in line.pop(None, ())):
-                raise UserError(
-                    f'{path}, line {reader.line_num}: more cells than columns; is a comma part of '
-                    'a number there? Decimals are written with a point'
-                )
+            refuse_spare(line, f'{path}, line {reader.line_num}')
             lines.append(line)
         return columns, lines
 

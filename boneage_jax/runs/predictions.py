@@ -15,9 +15,8 @@ import pathlib
 import numpy as np
 
 from boneage_jax.runtime import log
-from tfds_rsna import sexes
+from tfds_rsna import cells, sexes
 from tfds_rsna.errors import UserError
-from tfds_rsna.problems import duplicates
 
 COLUMNS = ('id', 'split', 'male', 'age', 'prediction')  # of a run that predicts ages
 _TEXTS = ('id', 'split', 'status', 'flags')
@@ -75,7 +74,8 @@ def read(path, required=COLUMNS, *, skip_incomplete=False) -> dict[str, np.ndarr
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path}: damaged, or no CSV in UTF-8 ({error})') from error
     _require_columns(path, required, found)
-    _refuse_spare_cells(path, numbered)
+    for line, row in numbered:
+        cells.refuse_spare(row, f'{path}, line {line}')
     numbered = _predicted(path, numbered)
     if skip_incomplete:
         male = _meanings(path, numbered) if 'male' in required else {}
@@ -118,19 +118,7 @@ def _require_columns(path, required, found):
             f'{path}: column{plural} {", ".join(missing)} missing; found '
             f'{", ".join(found) or "nothing"}. It needs {",".join(required)}, with commas between.'
         )
-    twice = duplicates(found)
-    if twice:
-        raise UserError(f'{path}: column {", ".join(sorted(twice))} occurs twice; leave one out')
-
-
-def _refuse_spare_cells(path, numbered):
-    """A row with more cells than columns: a comma in a number has moved what is behind it."""
-    for line, row in numbered:
-        if any(cell.strip() for cell in row.pop(None, ())):
-            raise UserError(
-                f'{path}, line {line}: more cells than columns; is a comma part of a number there? '
-                'Decimals are written with a point'
-            )
+    cells.refuse_twice(found, path)
 
 
 def _refuse_twice(path, numbered):
@@ -179,7 +167,7 @@ def _value(name, text, male):
         return male[sexes.normal(text)]
     if name in _DOUBTFUL:
         return number_or_nan(text)
-    number = math.nan if '_' in text else float(text)  # Python's own way to group digits
+    number = cells.number(text)
     if not math.isfinite(number):
         raise UserError('a number that is not finite')
     return number

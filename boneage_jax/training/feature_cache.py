@@ -163,8 +163,11 @@ def _digests(split):
 
 def _add(store, split, digests, compute):
     """Computes what the store lacks of a split, chunk after chunk; what is done stays done."""
-    first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
-    missing = sorted(i for digest, i in first.items() if digest not in store.places)
+    first = {}
+    for i, digest in enumerate(digests):
+        if digest not in store.places:
+            first.setdefault(digest, i)
+    missing = list(first.values())
     began = time.monotonic()
     for start in range(0, len(missing), CHUNK):
         rows = missing[start : start + CHUNK]

@@ -44,12 +44,8 @@ class Guard:
         self._token = token.encode()
 
     async def __call__(self, scope, receive, send):
-        started = False
-
         async def guarded(message):
-            nonlocal started
             if message['type'] == 'http.response.start':
-                started = True
                 headers = [(key.encode(), value.encode()) for key, value in _HEADERS.items()]
                 message = message | {'headers': [*message['headers'], *headers]}
             await send(message)
@@ -65,9 +61,7 @@ class Guard:
         except ClientDisconnect:
             pass  # whoever asked is gone
         except Exception as error:
-            worker.report(error)
-            if not started:
-                await _answer(guarded, 500, FAULT)
+            worker.report(error)  # the application has answered
 
     def _refusal(self, scope):
         """(status, why) where a request is refused, else None."""

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfds_rsna.cells import number, refuse_spare, refuse_twice
 from tfds_rsna.errors import UserError
-from tfds_rsna.problems import duplicates
 
 
 class Row(NamedTuple):
@@ -24,7 +24,7 @@ class Row(NamedTuple):
         for column in columns:
             text = self.cells[column]
             try:
-                value = math.nan if '_' in text else float(text)  # Python's own grouping
+                value = number(text)
             except ValueError:
                 value = math.nan
             if not math.isfinite(value):
@@ -70,17 +70,11 @@ def read(path: str | pathlib.Path, columns: Sequence[str], what: str) -> Iterato
             f'{path}: no column {", ".join(missing)} (found {", ".join(header) or "nothing"}); '
             f'give the CSV with {what}'
         )
-    twice = duplicates(header)
-    if twice:
-        raise UserError(f'{path}: column {", ".join(sorted(twice))} occurs twice; leave one out')
+    refuse_twice(header, path)
     if not rows:
         raise UserError(f'{path}: a header and no rows; give the CSV with {what}')
     for row in rows:
-        if any(cell.strip() for cell in row.cells.pop(None, ())):
-            raise UserError(
-                f'{row.where}: more cells than columns; is a comma part of a number there? '
-                'Decimals are written with a point'
-            )
+        refuse_spare(row.cells, row.where)
         for column in columns:
             if not (row.cells[column] or '').strip():
                 raise UserError(f'{row.where}: {column} is empty; fill it or leave the row out')

@@ -9,6 +9,7 @@ import pathlib
 
 import numpy as np
 
+from tfds_rsna import cells
 from tfds_rsna.errors import UserError
 
 COUNT = 37
@@ -60,8 +61,7 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 def _points(texts: list[str], where: str) -> np.ndarray:
     try:
-        # Python's own way to group digits is nobody else's.
-        values = [math.nan if '_' in text else float(text) for text in texts]
+        values = [cells.number(text) for text in texts]
     except ValueError as error:
         raise UserError(f'{where}: {error}; expected an id and {2 * COUNT} numbers') from error
     if len(values) != 2 * COUNT or not all(map(math.isfinite, values)):
