@@ -116,8 +116,9 @@ def base() -> dict:
             # images taken from it where there is no official test split: reported once, never
             # selected on
             holdout=DEFAULT_SPLIT,
-            # file of ids, one a line, here, below $BONEAGE_DATA or beside the configs: these images
-            # are the holdout in the place of drawn ones, and mining leaves them out
+            # file of ids, one a line or a table with the column `id`, here, below $BONEAGE_DATA or
+            # beside the configs: these images are the holdout in the place of drawn ones, and
+            # mining leaves them out
             holdout_ids='',
             # draws these two; apart from `seed`, so that runs of several seeds share their splits
             split_seed=0,

@@ -5,8 +5,9 @@
 Of a run of configs/prsnet.py: Ji 2019's figure 3 (`anchors.png`) and figure 5 (`parts_res3.png` and
 so on, one for each relation map; `parts.png` without relation) for images of a split, evenly spaced
 by age. `parts.json` counts over the whole split: how well each part alone predicts the age, how
-many parts are in a corner of the image, where there is no hand, by age, and, on phantoms, whose
-bones are known, how many are on a growth plate or the carpus, beside anchors drawn by chance.
+many parts are in a corner of the image, where there is no hand, by age, and how many are on a
+growth plate or the carpus of phantoms, or on a joint of `--joints=TABLE` (boxes
+`id,width,height,class,xmin,ymin,xmax,ymax` in native pixels), beside anchors drawn by chance.
 
 Of a run of configs/attention.py: Castillo 2018's figure 10 (`attention.png`), and `attention.json`
 over the whole split: how many places of the map an image uses (the exponential of the entropy of
@@ -21,6 +22,7 @@ FLAGS.network()
 FLAGS.path('output', None, 'folder for the figures', required=True)
 FLAGS.string('split', 'validation', 'whose images')
 FLAGS.integer('images', 8, 'how many images to draw', lower_bound=1)
+FLAGS.string('joints', '', 'a table of boxes around joints: how many parts are on one')
 FLAGS.data_dir()
 
 
@@ -34,6 +36,7 @@ def main(argv):
         values.output,
         split=values.split,
         count=values.images,
+        joints=values.joints,
         data_dir=values.data_dir,
     )
 

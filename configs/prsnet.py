@@ -44,6 +44,10 @@ BASE['model'] = dict(
         192,
     ),  # at res3, res4, res5 of an image of 448 pixels, growing with the image; 0 = none there
     detach_scores=False,  # True: the ranking loss trains the scores alone (NTS-Net's way)
+    # pixels of the image's longer side that the backbone sees, 0 = all; parts are cut from the
+    # image as it comes (ours)
+    backbone_size=0,
+    on_hand=0.0,  # least share of a part that is not black, of images whose hand is masked (ours)
 )
 BASE['task'].update(
     name='age_parts',
@@ -52,7 +56,7 @@ BASE['task'].update(
     rank_weight=1.0,
     # of the parts' own ages; 0 = equation 4 as printed, their ages then stay noise
     part_weight=1.0,
-    # 'corrected' | 'literal': equations 2 and 3 as printed (losses.part_ranking)
+    # 'corrected' | 'literal': equations 2 and 3 as printed | 'correlation' (losses.part_ranking)
     ranking_form='corrected',
 )
 BASE['optimizer'].update(
@@ -84,6 +88,19 @@ PRESETS = {
         # crops of a 100 px image hold no more; 3x3 maps at their end (2x2 are slow on CPUs)
         'model.part_size': 65,
     },
+    # with init_from=RUN, a network that has seen none of these images
+    'half': {
+        **presets.RSNA_HALF,
+        **CPU_RECIPE,
+        'data.size': (256, 256),
+        'data.stages': ('unet', 'contrast', 'crop'),
+        'init_map': {'backbone': 'backbone', 'part_backbone': 'backbone'},
+        'init_optional': ('part_backbone',),
+        'batch_size': 16,
+        'epochs': 8,
+        'optimizer.learning_rate': 5e-4,
+        'augment.gamma': 0.2,
+    },
     # the baseline, unless a row says otherwise
     'phantom': {
         **presets.phantom((96, 96)),
@@ -101,6 +118,16 @@ PRESETS = {
     },
 }
 
+# Ways to select parts (ours), all without relation: what makes them pay?
+VARIANTS = {
+    'detached scores': {'model.detach_scores': True},
+    'no ranking': {'task.rank_weight': 0.0},
+    'rank correlation': {'task.ranking_form': 'correlation'},
+    'parts on the hand': {'model.on_hand': 0.5},
+    'small parts': {'model.anchor_sizes': (32, 64, 128)},
+    'finer parts': {'data.size': (768, 768), 'model.backbone_size': 256},
+}
+
 
 def get_config(arg=None):
     return c.build(BASE, arg, PRESETS, sweep())
@@ -115,3 +142,5 @@ def sweep():
         ('full', True, True, 4.49),
     ):
         yield c.Row(name, {'model.relation': relation, 'model.selection': selection}, months)
+    for name, change in VARIANTS.items():
+        yield c.Row(name, {'model.relation': False, 'model.selection': True, **change})

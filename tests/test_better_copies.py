@@ -200,6 +200,11 @@ def test_a_file_of_ids(data):
     (data / 'ids.txt').write_bytes(b'PK\3\4\0\0')
     with pytest.raises(DataError, match=r'ids\.txt: not a text file'):
         records.holdout_ids(config(holdout_ids='ids.txt').data)
+    (data / 'ids.csv').write_text('id;boneage;male\n1378;94;True\n1380;120;False\n')
+    assert records.holdout_ids(config(holdout_ids='ids.csv').data) == {'1378', '1380'}
+    (data / 'ids.csv').write_text('picture,boneage\n1378,94\n')
+    with pytest.raises(DataError, match=r"ids\.csv: a table needs a column 'id'.*picture, boneage"):
+        records.holdout_ids(config(holdout_ids='ids.csv').data)
     (data / 'ids.txt').write_text('# none\n')
     with pytest.raises(ConfigError, match=r'ids\.txt: no ids in it'):
         records.holdout_ids(config(holdout_ids='ids.txt').data)

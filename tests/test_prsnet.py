@@ -137,6 +137,8 @@ def test_anchors_grow_with_the_image():
             lambda: build_task(ranking_form='printed'),
             "task.ranking_form='printed': expected one of corrected, literal",
         ),
+        (lambda: tiny(backbone_size=-1), 'backbone_size=-1'),
+        (lambda: tiny(selection=True, on_hand=1.5), 'on_hand=1.5: expected a share'),
     ],
 )
 def test_refusals(make, message):
@@ -183,6 +185,24 @@ def test_fewer_survivors_than_wanted_are_marked():
     index, valid = parts.select(jnp.float32([[1, 4, 2, 3], [4, 1, 3, 2]]), boxes, 4)
     assert valid.tolist() == [[True, True, False, False]] * 2
     assert index.tolist() == [[1, 2, 0, 0], [0, 2, 0, 0]]
+
+
+def test_only_allowed_boxes_are_taken():
+    boxes = np.float32([[0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
+    allowed = jnp.array([[True, False, True], [False, False, True]])
+    index, valid = parts.select(jnp.float32([[1, 4, 2], [4, 1, 3]]), boxes, 2, allowed=allowed)
+    assert index.tolist() == [[2, 0], [2, 0]]
+    assert valid.tolist() == [[True, True], [True, False]]
+
+
+def test_the_share_of_a_box_inside_a_mask():
+    mask = RNG.random((2, 12, 20)) < 0.6
+    boxes = np.float32([[2, 3, 8, 9], [0, 0, 12, 20], [-4, 5, 4, 11], [9.6, 14.2, 15.8, 23.9]])
+    found = parts.share_inside(jnp.asarray(mask), boxes)
+    padded = np.pad(mask, ((0, 0), (4, 10), (4, 10)))
+    for box, shares in zip(np.rint(boxes).astype(int) + 4, np.asarray(found).T):
+        expected = padded[:, box[0] : box[2], box[1] : box[3]].mean((1, 2))
+        np.testing.assert_allclose(shares, expected, rtol=1e-6)
 
 
 def test_crops_are_those_of_pillow():
@@ -275,6 +295,20 @@ def test_forms_differ_as_the_misprints_do():
     )  # and depends on their level
     far = jnp.float32([[30.0, -40.0]])  # months: the sigmoid is 1 for both, the pair is lost
     assert literal(shifted, far) == 0 and corrected(shifted, far[:, ::-1]) == 4
+
+
+def test_the_rank_correlation_of_parts():
+    errors = jnp.float32([[1, -2, 3, 9], [1, 2, 3, 4], [5, 5, -5, 5], [1, 2, 3, 4]])
+    scores = jnp.float32([[9, 5, 1, -40], [1, 2, 3, 4], [1, 2, 3, 4], [4, 3, 9, 9]])
+    valid = np.ones((4, 4), bool)
+    valid[3, 2:] = False
+    found = losses.part_ranking(scores, errors, form='correlation', valid=valid)
+    # the right order, the reverse, equal errors, the right order of the parts that count
+    np.testing.assert_allclose(found, [0, 2, 0, 0], atol=0.05)
+    again = losses.part_ranking(100 * scores + 7, errors, form='correlation', valid=valid)
+    np.testing.assert_allclose(again, found, rtol=1e-4)  # scale and level do not matter
+    of_errors = jax.grad(lambda e: losses.part_ranking(scores, e, form='correlation').sum())
+    np.testing.assert_array_equal(of_errors(errors), 0)
 
 
 @pytest.mark.parametrize('form', ['corrected', 'literal'])
@@ -493,19 +527,44 @@ def test_parts_that_did_not_survive_add_nothing():
     np.testing.assert_array_equal(few['part_valid'].sum(1), many['part_valid'].sum(1))
 
 
+def test_the_backbone_sees_less_than_the_parts_show():
+    """Parts of a larger image lie where those of the small one do, in its pixels."""
+    assert [m.shape[1:3] for m in applied(**FULL)[1]['relation_maps']] == [(8, 8), (4, 4), (2, 2)]
+    finer = shapes(192, **FULL, backbone_size=64)[1]
+    assert [m.shape[1:3] for m in finer['relation_maps']] == [(8, 8), (4, 4), (2, 2)]
+    small, level = tiny(**FULL).candidates((64, 64))
+    large, same = tiny(**FULL, backbone_size=64).candidates((192, 96))
+    assert len(large) < len(small) and large[:, 3].max() <= 110  # of 64 rows and 32 columns
+    large, same = tiny(**FULL, backbone_size=64).candidates((192, 192))
+    np.testing.assert_allclose(large, 3 * small, rtol=1e-6)
+    np.testing.assert_array_equal(same, level)
+    unchanged, _ = tiny(**FULL, backbone_size=512).candidates((64, 64))
+    np.testing.assert_array_equal(unchanged, small)
+
+
+def test_parts_on_the_hand_of_a_masked_image():
+    model = tiny(**FULL, on_hand=0.9, anchor_sizes=(48, 0, 0))
+    model.eval()
+    hand = jnp.zeros((3, 64, 64, 1)).at[:, 16:48, 8:40].set(IMAGE[:, 16:48, 8:40] + 0.1)
+    _, aux = jax.jit(lambda m, *x: m(*x))(model, hand, MALE)
+    boxes = aux['part_boxes'][aux['part_valid']]
+    assert len(boxes) and (boxes[:, 0] >= 14).all() and (boxes[:, 3] <= 42).all()
+
+
 # The config
 
 
 def test_rows_are_those_of_the_paper():
     module, _ = c.load('configs/prsnet.py')
-    assert [(row.name, row.paper_value) for row in module.sweep()] == [
+    printed = [row for row in module.sweep() if row.paper_value is not None]
+    assert [(row.name, row.paper_value) for row in printed] == [
         ('baseline', 6.52),
         ('without relation', 5.05),
         ('without selection', 5.20),
         ('full', 4.49),
     ]
     switches = lambda arg: tuple(module.get_config(arg).model[k] for k in ('relation', 'selection'))  # noqa: E731
-    assert [switches(f'rsna100,row={row.name}') for row in module.sweep()] == [
+    assert [switches(f'rsna100,row={row.name}') for row in printed] == [
         (False, False),
         (False, True),
         (True, False),

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from boneage_jax import cli, figures
+from boneage_jax.analysis import joints as joints_lib
 from boneage_jax.analysis import own_images
 from boneage_jax.data.source import Split
 from boneage_jax.figures import examples as examples_lib
@@ -34,6 +35,7 @@ def interpret(
     *,
     split: str = 'validation',
     count: int = 8,
+    joints: str = '',
     data_dir: str | None = None,
 ) -> dict | None:
     """Writes the figures, and parts.json or attention.json.
@@ -43,13 +45,16 @@ def interpret(
         output: folder for the results.
         split: whose images.
         count: how many images to draw.
+        joints: a table of boxes around joints (`joint_boxes.read`), '' for none: how many parts are
+            on one is counted on the images that it has.
         data_dir: folder of the raw data.
 
     Returns:
         The content of the JSON file; None where there are relation maps alone.
 
     Raises:
-        UserError: a run that has nothing of all this, or an unknown split.
+        UserError: a run that has nothing of all this, an unknown split, or a table of joints that
+            is of other images.
     """
     output = pathlib.Path(output)
     predictor = predictor_lib.Predictor(workdir)
@@ -77,7 +82,10 @@ def interpret(
         return None
     candidates, level = candidates_of(predictor.config, images.shape[1:3])
     log.info(str(figures.anchors(images[-1], candidates, level, output / 'anchors.png')))
-    return _measure_parts(predictor, examples, candidates, output)
+    bones = _bones(examples)
+    if joints:
+        bones = joints_lib.of_split(examples, predictor.config, joints, data_dir)
+    return _measure_parts(predictor, examples, candidates, bones, output)
 
 
 def _draw_parts(images, captions, aux, output):
@@ -100,7 +108,7 @@ def candidates_of(
     `size` is that of the images: rows, columns.
     """
     model = nnx.eval_shape(lambda: predictor_lib.build_model(config))
-    return parts_lib.anchors(size, strides=model.strides, sizes=model.anchor_sizes)
+    return model.candidates(size)
 
 
 def on_bones(boxes: np.ndarray, bones: np.ndarray) -> np.ndarray:
@@ -170,7 +178,7 @@ def _measure_attention(predictor, examples, output):
     return report
 
 
-def _measure_parts(predictor, examples, candidates, output):
+def _measure_parts(predictor, examples, candidates, bones, output):
     """parts.json over the whole split: each part's MAE, the shares in corners and on bones."""
     aux = _outputs(predictor, examples, ['part_boxes', 'part_valid', 'part_ages'])
     boxes = aux['part_boxes']
@@ -189,17 +197,34 @@ def _measure_parts(predictor, examples, candidates, output):
         **metrics.intervals({'part_mae': mean_of_parts(errors), 'in_corner': corner}),
         'in_corner_by_age': _by_age(corner, examples.months),
     }
-    bones = _bones(examples)
     if bones is not None:
-        drawn = np.random.default_rng(0).integers(0, len(candidates), valid.shape)
+        known = ~np.isnan(bones).all((1, 2))
+        generator = np.random.default_rng(0)
+        drawn = generator.integers(0, len(candidates), valid.shape)
+        on_hand = _draw_on_hand(generator, examples, candidates, valid.shape[1])
         shares = {
-            'on_bones': mean_of_parts(on_bones(boxes, bones)),
-            'on_bones_by_chance': on_bones(candidates[drawn], bones).mean(1),
+            'on_bones': mean_of_parts(on_bones(boxes, bones))[known],
+            'on_bones_by_chance': on_bones(candidates[drawn], bones).mean(1)[known],
+            'on_bones_by_chance_on_hand': on_bones(candidates[on_hand], bones).mean(1)[known],
         }
-        report |= metrics.intervals(shares)
+        report |= {'images_with_bones': int(known.sum()), **metrics.intervals(shares)}
     files.write_json(output / 'parts.json', report)
     _print(report)
     return report
+
+
+def _draw_on_hand(generator, examples, candidates, count):
+    """`[N, count]` of the anchors by chance, of those that are half or more on what is not black.
+
+    Of an image that has none of these, of all.
+    """
+    drawn = []
+    for i in range(len(examples)):
+        seen = examples.arrays([i])['image'][..., 0] > 0
+        share = np.asarray(parts_lib.share_inside(seen, candidates))[0]
+        chosen = np.flatnonzero(share >= SHARED)
+        drawn.append(generator.choice(chosen if len(chosen) else len(candidates), count))
+    return np.stack(drawn)
 
 
 def _by_age(values, months):
@@ -237,13 +262,15 @@ def _print(report):
     )
     if 'on_bones' in report:
         log.info(
-            f'{_percent(report["on_bones"])} of the parts are on a growth plate or the carpus; '
-            f'drawn by chance {_percent(report["on_bones_by_chance"])}'
+            f'{_percent(report["on_bones"])} of the parts are on a growth plate, a joint or the '
+            f'carpus; drawn by chance {_percent(report["on_bones_by_chance"])}, by chance from the '
+            f'hand {_percent(report["on_bones_by_chance_on_hand"])} '
+            f'({report["images_with_bones"]} images)'
         )
     else:
         log.info(
-            'These images do not say where their bones are (phantoms do): no share of parts on '
-            'bones.'
+            'These images do not say where their bones are (phantoms do, --joints names a table): '
+            'no share of parts on bones.'
         )
 
 

@@ -98,8 +98,36 @@ def _area(boxes):
     return jnp.prod(boxes[..., 2:] - boxes[..., :2], -1)
 
 
+def share_inside(mask: jax.Array, boxes: np.ndarray) -> jax.Array:
+    """The share of each box that is inside a mask: `[B, H, W]` bool, `[N, 4]` -> `[B, N]` float32.
+
+    Box edges are rounded to pixels; what lies outside the image is outside the mask.
+    """
+    rows, columns = mask.shape[1:3]
+    sums = jnp.cumsum(jnp.cumsum(mask.astype(jnp.float32), axis=1), axis=2)
+    sums = jnp.pad(sums, ((0, 0), (1, 0), (1, 0)))
+    edges = np.rint(boxes).astype(np.int32)
+    low = np.clip(edges[:, :2], 0, (rows, columns))
+    high = np.clip(edges[:, 2:], 0, (rows, columns))
+
+    def corner(row, column):
+        return sums[:, row, column]
+
+    inside = (
+        corner(high[:, 0], high[:, 1])
+        - corner(low[:, 0], high[:, 1])
+        - corner(high[:, 0], low[:, 1])
+        + corner(low[:, 0], low[:, 1])
+    )
+    return inside / np.maximum(np.prod(edges[:, 2:] - edges[:, :2], axis=1), 1)[None]
+
+
 def select(
-    scores: jax.Array, boxes: np.ndarray, top: int, iou: float = 0.25
+    scores: jax.Array,
+    boxes: np.ndarray,
+    top: int,
+    iou: float = 0.25,
+    allowed: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The best boxes after greedy non-maximum suppression.
 
@@ -110,6 +138,7 @@ def select(
         boxes: `[N, 4]`.
         top: how many are taken.
         iou: a box that overlaps an earlier, better one by more is out.
+        allowed: `[B, N]` bool, the boxes that may be taken; None = all.
 
     Returns:
         (index, valid), `[B, top]` each. Where fewer boxes survive, the rest is `valid=False`
@@ -122,7 +151,7 @@ def select(
         raise UserError(f'parts={top}: expected 1 to {len(boxes)}, the number of anchors')
     scores = jax.lax.stop_gradient(scores)
     boxes = jnp.asarray(boxes)
-    alive = jnp.ones(scores.shape, bool)
+    alive = jnp.ones(scores.shape, bool) if allowed is None else allowed
     index = []
     valid = []
     # A few rounds over all anchors: exact, and cheaper than sorting them.

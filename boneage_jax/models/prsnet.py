@@ -6,6 +6,7 @@ one-hot sex give the age.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from boneage_jax.models import layers, resnet
@@ -100,6 +101,11 @@ class PRSNet(nnx.Module):
         nms_iou: overlap from which the worse of two parts is out.
         anchor_sizes: see `parts.anchors`.
         detach_scores: keeps the ranking loss from reaching relation and backbone (NTS-Net's way).
+        backbone_size: pixels of the longer side of the image that the backbone sees, 0 = as it
+            comes (the paper). Parts are cut from the image as it comes, so they show more of it
+            (ours).
+        on_hand: least share of a part that is not black, where a hand's mask was applied; 0 = any
+            part (the paper).
         dtype: of computing.
         rngs: where the parameters are drawn from.
 
@@ -124,10 +130,12 @@ class PRSNet(nnx.Module):
         nms_iou: float = 0.25,
         anchor_sizes: tuple[float, ...] = parts_lib.SIZES,
         detach_scores: bool = False,
+        backbone_size: int = 0,
+        on_hand: float = 0.0,
         dtype=None,
         rngs: nnx.Rngs,
     ):
-        _check_options(backbone, part_features, part_size, nms_iou)
+        _check_options(backbone, part_features, part_size, nms_iou, backbone_size, on_hand)
 
         def make_backbone():
             return resnet.build(
@@ -143,6 +151,8 @@ class PRSNet(nnx.Module):
 
         self.standardise = standardise
         self.detach_scores = detach_scores
+        self.backbone_size = backbone_size
+        self.on_hand = on_hand
         self.parts = parts
         self.part_size = part_size
         self.nms_iou = nms_iou
@@ -185,14 +195,16 @@ class PRSNet(nnx.Module):
     def __call__(
         self, image: jax.Array, male: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array | list[jax.Array]]]:
+        hand = image[..., 0] > 0
         image = layers.standardise(image, self.standardise)
-        maps, relation_maps = self._relate(self.backbone.stages(image)[1:])
+        seen = self._seen(image)
+        maps, relation_maps = self._relate(self.backbone.stages(seen)[1:])
         embeddings = layers.global_average_pool(maps[-1])
         aux = {'embeddings': embeddings, 'relation_maps': relation_maps}
         sex = layers.one_hot_sex(male)
         features = embeddings
         if self.scorer is not None:
-            local, parts = self._select(image, maps, sex)
+            local, parts = self._select(image, hand, maps, sex)
             features = jnp.concatenate([local, embeddings], axis=1)
             aux |= parts
         features = jnp.concatenate([self.dropout(features, rngs=rngs), sex], axis=1)
@@ -217,13 +229,33 @@ class PRSNet(nnx.Module):
             )
         return contexts, relation_maps
 
-    def _select(self, image, maps, sex):
+    def candidates(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """(boxes `[N, 4]` in pixels, level `[N]`) of all anchors of an image of `size`."""
+        seen = self._seen_size(size)
+        boxes, level = parts_lib.anchors(seen, strides=self.strides, sizes=self.anchor_sizes)
+        enlarged = np.array(size, np.float32) / np.array(seen, np.float32)
+        return boxes * np.tile(enlarged, 2), level
+
+    def _seen_size(self, size):
+        """(rows, columns) of what the backbone sees of an image of `size`."""
+        if not self.backbone_size or self.backbone_size >= max(size):
+            return tuple(size)
+        return tuple(max(1, round(side * self.backbone_size / max(size))) for side in size)
+
+    def _seen(self, image):
+        size = self._seen_size(image.shape[1:3])
+        if size == image.shape[1:3]:
+            return image
+        return jax.image.resize(image, (len(image), *size, 1), 'linear')
+
+    def _select(self, image, hand, maps, sex):
         """F_local `[B, F]` and the entries of aux that describe parts."""
-        boxes, level = parts_lib.anchors(
-            image.shape[1:3], strides=self.strides, sizes=self.anchor_sizes
-        )
+        boxes, level = self.candidates(image.shape[1:3])
+        allowed = None
+        if self.on_hand:
+            allowed = parts_lib.share_inside(hand, boxes) >= self.on_hand
         scores = self._score(maps)
-        index, valid = parts_lib.select(scores, boxes, self.parts, self.nms_iou)
+        index, valid = parts_lib.select(scores, boxes, self.parts, self.nms_iou, allowed)
         chosen = jnp.asarray(boxes)[index]
         crops = parts_lib.crop(image, chosen, self.part_size)
         features = self._part_features(crops, jnp.asarray(level)[index])
@@ -258,7 +290,7 @@ class PRSNet(nnx.Module):
         return jnp.take_along_axis(of_levels, level.reshape(-1, 1, 1), axis=1)[:, 0]
 
 
-def _check_options(backbone, part_features, part_size, nms_iou):
+def _check_options(backbone, part_features, part_size, nms_iou, backbone_size, on_hand):
     known = resnet.BLOCKS | resnet.BOTTLENECKS
     if backbone not in known:
         raise UserError(f'backbone={backbone!r}: expected one of {", ".join(known)}')
@@ -268,5 +300,11 @@ def _check_options(backbone, part_features, part_size, nms_iou):
         raise UserError(
             f'part_size={part_size}: expected at least {resnet.ResNet.smallest_side} pixels'
         )
+    if backbone_size < 0:
+        raise UserError(
+            f'backbone_size={backbone_size}: expected pixels, or 0 = the image as it is'
+        )
+    if not 0 <= on_hand <= 1:
+        raise UserError(f'on_hand={on_hand}: expected a share, 0 to 1')
     if not 0 <= nms_iou < 1:
         raise UserError(f'nms_iou={nms_iou}: expected a number from 0 to below 1')

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 
 import ml_collections
 
@@ -28,7 +29,7 @@ from boneage_jax.stages import cache, plan
 from tfds_rsna import prepared, streamed_builder, table_files
 from tfds_rsna.io import decoding
 from tfds_rsna.parallel import lock, pools
-from tfds_rsna.problems import Problems
+from tfds_rsna.problems import DataError, Problems
 
 VERSION = 1  # raise it when a change here alters the records
 POOL_SECONDS = 20  # below that a pool of processes costs more than it saves
@@ -117,20 +118,39 @@ def holdout_ids(data: ml_collections.ConfigDict, data_dir=None) -> frozenset[str
 
 
 def read_ids(file: str, data_dir, key: str) -> frozenset[str]:
-    """The ids in a file of one id a line; lines that begin with # are comments.
+    """The ids in a file of one id a line, or in the column `id` of a table.
 
-    Raises ConfigError, which names `key`, where there is no such file or no id in it; DataError
-    where it is no text.
+    Lines that begin with # are comments. A table is a .csv whose first line names columns, or an
+    .xlsx. Raises ConfigError, which names `key`, where there is no such file or no id in it;
+    DataError where it is no text or no table with ids.
     """
     path = plan.find_file(file, data_dir, key)
-    text, note = table_files.decode_text(path.read_bytes(), str(path))
-    if note:
-        log.info(f'{path}: {note}')
-    lines = [line.strip(' \t"') for line in text.splitlines()]
-    ids = frozenset(line for line in lines if line and not line.startswith('#'))
+    content = path.read_bytes()
+    if path.suffix.lower() == '.xlsx':
+        table = table_files.read_table(content, str(path), _has_ids)
+        ids = _ids_of_table(table, path)
+    else:
+        text, note = table_files.decode_text(content, str(path))
+        if note:
+            log.info(f'{path}: {note}')
+        lines = [line.strip(' \t"') for line in text.splitlines()]
+        ids = frozenset(line for line in lines if line and not line.startswith('#'))
+        if any(mark in line for line in ids for mark in ',;\t'):
+            ids = _ids_of_table(table_files.read_table(content, str(path), _has_ids), path)
     if not ids:
         raise ConfigError(f'{path}: no ids in it; {key} names a file of one id a line')
     return ids
+
+
+def _has_ids(header):
+    return 'id' in header
+
+
+def _ids_of_table(table, path):
+    if not table or 'id' not in table[0]:
+        named = ', '.join(table[0]) if table else 'none'
+        raise DataError(f"{path}: a table needs a column 'id' for its images (columns: {named})")
+    return frozenset(row['id'].strip() for row in table if row['id'].strip())
 
 
 def fetch(data: ml_collections.ConfigDict, data_dir=None) -> None:
@@ -165,15 +185,32 @@ def native_images(data: ml_collections.ConfigDict, count: int, data_dir=None) ->
     Returns:
         Dicts with `image` uint8 `[H, W]`, `id` and the labels.
     """
-    if data.source == 'prepared':
-        raise ConfigError(
-            "data.source='prepared' holds no images as they came; name their own source"
-        )
-    records = _open_split(str(build_source(data, data_dir).data_path), 'train')
+    records = _native_records(data, data_dir)
     wanted = min(count, len(records))
     step = (len(records) - 1) / max(count - 1, 1)
     chosen = sorted({round(i * step) for i in range(wanted)})
     return [decode_record(records[i]) for i in chosen]
+
+
+def native_by_id(data: ml_collections.ConfigDict, ids: Sequence[str], data_dir=None) -> list[dict]:
+    """The training images of the source with these ids, as `native_images` gives them.
+
+    In the source's order; ids that it lacks are passed over.
+    """
+    wanted = set(ids)
+    found = []
+    for record in _native_records(data, data_dir):
+        if str(record['id']) in wanted:
+            found.append(decode_record(record))
+    return found
+
+
+def _native_records(data, data_dir):
+    if data.source == 'prepared':
+        raise ConfigError(
+            "data.source='prepared' holds no images as they came; name their own source"
+        )
+    return _open_split(str(build_source(data, data_dir).data_path), 'train')
 
 
 def process(examples: list[dict], data: ml_collections.ConfigDict) -> list[dict | UserError | None]:

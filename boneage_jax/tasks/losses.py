@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 _EPSILON = 1e-6  # keeps log J finite where a batch has no hand
 
-RANKING_FORMS = ('corrected', 'literal')
+# A smooth rank tells scores apart that differ by this share of their mean difference.
+_SHARE_OF_GAP = 0.1
+RANKING_FORMS = ('corrected', 'literal', 'correlation')
 
 
 def l1(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -73,6 +75,10 @@ def part_ranking(
     C_j > C_i. There C = 1 - sigmoid(-|e|) grows with the error; beyond 17 months it is 1 in
     float32, and such parts make no pair. Errors in months.
 
+    'correlation' (ours): 1 minus a smooth Spearman correlation of scores with errors, their signs
+    reversed; the scale of the scores does not matter. Images of fewer than two parts, or of equal
+    errors, add nothing.
+
     Pairs of equal errors add nothing.
 
     Args:
@@ -85,6 +91,13 @@ def part_ranking(
         ValueError: another `form`.
     """
     errors = jnp.abs(jax.lax.stop_gradient(errors))
+    if form == 'correlation':
+        counted = jnp.ones(scores.shape, bool) if valid is None else valid
+        apart = jnp.abs(scores[..., None] - scores[..., None, :])
+        pairs = counted[..., None] & counted[..., None, :]
+        scale = _SHARE_OF_GAP * _mean_where(apart, pairs, axis=(1, 2))
+        correlation, counts = _smooth_spearman(scores, -errors, counted, scale)
+        return jnp.where(counts, 1 - correlation, 0)
     # Pairs [B, i, j].
     i = (..., slice(None), None)
     j = (..., None, slice(None))
@@ -239,31 +252,52 @@ def rank_correlation(
     distances = pairwise_distances(embeddings, distance=distance)
     gaps = jnp.abs(ages[:, None] - ages[None])
     others = _others(ages, valid)
-    pairs = others[:, :, None] & others[:, None, :]  # [anchor, image, image]
+    scale = temperature * _mean_where(distances, others)
+    correlation, counts = _smooth_spearman(distances, gaps, others, scale[..., None])
+    return jnp.sum(jnp.where(counts, 1 - correlation, 0)) / jnp.maximum(counts.sum(), 1)
 
-    total = jnp.sum(jnp.where(others, distances, 0))
-    mean = jax.lax.stop_gradient(total / jnp.maximum(others.sum(), 1))
-    scale = temperature * jnp.maximum(mean, _EPSILON)
-    soft = jax.nn.sigmoid((distances[:, :, None] - distances[:, None, :]) / scale)
+
+def _mean_where(values, counted, axis=None):
+    """The mean of the values that count, positive, without a gradient; it keeps its axes."""
+    total = jnp.sum(values, axis, where=counted, keepdims=True)
+    number = jnp.maximum(jnp.sum(counted, axis, keepdims=True), 1)
+    return jnp.maximum(jax.lax.stop_gradient(total / number), _EPSILON)
+
+
+def _smooth_spearman(values, targets, counted, scale):
+    """The rank correlation of each row's values with its targets, differentiable in the values.
+
+    A value's rank is a sum of `sigmoid((value - other) / scale)` over the others of its row.
+
+    Args:
+        values: `[R, N]`.
+        targets: `[R, N]`; ties have their mean rank.
+        counted: `[R, N]` bool, which of a row count.
+        scale: of the values, broadcast to `[R, N, N]`.
+
+    Returns:
+        (correlation `[R]`, counts `[R]` bool: rows whose targets are not all equal).
+    """
+    pairs = counted[:, :, None] & counted[:, None, :]  # [row, value, other]
+    soft = jax.nn.sigmoid((values[:, :, None] - values[:, None, :]) / scale)
     # Ties count half: their mean rank.
-    hard = 0.5 * (1 + jnp.sign(gaps[:, :, None] - gaps[:, None, :]))
+    hard = 0.5 * (1 + jnp.sign(targets[:, :, None] - targets[:, None, :]))
 
     def centred(above):
-        """Ranks [anchor, image] less their mean, from shares of images above which each is."""
+        """Ranks [row, value] less their mean, from shares of others above which each is."""
         ranks = jnp.sum(jnp.where(pairs, above, 0), axis=2)
-        counts = jnp.maximum(others.sum(1, keepdims=True), 1)
-        middle = ranks.sum(1, keepdims=True, where=others) / counts
-        return jnp.where(others, ranks - middle, 0)
+        counts = jnp.maximum(counted.sum(1, keepdims=True), 1)
+        middle = ranks.sum(1, keepdims=True, where=counted) / counts
+        return jnp.where(counted, ranks - middle, 0)
 
-    by_distance = centred(soft)
-    by_gap = centred(hard)
-    spread = jnp.sum(by_gap * by_gap, 1)
-    norm = jnp.sum(by_distance * by_distance, 1) * spread
+    by_value = centred(soft)
+    by_target = centred(hard)
+    spread = jnp.sum(by_target * by_target, 1)
+    norm = jnp.sum(by_value * by_value, 1) * spread
     counts = spread > 0
-    # An anchor that does not count has no norm, whose root has no slope.
+    # A row that does not count has no norm, whose root has no slope.
     root = jnp.sqrt(jnp.where(counts, norm, 1.0) + _EPSILON)
-    correlation = jnp.sum(by_distance * by_gap, 1) / root
-    return jnp.sum(jnp.where(counts, 1 - correlation, 0)) / jnp.maximum(counts.sum(), 1)
+    return jnp.sum(by_value * by_target, 1) / root, counts
 
 
 def _others(ages, valid):
