@@ -2,8 +2,9 @@
 
 By convention `phantom` is a first run within minutes that needs no data, `tiny` is for tests,
 `rsna100` is RSNA's images at 100x100 pixels on two CPU cores, `hands` the same with their aspect
-restored, `half` fewer of them at half their native size, and `finetune` goes on from another run,
-`init_from=RUN`.
+restored, `half` fewer of them at half their native size, in folds, and `finetune` goes on from
+another run, `init_from=RUN`. So does `half`; `others` trains what it may start from, on all images
+but those.
 """
 
 # RSNA's images at 100x100, stretched, in the folder `rsna100` of the data.
@@ -29,6 +30,20 @@ RSNA_HALF = {
     'data.validation': 100,
     'data.holdout': 0,
     'data.folds': 5,
+}
+
+# All RSNA images at 100x100 but those of `rsna_half`, which are the holdout: what a network that
+# the folds of RSNA_HALF start from may have seen.
+OTHERS = {
+    **HANDS,
+    'data.better_copies': (),
+    'data.holdout_ids': 'rsna_half/labels.csv',
+    'data.holdout': 1000,
+    'data.validation': 400,
+    'data.folds': 0,
+    'init_from': '',
+    'init_map': {},
+    'eval_every_epochs': 4,
 }
 
 # A recipe of two CPU cores: AdamW with one cycle, batch statistics of images that are not

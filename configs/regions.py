@@ -112,6 +112,17 @@ PRESETS = {
         **presets.HANDS,
         'data.stages': ('unet', 'keypoints', 'contrast', 'region'),
     },
+    'half': {  # half the paper's pixels a side; with init_from=RUN of :half,others
+        **presets.RSNA_HALF,
+        **CPU_RECIPE,
+        'data.size': (250, 188),
+        'data.stages': ('unet', 'keypoints', 'contrast', 'region'),
+        'model.widths': (16, 32, 64, 128, 128),
+        'init_map': {'blocks': 'blocks'},
+        'epochs': 8,
+        'eval_every_epochs': 8,  # nothing is selected: the last parameters predict the fold
+    },
+    'others': {**presets.OTHERS, 'epochs': 12},  # as in :half,others
     'phantom': {
         **presets.phantom((125, 94)),
         **CPU_RECIPE,
@@ -127,7 +138,7 @@ PRESETS = {
     },
 }
 # The sizes of REGIONS are divided by this in a preset.
-SCALES = {'rsna100': 4, 'phantom': 4, 'tiny': 8}
+SCALES = {'rsna100': 4, 'half': 2, 'phantom': 4, 'tiny': 8}
 
 
 def get_config(arg=None):

