@@ -88,7 +88,7 @@ PRESETS = {
         # crops of a 100 px image hold no more; 3x3 maps at their end (2x2 are slow on CPUs)
         'model.part_size': 65,
     },
-    # with init_from=RUN, a network that has seen none of these images
+    # with init_from=RUN of :half,others,row=baseline
     'half': {
         **presets.RSNA_HALF,
         **CPU_RECIPE,
@@ -101,6 +101,16 @@ PRESETS = {
         'eval_every_epochs': 4,  # nothing is selected: the last parameters predict the fold
         'optimizer.learning_rate': 5e-4,
         'augment.gamma': 0.2,
+    },
+    # as in :half,others,row=baseline, with init_from=RUN of configs/strong.py:rsna100,others
+    'others': {
+        **presets.OTHERS,
+        'init_map': {'backbone': 'backbone'},
+        'data.on_error': 'skip',  # two images on which no hand is found
+        'batch_size': 32,
+        'epochs': 3,
+        'eval_every_epochs': 3,
+        'optimizer.learning_rate': 1e-3,
     },
     # the baseline, unless a row says otherwise
     'phantom': {
