@@ -106,7 +106,6 @@ PRESETS = {
     'others': {
         **presets.OTHERS,
         'init_map': {'backbone': 'backbone'},
-        'data.on_error': 'skip',  # two images on which no hand is found
         'batch_size': 32,
         'epochs': 3,
         'eval_every_epochs': 3,

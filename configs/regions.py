@@ -122,7 +122,7 @@ PRESETS = {
         'epochs': 8,
         'eval_every_epochs': 8,  # nothing is selected: the last parameters predict the fold
     },
-    'others': {**presets.OTHERS, 'data.on_error': 'skip', 'epochs': 12},  # as in :half,others
+    'others': {**presets.OTHERS, 'epochs': 12},  # as in :half,others
     'phantom': {
         **presets.phantom((125, 94)),
         **CPU_RECIPE,

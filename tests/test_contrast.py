@@ -92,6 +92,17 @@ def test_stage_keeps_the_rest_and_names_the_image():
         appearance.contrast({'id': '7', 'image': image, 'hand_mask': empty}, **OPTIONS)
 
 
+def test_an_image_on_which_a_network_found_no_hand_is_taken_whole():
+    image, mask = example()
+    unseen = {'id': '7', 'image': image, 'hand_mask': 0 * mask.astype(np.uint8)}
+    unseen['flags'] = 'inverted;no_hand'
+    done = appearance.contrast(unseen, **OPTIONS)
+    np.testing.assert_array_equal(done['image'], stretch(image, np.ones_like(mask), **OPTIONS))
+    cut = appearance.crop(unseen, margin=0.0, mask=True)
+    np.testing.assert_array_equal(cut['image'], image)
+    assert done['flags'] == cut['flags'] == unseen['flags']
+
+
 @pytest.mark.skipif('BONEAGE_DATA' not in os.environ, reason='BONEAGE_DATA: folder of real images')
 def test_defaults_are_the_authors_greys():
     """Iglovikov's own registered images: 1st, 50th and 99th percentile inside the hand, medians

@@ -79,9 +79,13 @@ def aspect(example: dict, *, ratio: float) -> dict:
 
 
 def _mask(example, stage):
+    """The image's mask; all of an image on which a network found no hand, as its flag says."""
     if 'hand_mask' not in example:
         raise UserError(
             f'{stage}: image {example.get("id", "")} has no hand_mask; put the mask stage before '
             'this one'
         )
-    return example['hand_mask']
+    mask = example['hand_mask']
+    if not mask.any() and 'no_hand' in example.get('flags', '').split(';'):
+        return np.ones_like(mask)
+    return mask
