@@ -74,7 +74,7 @@ STAGES = {
     'unet': Stage(
         network_input=f'{_HERE}.networks:look',
         network_output=f'{_HERE}.networks:masks',
-        version=4,
+        version=5,
         options={'run': '', 'threshold': 0.5},
         unseen_by_networks=True,
         shipped='hand_mask',

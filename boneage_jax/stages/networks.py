@@ -22,6 +22,7 @@ _ZOOM = 0.08  # share
 _MOVE = 0.02  # share of the longer side
 _SECOND = 0.3  # of the hand's area: a marker's letters are smaller
 _FINER = 3  # times the network's scale, at which masks are kept
+_LEAST = 0.002  # of the network's pixels, below which a mask shows no hand
 _SURE = (0.1, 4.0)  # least and largest logit that counts between the network's pixels
 _TRUST = 0.06  # of the hand's length, by which a second look may move a point
 
@@ -60,12 +61,13 @@ def masks(predictor: Callable, looks: list[dict], *, threshold: float, run: str)
         hand = margin > 0
         mask = hand_mask.largest_component(hand)
         second = hand_mask.largest_component(hand & ~mask).sum() > _SECOND * mask.sum()
-        if second:
-            flags = 'second_hand'
-        elif mask.any():
-            flags = ''
-        else:
+        if mask.mean() < _LEAST:
+            mask = np.zeros_like(mask)
             flags = 'no_hand'
+        elif second:
+            flags = 'second_hand'
+        else:
+            flags = ''
         filled = _finer(margin, ndimage.binary_fill_holes(mask))
         found.append({'hand_mask': filled, 'flags': flags})
     return found
