@@ -7,7 +7,8 @@ so on, one for each relation map; `parts.png` without relation) for images of a 
 by age. `parts.json` counts over the whole split: how well each part alone predicts the age, how
 many parts are in a corner of the image, where there is no hand, by age, and how many are on a
 growth plate or the carpus of phantoms, or on a joint of `--joints=TABLE` (boxes
-`id,width,height,class,xmin,ymin,xmax,ymax` in native pixels), beside anchors drawn by chance.
+`id,width,height,class,xmin,ymin,xmax,ymax` in native pixels), beside anchors drawn by chance. Of a
+cross-validation (`--workdir=SWEEP/full/seed0 --split=fold`) it counts over all folds.
 
 Of a run of configs/attention.py: Castillo 2018's figure 10 (`attention.png`), and `attention.json`
 over the whole split: how many places of the map an image uses (the exponential of the entropy of

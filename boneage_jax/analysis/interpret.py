@@ -41,7 +41,8 @@ def interpret(
     """Writes the figures, and parts.json or attention.json.
 
     Args:
-        workdir: a finished run, an exported file, or the name of a shipped network.
+        workdir: a finished run, an exported file, or the name of a shipped network; or the folder
+            of a cross-validation, whose folds are drawn from the first and counted over all.
         output: folder for the results.
         split: whose images.
         count: how many images to draw.
@@ -57,35 +58,54 @@ def interpret(
             is of other images.
     """
     output = pathlib.Path(output)
-    predictor = predictor_lib.Predictor(workdir)
-    setup.set_up_jax(predictor.config)
-    opened = own_images.open_splits(workdir, predictor.config, data_dir)
-    if split not in opened:
-        raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
-    examples = opened[split]
     for result in ('attention.json', 'parts.json'):
         cli.refuse_results(output, result)
-    images, captions, aux = examples_lib.predict_examples(predictor, examples, count)
+    found = []
+    for place in _folds(workdir) or [workdir]:
+        predictor = predictor_lib.Predictor(place)
+        setup.set_up_jax(predictor.config)
+        opened = own_images.open_splits(place, predictor.config, data_dir)
+        if split not in opened:
+            raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
+        examples = opened[split]
+        if not found:
+            images, captions, aux = examples_lib.predict_examples(predictor, examples, count)
+            _refuse_nothing_to_see(place, aux)
+            output.mkdir(parents=True, exist_ok=True)
+            if 'attention' in aux:
+                log.info(
+                    str(figures.draw_attention(images, captions, aux, output / 'attention.png'))
+                )
+                return _measure_attention(predictor, examples, output)
+            _draw_parts(images, captions, aux, output)
+            if 'part_boxes' not in aux:
+                return None
+            candidates, level = candidates_of(predictor.config, images.shape[1:3])
+            log.info(str(figures.anchors(images[-1], candidates, level, output / 'anchors.png')))
+        bones = _bones(examples)
+        if joints:
+            bones = joints_lib.of_split(examples, predictor.config, joints, data_dir)
+        found.append(_measure_parts(predictor, examples, candidates, bones))
+    whole = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+    report = _report(split, whole)
+    files.write_json(output / 'parts.json', report)
+    _print(report)
+    return report
 
-    output.mkdir(parents=True, exist_ok=True)
-    if 'attention' in aux:
-        log.info(str(figures.draw_attention(images, captions, aux, output / 'attention.png')))
-        return _measure_attention(predictor, examples, output)
-    selects_parts = 'part_boxes' in aux
-    if not selects_parts and not len(aux.get('relation_maps', [])):
+
+def _folds(workdir):
+    """The runs of a cross-validation in its folder, [] where it is something else."""
+    place = pathlib.Path(workdir)
+    found = place.glob('fold[0-9]*/config.json') if place.is_dir() else ()
+    return sorted(path.parent for path in found)
+
+
+def _refuse_nothing_to_see(place, aux):
+    if not {'attention', 'part_boxes'} & set(aux) and not len(aux.get('relation_maps', [])):
         raise UserError(
-            f'{workdir}: this run selects no parts and has neither relation maps nor attention '
+            f'{place}: this run selects no parts and has neither relation maps nor attention '
             '(model.selection, model.relation, model.head)'
         )
-    _draw_parts(images, captions, aux, output)
-    if not selects_parts:
-        return None
-    candidates, level = candidates_of(predictor.config, images.shape[1:3])
-    log.info(str(figures.anchors(images[-1], candidates, level, output / 'anchors.png')))
-    bones = _bones(examples)
-    if joints:
-        bones = joints_lib.of_split(examples, predictor.config, joints, data_dir)
-    return _measure_parts(predictor, examples, candidates, bones, output)
 
 
 def _draw_parts(images, captions, aux, output):
@@ -178,38 +198,52 @@ def _measure_attention(predictor, examples, output):
     return report
 
 
-def _measure_parts(predictor, examples, candidates, bones, output):
-    """parts.json over the whole split: each part's MAE, the shares in corners and on bones."""
+def _measure_parts(predictor, examples, candidates, bones):
+    """What parts.json counts, of each image of a split: `{name: [N]}`.
+
+    Shares on bones are NaN for an image whose bones are not known, and left out where no image's
+    are (`bones` None).
+    """
     aux = _outputs(predictor, examples, ['part_boxes', 'part_valid', 'part_ages'])
     boxes = aux['part_boxes']
     valid = aux['part_valid']
     ages = np.asarray(predictor.task.months(aux['part_ages']))
-    errors = np.abs(ages - examples.months[:, None])
 
     def mean_of_parts(values):
         """The mean over each image's valid parts `[N]`."""
         return np.where(valid, values, False).sum(1) / np.maximum(valid.sum(1), 1)
 
-    corner = mean_of_parts(in_corner(boxes, tuple(predictor.config.data.size)))
-    report = {
-        'split': examples.name,
-        'images': len(examples),
-        **metrics.intervals({'part_mae': mean_of_parts(errors), 'in_corner': corner}),
-        'in_corner_by_age': _by_age(corner, examples.months),
+    found = {
+        'months': examples.months,
+        'part_mae': mean_of_parts(np.abs(ages - examples.months[:, None])),
+        'in_corner': mean_of_parts(in_corner(boxes, tuple(predictor.config.data.size))),
     }
     if bones is not None:
-        known = ~np.isnan(bones).all((1, 2))
         generator = np.random.default_rng(0)
         drawn = generator.integers(0, len(candidates), valid.shape)
         on_hand = _draw_on_hand(generator, examples, candidates, valid.shape[1])
         shares = {
-            'on_bones': mean_of_parts(on_bones(boxes, bones))[known],
-            'on_bones_by_chance': on_bones(candidates[drawn], bones).mean(1)[known],
-            'on_bones_by_chance_on_hand': on_bones(candidates[on_hand], bones).mean(1)[known],
+            'on_bones': mean_of_parts(on_bones(boxes, bones)),
+            'on_bones_by_chance': on_bones(candidates[drawn], bones).mean(1),
+            'on_bones_by_chance_on_hand': on_bones(candidates[on_hand], bones).mean(1),
         }
+        unknown = np.isnan(bones).all((1, 2))
+        found |= {name: np.where(unknown, np.nan, share) for name, share in shares.items()}
+    return found
+
+
+def _report(split, found):
+    """The content of parts.json, from `{name: [N]}` of `_measure_parts`."""
+    report = {
+        'split': split,
+        'images': len(found['months']),
+        **metrics.intervals({name: found[name] for name in ('part_mae', 'in_corner')}),
+        'in_corner_by_age': _by_age(found['in_corner'], found['months']),
+    }
+    if 'on_bones' in found:
+        known = ~np.isnan(found['on_bones'])
+        shares = {name: of[known] for name, of in found.items() if name.startswith('on_bones')}
         report |= {'images_with_bones': int(known.sum()), **metrics.intervals(shares)}
-    files.write_json(output / 'parts.json', report)
-    _print(report)
     return report
 
 
