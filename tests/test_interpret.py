@@ -101,8 +101,8 @@ class Ids(list):
 
 def test_parts_are_counted_over_the_folds_of_a_cross_validation(tmp_path):
     spec = (
-        'configs/prsnet.py:tiny,data.holdout=4,epochs=1,model.width=4,'
-        'data.phantom.count=24,data.validation=4'
+        'configs/prsnet.py:tiny,data.holdout=0,epochs=1,model.width=4,'
+        'data.phantom.count=20,data.validation=4'
     )
     sweep.sweep(spec, tmp_path / 'cv', rows=['without relation'], folds=2)
     place = tmp_path / 'cv' / 'without-relation' / 'seed0'

@@ -15,7 +15,7 @@ from boneage_jax.preprocess import hand_mask, keypoints, mask_checks, register, 
 from boneage_jax.preprocess import transform as transforms
 from boneage_jax.runs import training_ids, workdir
 from boneage_jax.runtime import files, log
-from boneage_jax.stages import annotations, plan, records, registration
+from boneage_jax.stages import annotations, id_files, plan, records, registration
 from boneage_jax.tasks import metrics
 from tfds_rsna.annotations import mask_files
 
@@ -58,7 +58,7 @@ def evaluate_hands(
     known = _truth(truth, data_dir)
     wanted = set(known.names)
     if ids:
-        named = records.read_ids(ids, data_dir, '--ids')
+        named = id_files.read(ids, data_dir, '--ids')
         wanted &= named
         log.info(f'--ids: {len(wanted):,} of its {len(named):,} ids are annotated.')
     seen = []

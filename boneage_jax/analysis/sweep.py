@@ -108,8 +108,7 @@ class Sweep:
             raise ConfigError(f'{path}: sweep() yields no row')
         _ = self.references  # an unknown one ends it here
         if not self.folds:
-            spec = config_lib.from_command_line(self.spec, self.overrides)
-            object.__setattr__(self, 'folds', spec.data.folds)
+            object.__setattr__(self, 'folds', self.configured()[1].data.folds)
 
     @functools.cached_property
     def module(self):
@@ -166,15 +165,21 @@ class Sweep:
         return self.workdir / slug(row.name) / f'seed{seed}'
 
     def _build(self, row, seed, fold):
-        path, _, arg = self.spec.partition(':')
-        tokens = [arg, f'row={row.name}', f'seed={seed}']
+        tokens = [f'row={row.name}', f'seed={seed}']
         workdir = self.folder(row, seed)
         if fold is not None:
-            tokens += [f'data.folds={self.folds}', f'data.fold={fold}']
+            tokens.append(f'data.fold={fold}')
             workdir /= f'fold{fold}'
-        spec = f'{path}:{",".join(filter(None, tokens))}'
-        config = config_lib.from_command_line(spec, self.overrides)
+        spec, config = self.configured(tokens)
         return SweepRun(row, seed, spec, workdir, config, fold)
+
+    def configured(self, tokens: Sequence[str] = ()) -> tuple[str, ml_collections.ConfigDict]:
+        """(--config with further `tokens` and the sweep's folds, the configuration that it is)."""
+        path, _, arg = self.spec.partition(':')
+        folds = f'data.folds={self.folds}' if self.folds else ''
+        given = ','.join(filter(None, [arg, folds, *tokens]))
+        spec = f'{path}:{given}' if given else path
+        return spec, config_lib.from_command_line(spec, self.overrides)
 
     def command(self, run: SweepRun, data_dir: str | None = None) -> str:
         """The command line that trains `run` alone."""
@@ -430,7 +435,7 @@ def _about_paper(swept):
     about = inspect.getdoc(swept.module.sweep)
     if about:
         notes.append(f'The paper: {" ".join(about.split())}')
-    ours = config_lib.from_command_line(swept.spec, swept.overrides).data
+    ours = swept.configured()[1].data
     paper = swept.module.get_config().data
     if any(ours[key] != paper[key] for key in ('source', 'folder', 'size', 'stages')):
         notes.append(

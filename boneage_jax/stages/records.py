@@ -5,6 +5,7 @@ stages, size, versions), so a changed option or file builds anew beside the old 
 $BONEAGE_CACHE, by default ~/.cache/boneage_jax.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -25,11 +26,11 @@ from boneage_jax.data import splits as splits_lib
 from boneage_jax.errors import ConfigError, UserError
 from boneage_jax.preprocess import resize
 from boneage_jax.runtime import files, log
-from boneage_jax.stages import cache, plan
-from tfds_rsna import prepared, streamed_builder, table_files
+from boneage_jax.stages import cache, id_files, plan
+from tfds_rsna import prepared, streamed_builder
 from tfds_rsna.io import decoding
 from tfds_rsna.parallel import lock, pools
-from tfds_rsna.problems import DataError, Problems
+from tfds_rsna.problems import Problems
 
 VERSION = 1  # raise it when a change here alters the records
 POOL_SECONDS = 20  # below that a pool of processes costs more than it saves
@@ -114,43 +115,7 @@ def holdout_ids(data: ml_collections.ConfigDict, data_dir=None) -> frozenset[str
     """The ids in the file `data.holdout_ids`; None where none is named."""
     if not data.holdout_ids:
         return None
-    return read_ids(data.holdout_ids, data_dir, 'data.holdout_ids')
-
-
-def read_ids(file: str, data_dir, key: str) -> frozenset[str]:
-    """The ids in a file of one id a line, or in the column `id` of a table.
-
-    Lines that begin with # are comments. A table is a .csv whose first line names columns, or an
-    .xlsx. Raises ConfigError, which names `key`, where there is no such file or no id in it;
-    DataError where it is no text or no table with ids.
-    """
-    path = plan.find_file(file, data_dir, key)
-    content = path.read_bytes()
-    if path.suffix.lower() == '.xlsx':
-        table = table_files.read_table(content, str(path), _has_ids)
-        ids = _ids_of_table(table, path)
-    else:
-        text, note = table_files.decode_text(content, str(path))
-        if note:
-            log.info(f'{path}: {note}')
-        lines = [line.strip(' \t"') for line in text.splitlines()]
-        ids = frozenset(line for line in lines if line and not line.startswith('#'))
-        if any(mark in line for line in ids for mark in ',;\t'):
-            ids = _ids_of_table(table_files.read_table(content, str(path), _has_ids), path)
-    if not ids:
-        raise ConfigError(f'{path}: no ids in it; {key} names a file of one id a line')
-    return ids
-
-
-def _has_ids(header):
-    return 'id' in header
-
-
-def _ids_of_table(table, path):
-    if not table or 'id' not in table[0]:
-        named = ', '.join(table[0]) if table else 'none'
-        raise DataError(f"{path}: a table needs a column 'id' for its images (columns: {named})")
-    return frozenset(row['id'].strip() for row in table if row['id'].strip())
+    return id_files.read(data.holdout_ids, data_dir, 'data.holdout_ids')
 
 
 def fetch(data: ml_collections.ConfigDict, data_dir=None) -> None:
@@ -198,11 +163,8 @@ def native_by_id(data: ml_collections.ConfigDict, ids: Sequence[str], data_dir=N
     In the source's order; ids that it lacks are passed over.
     """
     wanted = set(ids)
-    found = []
-    for record in _native_records(data, data_dir):
-        if str(record['id']) in wanted:
-            found.append(decode_record(record))
-    return found
+    found = (each for each in _native_records(data, data_dir) if str(each['id']) in wanted)
+    return [decode_record(record) for record in found]
 
 
 def _native_records(data, data_dir):
@@ -425,6 +387,7 @@ def _write_records(builder, folder, data, steps, recipe):
     workers, left = _workers(do, counts)
     log.info(f'Preparing {total} images at {rows}x{columns} into {folder}: about {left} (once).')
     dropped = []
+    flagged = collections.Counter()
     problems = Problems(data.on_error)
     about = recipe | id_spaces.metadata(data)
 
@@ -438,6 +401,9 @@ def _write_records(builder, folder, data, steps, recipe):
                 if example.reason:
                     problems.add('image that a stage refuses', example.id, split, example.reason)
             else:
+                # 'registered_by_mask: thumb tip not found' counts as 'registered_by_mask'
+                flags = example.get('flags', '').split(';')
+                flagged.update({flag.partition(':')[0] for flag in flags if flag})
                 yield example
         problems.raise_if_any()
 
@@ -445,15 +411,16 @@ def _write_records(builder, folder, data, steps, recipe):
         prepared.write(folder, {split: examples(split) for split in counts}, metadata=about)
     except ValueError as error:
         if len(dropped) == total:
-            lines = [
-                f'data.stages={tuple(data.stages)} left out every one of {total} images; first: '
-                f'{", ".join(dropped[:5])}'
-            ]
+            first = f'{total} images; first: {", ".join(dropped[:5])}'
+            lines = [f'data.stages={tuple(data.stages)} left out every one of {first}']
             raise ConfigError('\n'.join([*lines, *problems.lines()])) from error
         raise
+    first = ', '.join(dropped[:5])
     if dropped:
-        first = ', '.join(dropped[:5])
         log.info(f'{len(dropped)} of {total} images were left out by a stage; first: {first}')
+    if flagged:
+        counted = ', '.join(f'{flag} {count:,}' for flag, count in flagged.most_common())
+        log.info(f'Flagged images (records.csv in that folder has their ids): {counted}')
     if len(problems):
         problems.report(folder)
 
