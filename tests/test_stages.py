@@ -146,9 +146,10 @@ def test_findings_join_the_image_and_follow_the_resize(folder):
         assert records[str(i)]['hand_mask'].shape == (80, 80, 1)
 
 
-def test_a_stage_sees_what_the_stages_before_it_left(folder):
+def test_a_stage_sees_what_the_stages_before_it_left(folder, capsys):
     records = open_records(data(folder, 'halve,brightest', halve={'by': 5}))  # 250 // 5 = 50
     assert {record['flags'] for record in records.values()} == {'dark'}
+    assert f'their ids): dark {len(records)}\n' in capsys.readouterr().err
 
 
 def test_a_stage_may_leave_images_out(folder, capsys):
