@@ -48,7 +48,7 @@ def main(argv=None):
     turned = np.abs(np.degrees(np.arctan2(axis[:, 1], axis[:, 0])))
     note = f'points found on {seen.sum()} of {len(seen)} images'
     rows.append(report.row('turned', turned, 'degrees', note=note, smaller=True))
-    report.finish('registered', arguments, facts, rows)
+    return report.finish('registered', arguments, facts, rows)
 
 
 if __name__ == '__main__':
