@@ -496,6 +496,6 @@ def test_points_on_hands_that_the_authors_registered(tmp_path):
     """Their fingertip is at the skin, ours at the bone: about 3% of 1,500 pixels lower."""
     folder = f'{os.environ["BONEAGE_DATA"]}/rsna_registered'
     result = run(registered.main, tmp_path, '--images', folder)
-    tip, capitate, turned = result['rows']
+    tip, capitate, turned = result
     assert 20 < tip['median'] < 75 and capitate['median'] < 75 and turned['median'] < 2
     assert turned['note'].endswith('of 20 images')
