@@ -168,7 +168,8 @@ def base() -> dict:
             # decoupled for adamw, added to the gradient for sgd and adam; never on biases and norms
             weight_decay=0.0,
             grad_clip_norm=0.0,  # global gradient norm, 0 = off
-            backbone_rate=1.0,  # times the learning rate, below the part `backbone`
+            # times the learning rate, below the parts `backbone` and `part_backbone`
+            backbone_rate=1.0,
             schedule='constant',  # 'constant' | 'step' | 'cosine' | 'one_cycle' | 'plateau'
             # epochs in which the rate climbs to its schedule's; 'one_cycle' has its own
             warmup_epochs=0.0,

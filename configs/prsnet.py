@@ -97,9 +97,10 @@ PRESETS = {
         'init_map': {'backbone': 'backbone', 'part_backbone': 'backbone'},
         'init_optional': ('part_backbone',),
         'batch_size': 16,
-        'epochs': 4,
-        'eval_every_epochs': 4,  # nothing is selected: the last parameters predict the fold
-        'optimizer.learning_rate': 5e-4,
+        'epochs': 5,
+        'eval_every_epochs': 5,  # nothing is selected: the last parameters predict the fold
+        'optimizer.learning_rate': 2e-3,  # of the heads, which every row begins afresh
+        'optimizer.backbone_rate': 0.2,
         'augment.gamma': 0.2,
     },
     # as in :half,others,row=baseline, with init_from=RUN of configs/strong.py:rsna100,others
@@ -110,6 +111,7 @@ PRESETS = {
         'epochs': 3,
         'eval_every_epochs': 3,
         'optimizer.learning_rate': 1e-3,
+        'optimizer.backbone_rate': 1.0,
     },
     # the baseline, unless a row says otherwise
     'phantom': {

@@ -71,16 +71,17 @@ def build(
 
 
 def _scale_backbone(factor):
-    """Multiplies the updates of what is below the part `backbone` of the network."""
+    """Multiplies the updates of what is below `backbone` and `part_backbone` of the network."""
 
     def scale(updates, params=None):
         del params
-        if 'backbone' not in updates:
+        found = [name for name in ('backbone', 'part_backbone') if name in updates]
+        if not found:
             raise UserError(
                 f'optimizer.backbone_rate={factor:g}: this network has no part named backbone, or '
                 'it is frozen; leave it at 1'
             )
-        scaled = jax.tree.map(lambda update: factor * update, updates['backbone'])
-        return updates | {'backbone': scaled}
+        backbones = {name: updates[name] for name in found}
+        return updates | jax.tree.map(lambda update: factor * update, backbones)
 
     return optax.stateless(scale)
