@@ -111,11 +111,12 @@ def test_convnext_has_its_own_width():
 
 
 def test_the_backbone_has_a_rate_of_its_own():
-    params = {'backbone': {'w': jnp.ones(2)}, 'head': {'w': jnp.ones(2)}}
+    params = {name: {'w': jnp.ones(2)} for name in ('backbone', 'part_backbone', 'head')}
     made = c.build(c.base(), 'optimizer.name=sgd,momentum=0,backbone_rate=0.25', {}).optimizer
     transform = optimizer.build(made, 0.1)
     updates, _ = transform.update(params, transform.init(params), params)
     np.testing.assert_allclose(updates['backbone']['w'], -0.025)
+    np.testing.assert_allclose(updates['part_backbone']['w'], -0.025)
     np.testing.assert_allclose(updates['head']['w'], -0.1)
     with pytest.raises(UserError, match='backbone_rate=0.25: this network has no part named back'):
         head = {'head': params['head']}
