@@ -42,7 +42,7 @@ def interpret(
 
     Args:
         workdir: a finished run, an exported file, or the name of a shipped network; or the folder
-            of a cross-validation, whose folds are drawn from the first and counted over all.
+            of a cross-validation, whose parts are drawn of the first fold and counted over all.
         output: folder for the results.
         split: whose images.
         count: how many images to draw.
