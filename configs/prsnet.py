@@ -138,6 +138,11 @@ VARIANTS = {
     'parts on the hand': {'model.on_hand': 0.5},
     'small parts': {'model.anchor_sizes': (32, 64, 128)},
     'finer parts': {'data.size': (768, 768), 'model.backbone_size': 256},
+    'finer parts on the hand': {
+        'data.size': (768, 768),
+        'model.backbone_size': 256,
+        'model.on_hand': 0.5,
+    },
 }
 
 
