@@ -71,7 +71,8 @@ def specs(names=None, rows=None):
         if path.stem.startswith('_') or (names and path.stem not in names):
             continue
         module = config_lib.load_module(str(path))
-        found = [row.name for row in module.sweep()] if hasattr(module, 'sweep') else []
+        every = module.sweep() if hasattr(module, 'sweep') else ()
+        found = [row.name for row in every if not row.optional]
         for row in found or ['']:
             if rows and row not in rows:
                 continue

@@ -53,12 +53,14 @@ class Row:
         reference: the row that this one is compared with, image by image; itself, or None, means
             none. Where no row of a config names one, all are compared with 'baseline', or the
             first.
+        optional: whether a sweep trains it only where `--rows` names it.
     """
 
     name: str
     overrides: dict
     paper_value: float | None = None
     reference: str | None = None
+    optional: bool = False
 
 
 def base() -> dict:

@@ -25,7 +25,7 @@ FLAGS.path(
 )
 FLAGS.data_dir()
 FLAGS.integer('seeds', 1, 'how many seeds of each row: 0, 1, ...', lower_bound=1)
-FLAGS.strings('rows', None, 'the rows to train, comma-separated; default: all')
+FLAGS.strings('rows', None, 'the rows to train, comma-separated; default: all but optional ones')
 FLAGS.string(
     'reference',
     None,

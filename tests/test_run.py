@@ -33,10 +33,17 @@ STAND_INS = {
     'attention': [],
     'unet': [],
 }  # test_transfer and test_unet run their own, test_predict the whole PRSNet
+
+
+def config_rows(path):
+    """The rows that a sweep of a config trains by default."""
+    return [row.name for row in c.load_module(path).sweep() if not row.optional]
+
+
 ROWS = [
     (path, row)
     for path in sorted((ROOT / 'configs').glob('*.py'))
-    for row in STAND_INS.get(path.stem, [row.name for row in c.load_module(path).sweep()])
+    for row in STAND_INS.get(path.stem, config_rows(path))
 ]
 LONG = 'tiny,row=baseline,epochs=30,eval_every_epochs=15,checkpoint_every_steps=7'  # 120 steps
 

@@ -267,7 +267,7 @@ def test_failures_hold_up_nothing_and_are_named(tmp_path, monkeypatch, capsys):
         return finishing(swept)(config, workdir)
 
     called = pretend(monkeypatch, act)
-    runs = [swept.run(row, 0) for row in swept.rows]
+    runs = [swept.run(row, 0) for row in swept.default_rows]
     with pytest.raises(
         UserError,
         match='2 of 4 runs failed(.|\n)*without relation, seed 0: .*its images are gone(.|\n)*'
@@ -303,7 +303,7 @@ def test_asked_to_stop_it_starts_no_other_run(tmp_path, monkeypatch):
             None if workdir.parent.name == 'without-relation' else done(config, workdir)
         ),
     )
-    assert not sweep.train_all(swept, [swept.run(row, 0) for row in swept.rows])
+    assert not sweep.train_all(swept, [swept.run(row, 0) for row in swept.default_rows])
     assert called == ['baseline/seed0', 'without-relation/seed0']
     assert list(read_table(tmp_path)) == ['baseline']
 

@@ -58,8 +58,6 @@ def interpret(
             is of other images.
     """
     output = pathlib.Path(output)
-    for result in ('attention.json', 'parts.json'):
-        cli.refuse_results(output, result)
     found = []
     for place in _folds(workdir) or [workdir]:
         predictor = predictor_lib.Predictor(place)
@@ -69,6 +67,8 @@ def interpret(
             raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
         examples = opened[split]
         if not found:
+            for result in ('attention.json', 'parts.json'):
+                cli.refuse_results(output, result)
             images, captions, aux = examples_lib.predict_examples(predictor, examples, count)
             _refuse_nothing_to_see(place, aux)
             output.mkdir(parents=True, exist_ok=True)

@@ -121,6 +121,11 @@ class Sweep:
         return list(self.module.sweep())
 
     @property
+    def default_rows(self) -> list[config_lib.Row]:
+        """The rows that are trained where none is named."""
+        return [row for row in self.rows if not row.optional]
+
+    @property
     def metric(self) -> str:
         """The figure of the table: the config's METRIC where it names one, else `mae`."""
         return getattr(self.module, 'METRIC', 'mae')
@@ -255,7 +260,7 @@ def sweep(
         spec: the config, as behind `--config=`; `overrides` are its arguments `--config.KEY=VALUE`.
         workdir: folder of the sweep.
         seeds: how many seeds of each row.
-        rows: names of the rows to train; all by default.
+        rows: names of the rows to train; by default all that are not optional.
         reference: the row that all others are compared with; by default each row's own.
         folds: of a cross-validation of each row and seed; 0: none.
         print_commands: prints a command for each unfinished run and trains nothing.
@@ -267,7 +272,7 @@ def sweep(
     """
     swept = Sweep(spec, pathlib.Path(workdir), tuple(overrides), reference, folds)
     swept.refuse_other_folds()
-    wanted = swept.rows
+    wanted = swept.default_rows
     if rows:
         wanted = [swept.find(name.strip()) for name in rows]
     runs = []
