@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import image_files, machine, report
 from boneage_jax import config
-from boneage_jax.preprocess import register
+from boneage_jax.preprocess import register, transform
 from boneage_jax.stages import plan, records
 from tfds_rsna.io import decoding
 
@@ -32,9 +32,9 @@ def main(argv=None):
         examples.append({'id': path.stem, 'image': decoding.decode(path.read_bytes())})
     found = []
     for example in records.apply_stages(examples, plan.make_plan(settings.data)):
-        scale = np.array(register.SIZE) / example['image'].shape[:2]
-        found.append((example['keypoints'] + 0.5) * scale - 0.5)
-    points = np.stack(found)
+        onto = transform.fit(example['image'].shape[:2], register.SIZE)
+        found.append(transform.apply(onto, example['keypoints']))
+    points = np.stack(found).astype(np.float64)
     seen = ~np.isnan(points).any((1, 2))
     points = points[seen]
     rows = []

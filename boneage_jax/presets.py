@@ -38,7 +38,7 @@ OTHERS = {
     **HANDS,
     'data.better_copies': (),
     'data.holdout_ids': 'rsna_half/labels.csv',
-    'data.holdout': 1000,
+    'data.holdout': 1000,  # any number: the ids above are it
     'data.validation': 400,
     'data.folds': 0,
     'init_from': '',

@@ -130,6 +130,7 @@ PRESETS = {
     },
 }
 
+FINER = {'data.size': (768, 768), 'model.backbone_size': 256}
 # Ways to select parts (ours), all without relation: what makes them pay?
 VARIANTS = {
     'detached scores': {'model.detach_scores': True},
@@ -137,12 +138,8 @@ VARIANTS = {
     'rank correlation': {'task.ranking_form': 'correlation'},
     'parts on the hand': {'model.on_hand': 0.5},
     'small parts': {'model.anchor_sizes': (32, 64, 128)},
-    'finer parts': {'data.size': (768, 768), 'model.backbone_size': 256},
-    'finer parts on the hand': {
-        'data.size': (768, 768),
-        'model.backbone_size': 256,
-        'model.on_hand': 0.5,
-    },
+    'finer parts': FINER,
+    'finer parts on the hand': {**FINER, 'model.on_hand': 0.5},
 }
 
 

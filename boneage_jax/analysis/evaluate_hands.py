@@ -2,13 +2,14 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import ml_collections
 import numpy as np
 from scipy import ndimage
 
 from boneage_jax import cli, figures
+from boneage_jax.analysis import own_images
 from boneage_jax.data import id_spaces, splits
 from boneage_jax.errors import ConfigError
 from boneage_jax.preprocess import hand_mask, keypoints, mask_checks, register, resize
@@ -24,7 +25,6 @@ TIP_WITHIN = 25
 CAPITATE_WITHIN = 40
 NEAR = 0.01  # of the hand's length, by which a point may be outside a mask and still `near` it
 TIP_NEAR = 0.02  # of it, by which a fingertip may be outside a mask that `holds` the hand
-CHUNK = 16  # images that go through the stages together
 
 
 def evaluate_hands(
@@ -69,7 +69,7 @@ def evaluate_hands(
     rows = []
     shown = []
     left_out = 0
-    for chunk in _chunks(config.data, data_dir, wanted):
+    for chunk in own_images.native_chunks(config.data, wanted, data_dir):
         names = [str(example['id']) for example in chunk]
         learned = set()
         for network in seen:
@@ -150,21 +150,6 @@ def seen_by(place: pathlib.Path | str) -> id_spaces.IdSet | training_ids.Exporte
         place: the network: a workdir, an exported file, or the name of a shipped one.
     """
     return training_ids.of(place, ('train', splits.SELECTING))
-
-
-def _chunks(data, data_dir, wanted) -> Iterator[list[dict]]:
-    """Lists of the source's images that are `wanted` (ids), decoded."""
-    builder = records.build_source(data, data_dir)
-    chunk = []
-    for split in builder.info.splits:
-        for record in builder.as_data_source(split):
-            if str(record['id']) in wanted:
-                chunk.append(records.decode_record(record))
-            if len(chunk) == CHUNK:
-                yield chunk
-                chunk = []
-    if chunk:
-        yield chunk
 
 
 def _picture(example, truth):

@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from boneage_jax import cli, figures
+from boneage_jax.analysis import cross_validation, own_images
 from boneage_jax.analysis import joints as joints_lib
-from boneage_jax.analysis import own_images
 from boneage_jax.data.source import Split
 from boneage_jax.figures import examples as examples_lib
 from boneage_jax.models import parts as parts_lib
@@ -54,37 +54,32 @@ def interpret(
         The content of the JSON file; None where there are relation maps alone.
 
     Raises:
-        UserError: a run that has nothing of all this, an unknown split, or a table of joints that
-            is of other images.
+        UserError: a run that has nothing of all this, an unknown split, a fold that is missing, or
+            a table of joints that is of other images.
     """
     output = pathlib.Path(output)
+    opened = [_open(place, split, data_dir) for place in _runs(workdir)]
+    predictor, examples = opened[0]
+    for result in ('attention.json', 'parts.json'):
+        cli.refuse_results(output, result)
+    images, captions, aux = examples_lib.predict_examples(predictor, examples, count)
+    _refuse_nothing_to_see(workdir, aux)
+
+    output.mkdir(parents=True, exist_ok=True)
+    if 'attention' in aux:
+        log.info(str(figures.draw_attention(images, captions, aux, output / 'attention.png')))
+        return _measure_attention(predictor, examples, output)
+    _draw_parts(images, captions, aux, output)
+    if 'part_boxes' not in aux:
+        return None
+    candidates, level = candidates_of(predictor.config, images.shape[1:3])
+    log.info(str(figures.anchors(images[-1], candidates, level, output / 'anchors.png')))
     found = []
-    for place in _folds(workdir) or [workdir]:
-        predictor = predictor_lib.Predictor(place)
-        setup.set_up_jax(predictor.config)
-        opened = own_images.open_splits(place, predictor.config, data_dir)
-        if split not in opened:
-            raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
-        examples = opened[split]
-        if not found:
-            for result in ('attention.json', 'parts.json'):
-                cli.refuse_results(output, result)
-            images, captions, aux = examples_lib.predict_examples(predictor, examples, count)
-            _refuse_nothing_to_see(place, aux)
-            output.mkdir(parents=True, exist_ok=True)
-            if 'attention' in aux:
-                log.info(
-                    str(figures.draw_attention(images, captions, aux, output / 'attention.png'))
-                )
-                return _measure_attention(predictor, examples, output)
-            _draw_parts(images, captions, aux, output)
-            if 'part_boxes' not in aux:
-                return None
-            candidates, level = candidates_of(predictor.config, images.shape[1:3])
-            log.info(str(figures.anchors(images[-1], candidates, level, output / 'anchors.png')))
-        bones = _bones(examples)
+    for predictor, examples in opened:
         if joints:
             bones = joints_lib.of_split(examples, predictor.config, joints, data_dir)
+        else:
+            bones = _bones(examples)
         found.append(_measure_parts(predictor, examples, candidates, bones))
     whole = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
     report = _report(split, whole)
@@ -93,11 +88,23 @@ def interpret(
     return report
 
 
-def _folds(workdir):
-    """The runs of a cross-validation in its folder, [] where it is something else."""
+def _runs(workdir):
+    """The folds of a cross-validation in its folder, or what else is named, alone."""
     place = pathlib.Path(workdir)
-    found = place.glob('fold[0-9]*/config.json') if place.is_dir() else ()
-    return sorted(path.parent for path in found)
+    folds = sorted(place.glob('fold[0-9]*')) if place.is_dir() else []
+    if not folds:
+        return [workdir]
+    return list(itertools.chain(*cross_validation.members(folds).values())) or [workdir]
+
+
+def _open(place, split, data_dir):
+    """The network of a run and its images of a split."""
+    predictor = predictor_lib.Predictor(place)
+    setup.set_up_jax(predictor.config)
+    opened = own_images.open_splits(place, predictor.config, data_dir)
+    if split not in opened:
+        raise UserError(f'--split={split}: expected one of {", ".join(opened)}')
+    return predictor, opened[split]
 
 
 def _refuse_nothing_to_see(place, aux):

@@ -5,8 +5,8 @@ import pathlib
 import ml_collections
 import numpy as np
 
+from boneage_jax.analysis import own_images
 from boneage_jax.data.source import Split
-from boneage_jax.preprocess import resize
 from boneage_jax.stages import plan, records
 from tfds_rsna.annotations import joint_boxes
 from tfds_rsna.errors import UserError
@@ -35,22 +35,20 @@ def of_split(
     """
     path = plan.find_file(str(table), data_dir, '--joints')
     annotated = {image: hand for image, hand in joint_boxes.read(path).items() if len(hand.boxes)}
-    wanted = [image for image in split.ids if image in annotated]
+    wanted = annotated.keys() & set(split.ids)
     if not wanted:
         raise UserError(
             f'{path}: boxes of {len(annotated):,} images, none of them among the {len(split):,} '
             f'{split.name} images; name another --split, or the table of these images'
         )
-    examples = []
-    for example in records.native_by_id(config.data, wanted, data_dir):
-        boxes = annotated[str(example['id'])].scaled(example['image'].shape[:2]).boxes
-        examples.append(example | {'bone_boxes': boxes})
-    steps = plan.make_plan(config.data, data_dir)
     placed = {}
-    for example in records.apply_stages(examples, steps):
-        if example is not None:
-            moved = resize.resize(example, tuple(config.data.size), config.data.resize)
-            placed[str(example['id'])] = moved['bone_boxes']
+    for chunk in own_images.native_chunks(config.data, wanted, data_dir):
+        for example in chunk:
+            hand = annotated[str(example['id'])]
+            example['bone_boxes'] = hand.scaled(example['image'].shape[:2]).boxes
+        for example in records.process(chunk, config.data, data_dir):
+            if isinstance(example, dict):
+                placed[str(example['id'])] = example['bone_boxes']
     most = max((len(boxes) for boxes in placed.values()), default=0)
     found = np.full((len(split), most, 4), np.nan, np.float32)
     for i, image in enumerate(split.ids):

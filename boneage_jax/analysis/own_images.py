@@ -1,6 +1,7 @@
-"""The images of a network's own configuration, wherever the network is."""
+"""The images of a network's own configuration, prepared or as they came."""
 
 import pathlib
+from collections.abc import Collection, Iterator
 
 import ml_collections
 
@@ -8,6 +9,8 @@ from boneage_jax.data.source import Split
 from boneage_jax.runs import exported, workdir
 from boneage_jax.stages import records
 from tfds_rsna.errors import UserError
+
+CHUNK = 16  # native images that are held, and go through stages, together
 
 
 def open_splits(
@@ -37,3 +40,24 @@ def open_splits(
         ) from error
     workdir.check_no_leakage(path, splits)
     return splits
+
+
+def native_chunks(
+    data: ml_collections.ConfigDict, wanted: Collection[str], data_dir: str | None = None
+) -> Iterator[list[dict]]:
+    """The source's images with the ids `wanted`, as they came, at most `CHUNK` at a time.
+
+    Dicts with `image` uint8 `[H, W]`, `id` and the labels, in the source's order; ids that it lacks
+    are passed over.
+    """
+    builder = records.build_source(data, data_dir)
+    chunk = []
+    for split in builder.info.splits:
+        for record in builder.as_data_source(split):
+            if str(record['id']) in wanted:
+                chunk.append(records.decode_record(record))
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk

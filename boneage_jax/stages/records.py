@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Sequence
 
 import ml_collections
 
@@ -130,7 +129,14 @@ def fetch(data: ml_collections.ConfigDict, data_dir=None) -> None:
 
 
 def build_source(data: ml_collections.ConfigDict, data_dir=None):
-    """The TFDS builder of the source of `config.data`, its files written where they are not yet."""
+    """The TFDS builder of the source of `config.data`, its files written where they are not yet.
+
+    Raises ConfigError for prepared records: their images are no longer as they came.
+    """
+    if data.source == 'prepared':
+        raise ConfigError(
+            "data.source='prepared' holds no images as they came; name their own source"
+        )
     fetch(data, data_dir)
     options = _options(data, data_dir)
     described = tfds_rsna.builder_class(data.source).describe(**options)
@@ -150,43 +156,28 @@ def native_images(data: ml_collections.ConfigDict, count: int, data_dir=None) ->
     Returns:
         Dicts with `image` uint8 `[H, W]`, `id` and the labels.
     """
-    records = _native_records(data, data_dir)
+    records = _open_split(str(build_source(data, data_dir).data_path), 'train')
     wanted = min(count, len(records))
     step = (len(records) - 1) / max(count - 1, 1)
     chosen = sorted({round(i * step) for i in range(wanted)})
     return [decode_record(records[i]) for i in chosen]
 
 
-def native_by_id(data: ml_collections.ConfigDict, ids: Sequence[str], data_dir=None) -> list[dict]:
-    """The training images of the source with these ids, as `native_images` gives them.
-
-    In the source's order; ids that it lacks are passed over.
-    """
-    wanted = set(ids)
-    found = (each for each in _native_records(data, data_dir) if str(each['id']) in wanted)
-    return [decode_record(record) for record in found]
-
-
-def _native_records(data, data_dir):
-    if data.source == 'prepared':
-        raise ConfigError(
-            "data.source='prepared' holds no images as they came; name their own source"
-        )
-    return _open_split(str(build_source(data, data_dir).data_path), 'train')
-
-
-def process(examples: list[dict], data: ml_collections.ConfigDict) -> list[dict | UserError | None]:
+def process(
+    examples: list[dict], data: ml_collections.ConfigDict, data_dir=None
+) -> list[dict | UserError | None]:
     """A few images prepared as `config.data` says, here and now; nothing is stored.
 
     Args:
         examples: dicts with `image` uint8 `[H, W]`, `id` and so on, any sizes.
         data: `config.data`.
+        data_dir: folder of the raw data, where files are that its stages name.
 
     Returns:
         The prepared images; None for one that a stage left out, the error for one that it refused.
     """
     processed = []
-    for example in apply_stages(examples, plan.make_plan(data), tolerant=True):
+    for example in apply_stages(examples, plan.make_plan(data, data_dir), tolerant=True):
         if isinstance(example, dict):
             example = resize.resize(example, tuple(data.size), data.resize)
         processed.append(example)
@@ -411,12 +402,14 @@ def _write_records(builder, folder, data, steps, recipe):
         prepared.write(folder, {split: examples(split) for split in counts}, metadata=about)
     except ValueError as error:
         if len(dropped) == total:
-            first = f'{total} images; first: {", ".join(dropped[:5])}'
-            lines = [f'data.stages={tuple(data.stages)} left out every one of {first}']
+            lines = [
+                f'data.stages={tuple(data.stages)} left out every one of {total} images; first: '
+                f'{", ".join(dropped[:5])}'
+            ]
             raise ConfigError('\n'.join([*lines, *problems.lines()])) from error
         raise
-    first = ', '.join(dropped[:5])
     if dropped:
+        first = ', '.join(dropped[:5])
         log.info(f'{len(dropped)} of {total} images were left out by a stage; first: {first}')
     if flagged:
         counted = ', '.join(f'{flag} {count:,}' for flag, count in flagged.most_common())

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 _EPSILON = 1e-6  # keeps log J finite where a batch has no hand
 
-# A smooth rank tells scores apart that differ by this share of their mean difference.
-_SHARE_OF_GAP = 0.1
+_TEMPERATURE = 0.1  # of smooth ranks, in shares of the mean difference of what is ranked
 RANKING_FORMS = ('corrected', 'literal', 'correlation')
 
 
@@ -95,7 +94,7 @@ def part_ranking(
         counted = jnp.ones(scores.shape, bool) if valid is None else valid
         apart = jnp.abs(scores[..., None] - scores[..., None, :])
         pairs = counted[..., None] & counted[..., None, :]
-        scale = _SHARE_OF_GAP * _mean_where(apart, pairs, axis=(1, 2))
+        scale = _TEMPERATURE * _mean_where(apart, pairs, axis=(1, 2))
         correlation, counts = _smooth_spearman(scores, -errors, counted, scale)
         return jnp.where(counts, 1 - correlation, 0)
     # Pairs [B, i, j].
@@ -232,7 +231,7 @@ def rank_correlation(
     embeddings: jax.Array,
     ages: jax.Array,
     *,
-    temperature: float = 0.1,
+    temperature: float = _TEMPERATURE,
     distance: str = 'l2',
     valid: jax.Array | None = None,
 ) -> jax.Array:
